@@ -1,0 +1,301 @@
+/**
+ * Everything that the server remembers. Each method is one transaction: all of it is committed, or none. One contract
+ * suite (`test/store/contract.ts`) says what an engine must do; SQLite in a worker thread is the first engine.
+ *
+ * Times are integer milliseconds. Lists are bounded and paged by `after` (exclusive) in the order of the listed key.
+ */
+import type { DeploymentState, DeviceError, Running } from '#shared/deployment.ts';
+import type { Id, Sha256 } from '#shared/ids.ts';
+import type { Manifest } from '#shared/manifest.ts';
+import type { Desired, Instruction } from '#shared/messages.ts';
+import type { RolloutPlan, RolloutState } from '../domain/rollout.ts';
+
+export type Millis = number;
+export type Page = { after?: string | undefined; limit: number };
+
+/** One line of the audit log. `payload` is canonical JSON: exactly the bytes that the Merkle leaf hashes. */
+export type AuditLine = { payload: string };
+export type AuditEntry = { index: number; payload: string };
+/** The right edge of the audit log's Merkle tree: hashes of the perfect subtrees, largest first (RFC 6962, section 2.1). */
+export type AuditHead = { size: number; subtrees: Sha256[] };
+
+export type ProductRecord = { name: Id; keys: string[]; createdAt: Millis };
+
+export type ReleaseState =
+  | { state: 'accepted' }
+  | { state: 'staged'; channels: Id[] }
+  | { state: 'withdrawn'; at: Millis; by: string; reason: string };
+export type BundleRecord = {
+  product: Id;
+  version: string;
+  compatible: Id;
+  path: string;
+  manifestSha256: Sha256;
+  manifestBytes: number;
+  manifest: Manifest;
+  /** The version of the `ci-<product>` metadata that first lists this bundle. */
+  metadataVersion: number;
+  acceptedAt: Millis;
+  acceptedBy: string;
+};
+export type ReleaseRecord = {
+  product: Id;
+  version: string;
+  progress: ReleaseState;
+  acceptedAt: Millis;
+  bundles: BundleRecord[];
+};
+
+export type DeviceState = 'pending' | 'accepted' | 'rejected';
+export type DeviceRecord = {
+  id: Id;
+  /** Raw Ed25519 public key, hexadecimal. */
+  publicKey: string;
+  state: DeviceState;
+  compatible: Id;
+  tags: Record<string, string>;
+  attributes: Record<string, string>;
+  agent: string | null;
+  running: Running | null;
+  floor: number;
+  boot: Id | null;
+  online: boolean;
+  healthy: boolean | null;
+  enrolledAt: Millis;
+  lastSeenAt: Millis | null;
+  /** Highest `seq` of a desired document made for this device, and of a state report committed from it (per boot-independent device counter). */
+  desiredSeq: number;
+  reportSeq: number;
+  /** The open deployment that owns the device, if any. */
+  deployment: Id | null;
+};
+
+export type CohortRecord = {
+  name: Id;
+  members: { kind: 'list'; devices: Id[] } | { kind: 'selector'; selector: string };
+  createdAt: Millis;
+};
+
+/** How a deployment's failure is classed; `null` while it is none. `never-heard` does not count as a failure. */
+export type OverdueClass = 'never-heard' | 'silent';
+export type DeploymentRecord = {
+  id: Id;
+  rollout: Id;
+  device: Id;
+  cohort: Id;
+  compatible: Id;
+  wave: number;
+  /** Order within the wave, by stable hash. */
+  position: number;
+  state: DeploymentState;
+  /** Was the offer taken up (the agent began to act on it)? Decides whether the device counts as touched. */
+  offeredAt: Millis | null;
+  acceptedAt: Millis | null;
+  decidedAt: Millis | null;
+  stateAt: Millis;
+  /** When the present state becomes overdue; null when it never does. */
+  deadlineAt: Millis | null;
+  overdue: OverdueClass | null;
+  error: DeviceError | null;
+  revision: number;
+};
+
+export type RolloutRecord = { plan: RolloutPlan; progress: RolloutState; nextTickAt: Millis | null; revision: number };
+
+export type OutboxItem = { id: number; effect: OutboxEffect };
+/** Work that was recorded with the decision that asked for it, and is done at least once. */
+export type OutboxEffect =
+  /** Sign the unsigned desired documents of these devices as one batch, and push them. */
+  { kind: 'publish-desired'; devices: Id[] };
+
+/** A desired document that is recorded but perhaps not signed yet. */
+export type DesiredRecord = { device: Id; seq: number; instruction: Instruction; document: Desired | null; at: Millis };
+
+export type OperatorRole = 'admin' | 'operator' | 'ci' | 'viewer';
+export type OperatorRecord = {
+  name: string;
+  role: OperatorRole;
+  tokenSha256: Sha256;
+  createdAt: Millis;
+  revokedAt: Millis | null;
+};
+export type EnrolmentTokenRecord = {
+  tokenSha256: Sha256;
+  expiresAt: Millis;
+  /** When given, only this device may use it. */
+  device: Id | null;
+  tags: Record<string, string>;
+  usedBy: Id | null;
+};
+
+/** Deployments of one rollout grouped for the judge; ages in bins of `binMs` (see domain/judge.ts). */
+export type OutcomeBin = {
+  cohort: Id;
+  compatible: Id;
+  wave: number;
+  /** `unaccepted`: offered, nothing heard. `never-heard`: overdue without having accepted. */
+  outcome: 'planned' | 'unaccepted' | 'undecided' | 'healthy' | 'failed' | 'never-heard' | 'withdrawn' | 'skipped';
+  /** floor(acceptedAt / binMs), or of offeredAt where nothing was accepted; null for planned and skipped. */
+  startBin: number | null;
+  /** floor((decidedAt - acceptedAt) / binMs) for healthy ones. */
+  delayBins: number | null;
+  devices: number;
+};
+
+export type Store = {
+  close(): Promise<void>;
+
+  // Products and releases
+  createProduct(product: ProductRecord, audit: AuditLine): Promise<'created' | 'exists'>;
+  listProducts(): Promise<ProductRecord[]>;
+  getProduct(name: Id): Promise<ProductRecord | undefined>;
+  /** All bundles or none; `taken` when one (product, version, compatible) exists or the release is past `accepted`; `metadata-conflict` when `metadataVersion` is not the stored one plus one. */
+  acceptBundles(
+    bundles: BundleRecord[],
+    metadata: { product: Id; version: number; document: string },
+    audit: AuditLine[],
+  ): Promise<'accepted' | 'taken' | 'metadata-conflict'>;
+  /** The newest accepted `ci-<product>` metadata, or the one of that version. */
+  getDelegationMetadata(product: Id, version?: number): Promise<{ version: number; document: string } | undefined>;
+  getRelease(product: Id, version: string): Promise<ReleaseRecord | undefined>;
+  listReleases(filter: { product?: Id | undefined }, page: Page): Promise<ReleaseRecord[]>;
+  saveRelease(
+    product: Id,
+    version: string,
+    from: ReleaseState,
+    to: ReleaseState,
+    audit: AuditLine,
+  ): Promise<'saved' | 'conflict'>;
+  findBundle(manifestSha256: Sha256): Promise<BundleRecord | undefined>;
+  /** Digests that published or accepted bundles need: everything else on disk may go. */
+  listReferencedObjects(): Promise<Sha256[]>;
+
+  // Operators and enrolment
+  createOperator(operator: OperatorRecord, audit: AuditLine): Promise<'created' | 'exists'>;
+  findOperator(tokenSha256: Sha256): Promise<OperatorRecord | undefined>;
+  listOperators(): Promise<OperatorRecord[]>;
+  revokeOperator(name: string, at: Millis, audit: AuditLine): Promise<'revoked' | 'not-found'>;
+  createEnrolmentTokens(tokens: EnrolmentTokenRecord[], audit: AuditLine): Promise<void>;
+  /** Uses the token up in the same transaction when it is given and good; without one the device becomes `pending`. Enrolling again with the same key is answered with what is there. */
+  enrolDevice(
+    device: Pick<DeviceRecord, 'id' | 'publicKey' | 'compatible' | 'attributes' | 'enrolledAt'>,
+    tokenSha256: Sha256 | null,
+    now: Millis,
+    audit: AuditLine,
+  ): Promise<{ result: 'enrolled' | 'known'; device: DeviceRecord } | { result: 'token-invalid' | 'id-taken' }>;
+
+  // Devices
+  getDevice(id: Id): Promise<DeviceRecord | undefined>;
+  getDevices(ids: Id[]): Promise<DeviceRecord[]>;
+  listDevices(filter: { state?: DeviceState | undefined }, page: Page): Promise<DeviceRecord[]>;
+  setDeviceState(id: Id, to: 'accepted' | 'rejected', audit: AuditLine): Promise<DeviceRecord | undefined>;
+  setDeviceTags(id: Id, tags: Record<string, string>, audit: AuditLine): Promise<DeviceRecord | undefined>;
+  setOnline(changes: { device: Id; online: boolean; boot: Id | null; at: Millis }[]): Promise<void>;
+  /** At start: nobody is connected yet. */
+  setAllOffline(): Promise<void>;
+  countDevices(): Promise<{ state: DeviceState; online: boolean; devices: number }[]>;
+
+  // Cohorts
+  createCohort(cohort: CohortRecord, audit: AuditLine): Promise<'created' | 'exists'>;
+  getCohort(name: Id): Promise<CohortRecord | undefined>;
+  listCohorts(): Promise<CohortRecord[]>;
+
+  // Rollouts
+  createRollout(rollout: RolloutRecord, deployments: DeploymentRecord[], audit: AuditLine[]): Promise<void>;
+  getRollout(id: Id): Promise<RolloutRecord | undefined>;
+  /** Newest first. */
+  listRollouts(page: Page): Promise<RolloutRecord[]>;
+  listDueRollouts(now: Millis, limit: number): Promise<RolloutRecord[]>;
+  /** Kept as counters in the transaction that changes a state. */
+  countDeployments(
+    rollout: Id,
+  ): Promise<{ wave: number; state: DeploymentState; overdue: OverdueClass | null; devices: number }[]>;
+  /** The same, recounted from the rows: a periodic check of the counters. */
+  recountDeployments(
+    rollout: Id,
+  ): Promise<{ wave: number; state: DeploymentState; overdue: OverdueClass | null; devices: number }[]>;
+  getOutcomeBins(rollout: Id, binMs: number): Promise<OutcomeBin[]>;
+  /** Turns deployments past their deadline `overdue` (`never-heard` when nothing was accepted, `silent` otherwise), at most `limit`; frees the devices of never-heard ones by withdrawing their desired document. */
+  markOverdue(rollout: Id, now: Millis, limit: number, auditOf: AuditStamp): Promise<DeploymentRecord[]>;
+  /**
+   * The record half of "record, then act": saves the next state when `revision` still holds, makes the offers and
+   * withdrawals that the step asked for, their desired documents and outbox lines, and the audit, all in one transaction.
+   */
+  saveRollout(save: {
+    rollout: RolloutRecord;
+    /** Offer at most `atMost` planned deployments of this wave and group whose device is accepted and not owned by another deployment, connected ones first, then by position. */
+    offers: {
+      wave: number;
+      cohort: Id;
+      compatible: Id;
+      atMost: number;
+      acceptBy: Millis;
+      instruction: InstructionTemplate;
+    }[];
+    /** Withdraw everything offered and not yet activated (offered, fetching, installing, ready); `planned` too when the rollout ends. */
+    withdraw: { reason: string; planned: boolean } | null;
+    audit: AuditLine[];
+    now: Millis;
+  }): Promise<{ result: 'saved'; offered: Id[]; withdrawn: Id[]; skipped: Id[] } | { result: 'conflict' }>;
+  listDeployments(
+    filter: { rollout?: Id | undefined; device?: Id | undefined; state?: DeploymentState | undefined },
+    page: Page,
+  ): Promise<DeploymentRecord[]>;
+  getDeployments(ids: Id[]): Promise<DeploymentRecord[]>;
+
+  // Ingest
+  /** Latest heartbeats, one per device, written in one go. */
+  saveHeartbeats(heartbeats: HeartbeatRow[]): Promise<void>;
+  /**
+   * State reports with what they did to deployments. A report whose `seq` is not greater than the device's `reportSeq`
+   * changes nothing (it was seen), but is still acknowledged. `conflict` lists deployments whose revision had moved: load again and retry those.
+   */
+  saveReports(reports: ReportRow[]): Promise<{ conflicts: Id[] }>;
+
+  // Desired documents and the outbox
+  getDesired(device: Id): Promise<DesiredRecord | undefined>;
+  getDesiredMany(devices: Id[]): Promise<DesiredRecord[]>;
+  /** Only where `seq` is still the newest. */
+  saveDesiredDocuments(documents: { device: Id; seq: number; document: Desired }[]): Promise<void>;
+  takeOutbox(limit: number): Promise<OutboxItem[]>;
+  finishOutbox(ids: number[]): Promise<void>;
+
+  // Audit
+  appendAudit(lines: AuditLine[]): Promise<void>;
+  readAudit(after: number, limit: number): Promise<AuditEntry[]>;
+  getAuditHead(): Promise<AuditHead>;
+  /** Receipts and other audit lines that name this device, newest first. */
+  listDeviceAudit(device: Id, page: { before?: number | undefined; limit: number }): Promise<AuditEntry[]>;
+
+  // Small durable values (metadata versions, checkpoints)
+  getMeta(key: string): Promise<string | undefined>;
+  setMeta(key: string, value: string): Promise<void>;
+};
+
+/** Everything of an install instruction but the deployment, which the store fills in for each device it offers to. */
+export type InstructionTemplate = Omit<Extract<Instruction, { kind: 'install' }>, 'deployment'>;
+
+/** How the store words audit lines for rows that only it picks: plain data, because functions do not cross threads. `kind` and `rollout` are merged into each line with the device, deployment and time. */
+export type AuditStamp = { kind: string; rollout: Id; by: string };
+
+export type HeartbeatRow = {
+  device: Id;
+  boot: Id;
+  at: Millis;
+  running: Running | null;
+  healthy: boolean;
+};
+
+export type ReportRow = {
+  device: Id;
+  boot: Id;
+  seq: number;
+  at: Millis;
+  agent: string;
+  running: Running | null;
+  floor: number;
+  attributes: Record<string, string>;
+  /** The next state of the deployments that this report moves, with the revision that was stepped from. */
+  deployments: DeploymentRecord[];
+  audit: AuditLine[];
+};

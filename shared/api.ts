@@ -1,0 +1,499 @@
+/** The operators' API under /api/v1: every view, every request, every route. */
+import { z } from 'zod';
+import { DEPLOYMENT_STATES, DeviceError, Running } from './deployment.ts';
+import { DurationMs, Id, Millis, ReleaseRef, Sha256, text, Version } from './ids.ts';
+import { Manifest } from './manifest.ts';
+import { CohortPlan, Policy } from './policy.ts';
+import { route } from './route.ts';
+
+const Tags = z
+  .record(z.string().regex(/^[a-z][a-z0-9_-]{0,63}$/), text(128))
+  .refine((tags) => Object.keys(tags).length <= 64, 'at most 64 tags');
+/** Lists are pages: pass `next` as `after` to get on; it is null on the last page. */
+const page = <S extends z.ZodType>(item: S) => z.object({ items: z.array(item), next: z.string().nullable() });
+const PageQuery = {
+  after: z.string().max(256).optional(),
+  limit: z.coerce.number().int().min(1).max(1000).default(100),
+};
+const Empty = z.object({});
+
+// ---- Views
+export const ProductView = z.object({
+  name: Id,
+  keys: z.array(z.object({ keyId: Sha256, public: z.string() })),
+  role: z.string(),
+  createdAt: Millis,
+});
+export const BundleView = z.object({
+  compatible: Id,
+  path: z.string(),
+  manifestSha256: Sha256,
+  manifest: Manifest,
+  acceptedAt: Millis,
+  acceptedBy: z.string(),
+});
+export const ReleaseView = z.object({
+  release: ReleaseRef,
+  product: Id,
+  version: Version,
+  progress: z.discriminatedUnion('state', [
+    z.object({ state: z.literal('accepted') }),
+    z.object({ state: z.literal('staged'), channels: z.array(Id) }),
+    z.object({ state: z.literal('withdrawn'), at: Millis, by: z.string(), reason: z.string() }),
+  ]),
+  acceptedAt: Millis,
+  bundles: z.array(BundleView),
+});
+export type ReleaseView = z.infer<typeof ReleaseView>;
+
+export const DeviceView = z.object({
+  id: Id,
+  state: z.enum(['pending', 'accepted', 'rejected']),
+  publicKey: z.string(),
+  compatible: Id,
+  tags: Tags,
+  attributes: z.record(z.string(), z.string()),
+  agent: z.string().nullable(),
+  running: Running.nullable(),
+  floor: z.number().int(),
+  online: z.boolean(),
+  healthy: z.boolean().nullable(),
+  enrolledAt: Millis,
+  lastSeenAt: Millis.nullable(),
+  deployment: Id.nullable(),
+});
+export type DeviceView = z.infer<typeof DeviceView>;
+
+export const CohortView = z.object({
+  name: Id,
+  members: z.discriminatedUnion('kind', [
+    z.object({ kind: z.literal('list'), devices: z.array(Id) }),
+    z.object({ kind: z.literal('selector'), selector: z.string() }),
+  ]),
+  createdAt: Millis,
+  /** How many accepted devices are in it at this moment. */
+  devices: z.number().int(),
+});
+
+export const DeploymentView = z.object({
+  id: Id,
+  rollout: Id,
+  device: Id,
+  cohort: Id,
+  compatible: Id,
+  wave: z.number().int(),
+  state: z.enum(DEPLOYMENT_STATES),
+  overdue: z.enum(['never-heard', 'silent']).nullable(),
+  offeredAt: Millis.nullable(),
+  acceptedAt: Millis.nullable(),
+  decidedAt: Millis.nullable(),
+  stateAt: Millis,
+  error: DeviceError.nullable(),
+});
+export type DeploymentView = z.infer<typeof DeploymentView>;
+
+export const StateCounts = z.record(z.enum(DEPLOYMENT_STATES), z.number().int());
+export type StateCounts = z.infer<typeof StateCounts>;
+
+export const RolloutView = z.object({
+  id: Id,
+  release: ReleaseRef,
+  channel: Id,
+  cohorts: z.array(CohortPlan),
+  policy: Policy,
+  createdAt: Millis,
+  createdBy: z.string(),
+  state: z.enum(['draft', 'awaiting-approval', 'scheduled', 'running', 'paused', 'halted', 'completed', 'aborted']),
+  /** One sentence for people: why it is where it is, and what it waits for. */
+  explanation: z.string(),
+  /** The present wave, from 0; null before the first and after the last. */
+  wave: z.number().int().nullable(),
+  devices: z.number().int(),
+  /** Devices that never began to act on an offer: planned, withdrawn or overdue before they accepted. */
+  untouched: z.number().int(),
+  counts: StateCounts,
+  waves: z.array(z.object({ devices: z.number().int(), counts: StateCounts })),
+});
+export type RolloutView = z.infer<typeof RolloutView>;
+
+export const AuditView = z.object({
+  index: z.number().int(),
+  at: Millis,
+  by: z.string(),
+  kind: z.string(),
+  sentence: z.string(),
+  payload: z.string(),
+});
+export const HistoryView = z.object({
+  device: Id,
+  /** Newest first. */
+  entries: z.array(
+    z.object({
+      index: z.number().int(),
+      at: Millis,
+      kind: z.string(),
+      sentence: z.string(),
+      release: ReleaseRef.nullable(),
+      outcome: z.string().nullable(),
+      /** A receipt whose device signature was checked again for this answer. */
+      verified: z.boolean().nullable(),
+    }),
+  ),
+  next: z.string().nullable(),
+});
+export const OperatorView = z.object({
+  name: z.string(),
+  role: z.enum(['admin', 'operator', 'ci', 'viewer']),
+  createdAt: Millis,
+  revokedAt: Millis.nullable(),
+});
+
+// ---- Routes
+const product = { params: z.object({ product: Id }) };
+const release = { params: z.object({ release: ReleaseRef }) };
+const device = { params: z.object({ device: Id }) };
+const rollout = { params: z.object({ rollout: Id }) };
+const READ = ['admin', 'operator', 'ci', 'viewer'] as const;
+const OPERATE = ['admin', 'operator'] as const;
+const PUBLISH = ['admin', 'operator', 'ci'] as const;
+const ADMINISTER = ['admin'] as const;
+
+export const routes = {
+  whoami: route({
+    method: 'GET',
+    path: '/api/v1/whoami',
+    roles: READ,
+    tags: ['operators'],
+    summary: 'Who the token belongs to',
+    answer: z.object({ name: z.string(), role: z.string(), server: z.string() }),
+  }),
+  operatorCreate: route({
+    method: 'POST',
+    path: '/api/v1/operators',
+    roles: ADMINISTER,
+    tags: ['operators'],
+    summary: 'Make an operator and its token, which is shown only now',
+    body: z.strictObject({ name: Id, role: z.enum(['admin', 'operator', 'ci', 'viewer']) }),
+    answer: z.object({ name: z.string(), role: z.string(), token: z.string() }),
+    success: 201,
+  }),
+  operatorList: route({
+    method: 'GET',
+    path: '/api/v1/operators',
+    roles: ADMINISTER,
+    tags: ['operators'],
+    summary: 'The operators',
+    answer: z.object({ items: z.array(OperatorView) }),
+  }),
+  operatorRevoke: route({
+    method: 'DELETE',
+    path: '/api/v1/operators/:name',
+    roles: ADMINISTER,
+    tags: ['operators'],
+    summary: 'Revoke an operator and its token',
+    params: z.object({ name: Id }),
+    answer: Empty,
+  }),
+
+  productCreate: route({
+    method: 'POST',
+    path: '/api/v1/products',
+    roles: ADMINISTER,
+    tags: ['products'],
+    summary: 'Make a product and delegate its signing to the CI keys',
+    body: z.strictObject({
+      name: Id,
+      keys: z
+        .array(z.string().min(32).max(4096).describe('public key: PEM (SPKI), Ed25519 or RSA of 3072 bits or more'))
+        .min(1)
+        .max(8),
+    }),
+    answer: ProductView,
+    success: 201,
+  }),
+  productList: route({
+    method: 'GET',
+    path: '/api/v1/products',
+    roles: READ,
+    tags: ['products'],
+    summary: 'The products',
+    answer: z.object({ items: z.array(ProductView) }),
+  }),
+  productDelegation: route({
+    method: 'GET',
+    path: '/api/v1/products/:product/delegation',
+    roles: READ,
+    tags: ['products'],
+    summary: 'The newest accepted metadata of the CI role, to which the next publication adds',
+    ...product,
+    answer: z.object({
+      role: z.string(),
+      version: z.number().int(),
+      document: z.string().nullable(),
+      keys: z.array(Sha256),
+      expiresInMs: DurationMs,
+    }),
+  }),
+
+  uploadPut: route({
+    method: 'PUT',
+    path: '/api/v1/uploads/:sha256',
+    roles: PUBLISH,
+    tags: ['releases'],
+    summary: 'Upload a bundle; it is checked as it streams, and forgotten unless published within an hour',
+    params: z.object({ sha256: Sha256 }),
+    body: 'stream',
+    answer: z.object({ upload: Sha256, bytes: z.number().int(), manifestSha256: Sha256, manifest: Manifest }),
+    success: 201,
+  }),
+  releasePublish: route({
+    method: 'POST',
+    path: '/api/v1/releases',
+    roles: PUBLISH,
+    tags: ['releases'],
+    summary: 'Accept uploaded bundles of one release, signed by CI',
+    body: z.strictObject({
+      uploads: z.array(Sha256).min(1).max(16),
+      metadata: z
+        .string()
+        .min(2)
+        .max(2_000_000)
+        .describe('the new signed TUF metadata of the CI role, which lists the manifests'),
+    }),
+    answer: ReleaseView,
+    success: 201,
+  }),
+  releaseList: route({
+    method: 'GET',
+    path: '/api/v1/releases',
+    roles: READ,
+    tags: ['releases'],
+    summary: 'Releases, newest first',
+    query: z.object({ ...PageQuery, product: Id.optional() }),
+    answer: page(ReleaseView),
+  }),
+  releaseShow: route({
+    method: 'GET',
+    path: '/api/v1/releases/:release',
+    roles: READ,
+    tags: ['releases'],
+    summary: 'One release',
+    ...release,
+    answer: ReleaseView,
+  }),
+  releaseStage: route({
+    method: 'POST',
+    path: '/api/v1/releases/:release/stage',
+    roles: PUBLISH,
+    tags: ['releases'],
+    summary: 'Make an accepted release offerable in a channel',
+    ...release,
+    body: z.strictObject({ channel: Id }),
+    answer: ReleaseView,
+  }),
+  releaseWithdraw: route({
+    method: 'POST',
+    path: '/api/v1/releases/:release/withdraw',
+    roles: OPERATE,
+    tags: ['releases'],
+    summary: 'Take a release back: no rollout may offer it again, and those that do halt',
+    ...release,
+    body: z.strictObject({ reason: text(512).min(1) }),
+    answer: ReleaseView,
+  }),
+
+  deviceList: route({
+    method: 'GET',
+    path: '/api/v1/devices',
+    roles: READ,
+    tags: ['devices'],
+    summary: 'Devices, by id',
+    query: z.object({
+      ...PageQuery,
+      state: z.enum(['pending', 'accepted', 'rejected']).optional(),
+      selector: z.string().max(1024).optional(),
+    }),
+    answer: page(DeviceView),
+  }),
+  deviceShow: route({
+    method: 'GET',
+    path: '/api/v1/devices/:device',
+    roles: READ,
+    tags: ['devices'],
+    summary: 'One device',
+    ...device,
+    answer: DeviceView,
+  }),
+  deviceHistory: route({
+    method: 'GET',
+    path: '/api/v1/devices/:device/history',
+    roles: READ,
+    tags: ['devices'],
+    summary: 'Which release ran when, from signed receipts',
+    ...device,
+    query: z.object(PageQuery),
+    answer: HistoryView,
+  }),
+  deviceAccept: route({
+    method: 'POST',
+    path: '/api/v1/devices/:device/accept',
+    roles: OPERATE,
+    tags: ['devices'],
+    summary: 'Let a pending device in',
+    ...device,
+    answer: DeviceView,
+  }),
+  deviceReject: route({
+    method: 'POST',
+    path: '/api/v1/devices/:device/reject',
+    roles: OPERATE,
+    tags: ['devices'],
+    summary: 'Keep a device out, connected or not',
+    ...device,
+    answer: DeviceView,
+  }),
+  deviceTag: route({
+    method: 'PATCH',
+    path: '/api/v1/devices/:device/tags',
+    roles: OPERATE,
+    tags: ['devices'],
+    summary: 'Set tags; an empty value removes one',
+    ...device,
+    body: z.strictObject({ tags: Tags }),
+    answer: DeviceView,
+  }),
+  enrolmentTokenCreate: route({
+    method: 'POST',
+    path: '/api/v1/enrolment-tokens',
+    roles: OPERATE,
+    tags: ['devices'],
+    summary: 'Make single-use enrolment tokens, shown only now; each carries the digest of the trust root',
+    body: z.strictObject({
+      count: z.number().int().min(1).max(1000).default(1),
+      device: Id.optional(),
+      tags: Tags.default({}),
+      expiresInMs: DurationMs.min(1000).default(86_400_000),
+    }),
+    answer: z.object({ tokens: z.array(z.string()), expiresAt: Millis }),
+    success: 201,
+  }),
+
+  cohortCreate: route({
+    method: 'POST',
+    path: '/api/v1/cohorts',
+    roles: OPERATE,
+    tags: ['cohorts'],
+    summary: 'Name a selection of devices',
+    body: z.union([
+      z.strictObject({ name: Id, devices: z.array(Id).min(1).max(100_000) }),
+      z.strictObject({ name: Id, selector: z.string().min(1).max(1024) }),
+    ]),
+    answer: CohortView,
+    success: 201,
+  }),
+  cohortList: route({
+    method: 'GET',
+    path: '/api/v1/cohorts',
+    roles: READ,
+    tags: ['cohorts'],
+    summary: 'The cohorts',
+    answer: z.object({ items: z.array(CohortView) }),
+  }),
+  cohortShow: route({
+    method: 'GET',
+    path: '/api/v1/cohorts/:cohort',
+    roles: READ,
+    tags: ['cohorts'],
+    summary: 'One cohort',
+    params: z.object({ cohort: Id }),
+    answer: CohortView,
+  }),
+
+  rolloutCreate: route({
+    method: 'POST',
+    path: '/api/v1/rollouts',
+    roles: OPERATE,
+    tags: ['rollouts'],
+    summary: 'Plan a rollout: freeze its cohorts, cut its waves, and start',
+    body: z.strictObject({
+      release: ReleaseRef,
+      channel: Id.default('production' as Id),
+      cohorts: z.array(CohortPlan).min(1).max(32),
+      policy: Policy.prefault({}),
+      startAt: Millis.optional(),
+    }),
+    answer: RolloutView,
+    success: 201,
+  }),
+  rolloutList: route({
+    method: 'GET',
+    path: '/api/v1/rollouts',
+    roles: READ,
+    tags: ['rollouts'],
+    summary: 'Rollouts, newest first',
+    query: z.object(PageQuery),
+    answer: page(RolloutView),
+  }),
+  rolloutShow: route({
+    method: 'GET',
+    path: '/api/v1/rollouts/:rollout',
+    roles: READ,
+    tags: ['rollouts'],
+    summary: 'One rollout',
+    ...rollout,
+    answer: RolloutView,
+  }),
+  rolloutDeployments: route({
+    method: 'GET',
+    path: '/api/v1/rollouts/:rollout/deployments',
+    roles: READ,
+    tags: ['rollouts'],
+    summary: 'Where every device of the rollout is',
+    ...rollout,
+    query: z.object({ ...PageQuery, state: z.enum(DEPLOYMENT_STATES).optional() }),
+    answer: page(DeploymentView),
+  }),
+  rolloutPause: route({
+    method: 'POST',
+    path: '/api/v1/rollouts/:rollout/pause',
+    roles: OPERATE,
+    tags: ['rollouts'],
+    summary: 'Offer to nobody new until resumed',
+    ...rollout,
+    body: z.strictObject({ note: text(512).default('') }),
+    answer: RolloutView,
+  }),
+  rolloutResume: route({
+    method: 'POST',
+    path: '/api/v1/rollouts/:rollout/resume',
+    roles: OPERATE,
+    tags: ['rollouts'],
+    summary: 'Go on after a pause',
+    ...rollout,
+    body: z.strictObject({ note: text(512).default('') }),
+    answer: RolloutView,
+  }),
+  rolloutAbort: route({
+    method: 'POST',
+    path: '/api/v1/rollouts/:rollout/abort',
+    roles: OPERATE,
+    tags: ['rollouts'],
+    summary: 'End a rollout for good: offers not acted on are withdrawn, trials in progress finish',
+    ...rollout,
+    body: z.strictObject({ note: text(512).default('') }),
+    answer: RolloutView,
+  }),
+
+  auditList: route({
+    method: 'GET',
+    path: '/api/v1/audit',
+    roles: READ,
+    tags: ['audit'],
+    summary: 'The audit log, oldest first',
+    query: z.object(PageQuery),
+    answer: page(AuditView),
+  }),
+} as const;
+
+/** `GET /api/v1/audit/export` streams newline-delimited JSON for offline verification; see shared/trust/audit-export.ts. */
+export const AUDIT_EXPORT_PATH = '/api/v1/audit/export';

@@ -1,0 +1,123 @@
+/**
+ * The manifest: the small JSON document that is a bundle's TUF target. It pins by SHA-256 everything else that the
+ * bundle carries, so that one signature covers all of it.
+ */
+import { z } from 'zod';
+import { Compatible, DurationMs, Id, Sha256, text, Version } from './ids.ts';
+
+export const MANIFEST_BYTES_MAX = 256 * 1024;
+export const ARTIFACT_BYTES_MAX = 4 * 1024 ** 3;
+export const BUNDLE_BYTES_MAX = 4 * 1024 ** 3 + 64 * 1024 ** 2;
+
+/** A relative path inside a slot: no leading slash, no `.` or `..` segment, no backslash. */
+export const SlotPath = z
+  .string()
+  .min(1)
+  .max(255)
+  .regex(/^[A-Za-z0-9._@+ -]+(\/[A-Za-z0-9._@+ -]+)*$/, 'must be a relative path')
+  .refine((path) => path.split('/').every((part) => part !== '.' && part !== '..'), 'must not contain . or ..');
+
+const Command = z.array(z.string().min(1).max(4096)).min(1).max(64);
+
+/** How an artifact gets into a slot. `image` (a raw partition image) comes with the image adapter. */
+export const InstallKind = z.discriminatedUnion('kind', [
+  /** A tar, unpacked at the root of the slot. */
+  z.strictObject({ kind: z.literal('tree'), compression: z.enum(['none', 'gzip', 'zstd']) }),
+  /** One file, placed at `path`. */
+  z.strictObject({ kind: z.literal('file'), path: SlotPath, executable: z.boolean().default(false) }),
+]);
+export type InstallKind = z.infer<typeof InstallKind>;
+
+export const Artifact = z.strictObject({
+  name: Id,
+  bytes: z.number().int().min(0).max(ARTIFACT_BYTES_MAX),
+  sha256: Sha256,
+  install: InstallKind,
+});
+export type Artifact = z.infer<typeof Artifact>;
+
+/** A check that must pass, repeatedly, before a trial is committed. `{port}` in a URL is the application's PORT. */
+export const HealthCheck = z.discriminatedUnion('kind', [
+  z.strictObject({
+    kind: z.literal('http'),
+    url: z
+      .url({ protocol: /^https?$/ })
+      .max(1024)
+      .or(z.string().regex(/^https?:\/\/[A-Za-z0-9.[\]-]+:\{port\}\/\S{0,900}$/)),
+    statusMax: z.number().int().min(200).max(599).default(299),
+    timeoutMs: DurationMs.min(1).default(2_000),
+  }),
+  z.strictObject({ kind: z.literal('command'), command: Command, timeoutMs: DurationMs.min(1).default(10_000) }),
+]);
+export type HealthCheck = z.infer<typeof HealthCheck>;
+
+export const HealthPolicy = z.strictObject({
+  checks: z.array(HealthCheck).max(16).default([]),
+  intervalMs: DurationMs.min(50).default(1_000),
+  /** From the first moment that everything is well, how long it must stay so. */
+  soakMs: DurationMs.default(10_000),
+  /** From the start of the trial; past it the device reverts. */
+  deadlineMs: DurationMs.min(100).default(300_000),
+  /** Whether the trial needs contact with the server before it may commit. */
+  serverContact: z.boolean().default(true),
+});
+export type HealthPolicy = z.infer<typeof HealthPolicy>;
+
+export const Manifest = z
+  .strictObject({
+    format: z.literal(1),
+    product: Id,
+    version: Version,
+    compatible: Compatible,
+    /** Grows when an older version must never run again; devices refuse anything below the highest they committed. */
+    securityCounter: z
+      .number()
+      .int()
+      .min(0)
+      .max(2 ** 31),
+    artifacts: z.array(Artifact).min(1).max(64),
+    /** The application that the directories adapter supervises, run inside the slot. */
+    run: z
+      .strictObject({
+        command: Command,
+        environment: z.record(z.string().regex(/^[A-Za-z_][A-Za-z0-9_]{0,63}$/), z.string().max(4096)).default({}),
+      })
+      .optional(),
+    health: HealthPolicy.prefault({}),
+    hooks: z
+      .array(
+        z.strictObject({
+          when: z.enum(['before-install', 'after-install', 'before-activate', 'after-commit', 'after-revert']),
+          command: Command,
+          timeoutMs: DurationMs.min(1).default(60_000),
+        }),
+      )
+      .max(16)
+      .default([]),
+    /** Issue keys and commits that this version contains. */
+    changes: z.array(text(128).min(1)).max(2000).default([]),
+    notes: text(16_384).default(''),
+    /** Files for people and auditors: they travel with the bundle and are kept, but are not installed. */
+    attachments: z
+      .array(
+        z.strictObject({
+          kind: z.enum(['sbom', 'provenance', 'notes', 'other']),
+          name: z.string().regex(/^[A-Za-z0-9._-]{1,128}$/),
+          bytes: z
+            .number()
+            .int()
+            .min(0)
+            .max(64 * 1024 ** 2),
+          sha256: Sha256,
+        }),
+      )
+      .max(16)
+      .default([]),
+  })
+  .superRefine((manifest, context) => {
+    const names = [...manifest.artifacts, ...manifest.attachments].map((part) => part.name as string);
+    if (new Set(names).size !== names.length) context.addIssue({ code: 'custom', message: 'names must be distinct' });
+    const bytes = manifest.artifacts.reduce((sum, artifact) => sum + artifact.bytes, 0);
+    if (bytes > ARTIFACT_BYTES_MAX) context.addIssue({ code: 'custom', message: 'artifacts are too large together' });
+  });
+export type Manifest = z.infer<typeof Manifest>;

@@ -1,0 +1,77 @@
+/** A rollout's policy: every field with a safe default, so that `{}` is a policy. Read by the server's domain, shown by the CLI. */
+import { z } from 'zod';
+import { DurationMs, Id } from './ids.ts';
+
+/** The judge of docs/judge.md: halts on evidence, halts on a budget of harmed devices, and lets a wave grow only as evidence of health arrives. */
+export const EvidenceRule = z.strictObject({
+  rule: z.literal('evidence'),
+  /** Tolerated failure rate; set it above the fleet's normal drop-off. */
+  limit: z.number().min(0.0001).max(0.5).default(0.02),
+  /** Chance of ever halting a release whose failure rate is at most `limit`. */
+  alpha: z.number().min(0.0001).max(0.5).default(0.05),
+  /** Devices that may be harmed, beyond `limit` of those offered, before the rollout halts. */
+  budget: z.number().min(1).max(100_000).default(20),
+  /** One minus the confidence of the upper bound that governs growth. */
+  delta: z.number().min(0.0001).max(0.5).default(0.05),
+});
+/** Halt when more than `percent` of a wave's devices failed (hawkBit's error threshold). */
+export const WavePercentageRule = z.strictObject({
+  rule: z.literal('wave-percentage'),
+  percent: z.number().min(0).max(100).default(5),
+});
+/** Halt when more than `percent` of the decided devices failed, once at least `minimum` are decided (AWS IoT Jobs' abort criteria). */
+export const PercentageAfterMinimumRule = z.strictObject({
+  rule: z.literal('percentage-after-minimum'),
+  percent: z.number().min(0).max(100).default(5),
+  minimum: z.number().int().min(1).max(1_000_000).default(10),
+});
+export const JudgeRule = z.discriminatedUnion('rule', [EvidenceRule, WavePercentageRule, PercentageAfterMinimumRule]);
+export type JudgeRule = z.infer<typeof JudgeRule>;
+export type EvidenceRule = z.infer<typeof EvidenceRule>;
+
+/** How large a wave is, cumulatively within its cohort: after `{percent: 10}`, `{percent: 100}` is the rest. */
+export const WaveSize = z.union([
+  z.strictObject({ count: z.number().int().min(1).max(1_000_000) }),
+  z.strictObject({ percent: z.number().gt(0).max(100) }),
+]);
+export type WaveSize = z.infer<typeof WaveSize>;
+
+export const Policy = z.strictObject({
+  judge: JudgeRule.prefault({ rule: 'evidence' }),
+  gate: z
+    .strictObject({
+      /** Share of a wave's reachable devices that must have committed before the next wave opens. */
+      successShare: z.number().min(0).max(1).default(0.9),
+      /** How long that must have been so. */
+      soakMs: DurationMs.default(60_000),
+    })
+    .prefault({}),
+  deadlines: z
+    .strictObject({
+      /** An offered device that has not accepted by then is overdue as never heard; it does not count as a failure. */
+      acceptMs: DurationMs.min(1).default(86_400_000),
+      /** From acceptance to a committed trial; past it the device is overdue and counts as a failure. */
+      outcomeMs: DurationMs.min(1).default(3_600_000),
+    })
+    .prefault({}),
+  limits: z
+    .strictObject({
+      /** Offers per minute at most. */
+      startsPerMinute: z.number().int().min(1).max(1_000_000).default(1_000),
+      /** Devices that may be between offer and outcome at once. */
+      atRiskMax: z.number().int().min(1).max(1_000_000).default(1_000_000),
+    })
+    .prefault({}),
+});
+export type Policy = z.infer<typeof Policy>;
+
+/** The cohorts of a rollout, in order, each with its waves. Without `waves`: everybody at once, at the judge's pace. */
+export const CohortPlan = z.strictObject({
+  cohort: Id,
+  waves: z
+    .array(WaveSize)
+    .min(1)
+    .max(32)
+    .default([{ percent: 100 }]),
+});
+export type CohortPlan = z.infer<typeof CohortPlan>;
