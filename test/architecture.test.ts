@@ -1,0 +1,90 @@
+import { globSync, readFileSync } from 'node:fs';
+import { dirname, join, normalize } from 'node:path';
+import { expect, test } from 'vitest';
+
+// Imports run only to the left: shared <- domain <- store <- trust <- flow <- http | mqtt <- main. agent/ and cli/ see only shared/.
+const MAY_IMPORT: Record<string, string[]> = {
+  shared: ['shared'],
+  'server/domain': ['shared', 'server/domain'],
+  'server/store': ['shared', 'server/domain', 'server/store'],
+  'server/trust': ['shared', 'server/domain', 'server/store', 'server/trust'],
+  'server/flow': ['shared', 'server/domain', 'server/store', 'server/trust', 'server/flow'],
+  'server/http': ['shared', 'server/domain', 'server/store', 'server/trust', 'server/flow', 'server/http'],
+  'server/mqtt': ['shared', 'server/domain', 'server/store', 'server/trust', 'server/flow', 'server/mqtt'],
+  'agent/domain': ['shared', 'agent/domain', 'agent/slots/slots.ts'],
+  agent: ['shared', 'agent'],
+  cli: ['shared', 'cli'],
+};
+/** The launchers: `sluice serve` and `sluice agent` start the other two programs in the same process, lazily. */
+const LAUNCHES: Record<string, string> = {
+  'cli/commands/serve.ts': 'server',
+  'cli/commands/agent.ts': 'agent',
+};
+/** What pure code may import: types and schemas of ours, and zod, which reads no clock and does no input or output. */
+const PURE_PACKAGES = new Set(['zod', 'semver']);
+
+const root = join(import.meta.dirname, '..');
+const sources = globSync('{shared,server,agent,cli}/**/*.ts', { cwd: root });
+
+const importsOf = (file: string): { specifier: string; typeOnly: boolean }[] =>
+  [
+    ...readFileSync(join(root, file), 'utf8').matchAll(
+      /(?:^|\s)(?:import|export)\s+(type\s)?[^'";]*?from\s+'([^']+)'|import\(\s*'([^']+)'\s*\)|^import\s+'([^']+)'/gm,
+    ),
+  ].map((match) => ({ specifier: (match[2] ?? match[3] ?? match[4])!, typeOnly: match[1] !== undefined }));
+
+const resolve = (file: string, specifier: string): string | undefined => {
+  if (specifier.startsWith('#')) return specifier.slice(1);
+  if (specifier.startsWith('.')) return normalize(join(dirname(file), specifier));
+  return undefined;
+};
+const under = (path: string, place: string): boolean => path === place || path.startsWith(`${place}/`);
+const roomOf = (file: string): string | undefined =>
+  Object.keys(MAY_IMPORT)
+    .filter((room) => under(file, room))
+    .sort((a, b) => b.length - a.length)[0];
+
+test('there are sources to hold against the architecture', () => {
+  expect(sources.length).toBeGreaterThan(60);
+  expect(sources.flatMap(importsOf).length).toBeGreaterThan(200);
+});
+
+test('imports run only downward', () => {
+  const wrong = sources.flatMap((file) => {
+    const room = roomOf(file);
+    if (room === undefined) return []; // server/main.ts and server/config.ts: the only places that construct
+    return importsOf(file)
+      .map(({ specifier }) => resolve(file, specifier))
+      .filter((to) => to !== undefined)
+      .filter((to) => !MAY_IMPORT[room]!.some((place) => under(to, place)) && !under(to, LAUNCHES[file] ?? '-'))
+      .map((to) => `${file} -> ${to}`);
+  });
+  expect(wrong).toEqual([]);
+});
+
+test('domain folders are pure: no built-in module and no package but schemas', () => {
+  const wrong = sources
+    .filter((file) => under(file, 'server/domain') || under(file, 'agent/domain'))
+    .flatMap((file) =>
+      importsOf(file)
+        .filter(
+          ({ specifier, typeOnly }) =>
+            !typeOnly && resolve(file, specifier) === undefined && !PURE_PACKAGES.has(specifier),
+        )
+        .map(({ specifier }) => `${file} -> ${specifier}`),
+    );
+  expect(wrong).toEqual([]);
+});
+
+test('what is pure reads no clock, no randomness and no process', () => {
+  const forbidden = /\b(Date\.now|new Date\(\)|Math\.random|performance\.now|process\.|setTimeout|setInterval|fetch\()/;
+  const wrong = sources
+    .filter((file) => under(file, 'server/domain') || under(file, 'agent/domain'))
+    .filter((file) => forbidden.test(readFileSync(join(root, file), 'utf8')));
+  expect(wrong).toEqual([]);
+});
+
+test('nobody reaches up two folders, and nobody keeps a drawer for odds and ends', () => {
+  expect(sources.filter((file) => readFileSync(join(root, file), 'utf8').includes("'../../"))).toEqual([]);
+  expect(sources.filter((file) => /(^|\/)(utils?|helpers?|common|misc)(\.ts|\/)/.test(file))).toEqual([]);
+});
