@@ -25,11 +25,11 @@ export const route = <const R extends Route>(definition: R): R => definition;
 
 type Parsed<S> = S extends z.ZodType ? z.output<S> : undefined;
 type Sent<S> = S extends z.ZodType ? z.input<S> : undefined;
-/** What a handler gets, after validation. */
+/** What a handler gets, after validation; a stream is the raw body, to be read once. */
 export type RouteInput<R extends Route> = {
   params: Parsed<R['params']>;
   query: Parsed<R['query']>;
-  body: Parsed<R['body']>;
+  body: R['body'] extends 'stream' ? AsyncIterable<Uint8Array> : Parsed<R['body']>;
 };
 /** What a caller gives, before defaults are filled in. */
 export type RouteCall<R extends Route> = (R['params'] extends z.ZodType ? { params: Sent<R['params']> } : unknown) &

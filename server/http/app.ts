@@ -1,0 +1,216 @@
+/**
+ * The HTTP server without its routes: authentication that denies by default, problems for every error, limits and
+ * timeouts, OpenAPI. Routes are registered with `handle` from the definitions in shared/api.ts and shared/device-api.ts.
+ */
+import { randomUUID } from 'node:crypto';
+import {
+  type FastifyBaseLogger,
+  type FastifyInstance,
+  type FastifySerializerCompiler,
+  type FastifyServerOptions,
+  fastify,
+} from 'fastify';
+import { serializerCompiler } from 'fastify-type-provider-zod';
+import { z } from 'zod';
+import { type Problem, type Result, refuse } from '#shared/problems.ts';
+import type { Role, Route, RouteAnswer, RouteInput } from '#shared/route.ts';
+import {
+  authenticate,
+  type Credentials,
+  type DeviceWho,
+  type OperatorWho,
+  type PublicWho,
+  type Who,
+} from './authenticate.ts';
+import { answerErrors, rawProblem, sendProblem } from './errors.ts';
+import { describeApi, openApiSchema } from './openapi.ts';
+import { welcome } from './welcome.ts';
+
+/** JSON bodies: CI metadata may be 2 MB of text, a cohort 100,000 ids. */
+const BODY_BYTES_MAX = 8 * 1024 * 1024;
+/** A body that is refused early is read on for this long, so that the caller gets to see the answer; then it is cut. */
+const DRAIN_MS_MAX = 5_000;
+const HANDLER_MS_MAX = 30_000;
+/** An upload of 4 GB at 200 kB/s. */
+const STREAM_MS_MAX = 6 * 3_600_000;
+const IDLE_MS_MAX = 120_000;
+
+declare module 'fastify' {
+  interface FastifyContextConfig {
+    /** Who may call the route. A route without this can not be registered. */
+    roles?: readonly Role[];
+  }
+  interface FastifyRequest {
+    who: Who;
+  }
+}
+
+export type AppDeps = Credentials & {
+  version: string;
+  logger?: FastifyBaseLogger | undefined;
+  tls?: { key: string; cert: string } | undefined;
+};
+
+/** Who calls a route, as far as its roles tell. */
+export type WhoOf<R extends Route> = R['roles'][number] extends 'public'
+  ? PublicWho
+  : R['roles'][number] extends 'device'
+    ? DeviceWho
+    : 'device' extends R['roles'][number]
+      ? DeviceWho | OperatorWho
+      : OperatorWho;
+export type HandlerInput<R extends Route> = RouteInput<R> & { who: WhoOf<R>; ip: string; log: FastifyBaseLogger };
+export type RouteHandler<R extends Route> = (input: HandlerInput<R>) => Promise<Result<RouteAnswer<R>>>;
+
+/**
+ * Builds the app; the caller registers routes, then listens. Routes that can not use `handle` (streams) are registered
+ * with `app.get(path, { config: { roles: [...] } }, ...)`, find the caller in `request.who`, and set their own `handlerTimeout`.
+ */
+export const buildApp = async (deps: AppDeps): Promise<FastifyInstance> => {
+  const app = fastify(serverOptions(deps));
+  // Bodies are JSON, or a stream that only a route which expects one reads.
+  app.removeContentTypeParser('text/plain');
+  app.addContentTypeParser('application/octet-stream', (_request, payload, done) => done(null, payload));
+  answerErrors(app);
+  guard(app, deps);
+  await describeApi(app, deps.version);
+  welcome(app, deps.version);
+  return app;
+};
+
+const serverOptions = (deps: AppDeps): FastifyServerOptions => ({
+  ...(deps.logger === undefined ? { logger: false } : { loggerInstance: deps.logger }),
+  ...(deps.tls === undefined ? {} : { https: { ...deps.tls, minVersion: 'TLSv1.2' } }),
+  genReqId: () => randomUUID(),
+  requestIdHeader: false,
+  bodyLimit: BODY_BYTES_MAX,
+  // A whole upload may take hours, a silence in it may not. Slow JSON is cut by the handler timeout.
+  requestTimeout: 0,
+  connectionTimeout: IDLE_MS_MAX,
+  keepAliveTimeout: 72_000,
+  forceCloseConnections: 'idle',
+  return503OnClosing: false,
+  routerOptions: { maxParamLength: 256 },
+  frameworkErrors: (error, _request, reply) => {
+    void sendProblem(reply, refuse('invalid-request', `the URL is not well formed (${error.code})`));
+  },
+  clientErrorHandler: (_error, socket) => {
+    if (socket.writable) socket.end(rawProblem('invalid-request', 'that is not HTTP that this server understands'));
+    else socket.destroy();
+  },
+});
+
+const guard = (app: FastifyInstance, credentials: Credentials): void => {
+  let closing = false;
+  app.decorateRequest('who');
+  app.addHook('preClose', async () => {
+    closing = true;
+  });
+  app.addHook('onRoute', (added) => {
+    // The documentation page's own routes are the one exception: a plugin registers them, all of them to read only.
+    if (added.url === '/docs' || added.url.startsWith('/docs/')) added.config = { ...added.config, roles: ['public'] };
+    if (added.config?.roles === undefined) throw new Error(`${added.url} says not who may call it: give config.roles`);
+  });
+  app.addHook('onRequest', async (request, reply) => {
+    void reply.headers({
+      'x-request-id': request.id,
+      'x-content-type-options': 'nosniff',
+      'x-frame-options': 'DENY',
+      'referrer-policy': 'no-referrer',
+      'cross-origin-resource-policy': 'same-origin',
+    });
+    if (closing) return sendProblem(reply, refuse('unavailable', 'the server is stopping; try again in a moment'));
+    if (request.is404) return undefined;
+    const who = await authenticate(credentials, request.headers.authorization, request.routeOptions.config.roles ?? []);
+    if (!who.ok) return sendProblem(reply, who);
+    request.who = who.value;
+    return undefined;
+  });
+  app.addHook('onSend', async (request, reply) => {
+    if (isUnread(request.raw)) void reply.header('connection', 'close');
+    if (reply.getHeader('content-security-policy') === undefined) {
+      void reply.header('content-security-policy', "default-src 'none'; frame-ancestors 'none'");
+    }
+  });
+  app.addHook('onResponse', async (request) => {
+    if (!isUnread(request.raw)) return;
+    const { socket } = request.raw;
+    const timer = setTimeout(() => socket.destroy(), DRAIN_MS_MAX);
+    socket.once('close', () => clearTimeout(timer));
+  });
+};
+
+/** Is there a long body that nobody has read to its end? */
+const isUnread = (raw: { complete: boolean; headers: Record<string, unknown> }): boolean =>
+  !raw.complete &&
+  (raw.headers['transfer-encoding'] !== undefined || Number(raw.headers['content-length'] ?? 0) > 65_536);
+
+/** Registers one route: parse all of it, call, answer by the answer's schema. */
+export const handle = <const R extends Route>(app: FastifyInstance, definition: R, handler: RouteHandler<R>): void => {
+  const streams = definition.body === 'stream';
+  app.route({
+    method: definition.method,
+    url: definition.path,
+    config: { roles: definition.roles },
+    schema: openApiSchema(definition),
+    // Per route, because a global zod compiler breaks the routes of plugins. Validation is done below, for params,
+    // query and body at once: fastify stops at the first of them that is wrong.
+    validatorCompiler: () => (data: unknown) => ({ value: data }),
+    serializerCompiler: zodSerializer,
+    handlerTimeout: streams ? STREAM_MS_MAX : HANDLER_MS_MAX,
+    handler: async (request, reply) => {
+      const parsed = parseInput(definition, request);
+      if (!parsed.ok) return sendProblem(reply, refuse('invalid-request', sentence(parsed.issues)), parsed.issues);
+      const input = { ...parsed.input, who: request.who, ip: request.ip, log: request.log };
+      // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- parseInput has just made it so, by R's own schemas
+      const result = await handler(input as HandlerInput<R>);
+      if (!result.ok) return sendProblem(reply, result);
+      return reply
+        .code(definition.success ?? 200)
+        .header('cache-control', 'no-store')
+        .type('application/json')
+        .send(result.value);
+    },
+  });
+};
+
+/** Per route as well, and for the same reason. */
+const zodSerializer: FastifySerializerCompiler<unknown> = (route) =>
+  serializerCompiler({ ...route, schema: z.instanceof(z.ZodType).parse(route.schema) });
+
+type Issues = NonNullable<Problem['issues']>;
+
+const parseInput = (
+  definition: Route,
+  request: { params: unknown; query: unknown; body: unknown },
+): { ok: true; input: Record<string, unknown> } | { ok: false; issues: Issues } => {
+  const issues: Issues = [];
+  const input: Record<string, unknown> = {};
+  const parse = (part: 'params' | 'query' | 'body', schema: z.ZodType | undefined, value: unknown): void => {
+    const result = schema?.safeParse(value);
+    input[part] = result?.data;
+    for (const issue of result?.error?.issues ?? []) {
+      issues.push({ path: [part, ...issue.path.map(String)].join('.'), message: issue.message });
+    }
+  };
+  parse('params', definition.params, request.params);
+  parse('query', definition.query, request.query);
+  if (definition.body === 'stream') {
+    input.body = request.body;
+    if (!isStream(request.body)) issues.push({ path: 'body', message: 'send content-type application/octet-stream' });
+  } else if (isStream(request.body)) {
+    issues.push({ path: 'body', message: 'send content-type application/json' });
+  } else {
+    // No body at all is an empty one: `curl -X POST .../pause` is fine where every field has a default.
+    parse('body', definition.body, request.body ?? {});
+  }
+  return issues.length === 0 ? { ok: true, input } : { ok: false, issues };
+};
+
+const isStream = (body: unknown): boolean => typeof body === 'object' && body !== null && Symbol.asyncIterator in body;
+
+const sentence = (issues: Issues): string =>
+  issues
+    .map((issue) => `${issue.path}: ${issue.message}`)
+    .join('; ')
+    .slice(0, 2_000);
