@@ -1,0 +1,368 @@
+/**
+ * A bundle is one tar file: `manifest.json`, then `artifacts/<name>` and `attachments/<name>` in the manifest's order, and
+ * nothing else. Every byte around the bodies (headers, padding, end) follows from the manifest, so a bundle of given
+ * contents has exactly one form: the reader computes that form and refuses anything that differs in a single bit.
+ * Any tar program can list and unpack it. Both directions stream: memory does not grow with the bundle.
+ */
+import { createHash, randomUUID } from 'node:crypto';
+import { createReadStream, createWriteStream } from 'node:fs';
+import { open, rename, rm, stat } from 'node:fs/promises';
+import { basename, dirname } from 'node:path';
+import { Readable, Transform } from 'node:stream';
+import { pipeline } from 'node:stream/promises';
+import { canonicalize as canonicalJson } from '@tufjs/canonical-json';
+import { type Headers, type Pack, pack } from 'tar-stream';
+import { z } from 'zod';
+import type { Sha256 } from './ids.ts';
+import { Artifact, BUNDLE_BYTES_MAX, type InstallKind, MANIFEST_BYTES_MAX, Manifest } from './manifest.ts';
+import { accept, type Refusal, type Result, refuse } from './problems.ts';
+import { type TreeCompression, writeTree } from './tree.ts';
+
+const BLOCK = 512;
+const END_BYTES = 2 * BLOCK;
+const MANIFEST_NAME = 'manifest.json';
+const ZEROS = Buffer.alloc(END_BYTES);
+/** Every entry is an ordinary file of nobody in particular, from no particular time. */
+const entryHeader = (name: string, bytes: number): Headers => ({
+  name,
+  size: bytes,
+  type: 'file',
+  mode: 0o644,
+  uid: 0,
+  gid: 0,
+  mtime: new Date(0),
+});
+
+export type BundlePart = { kind: 'artifact' | 'attachment'; name: string; bytes: number; sha256: Sha256 };
+
+/** The parts of a bundle in the order in which the tar holds them. */
+export const partsOf = (manifest: Manifest): BundlePart[] => [
+  ...manifest.artifacts.map(({ name, bytes, sha256 }) => ({ kind: 'artifact' as const, name, bytes, sha256 })),
+  ...manifest.attachments.map(({ name, bytes, sha256 }) => ({ kind: 'attachment' as const, name, bytes, sha256 })),
+];
+const entryName = (part: BundlePart): string => `${part.kind}s/${part.name}`;
+const paddingOf = (bytes: number): number => (BLOCK - (bytes % BLOCK)) % BLOCK;
+
+// ---- Reading
+
+/** Carries a refusal out of a body that somebody else is reading, so that a sink never takes a bad part for a whole one. */
+class BundleFault extends Error {
+  readonly refusal: Refusal;
+  constructor(refusal: Refusal) {
+    super(refusal.detail);
+    this.refusal = refusal;
+  }
+}
+const fault = (code: Refusal['code'], detail: string): BundleFault => new BundleFault(refuse(code, detail));
+
+export type BundleSink = {
+  /** Called once, first, with the manifest's exact bytes. */
+  manifest(bytes: Buffer, manifest: Manifest): Promise<void>;
+  /**
+   * Called for every part, in order. `body` throws at its end when size or digest are wrong: what a sink has read to the
+   * end without an error is what the manifest pins. A body that is not read (to the end) is checked all the same.
+   */
+  part(part: BundlePart, body: AsyncIterable<Uint8Array>): Promise<void>;
+};
+
+/**
+ * Reads and checks a bundle as it streams by. Refusals: `bundle-invalid` (not exactly this form, cut short, or something
+ * after the end), `manifest-invalid`, `digest-mismatch`, `too-large`. After a refusal everything that the sink got must
+ * be forgotten. Errors of the source or the sink themselves are thrown on.
+ */
+export const readBundle = async (
+  source: AsyncIterable<Uint8Array>,
+  sink: BundleSink,
+): Promise<Result<{ manifest: Manifest; manifestBytes: Buffer }>> => {
+  const reader = byteReader(source);
+  try {
+    const manifestBytes = await readManifestEntry(reader);
+    const manifest = parseManifest(manifestBytes);
+    if (bundleBytes(manifestBytes.length, manifest) > BUNDLE_BYTES_MAX) {
+      throw fault('too-large', `a bundle may have at most ${BUNDLE_BYTES_MAX} bytes`);
+    }
+    await sink.manifest(manifestBytes, manifest);
+    for (const part of partsOf(manifest)) {
+      const head = await headOf(entryName(part), part.bytes);
+      await expectBytes(reader, head, `the entry ${entryName(part)} of ${part.bytes} bytes`);
+      const body = checkedBody(reader, part);
+      await sink.part(part, body.read());
+      await body.finish();
+      await expectBytes(reader, ZEROS.subarray(0, paddingOf(part.bytes)), `the padding of ${entryName(part)}`);
+    }
+    await expectBytes(reader, ZEROS, 'the end of the tar');
+    if (!(await reader.ended())) throw fault('bundle-invalid', 'there is data after the end of the bundle');
+    return accept({ manifest, manifestBytes });
+  } catch (error) {
+    if (error instanceof BundleFault) return error.refusal;
+    throw error;
+  } finally {
+    await reader.close();
+  }
+};
+
+/** Parse a manifest's bytes. Refusal: `manifest-invalid`, with every field that is wrong; `too-large`. */
+export const readManifest = (bytes: Uint8Array): Result<Manifest> => {
+  if (bytes.length > MANIFEST_BYTES_MAX) return refuse('too-large', 'the manifest is larger than 256 KiB');
+  let json: unknown;
+  try {
+    json = JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(bytes));
+  } catch {
+    return refuse('manifest-invalid', 'the manifest is not JSON in UTF-8');
+  }
+  const parsed = Manifest.safeParse(json);
+  return parsed.success ? accept(parsed.data) : refuse('manifest-invalid', describeIssues(parsed.error));
+};
+
+const describeIssues = (error: z.ZodError): string =>
+  error.issues
+    .slice(0, 20)
+    .map((issue) => `${issue.path.join('.') || 'manifest'}: ${issue.message}`)
+    .join('; ');
+
+const parseManifest = (bytes: Buffer): Manifest => {
+  const result = readManifest(bytes);
+  if (!result.ok) throw new BundleFault(result);
+  return result.value;
+};
+
+type ByteReader = {
+  /** Exactly `bytes` bytes, buffered. */
+  take(bytes: number): Promise<Buffer>;
+  /** Exactly `bytes` bytes as they come. */
+  stream(bytes: number): AsyncGenerator<Uint8Array>;
+  ended(): Promise<boolean>;
+  close(): Promise<void>;
+};
+
+const byteReader = (source: AsyncIterable<Uint8Array>): ByteReader => {
+  const iterator = source[Symbol.asyncIterator]();
+  let rest: Uint8Array = ZEROS.subarray(0, 0);
+  let done = false;
+  const fill = async (): Promise<boolean> => {
+    while (rest.length === 0 && !done) {
+      const next = await iterator.next();
+      if (next.done === true) done = true;
+      else rest = next.value;
+    }
+    return rest.length > 0;
+  };
+  async function* stream(bytes: number): AsyncGenerator<Uint8Array> {
+    let missing = bytes;
+    while (missing > 0) {
+      if (!(await fill())) throw fault('bundle-invalid', 'the bundle is cut short');
+      const piece = rest.subarray(0, missing);
+      rest = rest.subarray(piece.length);
+      missing -= piece.length;
+      yield piece;
+    }
+  }
+  return {
+    stream,
+    take: async (bytes) => {
+      const pieces: Uint8Array[] = [];
+      for await (const piece of stream(bytes)) pieces.push(piece);
+      return Buffer.concat(pieces, bytes);
+    },
+    ended: async () => !(await fill()),
+    close: async () => {
+      if (!done) await iterator.return?.();
+    },
+  };
+};
+
+/** The first entry's size is all that is not known beforehand: read it from the header, then hold the header against the one form it may have. */
+const readManifestEntry = async (reader: ByteReader): Promise<Buffer> => {
+  const head = await reader.take(BLOCK);
+  const digits = /^([0-7]{11}) $/.exec(head.subarray(124, 136).toString('latin1'))?.[1];
+  const bytes = digits === undefined ? Number.NaN : Number.parseInt(digits, 8);
+  const wanted = Number.isSafeInteger(bytes) ? await headOf(MANIFEST_NAME, bytes) : ZEROS;
+  if (!head.equals(wanted)) throw fault('bundle-invalid', 'this is not a bundle: it does not begin with manifest.json');
+  if (bytes > MANIFEST_BYTES_MAX) throw fault('too-large', 'the manifest is larger than 256 KiB');
+  const manifest = await reader.take(bytes);
+  await expectBytes(reader, ZEROS.subarray(0, paddingOf(bytes)), 'the padding of manifest.json');
+  return manifest;
+};
+
+const expectBytes = async (reader: ByteReader, wanted: Buffer, what: string): Promise<void> => {
+  if (!(await reader.take(wanted.length)).equals(wanted)) {
+    throw fault('bundle-invalid', `the bundle does not continue with ${what}, as its manifest says`);
+  }
+};
+
+const checkedBody = (reader: ByteReader, part: BundlePart) => {
+  const hash = createHash('sha256');
+  const bytes = reader.stream(part.bytes);
+  let checked = false;
+  async function* read(): AsyncGenerator<Uint8Array> {
+    // By hand, because leaving a `for await` early would close the source that the rest is read from.
+    for (let next = await bytes.next(); next.done !== true; next = await bytes.next()) {
+      hash.update(next.value);
+      yield next.value;
+    }
+    if (checked) return;
+    checked = true;
+    if (hash.digest('hex') !== part.sha256) {
+      throw fault('digest-mismatch', `${entryName(part)} does not have the SHA-256 that the manifest names`);
+    }
+  }
+  const finish = async (): Promise<void> => {
+    for await (const _ of read());
+  };
+  return { read, finish };
+};
+
+/** The header blocks of an entry, as the tar library writes them (names over 100 characters take a PAX header). */
+const headOf = async (name: string, bytes: number): Promise<Buffer> => {
+  const tar = pack();
+  tar.entry(entryHeader(name, bytes)).on('error', () => {}); // Never filled: destroyed as soon as the header is there.
+  const blocks: Buffer[] = [];
+  for await (const block of tar) {
+    blocks.push(block);
+    if (block.length === BLOCK && block[156] === 0x30) break;
+  }
+  return Buffer.concat(blocks);
+};
+
+const bundleBytes = (manifestBytes: number, manifest: Manifest): number => {
+  const padded = (bytes: number) => 3 * BLOCK + bytes + paddingOf(bytes);
+  return padded(manifestBytes) + partsOf(manifest).reduce((sum, part) => sum + padded(part.bytes), 0) + END_BYTES;
+};
+
+// ---- Writing
+
+export type ArtifactSource =
+  /** A file as it is; `install` says how it gets into the slot. */
+  | { name: string; file: string; install: z.input<typeof InstallKind> }
+  /** A folder, which becomes a deterministic tar and is unpacked at the root of the slot. */
+  | { name: string; folder: string; compression?: TreeCompression };
+export type AttachmentSource = { kind: 'sbom' | 'provenance' | 'notes' | 'other'; file: string; name?: string };
+
+export type BundleDescription = {
+  /** Every field of the manifest that does not describe a file. */
+  manifest: Omit<z.input<typeof Manifest>, 'format' | 'artifacts' | 'attachments'>;
+  artifacts: ArtifactSource[];
+  attachments?: AttachmentSource[];
+  /** The bundle; written beside it first, and there only when it is whole. */
+  out: string;
+  onProgress?: (bytesDone: number, bytesTotal: number) => void;
+};
+export type CreatedBundle = { file: string; bytes: number; sha256: Sha256; manifest: Manifest; manifestBytes: Buffer };
+
+/**
+ * Makes a bundle; the same input gives the same bytes. Refusals: `manifest-invalid` (with every wrong field), `too-large`,
+ * `bundle-invalid` (an input file is missing, changed while it was read, or is of no kind that can travel).
+ */
+export const createBundle = async (description: BundleDescription): Promise<Result<CreatedBundle>> => {
+  const work = `${description.out}.${randomUUID()}`;
+  const temporary: string[] = [];
+  try {
+    const files: { file: string; part: Digested }[] = [];
+    const artifacts: Artifact[] = [];
+    for (const source of description.artifacts) {
+      const prepared = await prepareArtifact(source, `${work}.${files.length}`, temporary);
+      files.push(prepared);
+      artifacts.push({ name: source.name, ...prepared.part, install: prepared.install } as Artifact);
+    }
+    const attachments = [];
+    for (const { kind, file, name } of description.attachments ?? []) {
+      const part = await digestFile(file);
+      files.push({ file, part });
+      attachments.push({ kind, name: name ?? basename(file), ...part });
+    }
+    const manifestBytes = Buffer.from(canonicalJson({ format: 1, ...description.manifest, artifacts, attachments }));
+    const read = readManifest(manifestBytes);
+    if (!read.ok) return read;
+    if (bundleBytes(manifestBytes.length, read.value) > BUNDLE_BYTES_MAX) {
+      return refuse('too-large', `a bundle may have at most ${BUNDLE_BYTES_MAX} bytes`);
+    }
+    temporary.push(work);
+    const paths = files.map(({ file }) => file);
+    const written = await writeBundle(work, manifestBytes, read.value, paths, description.onProgress);
+    await rename(work, description.out);
+    const folder = await open(dirname(description.out));
+    await folder.sync().finally(() => folder.close());
+    return accept({ file: description.out, ...written, manifest: read.value, manifestBytes });
+  } catch (error) {
+    if (error instanceof BundleFault) return error.refusal;
+    throw error;
+  } finally {
+    for (const file of temporary) await rm(file, { force: true });
+  }
+};
+
+type Digested = { bytes: number; sha256: Sha256 };
+
+const prepareArtifact = async (
+  source: ArtifactSource,
+  work: string,
+  temporary: string[],
+): Promise<{ file: string; part: Digested; install: z.input<typeof InstallKind> }> => {
+  if ('file' in source) return { file: source.file, part: await digestFile(source.file), install: source.install };
+  const compression = source.compression ?? 'gzip';
+  temporary.push(work);
+  const written = await writeTree(source.folder, compression, work);
+  if (!written.ok) throw new BundleFault(written);
+  return { file: work, part: await digestFile(work), install: { kind: 'tree', compression } };
+};
+
+const digestFile = async (file: string): Promise<Digested> => {
+  const there = await stat(file).catch(() => undefined);
+  if (there === undefined) throw fault('bundle-invalid', `${file} can not be read`);
+  if (!there.isFile()) throw fault('bundle-invalid', `${file} is not a file`);
+  const hash = createHash('sha256');
+  let bytes = 0;
+  for await (const chunk of createReadStream(file)) {
+    hash.update(chunk);
+    bytes += (chunk as Buffer).length;
+  }
+  return { bytes, sha256: hash.digest('hex') as Sha256 };
+};
+
+const writeBundle = async (
+  file: string,
+  manifestBytes: Buffer,
+  manifest: Manifest,
+  paths: string[],
+  onProgress: BundleDescription['onProgress'],
+): Promise<Digested> => {
+  const tar = pack();
+  const hash = createHash('sha256');
+  let bytes = 0;
+  const total = bundleBytes(manifestBytes.length, manifest);
+  const count = new Transform({
+    transform(chunk: Buffer, _encoding, done) {
+      hash.update(chunk);
+      bytes += chunk.length;
+      onProgress?.(bytes, total);
+      done(null, chunk);
+    },
+  });
+  const fill = async (): Promise<void> => {
+    await addEntry(tar, MANIFEST_NAME, manifestBytes.length, Readable.from([manifestBytes]));
+    for (const [index, part] of partsOf(manifest).entries()) {
+      await addEntry(tar, entryName(part), part.bytes, verifiedFile(paths[index]!, part));
+    }
+    tar.finalize();
+  };
+  const drain = pipeline(tar, count, createWriteStream(file, { flush: true }));
+  await Promise.all([fill().catch((error: unknown) => void tar.destroy(error as Error)), drain]);
+  return { bytes, sha256: hash.digest('hex') as Sha256 };
+};
+
+const addEntry = async (tar: Pack, name: string, bytes: number, body: Readable): Promise<void> => {
+  await pipeline(body, tar.entry(entryHeader(name, bytes)));
+};
+
+/** The file once more; it must still be what was digested. */
+const verifiedFile = (file: string, part: BundlePart): Readable =>
+  Readable.from(
+    (async function* () {
+      const hash = createHash('sha256');
+      for await (const chunk of createReadStream(file)) {
+        hash.update(chunk);
+        yield chunk;
+      }
+      if (hash.digest('hex') !== part.sha256) throw fault('bundle-invalid', `${file} changed while it was read`);
+    })(),
+  );

@@ -1,0 +1,107 @@
+/** A folder as a deterministic tar: the same files give the same bytes, on any machine and at any time. */
+import { createReadStream, createWriteStream } from 'node:fs';
+import { lstat, readdir, readlink } from 'node:fs/promises';
+import { join, posix } from 'node:path';
+import { PassThrough, Transform } from 'node:stream';
+import { pipeline } from 'node:stream/promises';
+import { createGzip, createZstdCompress } from 'node:zlib';
+import { type Headers, type Pack, pack } from 'tar-stream';
+import { accept, type Result, refuse } from './problems.ts';
+
+export type TreeCompression = 'none' | 'gzip' | 'zstd';
+export const TREE_ENTRIES_MAX = 200_000;
+
+type TreeEntry =
+  | { kind: 'file'; name: string; path: string; bytes: number; executable: boolean }
+  | { kind: 'folder'; name: string }
+  | { kind: 'link'; name: string; to: string };
+
+/**
+ * Writes `folder` as a tar to `out`: entries sorted by name, times 0, owner 0, modes 0644 or 0755, symbolic links kept.
+ * Refusal: `bundle-invalid` for a device, socket or pipe, a link that is absolute or leaves the folder, nothing inside,
+ * or too many entries.
+ */
+export const writeTree = async (folder: string, compression: TreeCompression, out: string): Promise<Result<void>> => {
+  const listed = await listTree(folder);
+  if (!listed.ok) return listed;
+  const tar = pack();
+  const fill = async (): Promise<void> => {
+    for (const entry of listed.value) await addTreeEntry(tar, entry);
+    tar.finalize();
+  };
+  const drain = pipeline([tar, ...compressor(compression), createWriteStream(out)]);
+  await Promise.all([fill().catch((error: unknown) => void tar.destroy(error as Error)), drain]);
+  return accept(undefined);
+};
+
+const addTreeEntry = async (tar: Pack, entry: TreeEntry): Promise<void> => {
+  const header = (more: Partial<Headers>): Headers => ({
+    name: entry.name,
+    uid: 0,
+    gid: 0,
+    mtime: new Date(0),
+    mode: 0o755,
+    ...more,
+  });
+  if (entry.kind === 'folder') tar.entry(header({ type: 'directory' }));
+  else if (entry.kind === 'link') tar.entry(header({ type: 'symlink', linkname: entry.to }));
+  else {
+    const body = tar.entry(header({ type: 'file', size: entry.bytes, mode: entry.executable ? 0o755 : 0o644 }));
+    await pipeline(createReadStream(entry.path), body);
+  }
+};
+
+const compressor = (compression: TreeCompression): (PassThrough | Transform)[] => {
+  if (compression === 'none') return [];
+  if (compression === 'zstd') return [createZstdCompress()];
+  return [createGzip({ level: 9 }), withoutGzipOrigin()];
+};
+
+/** Byte 9 of a gzip header names the operating system that made it (RFC 1952, 2.3.1): 255, unknown, is the same everywhere. */
+const withoutGzipOrigin = (): Transform => {
+  let at = 0;
+  return new Transform({
+    transform(chunk: Buffer, _encoding, done) {
+      if (at <= 9 && at + chunk.length > 9) chunk[9 - at] = 255;
+      at += chunk.length;
+      done(null, chunk);
+    },
+  });
+};
+
+const listTree = async (root: string): Promise<Result<TreeEntry[]>> => {
+  const entries: TreeEntry[] = [];
+  const folders = [''];
+  for (let folder = folders.pop(); folder !== undefined; folder = folders.pop()) {
+    const names = await readdir(join(root, folder)).catch(() => undefined);
+    if (names === undefined) return refuse('bundle-invalid', `${join(root, folder)} can not be read as a folder`);
+    for (const part of names) {
+      const name = posix.join(folder, part);
+      const entry = await describeEntry(join(root, name), name);
+      if (!entry.ok) return entry;
+      entries.push(entry.value);
+      if (entry.value.kind === 'folder') folders.push(name);
+      if (entries.length > TREE_ENTRIES_MAX)
+        return refuse('bundle-invalid', `${root} has over ${TREE_ENTRIES_MAX} entries`);
+    }
+  }
+  if (entries.length === 0) return refuse('bundle-invalid', `${root} is empty`);
+  // By bytes, not by locale. A folder sorts before what is in it, because its name is a prefix.
+  return accept(entries.sort((a, b) => Buffer.compare(Buffer.from(a.name), Buffer.from(b.name))));
+};
+
+const describeEntry = async (path: string, name: string): Promise<Result<TreeEntry>> => {
+  const there = await lstat(path);
+  if (there.isDirectory()) return accept({ kind: 'folder', name });
+  if (there.isFile()) {
+    return accept({ kind: 'file', name, path, bytes: there.size, executable: (there.mode & 0o100) !== 0 });
+  }
+  if (!there.isSymbolicLink())
+    return refuse('bundle-invalid', `${path} is neither a file, a folder nor a symbolic link`);
+  const to = await readlink(path);
+  const reaches = posix.join(posix.dirname(name), to);
+  if (posix.isAbsolute(to) || reaches === '..' || reaches.startsWith('../')) {
+    return refuse('bundle-invalid', `the symbolic link ${path} leaves the folder`);
+  }
+  return accept({ kind: 'link', name, to });
+};
