@@ -37,13 +37,30 @@ export type Hold =
   | { kind: 'rate-limit'; nextAt: Millis }
   | { kind: 'gate'; committed: number; needed: number; soakEndsAt: Millis | null };
 
+/** Offers are counted in windows of a tenth of a minute, or longer where fewer than ten may start in a minute. */
+export type StartWindow = {
+  since: Millis /** Devices of the rollout that were still planned when the window began. */;
+  planned: number;
+};
+/** Failures that a person acknowledged when resuming after a halt: set aside by judge and gate from then on. */
+export type Acknowledged = { cohort: Id; compatible: Id; wave: number; failed: number };
+
 export type RolloutState =
   | { state: 'draft' }
   | { state: 'awaiting-approval'; needed: number; approvedBy: string[] }
   | { state: 'scheduled'; startAt: Millis }
-  | { state: 'running'; wave: number; waveSince: Millis; gateSince: Millis | null; hold: Hold | null }
-  | { state: 'paused'; wave: number; since: Millis; by: string; note: string }
-  | { state: 'halted'; wave: number; since: Millis; reason: HaltReason }
+  | {
+      state: 'running';
+      wave: number;
+      waveSince: Millis;
+      /** Since when the gate's share of successes has been met; null while it is not. */
+      gateSince: Millis | null;
+      hold: Hold | null;
+      starts?: StartWindow;
+      acknowledged?: Acknowledged[];
+    }
+  | { state: 'paused'; wave: number; since: Millis; by: string; note: string; acknowledged?: Acknowledged[] }
+  | { state: 'halted'; wave: number; since: Millis; reason: HaltReason; acknowledged?: Acknowledged[] }
   | { state: 'completed'; at: Millis }
   | { state: 'aborted'; at: Millis; by: string; note: string };
 

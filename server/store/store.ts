@@ -4,11 +4,15 @@
  *
  * Times are integer milliseconds. Lists are bounded and paged by `after` (exclusive) in the order of the listed key.
  */
-import type { DeploymentState, DeviceError, Running } from '#shared/deployment.ts';
+import type { DeploymentState, Running } from '#shared/deployment.ts';
 import type { Id, Sha256 } from '#shared/ids.ts';
 import type { Manifest } from '#shared/manifest.ts';
 import type { Desired, Instruction } from '#shared/messages.ts';
+import type { DeploymentRecord, OutcomeBin, OverdueClass } from '../domain/deployment.ts';
 import type { RolloutPlan, RolloutState } from '../domain/rollout.ts';
+
+/** Owned by the domain; named here too for those who only know the store. */
+export type { DeploymentRecord, OutcomeBin, OverdueClass } from '../domain/deployment.ts';
 
 export type Millis = number;
 export type Page = { after?: string | undefined; limit: number };
@@ -76,30 +80,6 @@ export type CohortRecord = {
   createdAt: Millis;
 };
 
-/** How a deployment's failure is classed; `null` while it is none. `never-heard` does not count as a failure. */
-export type OverdueClass = 'never-heard' | 'silent';
-export type DeploymentRecord = {
-  id: Id;
-  rollout: Id;
-  device: Id;
-  cohort: Id;
-  compatible: Id;
-  wave: number;
-  /** Order within the wave, by stable hash. */
-  position: number;
-  state: DeploymentState;
-  /** Was the offer taken up (the agent began to act on it)? Decides whether the device counts as touched. */
-  offeredAt: Millis | null;
-  acceptedAt: Millis | null;
-  decidedAt: Millis | null;
-  stateAt: Millis;
-  /** When the present state becomes overdue; null when it never does. */
-  deadlineAt: Millis | null;
-  overdue: OverdueClass | null;
-  error: DeviceError | null;
-  revision: number;
-};
-
 export type RolloutRecord = { plan: RolloutPlan; progress: RolloutState; nextTickAt: Millis | null; revision: number };
 
 export type OutboxItem = { id: number; effect: OutboxEffect };
@@ -126,20 +106,6 @@ export type EnrolmentTokenRecord = {
   device: Id | null;
   tags: Record<string, string>;
   usedBy: Id | null;
-};
-
-/** Deployments of one rollout grouped for the judge; ages in bins of `binMs` (see domain/judge.ts). */
-export type OutcomeBin = {
-  cohort: Id;
-  compatible: Id;
-  wave: number;
-  /** `unaccepted`: offered, nothing heard. `never-heard`: overdue without having accepted. */
-  outcome: 'planned' | 'unaccepted' | 'undecided' | 'healthy' | 'failed' | 'never-heard' | 'withdrawn' | 'skipped';
-  /** floor(acceptedAt / binMs), or of offeredAt where nothing was accepted; null for planned and skipped. */
-  startBin: number | null;
-  /** floor((decidedAt - acceptedAt) / binMs) for healthy ones. */
-  delayBins: number | null;
-  devices: number;
 };
 
 export type Store = {

@@ -1,0 +1,111 @@
+/** One device's journey in one rollout as the server keeps it, and how journeys are counted for the judge. */
+import type { DeploymentState, DeviceError } from '#shared/deployment.ts';
+import type { Id } from '#shared/ids.ts';
+import type { Policy } from '#shared/policy.ts';
+import type { Millis } from './rollout.ts';
+
+/** Why a deployment is overdue. Only `silent` counts as a failure (docs/decisions/0003). */
+export type OverdueClass = 'never-heard' | 'silent';
+
+export type DeploymentRecord = {
+  id: Id;
+  rollout: Id;
+  device: Id;
+  cohort: Id;
+  compatible: Id;
+  wave: number;
+  /** Order within the wave, by stable hash. */
+  position: number;
+  state: DeploymentState;
+  offeredAt: Millis | null;
+  /** When the agent first said that it acts on the offer. From here on the device counts for the judge. */
+  acceptedAt: Millis | null;
+  decidedAt: Millis | null;
+  stateAt: Millis;
+  /** When the present state becomes overdue; null when it never does. */
+  deadlineAt: Millis | null;
+  /** Not null exactly while the state is `overdue`. */
+  overdue: OverdueClass | null;
+  error: DeviceError | null;
+  revision: number;
+};
+
+/** `unaccepted`: offered, nothing heard. `undecided`: accepted, no outcome yet. `never-heard`: overdue without having accepted. */
+export type OutcomeClass =
+  | 'planned'
+  | 'unaccepted'
+  | 'undecided'
+  | 'healthy'
+  | 'failed'
+  | 'never-heard'
+  | 'withdrawn'
+  | 'skipped';
+
+/** Deployments of one rollout counted for the judge: how many share group, wave, outcome and age. Bins are `binMsOf(policy)` long. */
+export type OutcomeBin = {
+  cohort: Id;
+  compatible: Id;
+  wave: number;
+  outcome: OutcomeClass;
+  /** floor(acceptedAt / binMs), or of offeredAt where nothing was accepted; null for planned and skipped. */
+  startBin: number | null;
+  /** floor((decidedAt - acceptedAt) / binMs) for healthy ones; null for all others. */
+  delayBins: number | null;
+  devices: number;
+};
+
+/** Ages are counted in this many bins between acceptance and the outcome deadline: with the default of an hour, a bin is a minute. */
+export const AGE_BINS = 60;
+export const binMsOf = (policy: Pick<Policy, 'deadlines'>): number =>
+  Math.max(1, Math.ceil(policy.deadlines.outcomeMs / AGE_BINS));
+
+/** How a deployment counts. Bad news is taken at the device's word, good news only with its receipt: `committed` is never reached without one. */
+export const outcomeOf = (deployment: Pick<DeploymentRecord, 'state' | 'acceptedAt' | 'overdue'>): OutcomeClass => {
+  switch (deployment.state) {
+    case 'planned':
+    case 'skipped':
+    case 'withdrawn':
+      return deployment.state;
+    case 'committed':
+      return 'healthy';
+    case 'reverted':
+    case 'failed':
+      return 'failed';
+    case 'overdue':
+      return deployment.overdue === 'never-heard' ? 'never-heard' : 'failed';
+    case 'offered':
+    case 'fetching':
+    case 'installing':
+    case 'ready':
+    case 'trial':
+      return deployment.acceptedAt === null ? 'unaccepted' : 'undecided';
+  }
+};
+
+/** The counting that a store does by query, done in memory: the definition, for tests and simulations. */
+export const countOutcomes = (deployments: DeploymentRecord[], binMs: number): OutcomeBin[] => {
+  const bins = new Map<string, OutcomeBin>();
+  for (const deployment of deployments) {
+    const outcome = outcomeOf(deployment);
+    const start =
+      outcome === 'planned' || outcome === 'skipped' ? null : (deployment.acceptedAt ?? deployment.offeredAt);
+    const delay =
+      outcome === 'healthy' && deployment.decidedAt !== null && deployment.acceptedAt !== null
+        ? deployment.decidedAt - deployment.acceptedAt
+        : null;
+    const bin: OutcomeBin = {
+      cohort: deployment.cohort,
+      compatible: deployment.compatible,
+      wave: deployment.wave,
+      outcome,
+      startBin: start === null ? null : Math.floor(start / binMs),
+      delayBins: delay === null ? null : Math.max(0, Math.floor(delay / binMs)),
+      devices: 1,
+    };
+    const key = JSON.stringify(bin);
+    const known = bins.get(key);
+    if (known) known.devices += 1;
+    else bins.set(key, bin);
+  }
+  return [...bins.values()];
+};
