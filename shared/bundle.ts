@@ -8,31 +8,18 @@ import { createHash, randomUUID } from 'node:crypto';
 import { createReadStream, createWriteStream } from 'node:fs';
 import { open, rename, rm, stat } from 'node:fs/promises';
 import { basename, dirname } from 'node:path';
-import { Readable, Transform } from 'node:stream';
-import { pipeline } from 'node:stream/promises';
+import { Transform } from 'node:stream';
 import { canonicalize as canonicalJson } from '@tufjs/canonical-json';
-import { type Headers, type Pack, pack } from 'tar-stream';
-import { z } from 'zod';
-import type { Sha256 } from './ids.ts';
-import { Artifact, BUNDLE_BYTES_MAX, type InstallKind, MANIFEST_BYTES_MAX, Manifest } from './manifest.ts';
+import type { z } from 'zod';
+import { Sha256 } from './ids.ts';
+import { type Artifact, BUNDLE_BYTES_MAX, type InstallKind, MANIFEST_BYTES_MAX, Manifest } from './manifest.ts';
 import { accept, type Refusal, type Result, refuse } from './problems.ts';
+import { type AddTarEntry, TAR_BLOCK as BLOCK, packTar, tarHead } from './tar.ts';
 import { type TreeCompression, writeTree } from './tree.ts';
 
-const BLOCK = 512;
 const END_BYTES = 2 * BLOCK;
 const MANIFEST_NAME = 'manifest.json';
 const ZEROS = Buffer.alloc(END_BYTES);
-/** Every entry is an ordinary file of nobody in particular, from no particular time. */
-const entryHeader = (name: string, bytes: number): Headers => ({
-  name,
-  size: bytes,
-  type: 'file',
-  mode: 0o644,
-  uid: 0,
-  gid: 0,
-  mtime: new Date(0),
-});
-
 export type BundlePart = { kind: 'artifact' | 'attachment'; name: string; bytes: number; sha256: Sha256 };
 
 /** The parts of a bundle in the order in which the tar holds them. */
@@ -83,7 +70,7 @@ export const readBundle = async (
     }
     await sink.manifest(manifestBytes, manifest);
     for (const part of partsOf(manifest)) {
-      const head = await headOf(entryName(part), part.bytes);
+      const head = await tarHead(entryName(part), part.bytes);
       await expectBytes(reader, head, `the entry ${entryName(part)} of ${part.bytes} bytes`);
       const body = checkedBody(reader, part);
       await sink.part(part, body.read());
@@ -176,7 +163,7 @@ const readManifestEntry = async (reader: ByteReader): Promise<Buffer> => {
   const head = await reader.take(BLOCK);
   const digits = /^([0-7]{11}) $/.exec(head.subarray(124, 136).toString('latin1'))?.[1];
   const bytes = digits === undefined ? Number.NaN : Number.parseInt(digits, 8);
-  const wanted = Number.isSafeInteger(bytes) ? await headOf(MANIFEST_NAME, bytes) : ZEROS;
+  const wanted = Number.isSafeInteger(bytes) ? await tarHead(MANIFEST_NAME, bytes) : ZEROS;
   if (!head.equals(wanted)) throw fault('bundle-invalid', 'this is not a bundle: it does not begin with manifest.json');
   if (bytes > MANIFEST_BYTES_MAX) throw fault('too-large', 'the manifest is larger than 256 KiB');
   const manifest = await reader.take(bytes);
@@ -210,18 +197,6 @@ const checkedBody = (reader: ByteReader, part: BundlePart) => {
     for await (const _ of read());
   };
   return { read, finish };
-};
-
-/** The header blocks of an entry, as the tar library writes them (names over 100 characters take a PAX header). */
-const headOf = async (name: string, bytes: number): Promise<Buffer> => {
-  const tar = pack();
-  tar.entry(entryHeader(name, bytes)).on('error', () => {}); // Never filled: destroyed as soon as the header is there.
-  const blocks: Buffer[] = [];
-  for await (const block of tar) {
-    blocks.push(block);
-    if (block.length === BLOCK && block[156] === 0x30) break;
-  }
-  return Buffer.concat(blocks);
 };
 
 const bundleBytes = (manifestBytes: number, manifest: Manifest): number => {
@@ -258,11 +233,11 @@ export const createBundle = async (description: BundleDescription): Promise<Resu
   const temporary: string[] = [];
   try {
     const files: { file: string; part: Digested }[] = [];
-    const artifacts: Artifact[] = [];
+    const artifacts: z.input<typeof Artifact>[] = [];
     for (const source of description.artifacts) {
       const prepared = await prepareArtifact(source, `${work}.${files.length}`, temporary);
       files.push(prepared);
-      artifacts.push({ name: source.name, ...prepared.part, install: prepared.install } as Artifact);
+      artifacts.push({ name: source.name, ...prepared.part, install: prepared.install });
     }
     const attachments = [];
     for (const { kind, file, name } of description.attachments ?? []) {
@@ -280,14 +255,22 @@ export const createBundle = async (description: BundleDescription): Promise<Resu
     const paths = files.map(({ file }) => file);
     const written = await writeBundle(work, manifestBytes, read.value, paths, description.onProgress);
     await rename(work, description.out);
-    const folder = await open(dirname(description.out));
-    await folder.sync().finally(() => folder.close());
+    await syncFolder(dirname(description.out));
     return accept({ file: description.out, ...written, manifest: read.value, manifestBytes });
   } catch (error) {
     if (error instanceof BundleFault) return error.refusal;
     throw error;
   } finally {
     for (const file of temporary) await rm(file, { force: true });
+  }
+};
+
+const syncFolder = async (folder: string): Promise<void> => {
+  const handle = await open(folder);
+  try {
+    await handle.sync();
+  } finally {
+    await handle.close();
   }
 };
 
@@ -312,11 +295,11 @@ const digestFile = async (file: string): Promise<Digested> => {
   if (!there.isFile()) throw fault('bundle-invalid', `${file} is not a file`);
   const hash = createHash('sha256');
   let bytes = 0;
-  for await (const chunk of createReadStream(file)) {
+  for await (const chunk of createReadStream(file) as AsyncIterable<Buffer>) {
     hash.update(chunk);
-    bytes += (chunk as Buffer).length;
+    bytes += chunk.length;
   }
-  return { bytes, sha256: hash.digest('hex') as Sha256 };
+  return { bytes, sha256: Sha256.parse(hash.digest('hex')) };
 };
 
 const writeBundle = async (
@@ -326,7 +309,6 @@ const writeBundle = async (
   paths: string[],
   onProgress: BundleDescription['onProgress'],
 ): Promise<Digested> => {
-  const tar = pack();
   const hash = createHash('sha256');
   let bytes = 0;
   const total = bundleBytes(manifestBytes.length, manifest);
@@ -338,31 +320,27 @@ const writeBundle = async (
       done(null, chunk);
     },
   });
-  const fill = async (): Promise<void> => {
-    await addEntry(tar, MANIFEST_NAME, manifestBytes.length, Readable.from([manifestBytes]));
+  const entryOf = (name: string, size: number) => ({ kind: 'file' as const, name, bytes: size, executable: false });
+  const fill = async (add: AddTarEntry): Promise<void> => {
+    await add(entryOf(MANIFEST_NAME, manifestBytes.length), oneChunk(manifestBytes));
     for (const [index, part] of partsOf(manifest).entries()) {
-      await addEntry(tar, entryName(part), part.bytes, verifiedFile(paths[index]!, part));
+      await add(entryOf(entryName(part), part.bytes), verifiedFile(paths[index]!, part));
     }
-    tar.finalize();
   };
-  const drain = pipeline(tar, count, createWriteStream(file, { flush: true }));
-  await Promise.all([fill().catch((error: unknown) => void tar.destroy(error as Error)), drain]);
-  return { bytes, sha256: hash.digest('hex') as Sha256 };
+  await packTar(fill, [count], createWriteStream(file, { flush: true }));
+  return { bytes, sha256: Sha256.parse(hash.digest('hex')) };
 };
 
-const addEntry = async (tar: Pack, name: string, bytes: number, body: Readable): Promise<void> => {
-  await pipeline(body, tar.entry(entryHeader(name, bytes)));
-};
+async function* oneChunk(bytes: Buffer): AsyncGenerator<Uint8Array> {
+  yield bytes;
+}
 
 /** The file once more; it must still be what was digested. */
-const verifiedFile = (file: string, part: BundlePart): Readable =>
-  Readable.from(
-    (async function* () {
-      const hash = createHash('sha256');
-      for await (const chunk of createReadStream(file)) {
-        hash.update(chunk);
-        yield chunk;
-      }
-      if (hash.digest('hex') !== part.sha256) throw fault('bundle-invalid', `${file} changed while it was read`);
-    })(),
-  );
+async function* verifiedFile(file: string, part: BundlePart): AsyncGenerator<Uint8Array> {
+  const hash = createHash('sha256');
+  for await (const chunk of createReadStream(file) as AsyncIterable<Buffer>) {
+    hash.update(chunk);
+    yield chunk;
+  }
+  if (hash.digest('hex') !== part.sha256) throw fault('bundle-invalid', `${file} changed while it was read`);
+}

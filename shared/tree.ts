@@ -2,19 +2,13 @@
 import { createReadStream, createWriteStream } from 'node:fs';
 import { lstat, readdir, readlink } from 'node:fs/promises';
 import { join, posix } from 'node:path';
-import { PassThrough, Transform } from 'node:stream';
-import { pipeline } from 'node:stream/promises';
+import { Transform } from 'node:stream';
 import { createGzip, createZstdCompress } from 'node:zlib';
-import { type Headers, type Pack, pack } from 'tar-stream';
 import { accept, type Result, refuse } from './problems.ts';
+import { type AddTarEntry, packTar, type TarEntry } from './tar.ts';
 
 export type TreeCompression = 'none' | 'gzip' | 'zstd';
 export const TREE_ENTRIES_MAX = 200_000;
-
-type TreeEntry =
-  | { kind: 'file'; name: string; path: string; bytes: number; executable: boolean }
-  | { kind: 'folder'; name: string }
-  | { kind: 'link'; name: string; to: string };
 
 /**
  * Writes `folder` as a tar to `out`: entries sorted by name, times 0, owner 0, modes 0644 or 0755, symbolic links kept.
@@ -24,34 +18,16 @@ type TreeEntry =
 export const writeTree = async (folder: string, compression: TreeCompression, out: string): Promise<Result<void>> => {
   const listed = await listTree(folder);
   if (!listed.ok) return listed;
-  const tar = pack();
-  const fill = async (): Promise<void> => {
-    for (const entry of listed.value) await addTreeEntry(tar, entry);
-    tar.finalize();
+  const fill = async (add: AddTarEntry): Promise<void> => {
+    for (const entry of listed.value) {
+      await add(entry, entry.kind === 'file' ? createReadStream(join(folder, entry.name)) : undefined);
+    }
   };
-  const drain = pipeline([tar, ...compressor(compression), createWriteStream(out)]);
-  await Promise.all([fill().catch((error: unknown) => void tar.destroy(error as Error)), drain]);
+  await packTar(fill, compressor(compression), createWriteStream(out));
   return accept(undefined);
 };
 
-const addTreeEntry = async (tar: Pack, entry: TreeEntry): Promise<void> => {
-  const header = (more: Partial<Headers>): Headers => ({
-    name: entry.name,
-    uid: 0,
-    gid: 0,
-    mtime: new Date(0),
-    mode: 0o755,
-    ...more,
-  });
-  if (entry.kind === 'folder') tar.entry(header({ type: 'directory' }));
-  else if (entry.kind === 'link') tar.entry(header({ type: 'symlink', linkname: entry.to }));
-  else {
-    const body = tar.entry(header({ type: 'file', size: entry.bytes, mode: entry.executable ? 0o755 : 0o644 }));
-    await pipeline(createReadStream(entry.path), body);
-  }
-};
-
-const compressor = (compression: TreeCompression): (PassThrough | Transform)[] => {
+const compressor = (compression: TreeCompression): Transform[] => {
   if (compression === 'none') return [];
   if (compression === 'zstd') return [createZstdCompress()];
   return [createGzip({ level: 9 }), withoutGzipOrigin()];
@@ -69,8 +45,8 @@ const withoutGzipOrigin = (): Transform => {
   });
 };
 
-const listTree = async (root: string): Promise<Result<TreeEntry[]>> => {
-  const entries: TreeEntry[] = [];
+const listTree = async (root: string): Promise<Result<TarEntry[]>> => {
+  const entries: TarEntry[] = [];
   const folders = [''];
   for (let folder = folders.pop(); folder !== undefined; folder = folders.pop()) {
     const names = await readdir(join(root, folder)).catch(() => undefined);
@@ -90,11 +66,11 @@ const listTree = async (root: string): Promise<Result<TreeEntry[]>> => {
   return accept(entries.sort((a, b) => Buffer.compare(Buffer.from(a.name), Buffer.from(b.name))));
 };
 
-const describeEntry = async (path: string, name: string): Promise<Result<TreeEntry>> => {
+const describeEntry = async (path: string, name: string): Promise<Result<TarEntry>> => {
   const there = await lstat(path);
   if (there.isDirectory()) return accept({ kind: 'folder', name });
   if (there.isFile()) {
-    return accept({ kind: 'file', name, path, bytes: there.size, executable: (there.mode & 0o100) !== 0 });
+    return accept({ kind: 'file', name, bytes: there.size, executable: (there.mode & 0o100) !== 0 });
   }
   if (!there.isSymbolicLink())
     return refuse('bundle-invalid', `${path} is neither a file, a folder nor a symbolic link`);
