@@ -1,55 +1,162 @@
 /** Every sentence that the audit log can hold, in one place: as data (canonical JSON, what the Merkle leaf hashes) and in words. */
-import type { DeviceErrorCode } from '#shared/deployment.ts';
-import type { Id } from '#shared/ids.ts';
-import type { Signed } from '#shared/messages.ts';
-import type { HaltReason, Millis } from './rollout.ts';
+import { z } from 'zod';
+import { DEVICE_ERRORS } from '#shared/deployment.ts';
+import { Id, Millis } from '#shared/ids.ts';
+import { Signed } from '#shared/messages.ts';
+import { canonicalJson } from '#shared/trust/canonical.ts';
+import { sentenceOfHalt } from './halt-words.ts';
+import { HaltReason } from './rollout.ts';
 
-export type AuditEvent = { at: Millis; by: string } & (
-  | { kind: 'server-initialised'; rootSha256: string }
-  | { kind: 'operator-created'; name: string; role: string }
-  | { kind: 'operator-revoked'; name: string }
-  | { kind: 'product-created'; product: Id; keys: string[] }
-  | { kind: 'bundle-accepted'; product: Id; version: string; compatible: Id; manifest: string; keyId: string }
-  | { kind: 'release-staged'; product: Id; version: string; channel: Id }
-  | { kind: 'release-withdrawn'; product: Id; version: string; reason: string }
-  | { kind: 'enrolment-tokens-created'; tokens: number; device: Id | null }
-  | { kind: 'device-enrolled'; device: Id; publicKey: string; compatible: Id; state: 'pending' | 'accepted' }
-  | { kind: 'device-accepted'; device: Id }
-  | { kind: 'device-rejected'; device: Id }
-  | { kind: 'device-tagged'; device: Id; tags: Record<string, string> }
-  | { kind: 'cohort-created'; cohort: Id }
-  | {
-      kind: 'rollout-planned';
-      rollout: Id;
-      product: Id;
-      version: string;
-      devices: number;
-      waveSizes: number[];
-      excluded: number;
-    }
-  | { kind: 'rollout-started'; rollout: Id }
-  | { kind: 'wave-opened'; rollout: Id; wave: number; why: string }
-  | { kind: 'rollout-paused'; rollout: Id; note: string }
-  | { kind: 'rollout-resumed'; rollout: Id; note: string }
-  | { kind: 'rollout-halted'; rollout: Id; reason: HaltReason }
-  | { kind: 'rollout-aborted'; rollout: Id; note: string }
-  | { kind: 'rollout-completed'; rollout: Id }
+/** `by` of what the server decided itself. */
+export const BY_SERVER = 'server';
+/** `by` of what a device said. */
+export const byDevice = (device: Id): string => `device:${device}`;
+
+const count = z.number().int().min(0);
+const line = <K extends string, S extends z.core.$ZodLooseShape>(kind: K, shape: S) =>
+  z.object({ at: Millis, by: z.string(), kind: z.literal(kind), ...shape });
+
+export const AuditEvent = z.discriminatedUnion('kind', [
+  line('server-initialised', { rootSha256: z.string() }),
+  line('operator-created', { name: z.string(), role: z.string() }),
+  line('operator-revoked', { name: z.string() }),
+  line('product-created', { product: Id, keys: z.array(z.string()) }),
+  line('bundle-accepted', {
+    product: Id,
+    version: z.string(),
+    compatible: Id,
+    manifest: z.string(),
+    keyId: z.string(),
+  }),
+  line('release-staged', { product: Id, version: z.string(), channel: Id }),
+  line('release-withdrawn', { product: Id, version: z.string(), reason: z.string() }),
+  line('enrolment-tokens-created', { tokens: count, device: Id.nullable() }),
+  line('device-enrolled', {
+    device: Id,
+    publicKey: z.string(),
+    compatible: Id,
+    state: z.enum(['pending', 'accepted']),
+  }),
+  line('device-accepted', { device: Id }),
+  line('device-rejected', { device: Id }),
+  line('device-tagged', { device: Id, tags: z.record(z.string(), z.string()) }),
+  line('cohort-created', { cohort: Id }),
+  line('rollout-planned', {
+    rollout: Id,
+    product: Id,
+    version: z.string(),
+    devices: count,
+    waveSizes: z.array(count),
+    excluded: count,
+  }),
+  line('rollout-started', { rollout: Id }),
+  line('wave-opened', { rollout: Id, wave: count, why: z.string() }),
+  line('rollout-paused', { rollout: Id, note: z.string() }),
+  line('rollout-resumed', { rollout: Id, note: z.string() }),
+  line('rollout-halted', { rollout: Id, reason: HaltReason }),
+  line('rollout-aborted', { rollout: Id, note: z.string() }),
+  line('rollout-completed', { rollout: Id }),
   /** At most 500 devices a line. */
-  | { kind: 'offered'; rollout: Id; wave: number; devices: Id[] }
-  | { kind: 'withdrawn'; rollout: Id; devices: Id[]; reason: string }
-  | { kind: 'skipped'; rollout: Id; devices: Id[] }
-  | { kind: 'overdue'; rollout: Id; class: 'never-heard' | 'silent'; devices: Id[] }
+  line('offered', { rollout: Id, wave: count, devices: z.array(Id) }),
+  line('withdrawn', { rollout: Id, devices: z.array(Id), reason: z.string() }),
+  line('skipped', { rollout: Id, devices: z.array(Id) }),
+  line('overdue', { rollout: Id, class: z.enum(['never-heard', 'silent']), devices: z.array(Id) }),
   /** The device moved on by its own word. */
-  | {
-      kind: 'deployment-moved';
-      rollout: Id;
-      deployment: Id;
-      device: Id;
-      from: string;
-      to: string;
-      error?: DeviceErrorCode;
-    }
+  line('deployment-moved', {
+    rollout: Id,
+    deployment: Id,
+    device: Id,
+    from: z.string(),
+    to: z.string(),
+    error: z.enum(DEVICE_ERRORS).optional(),
+  }),
   /** The device-signed proof, its signature checked before it came here. */
-  | { kind: 'receipt'; device: Id; deployment: Id; receipt: Signed }
-  | { kind: 'receipt-refused'; device: Id; why: string }
-);
+  line('receipt', { device: Id, deployment: Id, receipt: Signed }),
+  line('receipt-refused', { device: Id, why: z.string() }),
+]);
+export type AuditEvent = z.infer<typeof AuditEvent>;
+
+/** Canonical JSON has integers only, and no `undefined`: other numbers become text, absent members vanish. */
+const canonicalForm = (value: unknown): unknown => {
+  if (typeof value === 'number' && !Number.isInteger(value)) return String(value);
+  if (Array.isArray(value)) return value.map(canonicalForm);
+  if (typeof value !== 'object' || value === null) return value;
+  return Object.fromEntries(
+    Object.entries(value)
+      .filter(([, member]) => member !== undefined)
+      .map(([name, member]) => [name, canonicalForm(member)]),
+  );
+};
+
+/** The line of the log: exactly the bytes that its Merkle leaf hashes. */
+export const auditLine = (event: AuditEvent): { payload: string } => ({ payload: canonicalJson(canonicalForm(event)) });
+
+/** The event of a line; undefined when it is not one that this version knows. */
+export const parseAuditEvent = (payload: string): AuditEvent | undefined => {
+  try {
+    const parsed = AuditEvent.safeParse(JSON.parse(payload));
+    return parsed.success ? parsed.data : undefined;
+  } catch {
+    return undefined; // not JSON
+  }
+};
+
+const DEVICES_NAMED_MAX = 5;
+/** `device gw-01`, `devices gw-01, gw-02`, `40 devices (gw-01, gw-02, gw-03, gw-04, gw-05, ...)`. */
+const naming = (devices: Id[]): string => {
+  if (devices.length === 1) return `device ${devices[0]}`;
+  const named = devices.slice(0, DEVICES_NAMED_MAX).join(', ');
+  return devices.length <= DEVICES_NAMED_MAX ? `devices ${named}` : `${devices.length} devices (${named}, ...)`;
+};
+const noted = (note: string): string => (note === '' ? '' : `: ${note}`);
+const plural = (number: number, noun: string): string => `${number} ${noun}${number === 1 ? '' : 's'}`;
+
+type Words = { [K in AuditEvent['kind']]: (event: Extract<AuditEvent, { kind: K }>) => string };
+
+const WORDS: Words = {
+  'server-initialised': (e) => `The server made its keys; its trust root has the digest ${e.rootSha256}.`,
+  'operator-created': (e) => `${e.by} created operator ${e.name} with the role ${e.role}.`,
+  'operator-revoked': (e) => `${e.by} revoked operator ${e.name}.`,
+  'product-created': (e) =>
+    `${e.by} created product ${e.product} and let ${plural(e.keys.length, 'CI key')} sign for it (${e.keys.join(', ')}).`,
+  'bundle-accepted': (e) =>
+    `${e.by} published ${e.product}@${e.version} for ${e.compatible}: manifest ${e.manifest}, signed by CI key ${e.keyId}.`,
+  'release-staged': (e) => `${e.by} staged ${e.product}@${e.version} in channel ${e.channel}.`,
+  'release-withdrawn': (e) => `${e.by} withdrew release ${e.product}@${e.version}${noted(e.reason)}.`,
+  'enrolment-tokens-created': (e) =>
+    `${e.by} made ${plural(e.tokens, 'enrolment token')}${e.device === null ? '' : ` for device ${e.device}`}.`,
+  'device-enrolled': (e) =>
+    e.state === 'accepted'
+      ? `Device ${e.device} (${e.compatible}) enrolled with a token and was let in; its key is ${e.publicKey}.`
+      : `Device ${e.device} (${e.compatible}) enrolled without a token and waits to be let in; its key is ${e.publicKey}.`,
+  'device-accepted': (e) => `${e.by} let device ${e.device} in.`,
+  'device-rejected': (e) => `${e.by} shut device ${e.device} out.`,
+  'device-tagged': (e) =>
+    `${e.by} tagged device ${e.device}: ${Object.entries(e.tags)
+      .map(([tag, value]) => (value === '' ? `${tag} removed` : `${tag}=${value}`))
+      .join(', ')}.`,
+  'cohort-created': (e) => `${e.by} created cohort ${e.cohort}.`,
+  'rollout-planned': (e) =>
+    `${e.by} planned rollout ${e.rollout} of ${e.product}@${e.version} to ${plural(e.devices, 'device')} in ${plural(e.waveSizes.length, 'wave')} (${e.waveSizes.join(', ')})${e.excluded === 0 ? '' : `, leaving out ${e.excluded}`}.`,
+  'rollout-started': (e) => `Rollout ${e.rollout} started.`,
+  'wave-opened': (e) => `Rollout ${e.rollout} opened wave ${e.wave + 1}: ${e.why}.`,
+  'rollout-paused': (e) => `${e.by} paused rollout ${e.rollout}${noted(e.note)}.`,
+  'rollout-resumed': (e) => `${e.by} resumed rollout ${e.rollout}${noted(e.note)}.`,
+  'rollout-halted': (e) => `Rollout ${e.rollout} halted: ${sentenceOfHalt(e.reason)}.`,
+  'rollout-aborted': (e) => `${e.by} aborted rollout ${e.rollout}${noted(e.note)}.`,
+  'rollout-completed': (e) => `Rollout ${e.rollout} completed: every device is decided.`,
+  offered: (e) => `Rollout ${e.rollout}, wave ${e.wave + 1}: offered to ${naming(e.devices)}.`,
+  withdrawn: (e) => `Rollout ${e.rollout}: the offer to ${naming(e.devices)} was withdrawn${noted(e.reason)}.`,
+  skipped: (e) => `Rollout ${e.rollout}: skipped ${naming(e.devices)}, which ran the release already.`,
+  overdue: (e) =>
+    e.class === 'silent'
+      ? `Rollout ${e.rollout}: ${naming(e.devices)} took the offer up and then fell silent past the deadline; this counts as failed.`
+      : `Rollout ${e.rollout}: ${naming(e.devices)} never took the offer up in time; this counts neither as healthy nor as failed.`,
+  'deployment-moved': (e) =>
+    `Device ${e.device} moved from ${e.from} to ${e.to} in rollout ${e.rollout}${e.error === undefined ? '' : ` (${e.error})`}.`,
+  receipt: (e) => `Device ${e.device} signed its receipt for deployment ${e.deployment}.`,
+  'receipt-refused': (e) => `A receipt of device ${e.device} was refused${noted(e.why)}.`,
+};
+
+/** The event as one sentence for people. */
+export const sentenceOf = (event: AuditEvent): string => (WORDS[event.kind] as (event: AuditEvent) => string)(event);

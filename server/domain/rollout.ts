@@ -2,9 +2,8 @@
  * A rollout: one campaign of one release, wave by wave. Pure: `step` takes a rollout, what happened and the facts, and
  * returns the next rollout and its effects as data. Nothing here knows of a clock, a database or a socket.
  */
-
-import type { z } from 'zod';
-import type { Id, Millis as MillisSchema } from '#shared/ids.ts';
+import { z } from 'zod';
+import { Id, type Millis as MillisSchema } from '#shared/ids.ts';
 import type { CohortPlan, Policy } from '#shared/policy.ts';
 
 export type Millis = z.infer<typeof MillisSchema>;
@@ -23,12 +22,43 @@ export type RolloutPlan = {
   createdBy: string;
 };
 
-export type HaltReason =
-  | { kind: 'evidence'; failed: number; offered: number; evidence: number; group: string }
-  | { kind: 'budget'; failed: number; offered: number; excess: number; budget: number; group: string }
-  | { kind: 'percentage'; failed: number; decided: number; percent: number; limitPercent: number }
-  | { kind: 'gate-unreachable'; wave: number; committed: number; failed: number; reachable: number; needed: number }
-  | { kind: 'release-withdrawn'; by: string };
+/** A number that may have decimals. Canonical JSON knows only integers, so the audit log holds others as text (see `auditLine`). */
+export const Decimal = z.union([
+  z.number(),
+  z
+    .string()
+    .regex(/^-?\d+(\.\d+)?(e[+-]?\d+)?$/)
+    .transform(Number),
+]);
+
+const count = z.number().int().min(0);
+
+/** Why a rollout halted, with the figures that made it so: enough to reckon it again. `group` is `cohort/compatible`. */
+export const HaltReason = z.discriminatedUnion('kind', [
+  /** `evidence` is E of docs/judge.md, capped at `EVIDENCE_MAX`. */
+  z.object({ kind: z.literal('evidence'), failed: count, offered: count, evidence: Decimal, group: z.string() }),
+  /** `excess` is the failed devices beyond the tolerated share of those offered. */
+  z.object({
+    kind: z.literal('budget'),
+    failed: count,
+    offered: count,
+    excess: Decimal,
+    budget: Decimal,
+    group: z.string(),
+  }),
+  z.object({ kind: z.literal('percentage'), failed: count, decided: count, percent: Decimal, limitPercent: Decimal }),
+  /** Too many of the wave have failed: even if everybody else commits, `needed` is out of reach. */
+  z.object({
+    kind: z.literal('gate-unreachable'),
+    wave: count,
+    committed: count,
+    failed: count,
+    reachable: count,
+    needed: count,
+  }),
+  z.object({ kind: z.literal('release-withdrawn'), by: z.string() }),
+]);
+export type HaltReason = z.infer<typeof HaltReason>;
 
 /** Why a running rollout offers nothing at present. It ends by itself. */
 export type Hold =
@@ -39,7 +69,8 @@ export type Hold =
 
 /** Offers are counted in windows of a tenth of a minute, or longer where fewer than ten may start in a minute. */
 export type StartWindow = {
-  since: Millis /** Devices of the rollout that were still planned when the window began. */;
+  since: Millis;
+  /** Devices of the rollout that were still planned when the window began. */
   planned: number;
 };
 /** Failures that a person acknowledged when resuming after a halt: set aside by judge and gate from then on. */

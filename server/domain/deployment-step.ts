@@ -1,0 +1,119 @@
+/**
+ * What an agent says about its deployment, turned into the server's belief. Pure and forgiving: a report may come late,
+ * twice, or out of order, and then changes nothing. `docs/states.md` repeats the table below, and a test holds it there.
+ */
+import type { AgentState, DeploymentState, DeviceError, Outcome } from '#shared/deployment.ts';
+import type { Policy } from '#shared/policy.ts';
+import { type AuditEvent, byDevice } from './audit.ts';
+import type { DeploymentRecord } from './deployment.ts';
+import type { Millis } from './rollout.ts';
+
+/** Either what a state report says (`state`), or what a receipt says whose signature was verified (`outcome`). Both fit as they are. */
+export type DeviceWord =
+  | { state: AgentState; error?: DeviceError | undefined }
+  | { outcome: Outcome; error?: DeviceError | undefined };
+
+export type DeploymentStep = {
+  /** The very same object when nothing changes. `revision` is left alone: the store counts it. */
+  next: DeploymentRecord;
+  audit: AuditEvent[];
+};
+
+/** States that a device's word can lead to. */
+export type ToldState = Exclude<DeploymentState, 'planned' | 'skipped' | 'overdue'>;
+
+/**
+ * An agent state, seen from the server. From `activating` on the release may boot, so the server counts it as on trial and no
+ * longer withdraws it. An agent that says `committed` without its receipt stays on trial: good news needs proof, bad news does not.
+ */
+export const TOLD: Record<AgentState, ToldState> = {
+  accepted: 'offered',
+  waiting: 'offered',
+  fetching: 'fetching',
+  verified: 'installing',
+  ready: 'ready',
+  activating: 'trial',
+  trial: 'trial',
+  committing: 'trial',
+  committed: 'trial',
+  reverting: 'trial',
+  'verifying-revert': 'trial',
+  reverted: 'reverted',
+  failed: 'failed',
+  withdrawn: 'withdrawn',
+};
+
+/** From each state, where a device's word may lead. Whatever is not listed is ignored. */
+export const MOVES: Record<DeploymentState, readonly ToldState[]> = {
+  // Nothing was offered: no word of the device can be about this deployment.
+  planned: [],
+  skipped: [],
+  // Onward only: an agent that starts over is still shown as far as it once came, and what may have booted is never taken for safe again.
+  offered: ['fetching', 'installing', 'ready', 'trial', 'committed', 'reverted', 'failed', 'withdrawn'],
+  fetching: ['installing', 'ready', 'trial', 'committed', 'reverted', 'failed', 'withdrawn'],
+  installing: ['ready', 'trial', 'committed', 'reverted', 'failed', 'withdrawn'],
+  ready: ['trial', 'committed', 'reverted', 'failed', 'withdrawn'],
+  trial: ['committed', 'reverted', 'failed', 'withdrawn'],
+  // A late regression: the device moves from the healthy to the failed.
+  committed: ['reverted', 'failed'],
+  reverted: [],
+  failed: [],
+  // The withdrawal came too late for a device that had activated. Its earlier reports, still on their way, are ignored.
+  withdrawn: ['trial', 'committed', 'reverted', 'failed'],
+  // Silent: only an outcome counts, since the time for mere progress is over. Never heard: see `movesOf`.
+  overdue: ['committed', 'reverted', 'failed', 'withdrawn'],
+};
+
+/** A device that was never heard has not used up any time: its late acceptance starts its clock as an early one would have. */
+export const NEVER_HEARD_MOVES: readonly ToldState[] = ['offered', ...MOVES.offered];
+
+const movesOf = (deployment: DeploymentRecord): readonly ToldState[] =>
+  deployment.state === 'overdue' && deployment.overdue === 'never-heard' ? NEVER_HEARD_MOVES : MOVES[deployment.state];
+
+const isDecided = (state: ToldState): boolean =>
+  state === 'committed' || state === 'reverted' || state === 'failed' || state === 'withdrawn';
+
+/** The first word that the agent acts on the offer. A device that only says it heard the withdrawal never acted. */
+const acceptanceOf = (deployment: DeploymentRecord, told: ToldState, now: Millis): Millis | null =>
+  deployment.acceptedAt ?? (told === 'withdrawn' ? null : now);
+
+/**
+ * One word of the device, applied. `policy` is the rollout's: its outcome deadline runs from acceptance.
+ * Words about another deployment are the caller's to sort out.
+ */
+export const stepDeployment = (
+  deployment: DeploymentRecord,
+  word: DeviceWord,
+  now: Millis,
+  policy: Pick<Policy, 'deadlines'>,
+): DeploymentStep => {
+  const told: ToldState = 'outcome' in word ? word.outcome : TOLD[word.state];
+  const accepts = deployment.state === 'offered' && told === 'offered' && deployment.acceptedAt === null;
+  if (!accepts && !movesOf(deployment).includes(told)) return { next: deployment, audit: [] };
+
+  const acceptedAt = acceptanceOf(deployment, told, now);
+  const decided = isDecided(told);
+  const next: DeploymentRecord = {
+    ...deployment,
+    state: told,
+    stateAt: told === deployment.state ? deployment.stateAt : now,
+    acceptedAt,
+    decidedAt: decided ? now : null,
+    deadlineAt: decided || acceptedAt === null ? null : acceptedAt + policy.deadlines.outcomeMs,
+    overdue: null,
+    error: told === 'reverted' || told === 'failed' ? (word.error ?? null) : null,
+  };
+  if (told === deployment.state) return { next, audit: [] };
+  const moved: AuditEvent = {
+    at: now,
+    by: byDevice(deployment.device),
+    kind: 'deployment-moved',
+    rollout: deployment.rollout,
+    deployment: deployment.id,
+    device: deployment.device,
+    from: deployment.state,
+    to: told,
+    ...(next.error === null ? {} : { error: next.error.code }),
+  };
+  return { next, audit: [moved] };
+};
