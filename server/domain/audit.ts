@@ -52,7 +52,8 @@ export const AuditEvent = z.discriminatedUnion('kind', [
   line('rollout-started', { rollout: Id }),
   line('wave-opened', { rollout: Id, wave: count, why: z.string() }),
   line('rollout-paused', { rollout: Id, note: z.string() }),
-  line('rollout-resumed', { rollout: Id, note: z.string() }),
+  /** `acknowledged`: after a halt, how many failed devices no longer count. */
+  line('rollout-resumed', { rollout: Id, note: z.string(), acknowledged: count.optional() }),
   line('rollout-halted', { rollout: Id, reason: HaltReason }),
   line('rollout-aborted', { rollout: Id, note: z.string() }),
   line('rollout-completed', { rollout: Id }),
@@ -141,7 +142,8 @@ const WORDS: Words = {
   'rollout-started': (e) => `Rollout ${e.rollout} started.`,
   'wave-opened': (e) => `Rollout ${e.rollout} opened wave ${e.wave + 1}: ${e.why}.`,
   'rollout-paused': (e) => `${e.by} paused rollout ${e.rollout}${noted(e.note)}.`,
-  'rollout-resumed': (e) => `${e.by} resumed rollout ${e.rollout}${noted(e.note)}.`,
+  'rollout-resumed': (e) =>
+    `${e.by} resumed rollout ${e.rollout}${e.acknowledged === undefined ? '' : ` after its halt, acknowledging ${plural(e.acknowledged, 'failed device')}`}${noted(e.note)}.`,
   'rollout-halted': (e) => `Rollout ${e.rollout} halted: ${sentenceOfHalt(e.reason)}.`,
   'rollout-aborted': (e) => `${e.by} aborted rollout ${e.rollout}${noted(e.note)}.`,
   'rollout-completed': (e) => `Rollout ${e.rollout} completed: every device is decided.`,
@@ -159,4 +161,5 @@ const WORDS: Words = {
 };
 
 /** The event as one sentence for people. */
+// oxlint-disable-next-line typescript/no-unsafe-type-assertion -- `Words` pairs each kind with its own event
 export const sentenceOf = (event: AuditEvent): string => (WORDS[event.kind] as (event: AuditEvent) => string)(event);

@@ -1,6 +1,6 @@
 /** One device's journey in one rollout as the server keeps it, and how journeys are counted for the judge. */
 import type { DeploymentState, DeviceError } from '#shared/deployment.ts';
-import type { Id } from '#shared/ids.ts';
+import { type Id, unreachable } from '#shared/ids.ts';
 import type { Policy } from '#shared/policy.ts';
 import type { Millis } from './rollout.ts';
 
@@ -79,6 +79,8 @@ export const outcomeOf = (deployment: Pick<DeploymentRecord, 'state' | 'accepted
     case 'ready':
     case 'trial':
       return deployment.acceptedAt === null ? 'unaccepted' : 'undecided';
+    default:
+      return unreachable(deployment.state);
   }
 };
 

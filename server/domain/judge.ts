@@ -65,9 +65,8 @@ export const delayCurve = (confirmed: JudgeInput['confirmed'], bins: number): nu
     const start = Math.max(delay, clampBin(startAgeBins, last));
     counts[start * bins + delay]! += devices;
   }
-  const curve = new Array<number>(bins);
+  const curve = Array.from({ length: bins }, () => LATE_CHANCE);
   let reported = 1;
-  curve[last] = LATE_CHANCE;
   for (let bin = last; bin >= 1; bin--) {
     let at = 0;
     let upTo = 0;

@@ -62,7 +62,8 @@ export type HaltReason = z.infer<typeof HaltReason>;
 
 /** Why a running rollout offers nothing at present. It ends by itself. */
 export type Hold =
-  | { kind: 'judge'; risk: number; upperBound: number; group: string }
+  /** `risk` and `upperBound` as in docs/judge.md; `unaccepted`: devices of the group that have not answered their offer, and may accept at any moment. */
+  | { kind: 'judge'; risk: number; upperBound: number; unaccepted: number; group: string }
   | { kind: 'at-risk-limit'; atRisk: number; limit: number }
   | { kind: 'rate-limit'; nextAt: Millis }
   | { kind: 'gate'; committed: number; needed: number; soakEndsAt: Millis | null };

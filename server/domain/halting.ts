@@ -1,0 +1,114 @@
+/** Whether a rollout must halt, by the rule of its policy and by its gate; and how many more devices the judge lets each group offer. */
+
+import type { z } from 'zod';
+import { unreachable } from '#shared/ids.ts';
+import type {
+  EvidenceRule,
+  JudgeRule,
+  PercentageAfterMinimumRule,
+  Policy,
+  WavePercentageRule,
+} from '#shared/policy.ts';
+import { binMsOf, type OutcomeBin } from './deployment.ts';
+import { judge } from './judge.ts';
+import type { HaltReason, Millis } from './rollout.ts';
+import { type Group, groupName, groupsOf, judgeInputOf, reachableOf, tallyOf } from './tally.ts';
+
+/** What the judge grants a group: at most so many devices between offer and outcome more; Infinity where only the rate limits. */
+export type Grant = { group: Group; atMost: number; risk: number; upperBound: number };
+export type Ruling = { kind: 'halt'; reason: HaltReason } | { kind: 'go-on'; grants: Grant[] };
+
+/** `bins` are without the acknowledged failures (see `setAside`). */
+export const ruleOn = (policy: Policy, bins: OutcomeBin[], now: Millis): Ruling => {
+  const rule: JudgeRule = policy.judge;
+  switch (rule.rule) {
+    case 'evidence':
+      return ruleByEvidence(rule, groupsOf(bins), Math.floor(now / binMsOf(policy)));
+    case 'wave-percentage':
+      return ruleByPercentage(bins, wavePercentage(rule, bins));
+    case 'percentage-after-minimum':
+      return ruleByPercentage(bins, percentageAfterMinimum(rule, bins));
+    default:
+      return unreachable(rule);
+  }
+};
+
+const ruleByEvidence = (rule: EvidenceRule, groups: Group[], nowBin: number): Ruling => {
+  const grants: Grant[] = [];
+  for (const group of groups) {
+    const input = judgeInputOf(group.bins, nowBin);
+    const verdict = judge(input, rule);
+    if (verdict.kind === 'offer') {
+      grants.push({ group, atMost: verdict.atMost, risk: verdict.risk, upperBound: verdict.upperBound });
+      continue;
+    }
+    const tally = tallyOf(group.bins);
+    const figures = {
+      failed: tally.failed,
+      offered: tally.healthy + tally.failed + tally.undecided,
+      group: groupName(group),
+    };
+    const reason: HaltReason =
+      verdict.why === 'evidence'
+        ? { kind: 'evidence', ...figures, evidence: verdict.evidence }
+        : { kind: 'budget', ...figures, excess: verdict.excess, budget: rule.budget };
+    return { kind: 'halt', reason };
+  }
+  return { kind: 'go-on', grants };
+};
+
+/** The simple rules bound nothing but the failures themselves. */
+const ruleByPercentage = (bins: OutcomeBin[], reason: HaltReason | null): Ruling =>
+  reason === null
+    ? {
+        kind: 'go-on',
+        grants: groupsOf(bins).map((group) => ({ group, atMost: Number.POSITIVE_INFINITY, risk: 0, upperBound: 0 })),
+      }
+    : { kind: 'halt', reason };
+
+/** More than `percent` of a wave's reachable devices failed, in any wave. */
+export const wavePercentage = (rule: z.infer<typeof WavePercentageRule>, bins: OutcomeBin[]): HaltReason | null => {
+  for (const wave of new Set(bins.map((bin) => bin.wave))) {
+    const tally = tallyOf(bins.filter((bin) => bin.wave === wave));
+    const reason = percentageReason(tally.failed, reachableOf(tally), rule.percent);
+    if (reason !== null) return reason;
+  }
+  return null;
+};
+
+/** More than `percent` of the rollout's decided devices failed, once `minimum` are decided. */
+export const percentageAfterMinimum = (
+  rule: z.infer<typeof PercentageAfterMinimumRule>,
+  bins: OutcomeBin[],
+): HaltReason | null => {
+  const tally = tallyOf(bins);
+  const decided = tally.healthy + tally.failed;
+  return decided < rule.minimum ? null : percentageReason(tally.failed, decided, rule.percent);
+};
+
+const percentageReason = (failed: number, among: number, limitPercent: number): HaltReason | null => {
+  if (failed === 0) return null;
+  const percent = (100 * failed) / among;
+  return percent > limitPercent ? { kind: 'percentage', failed, decided: among, percent, limitPercent } : null;
+};
+
+/** The gate of one wave: how many of its reachable devices must have committed, and how many have. */
+export type Gate = { wave: number; reachable: number; committed: number; failed: number; needed: number };
+
+/** Guards against 0.55 * 100 = 55.00000000000001. */
+const ROUNDING = 1e-9;
+
+export const gateOf = (policy: Pick<Policy, 'gate'>, bins: OutcomeBin[], wave: number): Gate => {
+  const tally = tallyOf(bins.filter((bin) => bin.wave === wave));
+  const reachable = reachableOf(tally);
+  return {
+    wave,
+    reachable,
+    committed: tally.healthy,
+    failed: tally.failed,
+    needed: Math.ceil(policy.gate.successShare * reachable - ROUNDING),
+  };
+};
+export const isMet = (gate: Gate): boolean => gate.committed >= gate.needed;
+/** Even if everybody who has not failed commits, it is not enough. */
+export const isOutOfReach = (gate: Gate): boolean => gate.reachable - gate.failed < gate.needed;

@@ -1,0 +1,33 @@
+/** What can happen to a rollout, what has to be known to decide on it, and what a decision is made of. */
+import type { Id } from '#shared/ids.ts';
+import type { Refusal } from '#shared/problems.ts';
+import type { AuditEvent } from './audit.ts';
+import type { OutcomeBin } from './deployment.ts';
+import type { Millis, Rollout } from './rollout.ts';
+
+export type RolloutEvent =
+  | { kind: 'tick' }
+  | { kind: 'pause'; by: string; note: string }
+  /** From a halt it needs a note: the failures known at this moment are acknowledged by it, and set aside from then on. */
+  | { kind: 'resume'; by: string; note: string }
+  | { kind: 'abort'; by: string; note: string }
+  /** The release that it rolls out was withdrawn. */
+  | { kind: 'release-withdrawn'; by: string };
+
+/** `bins`: all outcomes of this rollout, counted in bins of `binMsOf(policy)`, as they are at `now`. */
+export type RolloutFacts = { now: Millis; bins: OutcomeBin[] };
+
+/** Offer to at most so many planned devices of this wave and group. Over all offers of one step no limit is exceeded. */
+export type Offer = { wave: number; cohort: Id; compatible: Id; atMost: number; acceptBy: Millis };
+
+export type RolloutStep = {
+  next: Rollout;
+  offers: Offer[];
+  /** Withdraw every offer that was not acted on to the point of activation; `planned` devices too when the rollout ends. */
+  withdraw: { reason: string; planned: boolean } | null;
+  audit: AuditEvent[];
+  /** When to tick next; null when nothing can happen by itself any more. */
+  nextTickAt: Millis | null;
+  /** Not null when the event is not possible in the present state; then nothing changes. */
+  refused: Refusal | null;
+};

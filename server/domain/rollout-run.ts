@@ -1,0 +1,185 @@
+/** One tick of a running rollout that neither halts nor is told anything: gate, waves, offers, and what it waits for. */
+import { type AuditEvent, BY_SERVER } from './audit.ts';
+import type { OutcomeBin } from './deployment.ts';
+import { waveName } from './halt-words.ts';
+import { type Gate, type Grant, gateOf, isMet } from './halting.ts';
+import type { Hold, Millis, Rollout, RolloutState, StartWindow } from './rollout.ts';
+import type { Offer, RolloutStep } from './rollout-events.ts';
+import { groupName, type Tally, tallyOf } from './tally.ts';
+
+export type Running = Extract<RolloutState, { state: 'running' }>;
+
+/** A running rollout is looked at this often at the latest. */
+export const TICK_MS = 1_000;
+const MINUTE_MS = 60_000;
+const START_WINDOWS_PER_MINUTE = 10;
+
+/** `bins` are without acknowledged failures; `grants` are the judge's. */
+export const runOn = (
+  rollout: Rollout,
+  progress: Running,
+  bins: OutcomeBin[],
+  grants: Grant[],
+  now: Millis,
+): RolloutStep => {
+  const total = tallyOf(bins);
+  if (total.planned + total.unaccepted + total.undecided === 0) return complete(rollout, now);
+
+  const opened = openWaves(rollout, progress, bins, now);
+  const starts = startsOf(rollout, progress.starts, total.planned, now);
+  const { offers, hold } = offersOf(rollout, opened, grants, total, starts, now);
+  const next: Running = { ...opened.progress, hold: hold ?? gateHold(rollout, opened, offers), starts };
+  return {
+    next: { ...rollout, progress: next },
+    offers,
+    withdraw: null,
+    audit: opened.audit,
+    nextTickAt: nextTickAt(next, now),
+    refused: null,
+  };
+};
+
+const complete = (rollout: Rollout, now: Millis): RolloutStep => ({
+  next: { ...rollout, progress: { state: 'completed', at: now } },
+  offers: [],
+  withdraw: null,
+  audit: [{ at: now, by: BY_SERVER, kind: 'rollout-completed', rollout: rollout.id }],
+  nextTickAt: null,
+  refused: null,
+});
+
+type Opened = {
+  progress: Running;
+  gate: Gate /** Devices planned in waves that are open. */;
+  waiting: number;
+  openBins: OutcomeBin[];
+  audit: AuditEvent[];
+};
+
+/** Waves open one after another while their gates let them: a wave in which nobody is reachable passes at once. */
+const openWaves = (rollout: Rollout, before: Running, bins: OutcomeBin[], now: Millis): Opened => {
+  const audit: AuditEvent[] = [];
+  let progress = before;
+  let gate = gateOf(rollout.policy, bins, progress.wave);
+  for (let left = rollout.waveSizes.length; left > 0; left--) {
+    progress = { ...progress, gateSince: isMet(gate) ? (progress.gateSince ?? now) : null };
+    const isLast = progress.wave + 1 >= rollout.waveSizes.length;
+    if (isLast || progress.gateSince === null || !hasSoaked(rollout, progress.gateSince, gate, now)) break;
+    audit.push({
+      at: now,
+      by: BY_SERVER,
+      kind: 'wave-opened',
+      rollout: rollout.id,
+      wave: progress.wave + 1,
+      why: whyPassed(gate, now - progress.gateSince),
+    });
+    progress = { ...progress, wave: progress.wave + 1, waveSince: now, gateSince: null };
+    gate = gateOf(rollout.policy, bins, progress.wave);
+  }
+  const openBins = bins.filter((bin) => bin.wave <= progress.wave);
+  return { progress, gate, waiting: tallyOf(openBins).planned, openBins, audit };
+};
+
+const hasSoaked = (rollout: Rollout, gateSince: Millis, gate: Gate, now: Millis): boolean =>
+  gate.reachable === 0 || now - gateSince >= rollout.policy.gate.soakMs;
+
+const whyPassed = (gate: Gate, soakedMs: number): string =>
+  gate.reachable === 0
+    ? `nobody in ${waveName(gate.wave)} is reachable`
+    : `${gate.committed} of ${gate.reachable} reachable devices of ${waveName(gate.wave)} committed, where ${gate.needed} must, and stayed so for ${Math.round(soakedMs / 1000)} s`;
+
+/** How many offers may start at once, and how long a window is. Spread over the minute, so that a fleet does not fetch all at one instant. */
+export const startLimit = (startsPerMinute: number): { windowMs: number; perWindow: number } => {
+  const windowMs = Math.ceil(MINUTE_MS / Math.min(START_WINDOWS_PER_MINUTE, startsPerMinute));
+  return { windowMs, perWindow: Math.max(1, Math.floor((startsPerMinute * windowMs) / MINUTE_MS)) };
+};
+
+const startsOf = (rollout: Rollout, starts: StartWindow | undefined, planned: number, now: Millis): StartWindow => {
+  const { windowMs } = startLimit(rollout.policy.limits.startsPerMinute);
+  const isOver = starts === undefined || now >= starts.since + windowMs || now < starts.since;
+  return isOver ? { since: now, planned } : starts;
+};
+
+/**
+ * Offers within all limits. `hold` is not null when devices of open waves wait and none may be offered now.
+ * What was offered since the window began is what is no longer planned: only the store knows who was free to be offered.
+ */
+const offersOf = (
+  rollout: Rollout,
+  opened: Opened,
+  grants: Grant[],
+  total: Tally,
+  starts: StartWindow,
+  now: Millis,
+): { offers: Offer[]; hold: Hold | null } => {
+  if (opened.waiting === 0) return { offers: [], hold: null };
+  const { limits, deadlines } = rollout.policy;
+  const atRisk = total.unaccepted + total.undecided;
+  if (atRisk >= limits.atRiskMax) {
+    return { offers: [], hold: { kind: 'at-risk-limit', atRisk, limit: limits.atRiskMax } };
+  }
+  const { windowMs, perWindow } = startLimit(limits.startsPerMinute);
+  const startsLeft = perWindow - Math.max(0, starts.planned - total.planned);
+  if (startsLeft <= 0) return { offers: [], hold: { kind: 'rate-limit', nextAt: starts.since + windowMs } };
+
+  let left = Math.min(startsLeft, limits.atRiskMax - atRisk);
+  const granted = new Map(grants.map((grant) => [grant, grant.atMost - tallyOf(grant.group.bins).unaccepted]));
+  const offers: Offer[] = [];
+  let held: Hold | null = null;
+  for (const { grant, wave, planned } of inTurn(queuesOf(grants, opened.progress.wave), now)) {
+    const allowed = granted.get(grant)!;
+    if (allowed <= 0) held ??= judgeHold(grant);
+    const atMost = Math.min(planned, allowed, left);
+    if (atMost <= 0) continue;
+    const { cohort, compatible } = grant.group;
+    offers.push({ wave, cohort, compatible, atMost, acceptBy: now + deadlines.acceptMs });
+    granted.set(grant, allowed - atMost);
+    left -= atMost;
+  }
+  return { offers, hold: offers.length === 0 ? held : null };
+};
+
+const judgeHold = ({ group, risk, upperBound }: Grant): Hold => ({
+  kind: 'judge',
+  risk,
+  upperBound,
+  unaccepted: tallyOf(group.bins).unaccepted,
+  group: groupName(group),
+});
+
+/** Planned devices of one group in one open wave. */
+type Queue = { grant: Grant; wave: number; planned: number };
+
+const queuesOf = (grants: Grant[], waveLast: number): Queue[] =>
+  grants.flatMap((grant) =>
+    Array.from({ length: waveLast + 1 }, (_, wave) => ({
+      grant,
+      wave,
+      planned: tallyOf(grant.group.bins.filter((bin) => bin.wave === wave)).planned,
+    })).filter(({ planned }) => planned > 0),
+  );
+
+/** Who comes first changes with every tick: devices that are busy elsewhere can not be offered to, and must not use up the limits of others for ever. */
+const inTurn = (queues: Queue[], now: Millis): Queue[] => {
+  const first = queues.length === 0 ? 0 : Math.floor(now / TICK_MS) % queues.length;
+  return [...queues.slice(first), ...queues.slice(0, first)];
+};
+
+/** Everybody of the open waves was offered: it waits for outcomes, or for the soak. */
+const gateHold = (rollout: Rollout, opened: Opened, offers: Offer[]): Hold | null => {
+  if (offers.length > 0 || opened.waiting > 0) return null;
+  const { gateSince, wave } = opened.progress;
+  const isLast = wave + 1 >= rollout.waveSizes.length;
+  return {
+    kind: 'gate',
+    committed: opened.gate.committed,
+    needed: opened.gate.needed,
+    soakEndsAt: gateSince === null || isLast ? null : gateSince + rollout.policy.gate.soakMs,
+  };
+};
+
+/** The next second, or sooner when something is due sooner. */
+const nextTickAt = ({ hold }: Running, now: Millis): Millis => {
+  const due = hold?.kind === 'rate-limit' ? hold.nextAt : hold?.kind === 'gate' ? hold.soakEndsAt : null;
+  return due === null || due === undefined || due <= now ? now + TICK_MS : Math.min(due, now + TICK_MS);
+};

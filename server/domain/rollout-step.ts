@@ -1,0 +1,228 @@
+/**
+ * What happens to a rollout, decided: the next state, whom to offer to, what to withdraw, what to write down. Nothing is done here.
+ * `docs/states.md` repeats the table, and a test holds it there.
+ */
+import { unreachable } from '#shared/ids.ts';
+import { refuse } from '#shared/problems.ts';
+import { BY_SERVER } from './audit.ts';
+import { binMsOf } from './deployment.ts';
+import { gateOf, isOutOfReach, ruleOn } from './halting.ts';
+import type { Acknowledged, HaltReason, Millis, Rollout, RolloutState } from './rollout.ts';
+import type { RolloutEvent, RolloutFacts, RolloutStep } from './rollout-events.ts';
+import { runOn } from './rollout-run.ts';
+import { failuresOf, setAside, tallyOf } from './tally.ts';
+
+type StateName = RolloutState['state'];
+type EventName = RolloutEvent['kind'];
+
+/** Where each event may lead from each state; nowhere means that it is refused. */
+// biome-ignore format: a table is read by its columns
+export const TRANSITIONS: Record<StateName, Record<EventName, readonly StateName[]>> = {
+  draft:               { tick: ['draft'],                          pause: [],         resume: [],          abort: ['aborted'], 'release-withdrawn': ['aborted'] },
+  'awaiting-approval': { tick: ['awaiting-approval'],              pause: [],         resume: [],          abort: ['aborted'], 'release-withdrawn': ['aborted'] },
+  scheduled:           { tick: ['scheduled', 'running'],           pause: [],         resume: [],          abort: ['aborted'], 'release-withdrawn': ['aborted'] },
+  running:             { tick: ['running', 'halted', 'completed'], pause: ['paused'], resume: [],          abort: ['aborted'], 'release-withdrawn': ['halted'] },
+  paused:              { tick: ['paused', 'halted'],               pause: [],         resume: ['running'], abort: ['aborted'], 'release-withdrawn': ['halted'] },
+  halted:              { tick: ['halted'],                         pause: [],         resume: ['running'], abort: ['aborted'], 'release-withdrawn': ['halted'] },
+  completed:           { tick: ['completed'],                      pause: [],         resume: [],          abort: [],          'release-withdrawn': ['completed'] },
+  aborted:             { tick: ['aborted'],                        pause: [],         resume: [],          abort: [],          'release-withdrawn': ['aborted'] },
+};
+
+const IDLE_TICK_MS_MIN = 1_000;
+const IDLE_TICK_MS_MAX = 60_000;
+
+/** One event, applied. */
+export const stepRollout = (rollout: Rollout, event: RolloutEvent, facts: RolloutFacts): RolloutStep => {
+  const stay = stayOf(rollout, facts);
+  if (TRANSITIONS[rollout.progress.state][event.kind].length === 0) {
+    const detail = `Rollout ${rollout.id} is ${rollout.progress.state}: there is nothing to ${event.kind}.`;
+    return { ...stay, refused: refuse('conflict', detail) };
+  }
+  switch (event.kind) {
+    case 'tick':
+      return tick(rollout, facts, stay);
+    case 'pause':
+      return pause(rollout, event, facts, stay);
+    case 'resume':
+      return resume(rollout, event, facts, stay);
+    case 'abort':
+      return abort(rollout, event.by, event.note, facts, stay);
+    case 'release-withdrawn':
+      return onReleaseWithdrawn(rollout, event.by, facts, stay);
+    default:
+      return unreachable(event);
+  }
+};
+
+/** Nothing changes. While devices are still on their way, ticks go on (slowly), so that the silent ones become overdue. */
+const stayOf = (rollout: Rollout, facts: RolloutFacts): RolloutStep => ({
+  next: rollout,
+  offers: [],
+  withdraw: null,
+  audit: [],
+  nextTickAt: idleTickAt(rollout, facts),
+  refused: null,
+});
+
+const idleTickAt = (rollout: Rollout, { now, bins }: RolloutFacts): Millis | null => {
+  if (rollout.progress.state === 'scheduled') return rollout.progress.startAt;
+  if (rollout.progress.state === 'running') return now + IDLE_TICK_MS_MIN;
+  const tally = tallyOf(bins);
+  if (tally.unaccepted + tally.undecided === 0) return null;
+  return now + Math.min(IDLE_TICK_MS_MAX, Math.max(IDLE_TICK_MS_MIN, binMsOf(rollout.policy)));
+};
+
+const tick = (rollout: Rollout, facts: RolloutFacts, stay: RolloutStep): RolloutStep => {
+  const { progress } = rollout;
+  if (progress.state === 'scheduled') return facts.now < progress.startAt ? stay : start(rollout, facts);
+  if (progress.state !== 'running' && progress.state !== 'paused') return stay;
+
+  const bins = setAside(facts.bins, progress.acknowledged ?? []);
+  const ruling = ruleOn(rollout.policy, bins, facts.now);
+  if (ruling.kind === 'halt') return halt(rollout, progress, ruling.reason, facts);
+  const gate = gateOf(rollout.policy, bins, progress.wave);
+  if (isOutOfReach(gate)) return halt(rollout, progress, { kind: 'gate-unreachable', ...gate }, facts);
+  // A pause stops offers, not outcomes: what is on its way may still prove the release bad.
+  if (progress.state === 'paused') return stay;
+  return runOn(rollout, progress, bins, ruling.grants, facts.now);
+};
+
+const start = (rollout: Rollout, { now }: RolloutFacts): RolloutStep => ({
+  next: { ...rollout, progress: { state: 'running', wave: 0, waveSince: now, gateSince: null, hold: null } },
+  offers: [],
+  withdraw: null,
+  audit: [
+    { at: now, by: BY_SERVER, kind: 'rollout-started', rollout: rollout.id },
+    { at: now, by: BY_SERVER, kind: 'wave-opened', rollout: rollout.id, wave: 0, why: 'the rollout started' },
+  ],
+  nextTickAt: now,
+  refused: null,
+});
+
+const halt = (
+  rollout: Rollout,
+  progress: { wave: number; acknowledged?: Acknowledged[] },
+  reason: HaltReason,
+  facts: RolloutFacts,
+): RolloutStep => {
+  const next: Rollout = {
+    ...rollout,
+    progress: { state: 'halted', wave: progress.wave, since: facts.now, reason, ...kept(progress.acknowledged) },
+  };
+  return {
+    next,
+    offers: [],
+    withdraw: { reason: `rollout halted: ${reason.kind}`, planned: false },
+    audit: [{ at: facts.now, by: BY_SERVER, kind: 'rollout-halted', rollout: rollout.id, reason }],
+    nextTickAt: idleTickAt(next, facts),
+    refused: null,
+  };
+};
+
+const pause = (
+  rollout: Rollout,
+  event: { by: string; note: string },
+  facts: RolloutFacts,
+  stay: RolloutStep,
+): RolloutStep => {
+  if (rollout.progress.state !== 'running') return stay;
+  const { wave, acknowledged } = rollout.progress;
+  const next: Rollout = {
+    ...rollout,
+    progress: { state: 'paused', wave, since: facts.now, by: event.by, note: event.note, ...kept(acknowledged) },
+  };
+  return {
+    ...stay,
+    next,
+    audit: [{ at: facts.now, by: event.by, kind: 'rollout-paused', rollout: rollout.id, note: event.note }],
+    nextTickAt: idleTickAt(next, facts),
+  };
+};
+
+const resume = (
+  rollout: Rollout,
+  event: { by: string; note: string },
+  facts: RolloutFacts,
+  stay: RolloutStep,
+): RolloutStep => {
+  const { progress } = rollout;
+  if (progress.state !== 'paused' && progress.state !== 'halted') return stay;
+  const acknowledged = progress.state === 'halted' ? failuresOf(facts.bins) : (progress.acknowledged ?? []);
+  if (progress.state === 'halted') {
+    if (progress.reason.kind === 'release-withdrawn') {
+      return {
+        ...stay,
+        refused: refuse('conflict', 'The release was withdrawn: abort the rollout, and roll out another release.'),
+      };
+    }
+    if (event.note.trim() === '') {
+      const detail =
+        'After a halt, say in the note why to go on: resuming acknowledges the failures so far, and they no longer count.';
+      return { ...stay, refused: refuse('invalid-request', detail) };
+    }
+  }
+  const failed = acknowledged.reduce((sum, entry) => sum + entry.failed, 0);
+  return {
+    ...stay,
+    next: {
+      ...rollout,
+      progress: {
+        state: 'running',
+        wave: progress.wave,
+        waveSince: facts.now,
+        gateSince: null,
+        hold: null,
+        ...kept(acknowledged),
+      },
+    },
+    audit: [
+      {
+        at: facts.now,
+        by: event.by,
+        kind: 'rollout-resumed',
+        rollout: rollout.id,
+        note: event.note,
+        ...(progress.state === 'halted' ? { acknowledged: failed } : {}),
+      },
+    ],
+    nextTickAt: facts.now,
+  };
+};
+
+const abort = (rollout: Rollout, by: string, note: string, facts: RolloutFacts, stay: RolloutStep): RolloutStep => {
+  const next: Rollout = { ...rollout, progress: { state: 'aborted', at: facts.now, by, note } };
+  return {
+    ...stay,
+    next,
+    withdraw: { reason: 'rollout aborted', planned: true },
+    audit: [{ at: facts.now, by, kind: 'rollout-aborted', rollout: rollout.id, note }],
+    nextTickAt: idleTickAt(next, facts),
+  };
+};
+
+const onReleaseWithdrawn = (rollout: Rollout, by: string, facts: RolloutFacts, stay: RolloutStep): RolloutStep => {
+  const { progress } = rollout;
+  switch (progress.state) {
+    case 'draft':
+    case 'awaiting-approval':
+    case 'scheduled':
+      return abort(rollout, by, 'its release was withdrawn', facts, stay);
+    case 'running':
+    case 'paused':
+      return halt(rollout, progress, { kind: 'release-withdrawn', by }, facts);
+    case 'halted':
+      // Whatever halted it, from now on it must not be resumed.
+      return progress.reason.kind === 'release-withdrawn'
+        ? stay
+        : halt(rollout, progress, { kind: 'release-withdrawn', by }, facts);
+    case 'completed':
+    case 'aborted':
+      return stay;
+    default:
+      return unreachable(progress);
+  }
+};
+
+/** Absent rather than empty: most rollouts never have anything to acknowledge. */
+const kept = (acknowledged: Acknowledged[] | undefined): { acknowledged?: Acknowledged[] } =>
+  acknowledged === undefined || acknowledged.length === 0 ? {} : { acknowledged };
