@@ -2,7 +2,13 @@
  * Everything that the server remembers. Each method is one transaction: all of it is committed, or none. One contract
  * suite (`test/store/contract.ts`) says what an engine must do; SQLite in a worker thread is the first engine.
  *
- * Times are integer milliseconds. Lists are bounded and paged by `after` (exclusive) in the order of the listed key.
+ * Times are integer milliseconds. Lists are bounded (a page has at most 10,000 entries, more throws a `RangeError`) and
+ * paged by `after` (exclusive), which names the last entry of the page before: by name or id where the list is in that
+ * order, `product@version` for releases, the id for rollouts (both newest first) and deployments (in the order in which they were planned).
+ * Every list of ids that is passed in holds at most 100,000.
+ *
+ * A record with a `revision` is saved with the revision that was read; the store counts it up, and answers `conflict`
+ * when somebody else has saved in between.
  */
 import type { DeploymentState, Running } from '#shared/deployment.ts';
 import type { Id, Sha256 } from '#shared/ids.ts';
@@ -113,7 +119,8 @@ export type Store = {
 
   // Products and releases
   createProduct(product: ProductRecord, audit: AuditLine): Promise<'created' | 'exists'>;
-  listProducts(): Promise<ProductRecord[]>;
+  /** By name; the first 1,000 unless told. */
+  listProducts(page?: Page): Promise<ProductRecord[]>;
   getProduct(name: Id): Promise<ProductRecord | undefined>;
   /** All bundles or none; `taken` when one (product, version, compatible) exists or the release is past `accepted`; `metadata-conflict` when `metadataVersion` is not the stored one plus one. */
   acceptBundles(
@@ -138,11 +145,19 @@ export type Store = {
 
   // Operators and enrolment
   createOperator(operator: OperatorRecord, audit: AuditLine): Promise<'created' | 'exists'>;
+  /** A revoked operator is not found. */
   findOperator(tokenSha256: Sha256): Promise<OperatorRecord | undefined>;
-  listOperators(): Promise<OperatorRecord[]>;
+  /** By name; the first 1,000 unless told. */
+  listOperators(page?: Page): Promise<OperatorRecord[]>;
+  /** `not-found` also when it was revoked before. */
   revokeOperator(name: string, at: Millis, audit: AuditLine): Promise<'revoked' | 'not-found'>;
   createEnrolmentTokens(tokens: EnrolmentTokenRecord[], audit: AuditLine): Promise<void>;
-  /** Uses the token up in the same transaction when it is given and good; without one the device becomes `pending`. Enrolling again with the same key is answered with what is there. */
+  /**
+   * Uses the token up in the same transaction when it is given and good; without one the device becomes `pending`.
+   * Enrolling again with the same key is answered with what is there (`known`, whatever became of the token, since the
+   * first answer may have been lost); a pending device that comes back with a good token is let in by it (`enrolled`).
+   * `audit` is written only when `enrolled`.
+   */
   enrolDevice(
     device: Pick<DeviceRecord, 'id' | 'publicKey' | 'compatible' | 'attributes' | 'enrolledAt'>,
     tokenSha256: Sha256 | null,
@@ -156,6 +171,7 @@ export type Store = {
   listDevices(filter: { state?: DeviceState | undefined }, page: Page): Promise<DeviceRecord[]>;
   setDeviceState(id: Id, to: 'accepted' | 'rejected', audit: AuditLine): Promise<DeviceRecord | undefined>;
   setDeviceTags(id: Id, tags: Record<string, string>, audit: AuditLine): Promise<DeviceRecord | undefined>;
+  /** Applied in order. `boot` null leaves what is known. */
   setOnline(changes: { device: Id; online: boolean; boot: Id | null; at: Millis }[]): Promise<void>;
   /** At start: nobody is connected yet. */
   setAllOffline(): Promise<void>;
@@ -164,7 +180,8 @@ export type Store = {
   // Cohorts
   createCohort(cohort: CohortRecord, audit: AuditLine): Promise<'created' | 'exists'>;
   getCohort(name: Id): Promise<CohortRecord | undefined>;
-  listCohorts(): Promise<CohortRecord[]>;
+  /** By name; the first 1,000 unless told. */
+  listCohorts(page?: Page): Promise<CohortRecord[]>;
 
   // Rollouts
   createRollout(rollout: RolloutRecord, deployments: DeploymentRecord[], audit: AuditLine[]): Promise<void>;
@@ -181,7 +198,11 @@ export type Store = {
     rollout: Id,
   ): Promise<{ wave: number; state: DeploymentState; overdue: OverdueClass | null; devices: number }[]>;
   getOutcomeBins(rollout: Id, binMs: number): Promise<OutcomeBin[]>;
-  /** Turns deployments past their deadline `overdue` (`never-heard` when nothing was accepted, `silent` otherwise), at most `limit`; frees the devices of never-heard ones by withdrawing their desired document. */
+  /**
+   * Turns deployments past their deadline `overdue` (`never-heard` when nothing was accepted, `silent` otherwise), at most
+   * `limit`, and returns them. Both kinds free their device, and supersede its desired document by `none`: a device that
+   * stays silent must be able to get something new one day, and two rollouts may never own it at once.
+   */
   markOverdue(rollout: Id, now: Millis, limit: number, auditOf: AuditStamp): Promise<DeploymentRecord[]>;
   /**
    * The record half of "record, then act": saves the next state when `revision` still holds, makes the offers and
@@ -189,19 +210,12 @@ export type Store = {
    */
   saveRollout(save: {
     rollout: RolloutRecord;
-    /** Offer at most `atMost` planned deployments of this wave and group whose device is accepted and not owned by another deployment, connected ones first, then by position. */
-    offers: {
-      wave: number;
-      cohort: Id;
-      compatible: Id;
-      atMost: number;
-      acceptBy: Millis;
-      instruction: InstructionTemplate;
-    }[];
-    /** Withdraw everything offered and not yet activated (offered, fetching, installing, ready); `planned` too when the rollout ends. */
+    offers: OfferRequest[];
+    /** Withdraw everything offered and not yet activated (offered, fetching, installing, ready); `planned` too when the rollout ends. Done before the offers. */
     withdraw: { reason: string; planned: boolean } | null;
     audit: AuditLine[];
     now: Millis;
+    /** Ids of deployments; `withdrawn` without those that were only planned. */
   }): Promise<{ result: 'saved'; offered: Id[]; withdrawn: Id[]; skipped: Id[] } | { result: 'conflict' }>;
   listDeployments(
     filter: { rollout?: Id | undefined; device?: Id | undefined; state?: DeploymentState | undefined },
@@ -210,11 +224,13 @@ export type Store = {
   getDeployments(ids: Id[]): Promise<DeploymentRecord[]>;
 
   // Ingest
-  /** Latest heartbeats, one per device, written in one go. */
+  /** Latest heartbeats, one per device, written in one go. One that is older than what the device was last seen with changes nothing. */
   saveHeartbeats(heartbeats: HeartbeatRow[]): Promise<void>;
   /**
    * State reports with what they did to deployments. A report whose `seq` is not greater than the device's `reportSeq`
-   * changes nothing (it was seen), but is still acknowledged. `conflict` lists deployments whose revision had moved: load again and retry those.
+   * changes nothing (it was seen), but is still acknowledged. `conflicts` lists deployments whose revision had moved: of
+   * their reports nothing is saved, not even that they were seen, so load again and retry those.
+   * A deployment that reaches an end frees its device.
    */
   saveReports(reports: ReportRow[]): Promise<{ conflicts: Id[] }>;
 
@@ -223,14 +239,16 @@ export type Store = {
   getDesiredMany(devices: Id[]): Promise<DesiredRecord[]>;
   /** Only where `seq` is still the newest. */
   saveDesiredDocuments(documents: { device: Id; seq: number; document: Desired }[]): Promise<void>;
+  /** The oldest items, which stay until they are finished. */
   takeOutbox(limit: number): Promise<OutboxItem[]>;
   finishOutbox(ids: number[]): Promise<void>;
 
   // Audit
   appendAudit(lines: AuditLine[]): Promise<void>;
+  /** Entries with an index above `after`; -1 for the first page. */
   readAudit(after: number, limit: number): Promise<AuditEntry[]>;
   getAuditHead(): Promise<AuditHead>;
-  /** Receipts and other audit lines that name this device, newest first. */
+  /** Receipts and other audit lines whose `device` or `devices` name this device, newest first; `before` is an index. */
   listDeviceAudit(device: Id, page: { before?: number | undefined; limit: number }): Promise<AuditEntry[]>;
 
   // Small durable values (metadata versions, checkpoints)
@@ -241,8 +259,22 @@ export type Store = {
 /** Everything of an install instruction but the deployment, which the store fills in for each device it offers to. */
 export type InstructionTemplate = Omit<Extract<Instruction, { kind: 'install' }>, 'deployment'>;
 
-/** How the store words audit lines for rows that only it picks: plain data, because functions do not cross threads. `kind` and `rollout` are merged into each line with the device, deployment and time. */
-export type AuditStamp = { kind: string; rollout: Id; by: string };
+/**
+ * Offer the release to at most `atMost` planned deployments of this wave and group whose device is accepted and owned by
+ * no other deployment: connected ones first, then by position. Those of the group that run exactly this manifest
+ * already are `skipped` on the way, even where `atMost` is 0.
+ */
+export type OfferRequest = {
+  wave: number;
+  cohort: Id;
+  compatible: Id;
+  atMost: number;
+  acceptBy: Millis;
+  instruction: InstructionTemplate;
+};
+
+/** In whose name the store words the audit lines for rows that only it picks. */
+export type AuditStamp = { kind: 'overdue'; rollout: Id; by: string };
 
 export type HeartbeatRow = {
   device: Id;

@@ -1,0 +1,166 @@
+/**
+ * Artifacts and attachments as files named by their SHA-256: `objects/ab/abcd...`. An object appears whole or not at
+ * all: it is written in `staging/`, flushed, and renamed into place. Only digests and names made here become paths.
+ */
+import { createHash, randomUUID } from 'node:crypto';
+import { type FileHandle, mkdir, open, readdir, rename, rm, stat } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import type { Readable } from 'node:stream';
+import { syncFolder } from '#shared/durable.ts';
+import type { Sha256 } from '#shared/ids.ts';
+import { accept, type Refusal, type Result, refuse } from '#shared/problems.ts';
+
+/** Bytes that arrived whole, not yet an object. Whoever staged it either keeps or drops it. */
+export type StagedObject = { sha256: Sha256; bytes: number; file: string };
+/** First and last byte, both included, from 0. */
+export type ByteRange = { start: number; end: number };
+
+export type Objects = {
+  /**
+   * Writes a stream to staging and hashes it on the way. Refuses `too-large` above `bytesMax`, `digest-mismatch` when
+   * `sha256` was given and is not that of the bytes, `insufficient-storage` when the disk is full; throws what the
+   * source throws. Nothing is left behind unless it is accepted.
+   */
+  stage(source: AsyncIterable<Uint8Array>, limit: { bytesMax: number; sha256?: Sha256 }): Promise<Result<StagedObject>>;
+  /** Makes it an object, durably. Keeping the same bytes again, staged twice or once, is fine. */
+  keep(staged: StagedObject): Promise<void>;
+  drop(staged: StagedObject): Promise<void>;
+  /** Undefined when there is no such object; throws a `RangeError` when the range is not within it. */
+  open(sha256: Sha256, range?: ByteRange): Promise<{ bytes: number; stream: Readable } | undefined>;
+  size(sha256: Sha256): Promise<number | undefined>;
+  /**
+   * Removes objects that are not in `keep`, and what uploads of an earlier process left in staging; returns how many
+   * files. Spares what was kept since the sweep before: the record that refers to it may just be in the making.
+   */
+  sweep(keep: ReadonlySet<Sha256>): Promise<number>;
+};
+
+const DIGEST = /^[0-9a-f]{64}$/;
+const codeOf = (error: unknown): unknown => (error instanceof Error && 'code' in error ? error.code : undefined);
+
+/** The refusal that a failed write deserves, if it is an expected one: no space, or no quota. */
+export const refusalOf = (error: unknown): Refusal | undefined =>
+  ['ENOSPC', 'EDQUOT'].includes(String(codeOf(error)))
+    ? refuse('insufficient-storage', 'the disk that holds the artifacts is full')
+    : undefined;
+
+/** Copies, bounded, and says what came: undefined when it is more than `bytesMax`. */
+const copy = async (
+  source: AsyncIterable<Uint8Array>,
+  handle: FileHandle,
+  bytesMax: number,
+): Promise<{ sha256: Sha256; bytes: number } | undefined> => {
+  const hash = createHash('sha256');
+  let bytes = 0;
+  for await (const chunk of source) {
+    bytes += chunk.length;
+    if (bytes > bytesMax) return undefined;
+    hash.update(chunk);
+    // A write may be short when the disk fills up: `writeFile` goes on until all is written or it fails.
+    await handle.writeFile(chunk);
+  }
+  return { sha256: hash.digest('hex') as Sha256, bytes };
+};
+
+const syncFile = async (file: string): Promise<void> => {
+  const handle = await open(file, 'r+');
+  try {
+    await handle.sync();
+  } finally {
+    await handle.close();
+  }
+};
+
+/** Opens or makes the two folders inside `dir`. */
+export const openObjects = async (dir: string): Promise<Objects> => {
+  const staging = join(dir, 'staging');
+  const objects = join(dir, 'objects');
+  await mkdir(staging, { recursive: true });
+  await mkdir(objects, { recursive: true });
+  /** Files in staging that somebody in this process still works with, or answers for. */
+  const live = new Set<string>();
+  let fresh = new Set<Sha256>();
+
+  const fileOf = (sha256: string): string => join(objects, sha256.slice(0, 2), sha256);
+  const remove = async (file: string): Promise<void> => {
+    await rm(file, { force: true });
+    live.delete(file);
+  };
+
+  const stage: Objects['stage'] = async (source, limit) => {
+    const file = join(staging, randomUUID());
+    live.add(file);
+    let accepted = false;
+    try {
+      const handle = await open(file, 'wx', 0o600);
+      const copied = await copy(source, handle, limit.bytesMax).finally(() => handle.close());
+      if (copied === undefined) return refuse('too-large', `more than the allowed ${limit.bytesMax} bytes`);
+      if (limit.sha256 !== undefined && limit.sha256 !== copied.sha256)
+        return refuse('digest-mismatch', `expected SHA-256 ${limit.sha256}, received ${copied.sha256}`);
+      accepted = true;
+      return accept({ ...copied, file });
+    } catch (error) {
+      const refusal = refusalOf(error);
+      if (refusal === undefined) throw error;
+      return refusal;
+    } finally {
+      if (!accepted) await remove(file);
+    }
+  };
+
+  const size: Objects['size'] = async (sha256) => {
+    if (!DIGEST.test(sha256)) return undefined;
+    try {
+      return (await stat(fileOf(sha256))).size;
+    } catch (error) {
+      if (codeOf(error) === 'ENOENT') return undefined;
+      throw error;
+    }
+  };
+
+  const keep: Objects['keep'] = async (staged) => {
+    const target = fileOf(staged.sha256);
+    fresh.add(staged.sha256);
+    if (!live.has(staged.file) && (await size(staged.sha256)) === staged.bytes) return;
+    await syncFile(staged.file);
+    if ((await mkdir(dirname(target), { recursive: true })) !== undefined) await syncFolder(objects);
+    // Over whatever is there: the same bytes, or a damaged copy that this one heals. Readers keep what they opened.
+    await rename(staged.file, target);
+    live.delete(staged.file);
+    await syncFolder(dirname(target));
+  };
+
+  const openObject: Objects['open'] = async (sha256, range) => {
+    if (!DIGEST.test(sha256)) return undefined;
+    let handle: FileHandle;
+    try {
+      handle = await open(fileOf(sha256), 'r');
+    } catch (error) {
+      if (codeOf(error) === 'ENOENT') return undefined;
+      throw error;
+    }
+    const bytes = (await handle.stat()).size;
+    if (range !== undefined && !(range.start >= 0 && range.start <= range.end && range.end < bytes)) {
+      await handle.close();
+      throw new RangeError(`bytes ${range.start}-${range.end} are not within the ${bytes} of ${sha256}`);
+    }
+    return { bytes, stream: handle.createReadStream({ highWaterMark: 256 * 1024, ...range }) };
+  };
+
+  const sweep: Objects['sweep'] = async (wanted) => {
+    const spared = fresh;
+    fresh = new Set();
+    const left = (await readdir(staging)).map((name) => join(staging, name)).filter((file) => !live.has(file));
+    const folders = (await readdir(objects)).filter((name) => /^[0-9a-f]{2}$/.test(name));
+    for (const folder of folders)
+      for (const name of await readdir(join(objects, folder))) {
+        const sha256 = name as Sha256;
+        if (DIGEST.test(name) && !wanted.has(sha256) && !spared.has(sha256) && !fresh.has(sha256))
+          left.push(join(objects, folder, name));
+      }
+    for (const file of left) await rm(file, { force: true });
+    return left.length;
+  };
+
+  return { stage, keep, drop: (staged) => remove(staged.file), open: openObject, size, sweep };
+};

@@ -1,0 +1,128 @@
+import type { DeploymentState, DeviceError } from '#shared/deployment.ts';
+import type { Id } from '#shared/ids.ts';
+import type { DeploymentRecord, OutcomeBin, OverdueClass } from '../store.ts';
+import { fromJson, idList, limitOf, type Sql, toJson } from './sql.ts';
+import type { SyncStore } from './sync.ts';
+
+type DeploymentRow = Omit<DeploymentRecord, 'error'> & { error: string | null };
+const COLUMNS = `id, rollout, device, cohort, compatible, wave, position, state, offered_at AS offeredAt,
+  accepted_at AS acceptedAt, decided_at AS decidedAt, state_at AS stateAt, deadline_at AS deadlineAt, overdue, error,
+  revision`;
+const toDeployment = (row: DeploymentRow): DeploymentRecord => ({
+  ...row,
+  error: row.error === null ? null : fromJson<DeviceError>(row.error),
+});
+
+/** While a deployment is in one of these states it owns its device: nobody else may instruct it. */
+export const OWNING_STATES: readonly DeploymentState[] = ['offered', 'fetching', 'installing', 'ready', 'trial'];
+
+export const insertDeployment = (sql: Sql, deployment: DeploymentRecord): void => {
+  sql.run(
+    `INSERT INTO deployments (id, rollout, device, cohort, compatible, wave, position, state, offered_at, accepted_at,
+       decided_at, state_at, deadline_at, overdue, error, revision)
+     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+    deployment.id,
+    deployment.rollout,
+    deployment.device,
+    deployment.cohort,
+    deployment.compatible,
+    deployment.wave,
+    deployment.position,
+    deployment.state,
+    deployment.offeredAt,
+    deployment.acceptedAt,
+    deployment.decidedAt,
+    deployment.stateAt,
+    deployment.deadlineAt,
+    deployment.overdue,
+    toJson(deployment.error),
+    deployment.revision,
+  );
+};
+
+/** Saves what changes in a deployment's life; 0 when its revision has moved. */
+export const updateDeployment = (sql: Sql, next: DeploymentRecord): number =>
+  sql.run(
+    `UPDATE deployments SET state = ?, offered_at = ?, accepted_at = ?, decided_at = ?, state_at = ?, deadline_at = ?,
+       overdue = ?, error = ?, revision = revision + 1
+     WHERE id = ? AND revision = ?`,
+    next.state,
+    next.offeredAt,
+    next.acceptedAt,
+    next.decidedAt,
+    next.stateAt,
+    next.deadlineAt,
+    next.overdue,
+    toJson(next.error),
+    next.id,
+    next.revision,
+  );
+
+export const readDeployments = (sql: Sql, ids: readonly Id[]): DeploymentRecord[] =>
+  sql
+    .all<DeploymentRow>(
+      `SELECT ${COLUMNS} FROM deployments WHERE id IN (SELECT value FROM json_each(?)) ORDER BY n`,
+      idList(ids),
+    )
+    .map(toDeployment);
+
+type Count = { wave: number; state: DeploymentState; overdue: OverdueClass | null; devices: number };
+
+/** The definition is `countOutcomes` of domain/deployment.ts; the contract suite holds this query against it. */
+const OUTCOME_BINS = `
+  WITH judged AS (
+    SELECT cohort, compatible, wave, CASE
+        WHEN state IN ('planned', 'skipped', 'withdrawn') THEN state
+        WHEN state = 'committed' THEN 'healthy'
+        WHEN state = 'overdue' AND overdue = 'never-heard' THEN 'never-heard'
+        WHEN state IN ('reverted', 'failed', 'overdue') THEN 'failed'
+        WHEN accepted_at IS NULL THEN 'unaccepted'
+        ELSE 'undecided'
+      END AS outcome, ifnull(accepted_at, offered_at) AS start, decided_at - accepted_at AS delay
+    FROM deployments WHERE rollout = ?)
+  SELECT cohort, compatible, wave, outcome,
+    iif(outcome IN ('planned', 'skipped'), NULL, start / ?) AS startBin,
+    iif(outcome = 'healthy', max(0, delay / ?), NULL) AS delayBins, count(*) AS devices
+  FROM judged GROUP BY 1, 2, 3, 4, 5, 6`;
+
+const numberOf = (sql: Sql, id: string): number | undefined =>
+  sql.get<{ n: number }>('SELECT n FROM deployments WHERE id = ?', id)?.n;
+
+export const deployments = (sql: Sql) => {
+  const list: SyncStore['listDeployments'] = (filter, page) => {
+    const after = page.after === undefined ? 0 : numberOf(sql, page.after);
+    if (after === undefined) return [];
+    const wanted: [string, Id | DeploymentState | undefined][] = [
+      ['rollout = ?', filter.rollout],
+      ['device = ?', filter.device],
+      ['state = ?', filter.state],
+    ];
+    const given = wanted.flatMap(([condition, value]) => (value === undefined ? [] : [{ condition, value }]));
+    return sql
+      .all<DeploymentRow>(
+        `SELECT ${COLUMNS} FROM deployments WHERE ${[...given.map((one) => one.condition), 'n > ?'].join(' AND ')}
+         ORDER BY n LIMIT ?`,
+        ...given.map((one) => one.value),
+        after,
+        limitOf(page.limit),
+      )
+      .map(toDeployment);
+  };
+  return {
+    listDeployments: list,
+    getDeployments: (ids) => readDeployments(sql, ids),
+    countDeployments: (rollout) =>
+      sql.all<Count>(
+        `SELECT wave, state, nullif(overdue, '') AS overdue, devices FROM deployment_counts
+         WHERE rollout = ? AND devices <> 0 ORDER BY wave, state, deployment_counts.overdue`,
+        rollout,
+      ),
+    recountDeployments: (rollout) =>
+      sql.all<Count>(
+        `SELECT wave, state, overdue, count(*) AS devices FROM deployments WHERE rollout = ?
+         GROUP BY wave, state, overdue ORDER BY wave, state, ifnull(overdue, '')`,
+        rollout,
+      ),
+    getOutcomeBins: (rollout, binMs) => sql.all<OutcomeBin>(OUTCOME_BINS, rollout, binMs, binMs),
+  } satisfies Partial<SyncStore>;
+};

@@ -1,0 +1,38 @@
+/** Every method of the store on one SQLite database, synchronous, each one transaction. It runs in a worker, or in-process for simulations. */
+import { audit } from './audit.ts';
+import { cohorts } from './cohorts.ts';
+import { deployments } from './deployments.ts';
+import { desired } from './desired.ts';
+import { devices } from './devices.ts';
+import { ingest } from './ingest.ts';
+import { meta } from './meta.ts';
+import { operators } from './operators.ts';
+import { products } from './products.ts';
+import { releases } from './releases.ts';
+import { rollouts } from './rollouts.ts';
+import type { Sql } from './sql.ts';
+import type { SyncStore } from './sync.ts';
+
+type Method = (...args: unknown[]) => unknown;
+
+export const implementStore = (sql: Sql): SyncStore => {
+  const methods: SyncStore = {
+    ...products(sql),
+    ...releases(sql),
+    ...operators(sql),
+    ...devices(sql),
+    ...cohorts(sql),
+    ...rollouts(sql),
+    ...deployments(sql),
+    ...ingest(sql),
+    ...desired(sql),
+    ...audit(sql),
+    ...meta(sql),
+  };
+  const inTransaction = ([name, method]: [string, Method]): [string, Method] => [
+    name,
+    (...args) => sql.transaction(() => method(...args)),
+  ];
+  // The names and signatures stay what they were, which a mapped `Object.fromEntries` can not express.
+  return Object.fromEntries(Object.entries(methods as Record<string, Method>).map(inTransaction)) as SyncStore;
+};

@@ -1,0 +1,90 @@
+/** What devices report, in batches: the hottest writes of the server. */
+import type { Id } from '#shared/ids.ts';
+import type { DeploymentRecord, ReportRow } from '../store.ts';
+import { appendAudit } from './audit.ts';
+import { OWNING_STATES, updateDeployment } from './deployments.ts';
+import { type Sql, toJson } from './sql.ts';
+import type { SyncStore } from './sync.ts';
+
+/** How far back a server's clock may be set before the times it wrote earlier stop counting as newer. */
+const CLOCK_SET_BACK_MS = 60_000;
+
+/** The deployments of a report that somebody else has moved since they were read. */
+const conflictsOf = (sql: Sql, report: ReportRow): Id[] =>
+  report.deployments
+    .filter((next) => {
+      const stored = sql.get<{ device: Id; revision: number }>(
+        'SELECT device, revision FROM deployments WHERE id = ?',
+        next.id,
+      );
+      if (stored !== undefined && stored.device !== report.device)
+        throw new Error(`a report of ${report.device} would move deployment ${next.id} of ${stored.device}`);
+      return stored?.revision !== next.revision;
+    })
+    .map(({ id }) => id);
+
+/** Who owns the device after a deployment has moved. */
+const settleOwner = (sql: Sql, next: DeploymentRecord): void => {
+  if (!OWNING_STATES.includes(next.state)) {
+    sql.run('UPDATE devices SET deployment = NULL WHERE id = ? AND deployment = ?', next.device, next.id);
+    return;
+  }
+  // A late report of a deployment that was given up (overdue, withdrawn) makes it own its device again if nobody does;
+  // without a deadline it might do so for ever.
+  if (next.deadlineAt !== null)
+    sql.run('UPDATE devices SET deployment = ? WHERE id = ? AND deployment IS NULL', next.id, next.device);
+};
+
+const saveReport = (sql: Sql, report: ReportRow): void => {
+  sql.run(
+    `UPDATE devices SET boot = ?, agent = ?, running = ?, floor = ?, attributes = ?, report_seq = ?,
+       last_seen_at = max(ifnull(last_seen_at, 0), ?) WHERE id = ?`,
+    report.boot,
+    report.agent,
+    toJson(report.running),
+    report.floor,
+    JSON.stringify(report.attributes),
+    report.seq,
+    report.at,
+    report.device,
+  );
+  for (const next of report.deployments) {
+    updateDeployment(sql, next);
+    settleOwner(sql, next);
+  }
+  appendAudit(sql, report.audit);
+};
+
+export const ingest = (sql: Sql) =>
+  ({
+    saveHeartbeats: (heartbeats) => {
+      // A heartbeat waits in a batch longer than a report does, so it may arrive after what overtook it.
+      for (const heartbeat of heartbeats)
+        sql.run(
+          `UPDATE devices SET boot = ?, running = ?, healthy = ?, last_seen_at = ?
+           WHERE id = ? AND (last_seen_at IS NULL OR last_seen_at <= ? OR last_seen_at > ?)`,
+          heartbeat.boot,
+          toJson(heartbeat.running),
+          heartbeat.healthy ? 1 : 0,
+          heartbeat.at,
+          heartbeat.device,
+          heartbeat.at,
+          heartbeat.at + CLOCK_SET_BACK_MS,
+        );
+    },
+    saveReports: (reports) => {
+      const conflicts: Id[] = [];
+      for (const report of reports) {
+        const known = sql.get<{ reportSeq: number }>(
+          'SELECT report_seq AS reportSeq FROM devices WHERE id = ?',
+          report.device,
+        );
+        if (known === undefined || report.seq <= known.reportSeq) continue;
+        // A report is saved whole or not at all: its seq must not count as seen while a part of it is yet to be retried.
+        const moved = conflictsOf(sql, report);
+        if (moved.length > 0) conflicts.push(...moved);
+        else saveReport(sql, report);
+      }
+      return { conflicts };
+    },
+  }) satisfies Partial<SyncStore>;

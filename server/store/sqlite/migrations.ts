@@ -1,0 +1,138 @@
+/**
+ * The schema, as numbered steps: step n takes `user_version` from n - 1 to n. A step that was released is never edited.
+ * Every step runs in one transaction, so that a crash leaves the old schema or the new one.
+ */
+import type Database from 'better-sqlite3';
+
+const INITIAL = `
+CREATE TABLE products (
+  name TEXT PRIMARY KEY, keys TEXT NOT NULL, created_at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- The metadata of ci-<product>, every version: a device or an auditor may ask for an older one.
+CREATE TABLE delegations (
+  product TEXT NOT NULL REFERENCES products (name), version INTEGER NOT NULL, document TEXT NOT NULL,
+  PRIMARY KEY (product, version)
+) STRICT;
+
+CREATE TABLE releases (
+  n INTEGER PRIMARY KEY, product TEXT NOT NULL REFERENCES products (name), version TEXT NOT NULL,
+  progress TEXT NOT NULL, accepted_at INTEGER NOT NULL,
+  UNIQUE (product, version)
+) STRICT;
+CREATE TABLE bundles (
+  product TEXT NOT NULL, version TEXT NOT NULL, compatible TEXT NOT NULL, path TEXT NOT NULL,
+  manifest_sha256 TEXT NOT NULL UNIQUE, manifest_bytes INTEGER NOT NULL, manifest TEXT NOT NULL,
+  metadata_version INTEGER NOT NULL, accepted_at INTEGER NOT NULL, accepted_by TEXT NOT NULL,
+  PRIMARY KEY (product, version, compatible),
+  FOREIGN KEY (product, version) REFERENCES releases (product, version)
+) STRICT;
+
+CREATE TABLE operators (
+  name TEXT PRIMARY KEY, role TEXT NOT NULL, token_sha256 TEXT NOT NULL UNIQUE,
+  created_at INTEGER NOT NULL, revoked_at INTEGER
+) STRICT, WITHOUT ROWID;
+CREATE TABLE enrolment_tokens (
+  token_sha256 TEXT PRIMARY KEY, expires_at INTEGER NOT NULL, device TEXT, tags TEXT NOT NULL, used_by TEXT
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE devices (
+  n INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, public_key TEXT NOT NULL, state TEXT NOT NULL,
+  compatible TEXT NOT NULL, tags TEXT NOT NULL, attributes TEXT NOT NULL, agent TEXT, running TEXT,
+  running_manifest TEXT GENERATED ALWAYS AS (running ->> 'manifest') VIRTUAL,
+  floor INTEGER NOT NULL DEFAULT 0, boot TEXT, online INTEGER NOT NULL DEFAULT 0, healthy INTEGER,
+  enrolled_at INTEGER NOT NULL, last_seen_at INTEGER, desired_seq INTEGER NOT NULL DEFAULT 0,
+  report_seq INTEGER NOT NULL DEFAULT 0, deployment TEXT REFERENCES deployments (id)
+) STRICT;
+CREATE INDEX devices_by_state ON devices (state, id);
+
+CREATE TABLE cohorts (
+  name TEXT PRIMARY KEY, members TEXT NOT NULL, created_at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE rollouts (
+  n INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, plan TEXT NOT NULL, progress TEXT NOT NULL,
+  next_tick_at INTEGER, revision INTEGER NOT NULL
+) STRICT;
+CREATE INDEX rollouts_due ON rollouts (next_tick_at) WHERE next_tick_at IS NOT NULL;
+
+CREATE TABLE deployments (
+  n INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, rollout TEXT NOT NULL REFERENCES rollouts (id),
+  device TEXT NOT NULL REFERENCES devices (id), cohort TEXT NOT NULL, compatible TEXT NOT NULL,
+  wave INTEGER NOT NULL, position INTEGER NOT NULL, state TEXT NOT NULL, offered_at INTEGER, accepted_at INTEGER,
+  decided_at INTEGER, state_at INTEGER NOT NULL, deadline_at INTEGER, overdue TEXT, error TEXT,
+  revision INTEGER NOT NULL,
+  UNIQUE (rollout, device),
+  CHECK ((overdue IS NOT NULL) = (state = 'overdue'))
+) STRICT;
+CREATE INDEX deployments_by_state ON deployments (rollout, state);
+CREATE INDEX deployments_by_device ON deployments (device);
+CREATE INDEX deployments_planned ON deployments (rollout, wave, cohort, compatible, position) WHERE state = 'planned';
+CREATE INDEX deployments_due ON deployments (rollout, deadline_at) WHERE deadline_at IS NOT NULL;
+
+-- How many deployments of a rollout are where. The triggers move the counters in the transaction that moves the row,
+-- whoever moves it; '' stands for no overdue class, because NULLs are distinct in a key.
+CREATE TABLE deployment_counts (
+  rollout TEXT NOT NULL, wave INTEGER NOT NULL, state TEXT NOT NULL, overdue TEXT NOT NULL, devices INTEGER NOT NULL,
+  PRIMARY KEY (rollout, wave, state, overdue)
+) STRICT, WITHOUT ROWID;
+CREATE TRIGGER deployment_counted AFTER INSERT ON deployments BEGIN
+  INSERT INTO deployment_counts VALUES (new.rollout, new.wave, new.state, ifnull(new.overdue, ''), 1)
+    ON CONFLICT DO UPDATE SET devices = devices + 1;
+END;
+CREATE TRIGGER deployment_recounted AFTER UPDATE OF rollout, wave, state, overdue ON deployments
+WHEN old.rollout IS NOT new.rollout OR old.wave IS NOT new.wave OR old.state IS NOT new.state
+  OR old.overdue IS NOT new.overdue BEGIN
+  UPDATE deployment_counts SET devices = devices - 1
+    WHERE rollout = old.rollout AND wave = old.wave AND state = old.state AND overdue = ifnull(old.overdue, '');
+  INSERT INTO deployment_counts VALUES (new.rollout, new.wave, new.state, ifnull(new.overdue, ''), 1)
+    ON CONFLICT DO UPDATE SET devices = devices + 1;
+END;
+CREATE TRIGGER deployment_uncounted AFTER DELETE ON deployments BEGIN
+  UPDATE deployment_counts SET devices = devices - 1
+    WHERE rollout = old.rollout AND wave = old.wave AND state = old.state AND overdue = ifnull(old.overdue, '');
+END;
+
+-- Only the newest desired document of a device: it supersedes every older one.
+CREATE TABLE desired (
+  device TEXT PRIMARY KEY REFERENCES devices (id), seq INTEGER NOT NULL, instruction TEXT NOT NULL, document TEXT,
+  at INTEGER NOT NULL
+) STRICT;
+-- AUTOINCREMENT: a number is never used twice, so finishing one twice can not finish another.
+CREATE TABLE outbox (id INTEGER PRIMARY KEY AUTOINCREMENT, effect TEXT NOT NULL) STRICT;
+
+CREATE TABLE audit (n INTEGER PRIMARY KEY, payload TEXT NOT NULL) STRICT;
+CREATE TABLE audit_devices (
+  device TEXT NOT NULL, n INTEGER NOT NULL REFERENCES audit (n), PRIMARY KEY (device, n)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE audit_head (
+  only_row INTEGER PRIMARY KEY CHECK (only_row = 1), size INTEGER NOT NULL, subtrees TEXT NOT NULL
+) STRICT;
+INSERT INTO audit_head VALUES (1, 0, '[]');
+-- The log is append-only for everybody who goes through this schema.
+CREATE TRIGGER audit_is_final BEFORE UPDATE ON audit BEGIN SELECT raise(ABORT, 'the audit log is append-only'); END;
+CREATE TRIGGER audit_is_kept BEFORE DELETE ON audit BEGIN SELECT raise(ABORT, 'the audit log is append-only'); END;
+
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
+`;
+
+export const MIGRATIONS: readonly string[] = [INITIAL];
+
+/** Brings the database to the newest schema; throws when it was written by a newer Sluice than this one. */
+export const migrate = (database: Database.Database, migrations: readonly string[] = MIGRATIONS): void => {
+  const version = database.pragma('user_version', { simple: true }) as number;
+  if (version > migrations.length)
+    throw new Error(
+      `the database has schema ${version}, this version of Sluice knows only ${migrations.length}: ` +
+        'start the newer version again, or restore the backup that was made before the upgrade',
+    );
+  for (const [index, step] of migrations.entries()) {
+    if (index < version) continue;
+    database
+      .transaction(() => {
+        database.exec(step);
+        database.pragma(`user_version = ${index + 1}`);
+      })
+      .immediate();
+  }
+};

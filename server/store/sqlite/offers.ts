@@ -1,0 +1,170 @@
+/** What a decision about a rollout does to devices: offers, withdrawals and deadlines. All within the caller's transaction. */
+
+import { type AuditEvent, auditLine, BY_SERVER } from '#server/domain/audit.ts';
+import type { Id } from '#shared/ids.ts';
+import type { Instruction } from '#shared/messages.ts';
+import type { AuditStamp, DeploymentRecord, OfferRequest } from '../store.ts';
+import { appendAudit } from './audit.ts';
+import { readDeployments } from './deployments.ts';
+import { inBatches, instruct } from './desired.ts';
+import { limitOf, type Sql } from './sql.ts';
+
+type Journey = { id: Id; device: Id };
+/** Bounds the work of one transaction; whoever is left over is skipped by the next, and offered to by none. */
+const SKIPPED_MAX = 10_000;
+const REASON_CHARS_MAX = 256;
+
+const recordJourneys = (sql: Sql, journeys: readonly Journey[], event: (devices: Id[]) => AuditEvent): void =>
+  appendAudit(
+    sql,
+    inBatches(journeys).map((batch) => auditLine(event(batch.map(({ device }) => device)))),
+  );
+
+/** Planned deployments of the group whose device is let in and owned by nobody; `runs` says whether it runs the release already. */
+const candidates = (sql: Sql, rollout: Id, offer: OfferRequest, runs: boolean, atMost: number): Journey[] =>
+  sql.all<Journey>(
+    `SELECT deployments.id, device FROM deployments JOIN devices ON devices.id = device
+     WHERE rollout = ? AND wave = ? AND cohort = ? AND deployments.compatible = ? AND deployments.state = 'planned'
+       AND devices.state = 'accepted' AND devices.deployment IS NULL AND (running_manifest IS ?) = ?
+     ORDER BY online DESC, position LIMIT ?`,
+    rollout,
+    offer.wave,
+    offer.cohort,
+    offer.compatible,
+    offer.instruction.sha256,
+    runs ? 1 : 0,
+    atMost,
+  );
+
+/** Marks as skipped who runs the release already, and offers it to the next `atMost` of the group. */
+export const makeOffer = (
+  sql: Sql,
+  rollout: Id,
+  offer: OfferRequest,
+  now: number,
+): { offered: Journey[]; skipped: Journey[] } => {
+  const skipped = candidates(sql, rollout, offer, true, SKIPPED_MAX);
+  for (const { id } of skipped)
+    sql.run(
+      "UPDATE deployments SET state = 'skipped', state_at = ?, decided_at = ?, revision = revision + 1 WHERE id = ?",
+      now,
+      now,
+      id,
+    );
+  const offered = candidates(sql, rollout, offer, false, offer.atMost);
+  for (const { id, device } of offered) {
+    sql.run(
+      `UPDATE deployments SET state = 'offered', state_at = ?, offered_at = ?, deadline_at = ?, revision = revision + 1
+       WHERE id = ?`,
+      now,
+      now,
+      offer.acceptBy,
+      id,
+    );
+    sql.run('UPDATE devices SET deployment = ? WHERE id = ?', id, device);
+  }
+  instruct(
+    sql,
+    offered.map(({ id, device }) => ({ device, instruction: { ...offer.instruction, deployment: id } })),
+    now,
+  );
+  const by = BY_SERVER;
+  recordJourneys(sql, skipped, (devices) => ({ at: now, by, kind: 'skipped', rollout, devices }));
+  recordJourneys(sql, offered, (devices) => ({ at: now, by, kind: 'offered', rollout, wave: offer.wave, devices }));
+  return { offered, skipped };
+};
+
+/** Frees the devices that these deployments still own, and supersedes what they were told by "stay as you are". */
+const release = (sql: Sql, journeys: readonly Journey[], reason: string, now: number): void => {
+  // Only where the deployment still owns the device: otherwise the document belongs to another rollout by now.
+  const owned = journeys.filter(
+    ({ id, device }) => sql.run('UPDATE devices SET deployment = NULL WHERE id = ? AND deployment = ?', device, id) > 0,
+  );
+  const instruction: Instruction = { kind: 'none', reason: reason.slice(0, REASON_CHARS_MAX) };
+  instruct(
+    sql,
+    owned.map(({ device }) => ({ device, instruction })),
+    now,
+  );
+};
+
+/** Takes back every offer that the device has not acted on for good: up to `ready`. A trial is left to finish. */
+export const withdrawOffers = (
+  sql: Sql,
+  rollout: Id,
+  withdraw: { reason: string; planned: boolean },
+  now: number,
+): Journey[] => {
+  const journeys = sql.all<Journey>(
+    `SELECT id, device FROM deployments
+     WHERE rollout = ? AND state IN ('offered', 'fetching', 'installing', 'ready') ORDER BY n`,
+    rollout,
+  );
+  for (const { id } of journeys)
+    sql.run(
+      `UPDATE deployments SET state = 'withdrawn', state_at = ?, decided_at = ?, deadline_at = NULL,
+         revision = revision + 1 WHERE id = ?`,
+      now,
+      now,
+      id,
+    );
+  release(sql, journeys, withdraw.reason, now);
+  const { reason } = withdraw;
+  recordJourneys(sql, journeys, (devices) => ({ at: now, by: BY_SERVER, kind: 'withdrawn', rollout, devices, reason }));
+  // No device knows of these, so none is told and none is named in the log.
+  if (withdraw.planned)
+    sql.run(
+      `UPDATE deployments SET state = 'withdrawn', state_at = ?, decided_at = ?, revision = revision + 1
+       WHERE rollout = ? AND state = 'planned'`,
+      now,
+      now,
+      rollout,
+    );
+  return journeys;
+};
+
+/**
+ * Marks what is past its deadline as overdue. Its device is freed and told to stay as it is, a silent one too: otherwise
+ * a device that stays silent could never be given anything again, and two rollouts may never own one. A trial that
+ * finishes after all is not disturbed by that, and its late report reclassifies the deployment.
+ */
+export const markOverdue = (
+  sql: Sql,
+  rollout: Id,
+  now: number,
+  limit: number,
+  stamp: AuditStamp,
+): DeploymentRecord[] => {
+  const due = sql.all<Journey & { acceptedAt: number | null }>(
+    `SELECT id, device, accepted_at AS acceptedAt FROM deployments
+     WHERE rollout = ? AND deadline_at <= ? ORDER BY deadline_at, n LIMIT ?`,
+    rollout,
+    now,
+    limitOf(limit),
+  );
+  for (const overdue of ['never-heard', 'silent'] as const) {
+    const journeys = due.filter(({ acceptedAt }) => (acceptedAt === null) === (overdue === 'never-heard'));
+    for (const { id } of journeys)
+      sql.run(
+        `UPDATE deployments SET state = 'overdue', overdue = ?, state_at = ?, decided_at = ?, deadline_at = NULL,
+           revision = revision + 1 WHERE id = ?`,
+        overdue,
+        now,
+        now,
+        id,
+      );
+    release(sql, journeys, `overdue: ${overdue}`, now);
+    recordJourneys(sql, journeys, (devices) => ({
+      at: now,
+      by: stamp.by,
+      kind: 'overdue',
+      rollout,
+      class: overdue,
+      devices,
+    }));
+  }
+  return readDeployments(
+    sql,
+    due.map(({ id }) => id),
+  );
+};

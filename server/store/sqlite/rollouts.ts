@@ -1,0 +1,76 @@
+import type { RolloutPlan, RolloutState } from '#server/domain/rollout.ts';
+import type { Id } from '#shared/ids.ts';
+import type { RolloutRecord } from '../store.ts';
+import { appendAudit } from './audit.ts';
+import { insertDeployment } from './deployments.ts';
+import { makeOffer, markOverdue, withdrawOffers } from './offers.ts';
+import { fromJson, limitOf, type Sql } from './sql.ts';
+import type { SyncStore } from './sync.ts';
+
+type RolloutRow = { plan: string; progress: string; nextTickAt: number | null; revision: number };
+const COLUMNS = 'plan, progress, next_tick_at AS nextTickAt, revision';
+const toRollout = (row: RolloutRow): RolloutRecord => ({
+  ...row,
+  plan: fromJson<RolloutPlan>(row.plan),
+  progress: fromJson<RolloutState>(row.progress),
+});
+
+export const rollouts = (sql: Sql) =>
+  ({
+    createRollout: (rollout, deployments, audit) => {
+      sql.run(
+        'INSERT INTO rollouts (id, plan, progress, next_tick_at, revision) VALUES (?, ?, ?, ?, ?)',
+        rollout.plan.id,
+        JSON.stringify(rollout.plan),
+        JSON.stringify(rollout.progress),
+        rollout.nextTickAt,
+        rollout.revision,
+      );
+      for (const deployment of deployments) insertDeployment(sql, deployment);
+      appendAudit(sql, audit);
+    },
+    getRollout: (id) => {
+      const row = sql.get<RolloutRow>(`SELECT ${COLUMNS} FROM rollouts WHERE id = ?`, id);
+      return row && toRollout(row);
+    },
+    listRollouts: (page) =>
+      sql
+        .all<RolloutRow>(
+          `SELECT ${COLUMNS} FROM rollouts WHERE ? IS NULL OR n < (SELECT n FROM rollouts WHERE id = ?)
+           ORDER BY n DESC LIMIT ?`,
+          page.after ?? null,
+          page.after ?? null,
+          limitOf(page.limit),
+        )
+        .map(toRollout),
+    listDueRollouts: (now, limit) =>
+      sql
+        .all<RolloutRow>(
+          `SELECT ${COLUMNS} FROM rollouts WHERE next_tick_at <= ? ORDER BY next_tick_at, n LIMIT ?`,
+          now,
+          limitOf(limit),
+        )
+        .map(toRollout),
+    markOverdue: (rollout, now, limit, stamp) => markOverdue(sql, rollout, now, limit, stamp),
+    saveRollout: ({ rollout, offers, withdraw, audit, now }) => {
+      const { id } = rollout.plan;
+      const saved = sql.run(
+        'UPDATE rollouts SET progress = ?, next_tick_at = ?, revision = revision + 1 WHERE id = ? AND revision = ?',
+        JSON.stringify(rollout.progress),
+        rollout.nextTickAt,
+        id,
+        rollout.revision,
+      );
+      if (saved === 0) return { result: 'conflict' };
+      appendAudit(sql, audit);
+      const withdrawn = withdraw === null ? [] : withdrawOffers(sql, id, withdraw, now);
+      const made = offers.map((offer) => makeOffer(sql, id, offer, now));
+      const idsOf = (journeys: readonly { id: Id }[]): Id[] => journeys.map((journey) => journey.id);
+      return {
+        result: 'saved',
+        offered: idsOf(made.flatMap(({ offered }) => offered)),
+        withdrawn: idsOf(withdrawn),
+        skipped: idsOf(made.flatMap(({ skipped }) => skipped)),
+      };
+    },
+  }) satisfies Partial<SyncStore>;

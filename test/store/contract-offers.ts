@@ -1,0 +1,256 @@
+import { describe, expect } from 'vitest';
+import type { Store } from '#server/store/store.ts';
+import type { OpenStore } from './contract.ts';
+import {
+  device,
+  digest,
+  enrolFleet,
+  id,
+  kindsOf,
+  line,
+  offer,
+  planned,
+  RELEASED,
+  report,
+  rollout,
+  running,
+  save,
+  T0,
+} from './records.ts';
+import { storeTest } from './with-store.ts';
+
+const plan = async (store: Store, name: string, devices: readonly string[]): Promise<void> =>
+  store.createRollout(
+    rollout(name),
+    devices.map((one, position) => planned(name, one, { position })),
+    [line('rollout-planned', { rollout: name })],
+  );
+const statesOf = async (store: Store, name: string): Promise<Record<string, string>> =>
+  Object.fromEntries(
+    (await store.listDeployments({ rollout: id(name) }, { limit: 100 })).map((one) => [one.device, one.state]),
+  );
+const lastLine = async (store: Store): Promise<unknown> =>
+  JSON.parse((await store.readAudit((await store.getAuditHead()).size - 2, 1))[0]!.payload);
+const outboxOf = async (store: Store) => (await store.takeOutbox(100)).map(({ effect }) => effect);
+
+export const describeOffers = (open: OpenStore): void => {
+  const test = storeTest(open);
+
+  describe('rollouts', () => {
+    test('a rollout is kept as planned, and listed newest first', async (store) => {
+      for (const name of ['r1', 'r2', 'r3']) await plan(store, name, []);
+      expect(await store.getRollout(id('r1'))).toEqual(rollout('r1'));
+      expect(await store.getRollout(id('r9'))).toBeUndefined();
+      const names = async (after?: string) =>
+        (await store.listRollouts({ after, limit: 2 })).map(({ plan }) => plan.id);
+      expect(await names()).toEqual(['r3', 'r2']);
+      expect(await names('r2')).toEqual(['r1']);
+    });
+
+    test('a save counts the revision up, and refuses whoever read an older one', async (store) => {
+      await plan(store, 'r1', []);
+      const first = { ...rollout('r1'), nextTickAt: T0 + 7 };
+      const saveFirst = () =>
+        store.saveRollout({ rollout: first, offers: [], withdraw: null, audit: [line('stepped')], now: T0 });
+      expect(await saveFirst()).toEqual({ result: 'saved', offered: [], withdrawn: [], skipped: [] });
+      expect(await store.getRollout(id('r1'))).toEqual({ ...first, revision: 1 });
+      expect(await saveFirst()).toEqual({ result: 'conflict' });
+      expect(await kindsOf(store)).toEqual(['rollout-planned', 'stepped']);
+    });
+
+    test('a rollout is due from its next tick on, the longest due first', async (store) => {
+      for (const [name, at] of Object.entries({ r1: T0 + 2, r2: T0 + 1, r3: T0 + 3 }))
+        await store.createRollout({ ...rollout(name), nextTickAt: at }, [], []);
+      await store.createRollout({ ...rollout('r4'), nextTickAt: null }, [], []);
+      const due = async (now: number, limit = 10) =>
+        (await store.listDueRollouts(now, limit)).map(({ plan }) => plan.id);
+      expect(await due(T0)).toEqual([]);
+      expect(await due(T0 + 2)).toEqual(['r2', 'r1']);
+      expect(await due(T0 + 9, 1)).toEqual(['r2']);
+    });
+  });
+
+  describe('offers', () => {
+    test('an offer makes the deployment, its device, the desired document, the outbox and the audit agree', async (store) => {
+      await enrolFleet(store, ['gw-1']);
+      await plan(store, 'r1', ['gw-1']);
+      expect(await save(store, 'r1', { offers: [offer('r1')], now: T0 + 5 })).toEqual({
+        result: 'saved',
+        offered: ['r1-gw-1'],
+        withdrawn: [],
+        skipped: [],
+      });
+      expect(await store.getDeployments([id('r1-gw-1')])).toEqual([
+        planned('r1', 'gw-1', {
+          state: 'offered',
+          offeredAt: T0 + 5,
+          stateAt: T0 + 5,
+          deadlineAt: T0 + 60_000,
+          revision: 1,
+        }),
+      ]);
+      expect(await store.getDevice(id('gw-1'))).toMatchObject({ deployment: 'r1-gw-1', desiredSeq: 1 });
+      const recorded = {
+        device: 'gw-1',
+        seq: 1,
+        instruction: { ...offer('r1').instruction, deployment: 'r1-gw-1' },
+        document: null,
+        at: T0 + 5,
+      };
+      expect(await store.getDesired(id('gw-1'))).toEqual(recorded);
+      expect(await store.getDesiredMany([id('gw-1'), id('gw-9')])).toEqual([recorded]);
+      expect(await outboxOf(store)).toEqual([{ kind: 'publish-desired', devices: ['gw-1'] }]);
+      expect(await lastLine(store)).toEqual({
+        at: T0 + 5,
+        by: 'server',
+        kind: 'offered',
+        rollout: 'r1',
+        wave: 0,
+        devices: ['gw-1'],
+      });
+    });
+
+    test('connected devices come first, then the plan decides, and no more than asked for', async (store) => {
+      await enrolFleet(store, ['gw-1', 'gw-2', 'gw-3', 'gw-4']);
+      await plan(store, 'r1', ['gw-1', 'gw-2', 'gw-3', 'gw-4']);
+      await store.setOnline([{ device: id('gw-3'), online: true, boot: null, at: T0 }]);
+      expect(await save(store, 'r1', { offers: [offer('r1', { atMost: 2 })] })).toMatchObject({
+        offered: ['r1-gw-3', 'r1-gw-1'],
+      });
+      expect(await save(store, 'r1', { offers: [offer('r1', { atMost: 0 })] })).toMatchObject({ offered: [] });
+      expect(await save(store, 'r1', { offers: [offer('r1')] })).toMatchObject({ offered: ['r1-gw-2', 'r1-gw-4'] });
+    });
+
+    test('an offer keeps to its wave, cohort and hardware, and to devices that were let in', async (store) => {
+      await enrolFleet(store, ['gw-1', 'gw-2', 'gw-3', 'gw-4']);
+      await store.enrolDevice(device('gw-5'), null, T0, line('came'));
+      await store.createRollout(
+        rollout('r1'),
+        [
+          planned('r1', 'gw-1', { wave: 1 }),
+          planned('r1', 'gw-2', { cohort: id('lab') }),
+          planned('r1', 'gw-3', { compatible: id('gw3') }),
+          planned('r1', 'gw-4'),
+          planned('r1', 'gw-5'),
+        ],
+        [],
+      );
+      expect(await save(store, 'r1', { offers: [offer('r1')] })).toMatchObject({ offered: ['r1-gw-4'] });
+    });
+
+    test('two rollouts never own one device at once', async (store) => {
+      await enrolFleet(store, ['gw-1', 'gw-2']);
+      await plan(store, 'r1', ['gw-1']);
+      await plan(store, 'r2', ['gw-1', 'gw-2']);
+      await save(store, 'r1', { offers: [offer('r1')] });
+      expect(await save(store, 'r2', { offers: [offer('r2')] })).toMatchObject({ offered: ['r2-gw-2'] });
+      await save(store, 'r1', { withdraw: { reason: 'stopped', planned: false } });
+      expect(await save(store, 'r2', { offers: [offer('r2')] })).toMatchObject({ offered: ['r2-gw-1'] });
+      expect((await store.getDevice(id('gw-1')))?.deployment).toBe('r2-gw-1');
+    });
+
+    test('a device that runs exactly this manifest is skipped, whoever is offered', async (store) => {
+      await enrolFleet(store, ['gw-1', 'gw-2']);
+      await store.saveReports([
+        report('gw-1', 1, { running: running(RELEASED) }),
+        report('gw-2', 1, { running: running(digest(501)) }),
+      ]);
+      await plan(store, 'r1', ['gw-1', 'gw-2']);
+      expect(await save(store, 'r1', { offers: [offer('r1', { atMost: 0 })] })).toMatchObject({
+        offered: [],
+        skipped: ['r1-gw-1'],
+      });
+      expect(await lastLine(store)).toMatchObject({ kind: 'skipped', rollout: 'r1', devices: ['gw-1'] });
+      expect((await store.getDevice(id('gw-1')))?.desiredSeq).toBe(0);
+      expect(await save(store, 'r1', { offers: [offer('r1')] })).toMatchObject({ offered: ['r1-gw-2'], skipped: [] });
+    });
+
+    test('outbox lines and audit lines hold at most 500 devices', async (store) => {
+      const names = Array.from({ length: 501 }, (_, index) => `gw-${index}`);
+      await enrolFleet(store, names);
+      await plan(store, 'r1', names);
+      const before = (await store.getAuditHead()).size;
+      await save(store, 'r1', { offers: [offer('r1', { atMost: 1000 })] });
+      expect((await outboxOf(store)).map(({ devices }) => devices.length)).toEqual([500, 1]);
+      expect((await store.getAuditHead()).size).toBe(before + 2);
+    });
+  });
+
+  describe('withdrawals', () => {
+    test('a withdrawal takes back everything up to ready, leaves trials, and supersedes what devices were told', async (store) => {
+      const states = ['offered', 'fetching', 'installing', 'ready', 'trial', 'committed'] as const;
+      await enrolFleet(store, [...states, 'planned']);
+      await plan(store, 'r1', [...states, 'planned']);
+      await save(store, 'r1', { offers: [offer('r1', { atMost: 6 })] });
+      const offered = await store.listDeployments({ rollout: id('r1'), state: 'offered' }, { limit: 100 });
+      const moved = offered.map((one) => ({ ...one, state: one.device as (typeof states)[number] }));
+      await store.saveReports(moved.map((next) => report(next.device, 1, { deployments: [next] })));
+      await store.finishOutbox((await store.takeOutbox(10)).map((item) => item.id));
+
+      const reason = 'halted: '.padEnd(300, 'x');
+      const halted = await save(store, 'r1', { withdraw: { reason, planned: false }, now: T0 + 9 });
+      expect(halted).toMatchObject({ withdrawn: ['r1-offered', 'r1-fetching', 'r1-installing', 'r1-ready'] });
+      expect(await statesOf(store, 'r1')).toEqual({
+        offered: 'withdrawn',
+        fetching: 'withdrawn',
+        installing: 'withdrawn',
+        ready: 'withdrawn',
+        trial: 'trial',
+        committed: 'committed',
+        planned: 'planned',
+      });
+      expect(await store.getDevice(id('ready'))).toMatchObject({ deployment: null, desiredSeq: 2 });
+      expect((await store.getDevice(id('trial')))?.deployment).toBe('r1-trial');
+      expect(await store.getDesired(id('ready'))).toMatchObject({
+        seq: 2,
+        instruction: { kind: 'none', reason: reason.slice(0, 256) },
+        document: null,
+      });
+      const devices = ['offered', 'fetching', 'installing', 'ready'];
+      expect(await outboxOf(store)).toEqual([{ kind: 'publish-desired', devices }]);
+      expect(await lastLine(store)).toEqual({
+        at: T0 + 9,
+        by: 'server',
+        kind: 'withdrawn',
+        rollout: 'r1',
+        devices,
+        reason,
+      });
+
+      await save(store, 'r1', { withdraw: { reason: 'aborted', planned: true } });
+      expect(await statesOf(store, 'r1')).toMatchObject({ planned: 'withdrawn', trial: 'trial' });
+      expect(await store.getDesired(id('planned'))).toBeUndefined();
+    });
+
+    test('what nobody has accepted in time is overdue as never heard, and its device is free', async (store) => {
+      await enrolFleet(store, ['gw-1', 'gw-2']);
+      await plan(store, 'r1', ['gw-1', 'gw-2']);
+      await save(store, 'r1', { offers: [offer('r1')] });
+      const [, second] = await store.listDeployments({ rollout: id('r1') }, { limit: 2 });
+      const accepted = { ...second!, state: 'fetching' as const, acceptedAt: T0 + 1, deadlineAt: T0 + 60_001 };
+      await store.saveReports([report('gw-2', 1, { deployments: [accepted] })]);
+      const overdue = (now: number, limit = 10) =>
+        store.markOverdue(id('r1'), now, limit, { kind: 'overdue', rollout: id('r1'), by: 'server' });
+
+      expect(await overdue(T0 + 59_999)).toEqual([]);
+      expect(await overdue(T0 + 60_000)).toMatchObject([
+        { device: 'gw-1', state: 'overdue', overdue: 'never-heard', stateAt: T0 + 60_000, deadlineAt: null },
+      ]);
+      expect(await store.getDevice(id('gw-1'))).toMatchObject({ deployment: null, desiredSeq: 2 });
+      expect(await store.getDesired(id('gw-1'))).toMatchObject({ instruction: { kind: 'none' } });
+      expect(await overdue(T0 + 99_999)).toMatchObject([{ device: 'gw-2', state: 'overdue', overdue: 'silent' }]);
+      expect((await store.getDevice(id('gw-2')))?.deployment).toBeNull();
+      expect(await lastLine(store)).toMatchObject({ kind: 'overdue', class: 'silent', devices: ['gw-2'] });
+      expect(await overdue(T0 + 99_999)).toEqual([]);
+    });
+
+    test('no more are marked overdue at once than asked for', async (store) => {
+      await enrolFleet(store, ['gw-1', 'gw-2', 'gw-3']);
+      await plan(store, 'r1', ['gw-1', 'gw-2', 'gw-3']);
+      await save(store, 'r1', { offers: [offer('r1')] });
+      const stamp = { kind: 'overdue' as const, rollout: id('r1'), by: 'server' };
+      expect(await store.markOverdue(id('r1'), T0 + 99_999, 2, stamp)).toHaveLength(2);
+      expect(await store.markOverdue(id('r1'), T0 + 99_999, 2, stamp)).toHaveLength(1);
+    });
+  });
+};

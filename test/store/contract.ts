@@ -1,0 +1,23 @@
+/** What every engine must do. A new engine calls `describeStore` with a way to open an empty store. */
+import { describe } from 'vitest';
+import type { Store } from '#server/store/store.ts';
+import { describeAudit } from './contract-audit.ts';
+import { describeCatalogue } from './contract-catalogue.ts';
+import { describeDeployments } from './contract-deployments.ts';
+import { describeDevices } from './contract-devices.ts';
+import { describeIngest } from './contract-ingest.ts';
+import { describeOffers } from './contract-offers.ts';
+
+/** Opens an empty store; the suite closes it. */
+export type OpenStore = () => Promise<Store>;
+
+export const describeStore = (name: string, open: OpenStore): void => {
+  describe(`store: ${name}`, () => {
+    describeCatalogue(open);
+    describeDevices(open);
+    describeOffers(open);
+    describeIngest(open);
+    describeDeployments(open);
+    describeAudit(open);
+  });
+};
