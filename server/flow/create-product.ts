@@ -1,0 +1,56 @@
+/** A product, and the CI keys to which the targets role delegates its paths. */
+import type { Id } from '#shared/ids.ts';
+import { accept, type Result, refuse } from '#shared/problems.ts';
+import { keyIdOf, type PublicKey, parsePublicKey, publicKeyPem } from '#shared/trust/keys.ts';
+import { auditLine } from '../domain/audit.ts';
+import type { ProductRecord, Store } from '../store/store.ts';
+import type { Repository } from '../trust/repository.ts';
+
+export type ProductKey = { keyId: string; public: string };
+
+/**
+ * Recorded first, then delegated. Making the same product with the same keys again delegates again, so that a crash in
+ * between is mended by repeating the request (and by `reconcileDelegations` at the next start).
+ * Refusals: `invalid-request` for a key that can not be used, `already-exists` for a product with other keys.
+ */
+export const createProduct = async (
+  deps: { store: Pick<Store, 'createProduct' | 'getProduct'>; repository: Repository; now: () => number },
+  input: { name: Id; keys: string[]; by: string },
+): Promise<Result<ProductRecord>> => {
+  const keys: PublicKey[] = [];
+  for (const [index, text] of input.keys.entries()) {
+    const key = parsePublicKey(text);
+    if (!key.ok) return refuse('invalid-request', `keys.${index}: ${key.detail}`);
+    // Distinct by what they are, not by how they are written: one key twice must not count as two.
+    if (!keys.some((known) => keyIdOf(known) === keyIdOf(key.value))) keys.push(key.value);
+  }
+  const at = deps.now();
+  const product = { name: input.name, keys: keys.map(publicKeyPem), createdAt: at };
+  const created = await deps.store.createProduct(
+    product,
+    auditLine({ at, by: input.by, kind: 'product-created', product: input.name, keys: keys.map(keyIdOf) }),
+  );
+  const known = created === 'exists' ? await deps.store.getProduct(input.name) : product;
+  if (known === undefined || known.keys.join() !== product.keys.join()) {
+    return refuse('already-exists', `there is a product ${input.name} already, with other keys`);
+  }
+  await deps.repository.delegateProduct(input.name, keys);
+  return accept(known);
+};
+
+export const keysOf = (product: ProductRecord): PublicKey[] =>
+  product.keys.map((text) => {
+    const key = parsePublicKey(text);
+    if (!key.ok) throw new Error(`the stored key of ${product.name} can not be read: ${key.detail}`);
+    return key.value;
+  });
+
+/** At start: finish what a crash between record and act left open. */
+export const reconcileDelegations = async (deps: {
+  store: Pick<Store, 'listProducts'>;
+  repository: Repository;
+}): Promise<void> => {
+  for (const product of await deps.store.listProducts()) {
+    await deps.repository.delegateProduct(product.name, keysOf(product));
+  }
+};

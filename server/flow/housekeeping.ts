@@ -1,0 +1,124 @@
+/** What has to be done now and then, whoever is or is not looking. Each task is idempotent, so missing or repeating one is harmless. */
+import { CronJob } from 'cron';
+import type { Id } from '#shared/ids.ts';
+import type { Signer } from '#shared/trust/signers.ts';
+import type { Objects } from '../store/objects.ts';
+import type { Store } from '../store/store.ts';
+import type { Repository } from '../trust/repository.ts';
+import type { Uploads } from './accept-upload.ts';
+import { signCheckpoint } from './sign-checkpoint.ts';
+
+export type HousekeepingDeps = {
+  store: Pick<
+    Store,
+    'listReferencedObjects' | 'listRollouts' | 'countDeployments' | 'recountDeployments' | 'getAuditHead' | 'setMeta'
+  >;
+  repository: Pick<Repository, 'refresh'>;
+  objects: Pick<Objects, 'sweep'>;
+  uploads: Pick<Uploads, 'expire'>;
+  /** The audit log's key. */
+  log: Signer;
+  now: () => number;
+  /** For the log and metrics. */
+  report: {
+    done(task: Task, result: number): void;
+    failed(task: Task, error: unknown): void;
+    /** The counters kept in the transactions are not what the rows say: a bug, to be told loudly. */
+    miscounted(rollout: Id): void;
+  };
+};
+
+/** Minute, hour, day of the month, month, day of the week; UTC. Odd minutes, so that not all fleets of the world do it at once. */
+const SCHEDULE = {
+  'expire-uploads': '*/5 * * * *',
+  'refresh-metadata': '7 * * * *',
+  'sign-checkpoint': '17 * * * *',
+  'recount-deployments': '*/10 * * * *',
+  'sweep-objects': '23 3 * * *',
+} as const;
+export type Task = keyof typeof SCHEDULE;
+const TASKS: readonly Task[] = [
+  'expire-uploads',
+  'refresh-metadata',
+  'sign-checkpoint',
+  'recount-deployments',
+  'sweep-objects',
+];
+
+/** Only rollouts that can still change are worth recounting often. */
+const RECOUNTED_MAX = 20;
+
+/** What each task does; the number says how much there was to do. */
+const PERFORM: Record<Task, (deps: HousekeepingDeps) => Promise<number>> = {
+  'expire-uploads': (deps) => deps.uploads.expire(),
+  // Devices refuse a stale timestamp: that protects them from a mirror that hides new releases (TUF 5.4.4, freeze attack).
+  'refresh-metadata': async (deps) => {
+    await deps.repository.refresh();
+    return 1;
+  },
+  'sign-checkpoint': async (deps) => {
+    await signCheckpoint(deps);
+    return 1;
+  },
+  'recount-deployments': (deps) => recountDeployments(deps),
+  'sweep-objects': async (deps) => deps.objects.sweep(new Set(await deps.store.listReferencedObjects())),
+};
+
+export const performTask = async (deps: HousekeepingDeps, task: Task): Promise<void> => {
+  try {
+    deps.report.done(task, await PERFORM[task](deps));
+  } catch (error) {
+    deps.report.failed(task, error);
+  }
+};
+
+/** How many rollouts were miscounted. */
+const recountDeployments = async (deps: HousekeepingDeps): Promise<number> => {
+  let wrong = 0;
+  for (const { plan } of await deps.store.listRollouts({ limit: RECOUNTED_MAX })) {
+    const before = await deps.store.countDeployments(plan.id);
+    const rows = await deps.store.recountDeployments(plan.id);
+    const after = await deps.store.countDeployments(plan.id);
+    // Something moved in between: the next round will tell.
+    if (fingerprint(before) !== fingerprint(after)) continue;
+    if (fingerprint(rows) === fingerprint(after)) continue;
+    wrong += 1;
+    deps.report.miscounted(plan.id);
+  }
+  return wrong;
+};
+
+type Counts = Awaited<ReturnType<Store['countDeployments']>>;
+const fingerprint = (counts: Counts): string =>
+  counts
+    .filter(({ devices }) => devices !== 0)
+    .map(({ wave, state, overdue, devices }) => `${wave}/${state}/${overdue ?? ''}=${devices}`)
+    .sort()
+    .join();
+
+export type Housekeeping = { stop(): Promise<void> };
+
+/** Does everything once now, and then each task at its times. */
+export const startHousekeeping = (deps: HousekeepingDeps): Housekeeping => {
+  let stopped = false;
+  const atStart = (async () => {
+    for (const task of TASKS) if (!stopped) await performTask(deps, task);
+  })();
+  const jobs = TASKS.map((task) =>
+    CronJob.from({
+      cronTime: SCHEDULE[task],
+      timeZone: 'UTC',
+      waitForCompletion: true,
+      unrefTimeout: true,
+      start: true,
+      onTick: () => performTask(deps, task),
+    }),
+  );
+  return {
+    stop: async () => {
+      stopped = true;
+      await Promise.all(jobs.map((job) => job.stop()));
+      await atStart;
+    },
+  };
+};

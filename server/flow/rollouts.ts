@@ -1,0 +1,84 @@
+/**
+ * Keeps rollouts going: the clock that runs those that are due, and the one place where the outbox is emptied. All state
+ * is in the store, so a restart goes on where the last process stopped.
+ */
+import type { Id } from '#shared/ids.ts';
+import { performEffects } from './perform-effects.ts';
+import { type RunDeps, runRollout } from './run-rollout.ts';
+
+const TICK_MS = 1_000;
+/** Outcomes arrive in bursts; what comes within this time is judged together. */
+const COALESCE_MS = 25;
+const DUE_MAX = 100;
+
+export type Rollouts = {
+  /** Something happened that may matter to this rollout (or, without one, to the outbox): look soon, not only at the next tick. */
+  wake(rolloutId?: Id): void;
+  /** Resolves when what is running has ended; nothing starts after that. */
+  stop(): Promise<void>;
+};
+
+export type RolloutsDeps = RunDeps &
+  Parameters<typeof performEffects>[0] & { onError(error: unknown, rollout?: Id): void };
+
+export const startRollouts = (deps: RolloutsDeps): Rollouts => {
+  const woken = new Set<Id>();
+  let running: Promise<void> | undefined;
+  let again = false;
+  let stopped = false;
+  let soon: NodeJS.Timeout | undefined;
+
+  const attempt = async (work: () => Promise<unknown>, rollout?: Id): Promise<void> => {
+    try {
+      await work();
+    } catch (error) {
+      // One rollout that fails must not stop the others. It stays due, so it is tried again at the next tick.
+      deps.onError(error, rollout);
+    }
+  };
+  const round = async (): Promise<void> => {
+    const ids = new Set(woken);
+    woken.clear();
+    await attempt(async () => {
+      for (const due of await deps.store.listDueRollouts(deps.now(), DUE_MAX)) ids.add(due.plan.id);
+    });
+    for (const id of ids) {
+      if (stopped) return;
+      await attempt(() => runRollout(deps, id), id);
+    }
+    if (!stopped) await attempt(() => performEffects(deps));
+  };
+  /** Never two rounds at once; what happens during a round is seen by the next. */
+  const run = (): void => {
+    clearTimeout(soon);
+    soon = undefined;
+    if (stopped) return;
+    if (running !== undefined) {
+      again = true;
+      return;
+    }
+    running = round().finally(() => {
+      running = undefined;
+      if (again) {
+        again = false;
+        run();
+      }
+    });
+  };
+
+  const clock = setInterval(run, TICK_MS);
+  run();
+  return {
+    wake: (rolloutId) => {
+      if (stopped) return;
+      if (rolloutId !== undefined) woken.add(rolloutId);
+      soon ??= setTimeout(run, COALESCE_MS);
+    },
+    stop: async () => {
+      stopped = true;
+      clearInterval(clock);
+      clearTimeout(soon);
+      await running;
+    },
+  };
+};

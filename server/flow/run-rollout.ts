@@ -1,0 +1,93 @@
+/** Moves one rollout on: load, step, save. Everything that the step decided is recorded in one transaction; the outbox does the rest. */
+import type { Id } from '#shared/ids.ts';
+import { accept, type Result, refuse } from '#shared/problems.ts';
+import { auditLine, BY_SERVER } from '../domain/audit.ts';
+import { binMsOf } from '../domain/deployment.ts';
+import type { Offer, RolloutEvent } from '../domain/rollout-events.ts';
+import { stepRollout } from '../domain/rollout-step.ts';
+import type { InstructionTemplate, ReleaseRecord, RolloutRecord, Store } from '../store/store.ts';
+
+/** Another writer can win a few times in a row, but not for ever: each time somebody made progress. */
+const ATTEMPTS_MAX = 16;
+/** Steps that are due at once: started, wave opened, offered. */
+const STEPS_MAX = 4;
+const OVERDUE_PAGE = 1_000;
+const OVERDUE_PAGES_MAX = 200;
+
+export type RunDeps = { store: Store; now: () => number };
+
+/**
+ * What is due of this rollout: deadlines first, then ticks until nothing more is due now. Safe to call at any time, and
+ * by several at once. Refusal: `not-found`.
+ */
+export const runRollout = async (deps: RunDeps, id: Id): Promise<Result<RolloutRecord>> => {
+  await markAllOverdue(deps, id);
+  let result = await applyEvent(deps, id, { kind: 'tick' });
+  for (let step = 1; step < STEPS_MAX && result.ok && isDue(result.value, deps.now()); step += 1) {
+    result = await applyEvent(deps, id, { kind: 'tick' });
+  }
+  return result;
+};
+
+const isDue = (rollout: RolloutRecord, now: number): boolean =>
+  rollout.nextTickAt !== null && rollout.nextTickAt <= now;
+
+/** One event applied to the newest record, again when somebody else was faster. Refusals: `not-found`, and what the step refuses. */
+export const applyEvent = async (deps: RunDeps, id: Id, event: RolloutEvent): Promise<Result<RolloutRecord>> => {
+  for (let attempt = 0; attempt < ATTEMPTS_MAX; attempt += 1) {
+    const record = await deps.store.getRollout(id);
+    if (record === undefined) return refuse('not-found', `there is no rollout ${id}`);
+    const { plan } = record;
+    const release = await deps.store.getRelease(plan.product, plan.version);
+    if (release === undefined)
+      throw new Error(`rollout ${id} is of ${plan.product}@${plan.version}, which is not there`);
+    const bins = await deps.store.getOutcomeBins(id, binMsOf(plan.policy));
+    const now = deps.now();
+    const rollout = { ...plan, progress: record.progress };
+    const step = stepRollout(rollout, eventNow(event, release), { now, bins });
+    if (step.refused !== null) return step.refused;
+    // A rollout at rest is not written again and again.
+    if (step.next === rollout && step.nextTickAt === record.nextTickAt) return accept(record);
+    const next = { ...record, progress: step.next.progress, nextTickAt: step.nextTickAt };
+    const saved = await deps.store.saveRollout({
+      rollout: next,
+      offers: step.offers.map((offer) => ({ ...offer, instruction: instructionOf(release, plan.id, offer) })),
+      withdraw: step.withdraw,
+      audit: step.audit.map(auditLine),
+      now,
+    });
+    if (saved.result === 'saved') return accept({ ...next, revision: record.revision + 1 });
+  }
+  return refuse('conflict', `rollout ${id} changes all the time; try again in a moment`);
+};
+
+/** A withdrawn release halts its rollouts even when the server stopped between the withdrawal and the halt. */
+const eventNow = (event: RolloutEvent, { progress }: ReleaseRecord): RolloutEvent =>
+  event.kind === 'tick' && progress.state === 'withdrawn' ? { kind: 'release-withdrawn', by: progress.by } : event;
+
+const instructionOf = (release: ReleaseRecord, rollout: Id, { compatible }: Offer): InstructionTemplate => {
+  const bundle = release.bundles.find((candidate) => candidate.compatible === compatible);
+  if (bundle === undefined)
+    throw new Error(`rollout ${rollout} has devices that are ${compatible}, its release has no bundle`);
+  return {
+    kind: 'install',
+    rollout,
+    product: bundle.product,
+    version: bundle.version,
+    compatible,
+    securityCounter: bundle.manifest.securityCounter,
+    path: bundle.path,
+    sha256: bundle.manifestSha256,
+    length: bundle.manifestBytes,
+  };
+};
+
+/** Silent devices count before anything is decided, in pieces that leave the database to others in between. */
+const markAllOverdue = async (deps: RunDeps, rollout: Id): Promise<void> => {
+  const now = deps.now();
+  const stamp = { kind: 'overdue' as const, rollout, by: BY_SERVER };
+  for (let page = 0; page < OVERDUE_PAGES_MAX; page += 1) {
+    const marked = await deps.store.markOverdue(rollout, now, OVERDUE_PAGE, stamp);
+    if (marked.length < OVERDUE_PAGE) return;
+  }
+};

@@ -1,0 +1,62 @@
+import type { FastifyInstance } from 'fastify';
+import { routes } from '#shared/api.ts';
+import type { Id } from '#shared/ids.ts';
+import { accept, type Result, refuse } from '#shared/problems.ts';
+import { planRollout } from '../flow/plan-rollout.ts';
+import { reportRollout } from '../flow/report-rollout.ts';
+import type { Rollouts } from '../flow/rollouts.ts';
+import { type RunDeps, runRollout } from '../flow/run-rollout.ts';
+import { steerRollout } from '../flow/steer-rollout.ts';
+import type { RolloutRecord } from '../store/store.ts';
+import { handle } from './app.ts';
+import { pageOf } from './page.ts';
+import { parseReleaseRef } from './releases.ts';
+import { deploymentView, rolloutView } from './views.ts';
+
+export const rolloutRoutes = (
+  app: FastifyInstance,
+  deps: RunDeps & { rollouts: Pick<Rollouts, 'wake'>; newId: () => string },
+): void => {
+  const show = async (rollout: Result<RolloutRecord>) =>
+    rollout.ok ? accept(rolloutView(await reportRollout(deps, rollout.value))) : rollout;
+  const find = async (id: Id): Promise<Result<RolloutRecord>> => {
+    const rollout = await deps.store.getRollout(id);
+    return rollout === undefined ? refuse('not-found', `there is no rollout ${id}`) : accept(rollout);
+  };
+  /** What was decided is performed right away, not at the next tick. */
+  const showAndWake = async (rollout: Result<RolloutRecord>) => {
+    if (rollout.ok) deps.rollouts.wake(rollout.value.plan.id);
+    return show(rollout);
+  };
+
+  handle(app, routes.rolloutCreate, async ({ body, who }) => {
+    const name = parseReleaseRef(body.release);
+    if (!name.ok) return name;
+    const planned = await planRollout(deps, { ...body, ...name.value, by: who.name });
+    if (!planned.ok) return planned;
+    await runRollout(deps, planned.value.plan.id);
+    return showAndWake(await find(planned.value.plan.id));
+  });
+  handle(app, routes.rolloutList, async ({ query }) => {
+    const rollouts = await deps.store.listRollouts(query);
+    const reports = await Promise.all(rollouts.map((rollout) => reportRollout(deps, rollout)));
+    return accept(pageOf(reports, query.limit, (report) => report.rollout.plan.id, rolloutView));
+  });
+  handle(app, routes.rolloutShow, async ({ params }) => show(await find(params.rollout)));
+  handle(app, routes.rolloutDeployments, async ({ params, query }) => {
+    const rollout = await find(params.rollout);
+    if (!rollout.ok) return rollout;
+    const filter = { rollout: params.rollout, state: query.state };
+    const deployments = await deps.store.listDeployments(filter, query);
+    return accept(pageOf(deployments, query.limit, (deployment) => deployment.id, deploymentView));
+  });
+  handle(app, routes.rolloutPause, async ({ params, body, who }) =>
+    showAndWake(await steerRollout(deps, { rollout: params.rollout, verb: 'pause', note: body.note, by: who.name })),
+  );
+  handle(app, routes.rolloutResume, async ({ params, body, who }) =>
+    showAndWake(await steerRollout(deps, { rollout: params.rollout, verb: 'resume', note: body.note, by: who.name })),
+  );
+  handle(app, routes.rolloutAbort, async ({ params, body, who }) =>
+    showAndWake(await steerRollout(deps, { rollout: params.rollout, verb: 'abort', note: body.note, by: who.name })),
+  );
+};

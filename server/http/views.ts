@@ -1,0 +1,156 @@
+/** From what the server remembers to what the API shows. Pure: everything that a view needs is given. */
+import type { z } from 'zod';
+import type {
+  AuditView,
+  BundleView,
+  CohortView,
+  DeploymentView,
+  DeviceView,
+  OperatorView,
+  ProductView,
+  ReleaseView,
+  RolloutView,
+  StateCounts,
+} from '#shared/api.ts';
+import { DEPLOYMENT_STATES } from '#shared/deployment.ts';
+import { type Id, releaseRef } from '#shared/ids.ts';
+import { keyIdOf } from '#shared/trust/keys.ts';
+import { parseAuditEvent, sentenceOf } from '../domain/audit.ts';
+import { keysOf } from '../flow/create-product.ts';
+import type { RolloutReport } from '../flow/report-rollout.ts';
+import type {
+  AuditEntry,
+  BundleRecord,
+  CohortRecord,
+  DeploymentRecord,
+  DeviceRecord,
+  OperatorRecord,
+  ProductRecord,
+  ReleaseRecord,
+} from '../store/store.ts';
+
+/** The TUF role of a product's CI keys. */
+export const roleOf = (product: Id): string => `ci-${product}`;
+
+export const productView = (product: ProductRecord): z.infer<typeof ProductView> => {
+  const keys = keysOf(product);
+  return {
+    name: product.name,
+    keys: keys.map((key, index) => ({ keyId: keyIdOf(key), public: product.keys[index] ?? '' })),
+    role: roleOf(product.name),
+    createdAt: product.createdAt,
+  };
+};
+
+const bundleView = (bundle: BundleRecord): z.infer<typeof BundleView> => ({
+  compatible: bundle.compatible,
+  path: bundle.path,
+  manifestSha256: bundle.manifestSha256,
+  manifest: bundle.manifest,
+  acceptedAt: bundle.acceptedAt,
+  acceptedBy: bundle.acceptedBy,
+});
+
+export const releaseView = (release: ReleaseRecord): ReleaseView => ({
+  release: releaseRef(release.product, release.version),
+  product: release.product,
+  version: release.version,
+  progress: release.progress,
+  acceptedAt: release.acceptedAt,
+  bundles: release.bundles.map(bundleView),
+});
+
+export const deviceView = (device: DeviceRecord): DeviceView => ({
+  id: device.id,
+  state: device.state,
+  publicKey: device.publicKey,
+  compatible: device.compatible,
+  tags: device.tags,
+  attributes: device.attributes,
+  agent: device.agent,
+  running: device.running,
+  floor: device.floor,
+  online: device.online,
+  healthy: device.healthy,
+  enrolledAt: device.enrolledAt,
+  lastSeenAt: device.lastSeenAt,
+  deployment: device.deployment,
+});
+
+export const cohortView = (cohort: CohortRecord, devices: number): z.infer<typeof CohortView> => ({
+  name: cohort.name,
+  members: cohort.members,
+  createdAt: cohort.createdAt,
+  devices,
+});
+
+export const deploymentView = (deployment: DeploymentRecord): DeploymentView => ({
+  id: deployment.id,
+  rollout: deployment.rollout,
+  device: deployment.device,
+  cohort: deployment.cohort,
+  compatible: deployment.compatible,
+  wave: deployment.wave,
+  state: deployment.state,
+  overdue: deployment.overdue,
+  offeredAt: deployment.offeredAt,
+  acceptedAt: deployment.acceptedAt,
+  decidedAt: deployment.decidedAt,
+  stateAt: deployment.stateAt,
+  error: deployment.error,
+});
+
+export const rolloutView = (report: RolloutReport): RolloutView => {
+  const { plan, progress } = report.rollout;
+  const total = zeroCounts();
+  const waves = plan.waveSizes.map((devices) => ({ devices, counts: zeroCounts() }));
+  for (const { wave, state, devices } of report.counts) {
+    total[state] += devices;
+    const counts = waves[wave]?.counts;
+    if (counts !== undefined) counts[state] += devices;
+  }
+  return {
+    id: plan.id,
+    release: releaseRef(plan.product, plan.version),
+    channel: plan.channel,
+    cohorts: plan.cohorts,
+    policy: plan.policy,
+    createdAt: plan.createdAt,
+    createdBy: plan.createdBy,
+    state: progress.state,
+    explanation: report.explanation,
+    wave: 'wave' in progress ? progress.wave : null,
+    devices: plan.waveSizes.reduce((sum, devices) => sum + devices, 0),
+    untouched: report.untouched,
+    counts: total,
+    waves,
+  };
+};
+
+const zeroCounts = (): StateCounts => {
+  const counts: Partial<StateCounts> = {};
+  for (const state of DEPLOYMENT_STATES) counts[state] = 0;
+  // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- the loop has just filled in every state
+  return counts as StateCounts;
+};
+
+/** A line that this version can't read (written by a newer one) is shown as it is: the log is never hidden. */
+export const auditView = (entry: AuditEntry): z.infer<typeof AuditView> => {
+  const event = parseAuditEvent(entry.payload);
+  return {
+    index: entry.index,
+    at: event?.at ?? 0,
+    by: event?.by ?? 'unknown',
+    kind: event?.kind ?? 'unknown',
+    sentence:
+      event === undefined ? `An entry of a kind that this version does not know: ${entry.payload}` : sentenceOf(event),
+    payload: entry.payload,
+  };
+};
+
+export const operatorView = (operator: OperatorRecord): z.infer<typeof OperatorView> => ({
+  name: operator.name,
+  role: operator.role,
+  createdAt: operator.createdAt,
+  revokedAt: operator.revokedAt,
+});
