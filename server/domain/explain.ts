@@ -1,0 +1,76 @@
+/** One sentence for people: why a rollout is where it is, and what it waits for. */
+import { unreachable } from '#shared/ids.ts';
+import { percentOf, sentenceOfHalt, short, waveName } from './halt-words.ts';
+import type { Hold, Millis, Rollout } from './rollout.ts';
+
+/** A length of time with at most two units: `45 s`, `3 min 20 s`, `2 h 5 min`, `4 d`. */
+export const durationWords = (ms: number): string => {
+  const seconds = Math.ceil(Math.max(0, ms) / 1000);
+  const parts: [number, string][] = [
+    [Math.floor(seconds / 86_400), 'd'],
+    [Math.floor(seconds / 3600) % 24, 'h'],
+    [Math.floor(seconds / 60) % 60, 'min'],
+    [seconds % 60, 's'],
+  ];
+  const from = parts.findIndex(([amount]) => amount > 0);
+  if (from === -1) return '0 s';
+  return parts
+    .slice(from, from + 2)
+    .filter(([amount]) => amount > 0)
+    .map(([amount, unit]) => `${amount} ${unit}`)
+    .join(' ');
+};
+
+const noted = (note: string): string => (note === '' ? '' : `: ${note}`);
+
+/** `now` counts down what ends by itself. */
+export const explainRollout = ({ progress, waveSizes }: Rollout, now: Millis): string => {
+  switch (progress.state) {
+    case 'draft':
+      return 'A draft: it has not been submitted.';
+    case 'awaiting-approval':
+      return `Waits for approval: ${progress.approvedBy.length} of ${progress.needed} given.`;
+    case 'scheduled':
+      return now < progress.startAt ? `Starts in ${durationWords(progress.startAt - now)}.` : 'Starts now.';
+    case 'running':
+      return `In ${waveName(progress.wave)} of ${waveSizes.length}: ${explainHold(progress.hold, progress.wave + 1 >= waveSizes.length, now)}.`;
+    case 'paused':
+      return `${progress.by} paused it in ${waveName(progress.wave)}${noted(progress.note)}. Nobody new is offered the release until it is resumed.`;
+    case 'halted':
+      return `Halted in ${waveName(progress.wave)}: ${sentenceOfHalt(progress.reason)}. ${
+        progress.reason.kind === 'release-withdrawn'
+          ? 'Abort it, and roll out another release.'
+          : 'Offers not acted on were withdrawn; resume it with a note that acknowledges the failures, or abort it.'
+      }`;
+    case 'completed':
+      return 'Completed: every device is decided.';
+    case 'aborted':
+      return `${progress.by} aborted it${noted(progress.note)}. Trials in progress finish.`;
+    default:
+      return unreachable(progress);
+  }
+};
+
+/** A main clause without a full stop. */
+export const explainHold = (hold: Hold | null, isLastWave: boolean, now: Millis): string => {
+  if (hold === null) return 'offers go out as devices are free to take them';
+  switch (hold.kind) {
+    case 'judge':
+      return hold.unaccepted > 0
+        ? `waits for evidence of health in ${hold.group}: ${hold.unaccepted} devices have not answered their offer, and up to ${percentOf(hold.upperBound)} failing is still plausible`
+        : `waits for evidence of health in ${hold.group}: ${short(Math.max(0, hold.risk))} devices beyond the tolerated share may be failing, and up to ${percentOf(hold.upperBound)} failing is still plausible`;
+    case 'at-risk-limit':
+      return `waits, because ${hold.atRisk} devices are between offer and outcome, where at most ${hold.limit} may be`;
+    case 'rate-limit':
+      return `waits ${durationWords(hold.nextAt - now)} for the next offers, as the policy limits starts per minute`;
+    case 'gate':
+      if (hold.committed < hold.needed) {
+        return `waits for devices to commit: ${hold.committed} have, ${hold.needed} must for the ${isLastWave ? 'rollout to succeed' : 'next wave to open'}`;
+      }
+      return hold.soakEndsAt === null
+        ? `enough devices committed (${hold.committed}, where ${hold.needed} must); it waits for the last outcomes`
+        : `enough devices committed (${hold.committed}, where ${hold.needed} must); the next wave opens when this has stayed so for another ${durationWords(hold.soakEndsAt - now)}`;
+    default:
+      return unreachable(hold);
+  }
+};
