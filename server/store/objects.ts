@@ -7,7 +7,7 @@ import { type FileHandle, mkdir, open, readdir, rename, rm, stat } from 'node:fs
 import { dirname, join } from 'node:path';
 import type { Readable } from 'node:stream';
 import { syncFolder } from '#shared/durable.ts';
-import type { Sha256 } from '#shared/ids.ts';
+import { Sha256 } from '#shared/ids.ts';
 import { accept, type Refusal, type Result, refuse } from '#shared/problems.ts';
 
 /** Bytes that arrived whole, not yet an object. Whoever staged it either keeps or drops it. */
@@ -59,7 +59,15 @@ const copy = async (
     // A write may be short when the disk fills up: `writeFile` goes on until all is written or it fails.
     await handle.writeFile(chunk);
   }
-  return { sha256: hash.digest('hex') as Sha256, bytes };
+  return { sha256: Sha256.parse(hash.digest('hex')), bytes };
+};
+
+const copyAndClose: typeof copy = async (source, handle, bytesMax) => {
+  try {
+    return await copy(source, handle, bytesMax);
+  } finally {
+    await handle.close();
+  }
 };
 
 const syncFile = async (file: string): Promise<void> => {
@@ -93,7 +101,7 @@ export const openObjects = async (dir: string): Promise<Objects> => {
     let accepted = false;
     try {
       const handle = await open(file, 'wx', 0o600);
-      const copied = await copy(source, handle, limit.bytesMax).finally(() => handle.close());
+      const copied = await copyAndClose(source, handle, limit.bytesMax);
       if (copied === undefined) return refuse('too-large', `more than the allowed ${limit.bytesMax} bytes`);
       if (limit.sha256 !== undefined && limit.sha256 !== copied.sha256)
         return refuse('digest-mismatch', `expected SHA-256 ${limit.sha256}, received ${copied.sha256}`);
@@ -154,8 +162,8 @@ export const openObjects = async (dir: string): Promise<Objects> => {
     const folders = (await readdir(objects)).filter((name) => /^[0-9a-f]{2}$/.test(name));
     for (const folder of folders)
       for (const name of await readdir(join(objects, folder))) {
-        const sha256 = name as Sha256;
-        if (DIGEST.test(name) && !wanted.has(sha256) && !spared.has(sha256) && !fresh.has(sha256))
+        const sha256 = Sha256.safeParse(name).data;
+        if (sha256 !== undefined && ![wanted, spared, fresh].some((needed) => needed.has(sha256)))
           left.push(join(objects, folder, name));
       }
     for (const file of left) await rm(file, { force: true });

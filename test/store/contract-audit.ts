@@ -1,4 +1,4 @@
-import fc from 'fast-check';
+import * as fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { leafHash, rootOfHead, rootOfLeaves } from '#shared/trust/merkle.ts';
 import type { OpenStore } from './contract.ts';

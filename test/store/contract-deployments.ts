@@ -1,4 +1,4 @@
-import fc from 'fast-check';
+import * as fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { countOutcomes } from '#server/domain/deployment.ts';
 import type { DeploymentRecord, OutcomeBin, Store } from '#server/store/store.ts';
@@ -120,6 +120,7 @@ export const describeDeployments = (open: OpenStore): void => {
     });
 
     test('after any history counters, bins, owners and documents agree with the rows', async () => {
+      expect.hasAssertions();
       const history = fc.asyncProperty(fc.array(happening, { maxLength: 25 }), async (happenings) => {
         const store = await open();
         try {

@@ -183,8 +183,11 @@ export const describeOffers = (open: OpenStore): void => {
       await plan(store, 'r1', [...states, 'planned']);
       await save(store, 'r1', { offers: [offer('r1', { atMost: 6 })] });
       const offered = await store.listDeployments({ rollout: id('r1'), state: 'offered' }, { limit: 100 });
-      const moved = offered.map((one) => ({ ...one, state: one.device as (typeof states)[number] }));
-      await store.saveReports(moved.map((next) => report(next.device, 1, { deployments: [next] })));
+      const reports = offered.map((one) => {
+        const state = states.find((name) => one.device === name)!;
+        return report(one.device, 1, { deployments: [{ ...one, state }] });
+      });
+      await store.saveReports(reports);
       await store.finishOutbox((await store.takeOutbox(10)).map((item) => item.id));
 
       const reason = 'halted: '.padEnd(300, 'x');

@@ -24,7 +24,7 @@ export const line = (kind: string, fields: object = {}): AuditLine => ({
   payload: JSON.stringify({ kind, ...fields }),
 });
 export const kindsOf = async (store: Store): Promise<string[]> =>
-  (await store.readAudit(-1, 10_000)).map((entry) => (JSON.parse(entry.payload) as { kind: string }).kind);
+  (await store.readAudit(-1, 10_000)).map((entry) => String(JSON.parse(entry.payload).kind));
 
 export const bundle = (version: string, compatible: string, seed: number, metadataVersion = 1): BundleRecord => ({
   product: id('gateway'),

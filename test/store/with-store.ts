@@ -5,6 +5,7 @@ import type { Store } from '#server/store/store.ts';
 export const storeTest =
   (open: () => Promise<Store>) =>
   (sentence: string, run: (store: Store) => Promise<void>): void => {
+    // oxlint-disable-next-line vitest/valid-title, vitest/expect-expect -- both are the caller's
     test(sentence, async () => {
       const store = await open();
       try {

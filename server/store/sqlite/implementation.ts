@@ -11,9 +11,7 @@ import { products } from './products.ts';
 import { releases } from './releases.ts';
 import { rollouts } from './rollouts.ts';
 import type { Sql } from './sql.ts';
-import type { SyncStore } from './sync.ts';
-
-type Method = (...args: unknown[]) => unknown;
+import { type Method, methodsOf, type SyncStore, syncStoreOf } from './sync.ts';
 
 export const implementStore = (sql: Sql): SyncStore => {
   const methods: SyncStore = {
@@ -33,6 +31,5 @@ export const implementStore = (sql: Sql): SyncStore => {
     name,
     (...args) => sql.transaction(() => method(...args)),
   ];
-  // The names and signatures stay what they were, which a mapped `Object.fromEntries` can not express.
-  return Object.fromEntries(Object.entries(methods as Record<string, Method>).map(inTransaction)) as SyncStore;
+  return syncStoreOf(methodsOf(methods).map(inTransaction));
 };

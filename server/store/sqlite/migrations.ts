@@ -120,7 +120,7 @@ export const MIGRATIONS: readonly string[] = [INITIAL];
 
 /** Brings the database to the newest schema; throws when it was written by a newer Sluice than this one. */
 export const migrate = (database: Database.Database, migrations: readonly string[] = MIGRATIONS): void => {
-  const version = database.pragma('user_version', { simple: true }) as number;
+  const version = Number(database.pragma('user_version', { simple: true }));
   if (version > migrations.length)
     throw new Error(
       `the database has schema ${version}, this version of Sluice knows only ${migrations.length}: ` +

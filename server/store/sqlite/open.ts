@@ -3,6 +3,7 @@ import { Worker } from 'node:worker_threads';
 import type { Store } from '../store.ts';
 import { implementStore } from './implementation.ts';
 import { openSql } from './sql.ts';
+import { type AsyncMethod, methodsOf, storeOf } from './sync.ts';
 import type { FromWorker, Request, SentError, WorkerInput } from './wire.ts';
 
 /** The database or its thread failed. `code` is SQLite's (`SQLITE_FULL`, ...) where there is one; `cause` is the original. */
@@ -47,7 +48,7 @@ export const connectStore = (worker: Worker): Promise<Store> => {
   const end = (error: StoreError): void => {
     ended ??= error;
     opened.reject(ended);
-    for (const { reject } of pending.values()) reject(ended);
+    for (const call of pending.values()) call.reject(ended);
     pending.clear();
   };
   const call = (method: string, args: unknown[]): Promise<unknown> =>
@@ -57,10 +58,12 @@ export const connectStore = (worker: Worker): Promise<Store> => {
       calls += 1;
       const request: Request = { id: calls, method, args };
       // First post: arguments that can not be cloned throw here, and leave nothing pending.
+      // oxlint-disable-next-line unicorn/require-post-message-target-origin -- a thread, not a window
       worker.postMessage(request);
       pending.set(request.id, { method, resolve, reject });
     });
   const close = async (): Promise<void> => {
+    // oxlint-disable-next-line unicorn/require-post-message-target-origin -- a thread, not a window
     if (ended === undefined) worker.postMessage('close');
     ended ??= new StoreError('the store is closed', undefined);
     await exited.promise;
@@ -68,9 +71,12 @@ export const connectStore = (worker: Worker): Promise<Store> => {
 
   worker.on('message', (message: FromWorker) => {
     if ('ready' in message) {
-      const methods = message.ready.map((name) => [name, (...args: unknown[]) => call(name, args)]);
-      // The names are the keys of a SyncStore, which is derived from Store.
-      opened.resolve({ ...Object.fromEntries(methods), close } as Store);
+      opened.resolve(
+        storeOf(
+          message.ready.map((name) => [name, (...args) => call(name, args)]),
+          close,
+        ),
+      );
       return;
     }
     if ('failed' in message) {
@@ -102,21 +108,16 @@ export const connectStore = (worker: Worker): Promise<Store> => {
 /** The same store without a thread: for simulations, and for tests that make thousands of them. Nothing else should block its loop. */
 export const openInProcessStore = (file: string): Store => {
   const sql = openSql(file);
-  const methods = Object.entries(implementStore(sql) as Record<string, (...args: unknown[]) => unknown>).map(
-    ([name, method]) => [
-      name,
-      async (...args: unknown[]) => {
-        try {
-          return method(...args);
-        } catch (cause) {
-          const code = cause instanceof Error && 'code' in cause ? String(cause.code) : undefined;
-          throw new StoreError(`store.${name}: ${cause instanceof Error ? cause.message : String(cause)}`, cause, code);
-        }
-      },
-    ],
-  );
-  return {
-    ...Object.fromEntries(methods),
-    close: async () => sql.close(),
-  } as Store;
+  const methods = methodsOf(implementStore(sql)).map(([name, method]): [string, AsyncMethod] => [
+    name,
+    async (...args) => {
+      try {
+        return method(...args);
+      } catch (cause) {
+        const code = cause instanceof Error && 'code' in cause ? String(cause.code) : undefined;
+        throw new StoreError(`store.${name}: ${cause instanceof Error ? cause.message : String(cause)}`, cause, code);
+      }
+    },
+  ]);
+  return storeOf(methods, async () => sql.close());
 };

@@ -4,6 +4,7 @@ import { migrate } from './migrations.ts';
 
 /** What SQLite can bind: booleans and objects become 0, 1 and JSON text before they come here. */
 export type Value = string | number | null;
+// oxlint-disable typescript/no-unnecessary-type-parameters -- `Row` is the caller's word for what its SELECT yields: SQL has no types to infer it from
 export type Sql = {
   /** Returns how many rows changed. */
   run(statement: string, ...values: Value[]): number;
@@ -45,6 +46,7 @@ export const openSql = (file: string): Sql => {
     return made;
   };
   const begin = database.transaction((work: () => unknown) => work());
+  // oxlint-disable typescript/no-unsafe-type-assertion -- see `Row` above
   return {
     run: (statement, ...values) => prepare(statement).run(...values).changes,
     get: <Row>(statement: string, ...values: Value[]) => prepare(statement).get(...values) as Row | undefined,
@@ -71,4 +73,5 @@ export const idList = (ids: readonly (string | number)[]): string => {
   return JSON.stringify(ids);
 };
 export const toJson = (value: object | null): string | null => (value === null ? null : JSON.stringify(value));
+/** JSON that this folder wrote, from a value of this very type. */
 export const fromJson = <T>(value: string): T => JSON.parse(value) as T;

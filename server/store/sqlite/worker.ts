@@ -2,9 +2,11 @@
 import { parentPort, workerData } from 'node:worker_threads';
 import { implementStore } from './implementation.ts';
 import { openSql } from './sql.ts';
+import { methodsOf } from './sync.ts';
 import type { Answer, FromWorker, Request, SentError, WorkerInput } from './wire.ts';
 
 const port = parentPort!;
+// oxlint-disable-next-line unicorn/require-post-message-target-origin -- a thread, not a window
 const post = (message: FromWorker): void => port.postMessage(message);
 
 /** Errors lose their class and code when they cross threads, so what matters is sent as data. */
@@ -20,10 +22,10 @@ const describe = (error: unknown): SentError =>
 
 const serve = (file: string): void => {
   const sql = openSql(file);
-  const methods = implementStore(sql) as Record<string, (...args: unknown[]) => unknown>;
+  const methods = new Map(methodsOf(implementStore(sql)));
   const answer = (request: Request): Answer => {
     try {
-      return { id: request.id, value: methods[request.method]!(...request.args) };
+      return { id: request.id, value: methods.get(request.method)!(...request.args) };
     } catch (error) {
       return { id: request.id, error: describe(error) };
     }
@@ -36,11 +38,12 @@ const serve = (file: string): void => {
     sql.close();
     port.close();
   });
-  post({ ready: Object.keys(methods) });
+  post({ ready: [...methods.keys()] });
 };
 
 try {
-  serve((workerData as WorkerInput).file);
+  const input: WorkerInput = workerData;
+  serve(input.file);
 } catch (error) {
   post({ failed: describe(error) });
 }
