@@ -1,18 +1,74 @@
 /** Runs one command to its end: a health check or a hook. Bounded in time and output, and its whole process group ends with it. */
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { signalProcess } from './process-table.ts';
+import { applicationEnvironment, resolveCommand } from './supervisor.ts';
+
+const OUTPUT_BYTES_MAX = 4096;
+const TIMER_MS_MAX = 2 ** 31 - 1;
 
 export type CommandOptions = {
+  /** `node` as the first word is the Node that runs the agent. */
   command: string[];
   folder: string;
-  environment: Record<string, string>;
+  /** Added to the little that applications get, see `applicationEnvironment`. */
+  environment?: Record<string, string>;
+  port?: number;
   timeoutMs: number;
   signal?: AbortSignal;
 };
 
-/** `output` is the end of what it wrote, at most 4 KiB. `ok` is exit code 0. */
+/** `output` is the end of what it wrote, at most 4 KiB. `ok` is exit code 0; `exitCode` is null when it was killed or never ran. */
 export type CommandResult =
   | { ok: true; output: string }
   | { ok: false; message: string; exitCode: number | null; output: string };
 
-export const runCommand = async (_options: CommandOptions): Promise<CommandResult> => {
-  throw new Error('not built yet');
+/** Never rejects. Nothing of the command's group runs any more when it resolves. */
+export const runCommand = async (options: CommandOptions): Promise<CommandResult> => {
+  const [word, ...rest] = resolveCommand(options.command);
+  const failed = (message: string, exitCode: number | null = null): CommandResult => ({
+    ok: false,
+    message,
+    exitCode,
+    output: output.toString('utf8'),
+  });
+  let output: Buffer = Buffer.alloc(0);
+  if (options.signal?.aborted === true) return failed('stopped');
+  const child = spawn(word!, rest, {
+    cwd: options.folder,
+    detached: true,
+    env: applicationEnvironment(options.environment ?? {}, options.port),
+    stdio: ['ignore', 'pipe', 'pipe'],
+  });
+  const keep = (bytes: Buffer): void => {
+    const all = Buffer.concat([output, bytes]);
+    output = all.subarray(Math.max(0, all.length - OUTPUT_BYTES_MAX));
+  };
+  child.stdout.on('data', keep);
+  child.stderr.on('data', keep);
+  let ended: 'by-itself' | 'too-late' | 'stopped' = 'by-itself';
+  const end = (why: 'too-late' | 'stopped'): void => {
+    ended = why;
+    if (child.pid !== undefined) signalProcess(-child.pid, 'SIGKILL');
+  };
+  const stop = (): void => end('stopped');
+  const timer = setTimeout(() => end('too-late'), Math.min(options.timeoutMs, TIMER_MS_MAX));
+  options.signal?.addEventListener('abort', stop);
+  try {
+    const [code, signal] = (await once(child, 'exit')) as [number | null, NodeJS.Signals | null];
+    if (ended === 'too-late') return failed(`${word} did not end within ${options.timeoutMs} ms`);
+    if (ended === 'stopped') return failed('stopped');
+    // What it has written may still be in the pipe; a descendant that holds the pipe open must not hold us.
+    signalProcess(-child.pid!, 'SIGKILL');
+    await once(child, 'close');
+    if (code === 0) return { ok: true, output: output.toString('utf8') };
+    return failed(`${word} ended with ${signal ?? `exit code ${code}`}`, code);
+  } catch (error) {
+    return failed(`${word} can not be run: ${(error as NodeJS.ErrnoException).code ?? String(error)}`);
+  } finally {
+    clearTimeout(timer);
+    options.signal?.removeEventListener('abort', stop);
+    child.stdout.destroy();
+    child.stderr.destroy();
+  }
 };

@@ -1,4 +1,20 @@
-/** Runs the one application of this device, as its own process group, and leaves nothing behind. */
+/**
+ * Runs the one application of this device, as its own process group, and leaves nothing behind.
+ *
+ * An application whose agent was killed is killed too, and started anew, rather than adopted: its output has no reader
+ * any more and its exit no parent that would hear of it. It is found by the pid file (pid, start time and machine boot, so
+ * that a pid used again is never mistaken for it), and its descendants by a mark in their environment.
+ */
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdir, realpath, rm } from 'node:fs/promises';
+import { constants } from 'node:os';
+import { delimiter, dirname, join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { z } from 'zod';
+import { readFileIfThere, writeFileDurably } from '#shared/durable.ts';
+import { type ApplicationLog, openApplicationLog } from './application-log.ts';
+import { lookUpProcess, machineBootId, processesWithEnvironment, signalProcess } from './process-table.ts';
 import type { SlotName } from './slots/slots.ts';
 
 /** What to run. `command[0]` = `node` means the Node that runs the agent. */
@@ -13,7 +29,7 @@ export type Application = {
   onExit: 'restart' | 'report';
 };
 
-/** `restartInMs` is null when nobody starts it again by itself. */
+/** `restartInMs` is null when nobody starts it again by itself. A command that can not be executed exits with 126 or 127, as in a shell. */
 export type ApplicationExit = {
   slot: SlotName;
   code: number | null;
@@ -23,10 +39,10 @@ export type ApplicationExit = {
 };
 
 export type Supervisor = {
-  /** Stops what runs and starts this. Failing to execute shows as an exit with code 126 or 127, as in a shell. */
+  /** Stops what runs and starts this. `ok: false` when the old one can not be stopped, or the slot's folder not entered. */
   start(application: Application): Promise<{ ok: true } | { ok: false; message: string }>;
-  /** What runs at this moment, by the process table; null between an exit and the next start. */
-  running(): { slot: SlotName; pid: number; sinceMs: number } | null;
+  /** What runs at this moment, by the system's word; null between an exit and the next start. `since` is in milliseconds since 1970. */
+  running(): { slot: SlotName; pid: number; since: number } | null;
   /** After a commit: from now on start it again when it exits. */
   keepRunning(): void;
   /** Called at every exit that `stop` or `start` did not cause. Returns how to stop listening. */
@@ -44,13 +60,258 @@ export type SupervisorOptions = {
   port?: number;
   /** From SIGTERM to SIGKILL. Default 5,000. */
   stopMs?: number;
-  /** First and longest wait before a restart. Default 1,000 and 60,000. */
+  /** First and longest wait before a restart; running for the longest wait clears the count. Default 1,000 and 60,000. */
   backoffMs?: { first: number; max: number };
   /** The size at which the output is rotated; two files are kept. Default 256 KiB. */
   logBytesMax?: number;
 };
 
+const PidFile = z.object({
+  pid: z.number().int().min(2),
+  startTicks: z.string().max(32),
+  machineBoot: z.string().max(64),
+});
+
+/** In the environment of everything that a supervisor started; its value is the supervisor's own folder. */
+const MARK = 'SLUICE_SUPERVISOR';
+const INHERITED = ['HOME', 'LANG', 'LC_ALL', 'TZ', 'TMPDIR', 'USER'];
+const KILL_MS_MAX = 10_000;
+/**
+ * Waits for a line before it becomes the application, keeping its pid: the pid file is there before the application is.
+ * If the agent dies in between, the line never comes, and this ends.
+ */
+const GATE = 'read -r go && exec "$0" "$@" </dev/null';
+
+type Child = { process: ChildProcess; pid: number; application: Application; since: number; exited: Promise<unknown> };
+
+/** The environment of an application, and of commands that check it: little of the agent's, then `more`. */
+export const applicationEnvironment = (
+  more: Record<string, string>,
+  port: number | undefined,
+): Record<string, string> => {
+  const inherited = INHERITED.flatMap((name) => (process.env[name] === undefined ? [] : [[name, process.env[name]]]));
+  // The agent's Node comes first, so that `node` and `#!/usr/bin/env node` inside scripts mean the same one.
+  const path = [dirname(process.execPath), process.env['PATH'] ?? '/usr/local/bin:/usr/bin:/bin'].join(delimiter);
+  return {
+    ...Object.fromEntries(inherited),
+    PATH: path,
+    ...(port === undefined ? {} : { PORT: String(port) }),
+    ...more,
+  };
+};
+
+/** `node` as a command word is the Node that runs the agent. */
+export const resolveCommand = (command: string[]): string[] =>
+  command[0] === 'node' ? [process.execPath, ...command.slice(1)] : command;
+
 /** Opens the supervisor; first kills what a killed agent has left behind. */
-export const openSupervisor = async (_options: SupervisorOptions): Promise<Supervisor> => {
-  throw new Error('not built yet');
+export const openSupervisor = async (options: SupervisorOptions): Promise<Supervisor> => {
+  await mkdir(options.dir, { recursive: true });
+  const place = { dir: await realpath(options.dir), stopMs: options.stopMs ?? 5_000 };
+  await killOrphan(place);
+  const log = await openApplicationLog(join(place.dir, 'application.log'), options.logBytesMax ?? 256 * 1024);
+  return supervise(place, log, options);
+};
+
+type Place = { dir: string; stopMs: number };
+const pidFileOf = (place: Place): string => join(place.dir, 'application.json');
+
+const supervise = (place: Place, log: ApplicationLog, options: SupervisorOptions): Supervisor => {
+  const backoff = options.backoffMs ?? { first: 1_000, max: 60_000 };
+  const listeners = new Set<(exit: ApplicationExit) => void>();
+  let wanted: Application | null = null;
+  let child: Child | null = null;
+  let restart: NodeJS.Timeout | undefined;
+  let crashes = 0;
+  let turn: Promise<unknown> = Promise.resolve();
+
+  /** One start or stop at a time. */
+  const inTurn = <T>(act: () => Promise<T>): Promise<T> => {
+    const mine = turn.then(act);
+    turn = mine.catch(() => undefined);
+    return mine;
+  };
+
+  const scheduleRestart = (): number => {
+    const waitMs = Math.min(backoff.max, backoff.first * 2 ** Math.min(crashes, 30));
+    crashes += 1;
+    clearTimeout(restart);
+    restart = setTimeout(() => {
+      void inTurn(async () => {
+        if (wanted === null || child !== null) return;
+        if (!(await start(wanted)).ok) scheduleRestart();
+      });
+    }, waitMs);
+    return waitMs;
+  };
+
+  const start = async (application: Application): Promise<{ ok: true } | { ok: false; message: string }> => {
+    const started = await launch(application, place, log, options.port);
+    if (!started.ok) return started;
+    child = started.child;
+    void child.exited.then(() => ended(started.child));
+    return { ok: true };
+  };
+
+  const ended = (gone: Child): void => {
+    const { exitCode: code, signalCode: signal } = gone.process;
+    const ranMs = Date.now() - gone.since;
+    log.write(noteOf(`slot ${gone.application.slot} ended after ${ranMs} ms: ${signal ?? `exit code ${code}`}`));
+    // What the application has left of its group must not live on, or hold the port against its successor.
+    signalProcess(-gone.pid, 'SIGKILL');
+    if (child !== gone) return;
+    child = null;
+    if (wanted === null) return;
+    if (ranMs >= backoff.max) crashes = 0;
+    const restartInMs = wanted.onExit === 'restart' ? scheduleRestart() : null;
+    for (const listener of listeners) listener({ slot: gone.application.slot, code, signal, ranMs, restartInMs });
+  };
+
+  const halt = async (): Promise<boolean> => {
+    clearTimeout(restart);
+    wanted = null;
+    const old = child;
+    child = null;
+    const stopped = old === null || (await endChild(old, place.stopMs));
+    await sweep(place);
+    if (stopped) await rm(pidFileOf(place), { force: true });
+    return stopped;
+  };
+
+  return {
+    start: (application) =>
+      inTurn(async () => {
+        if (!(await halt())) return { ok: false, message: 'the application that runs can not be stopped' };
+        wanted = application;
+        crashes = 0;
+        return start(application);
+      }),
+    running: () => {
+      // A child that was not waited for keeps its pid, so this can not be somebody else's.
+      const alive = child !== null && child.process.exitCode === null && child.process.signalCode === null;
+      return alive ? { slot: child!.application.slot, pid: child!.pid, since: child!.since } : null;
+    },
+    keepRunning: () => {
+      if (wanted === null || wanted.onExit === 'restart') return;
+      wanted = { ...wanted, onExit: 'restart' };
+      if (child === null) scheduleRestart();
+    },
+    listen: (listener) => {
+      listeners.add(listener);
+      return () => listeners.delete(listener);
+    },
+    lastOutput: (bytesMax) => log.last(bytesMax),
+    stop: () =>
+      inTurn(async () => {
+        await halt();
+        await log.close();
+      }),
+  };
+};
+
+const launch = async (
+  application: Application,
+  place: Place,
+  log: ApplicationLog,
+  port: number | undefined,
+): Promise<{ ok: true; child: Child } | { ok: false; message: string }> => {
+  const started = spawn('/bin/sh', ['-c', GATE, ...resolveCommand(application.command)], {
+    cwd: application.folder,
+    detached: true,
+    env: { ...applicationEnvironment(application.environment, port), [MARK]: place.dir },
+    stdio: ['pipe', 'pipe', 'pipe'],
+  });
+  const exited = once(started, 'exit');
+  const failed = await Promise.race([once(started, 'spawn'), exited]).then(
+    () => undefined,
+    (error: unknown) => String(error),
+  );
+  if (failed !== undefined || started.pid === undefined) {
+    exited.catch(() => undefined);
+    return { ok: false, message: `${application.folder}: ${failed}` };
+  }
+  const { pid, stdin, stdout, stderr } = started;
+  for (const output of [stdout, stderr]) output.on('data', (bytes: Buffer) => log.write(bytes));
+  // It may die before it reads.
+  stdin.on('error', () => undefined);
+  log.write(noteOf(`slot ${application.slot} started as process ${pid}`));
+  await recordProcess(place, pid);
+  stdin.end('go\n');
+  return { ok: true, child: { process: started, pid, application, since: Date.now(), exited } };
+};
+
+const noteOf = (sentence: string): Buffer => Buffer.from(`[sluice ${new Date().toISOString()}] ${sentence}\n`);
+
+const recordProcess = async (place: Place, pid: number): Promise<void> => {
+  const there = await lookUpProcess(pid);
+  if (there === undefined) return;
+  const record = { pid, startTicks: there.startTicks, machineBoot: await machineBootId() };
+  try {
+    await writeFileDurably(pidFileOf(place), JSON.stringify(record));
+  } catch {
+    // A full disk must not keep the device's application down (faults 18); the mark still finds its processes.
+  }
+};
+
+/** SIGTERM, and SIGKILL when that was not enough. False when it outlives even that: it is stuck in the kernel. */
+const endChild = async (child: Child, stopMs: number): Promise<boolean> => {
+  const exitsWithin = async (ms: number): Promise<boolean> => {
+    const clock = new AbortController();
+    const ended = await Promise.race([
+      child.exited.then(() => true),
+      sleep(ms, false, { signal: clock.signal }).catch(() => false),
+    ]);
+    clock.abort();
+    return ended;
+  };
+  signalProcess(-child.pid, 'SIGTERM');
+  if (await exitsWithin(stopMs)) return true;
+  signalProcess(-child.pid, 'SIGKILL');
+  return exitsWithin(KILL_MS_MAX);
+};
+
+const killOrphan = async (place: Place): Promise<void> => {
+  const text = await readFileIfThere(pidFileOf(place));
+  const known = text === undefined ? undefined : parsePidFile(text.toString('utf8'));
+  if (known !== undefined && known.machineBoot === (await machineBootId())) {
+    const alive = async (): Promise<boolean> => {
+      const there = await lookUpProcess(known.pid);
+      return there !== undefined && !there.zombie && there.startTicks === known.startTicks;
+    };
+    if (await alive()) {
+      signalProcess(-known.pid, 'SIGTERM');
+      const until = performance.now() + place.stopMs;
+      while ((await alive()) && performance.now() < until) await sleep(20);
+      if (await alive()) signalProcess(-known.pid, 'SIGKILL');
+    }
+  }
+  await sweep(place);
+  await rm(pidFileOf(place), { force: true });
+};
+
+const parsePidFile = (text: string): z.infer<typeof PidFile> | undefined => {
+  try {
+    return PidFile.safeParse(JSON.parse(text)).data;
+  } catch {
+    return undefined;
+  }
+};
+
+/** Kills whatever still carries the mark: descendants that left the group, or the whole application if its pid file was lost. */
+const sweep = async (place: Place): Promise<void> => {
+  for (let round = 0; round < 20; round += 1) {
+    const left = await processesWithEnvironment(MARK, place.dir);
+    if (left.length === 0) return;
+    for (const pid of left) signalProcess(pid, 'SIGKILL');
+    await sleep(10 * round);
+  }
+};
+
+/** Why an application ended, as a sentence. */
+export const exitSentence = (exit: Pick<ApplicationExit, 'code' | 'signal'>): string => {
+  if (exit.signal !== null) return `the application was ended by ${exit.signal}`;
+  if (exit.code === 127) return 'the application exited with code 127: its command was not found';
+  if (exit.code === 126) return 'the application exited with code 126: its command can not be executed';
+  const killed = Object.entries(constants.signals).find(([, number]) => exit.code === 128 + number);
+  return `the application exited with code ${exit.code}${killed === undefined ? '' : ` (perhaps ${killed[0]})`}`;
 };

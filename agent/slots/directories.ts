@@ -1,23 +1,290 @@
-/** The directories adapter: an application's A/B pair as two folders, run by the agent's own supervisor. */
-import { join } from 'node:path';
+/**
+ * The directories adapter: an application's A/B pair as two folders, run by the agent's own supervisor. `boot` is its
+ * reboot; tries are counted down durably before the application is executed.
+ *
+ * In `dir`: `a/` and `b/`, nothing but the application's own files; `a.json`, `a.files` and the same for b, what is known of each;
+ * `boot.0.json`, `boot.1.json`, the two copies of the boot selector.
+ */
+import { mkdir, readdir, rm } from 'node:fs/promises';
+import { join, resolve } from 'node:path';
+import type { Running } from '#shared/deployment.ts';
+import { Id, Sha256 } from '#shared/ids.ts';
+import type { Manifest } from '#shared/manifest.ts';
+import { crashPoint } from '../crash-point.ts';
+import { storageRefusal } from '../storage-error.ts';
 import type { Supervisor } from '../supervisor.ts';
-import type { SlotName, Slots } from './slots.ts';
+import { type BootSelector, openBootSelector, type Selection } from './boot-selector.ts';
+import { checkRoom, emptySlot, matchArtifacts, verifyContent, writeContent } from './content.ts';
+import { readSlotRecord, removeSlotRecord, type SlotRecord, slotFolder, writeSlotRecord } from './slot-record.ts';
+import type { FetchedArtifact, SlotContent, SlotName, SlotResult, Slots, SlotsView } from './slots.ts';
+
+export { slotFolder } from './slot-record.ts';
 
 export type DirectorySlotsOptions = {
-  /** Holds `a/`, `b/`, what is known of each (`a.json`, `a.files`), and the boot selector (`boot.0.json`, `boot.1.json`). */
+  /** The pair's own folder; nothing else may be kept there. Made if it is not there. */
   dir: string;
   supervisor: Supervisor;
-  /** A folder for the application's own data, which survives updates: its `SLUICE_DATA`. Made if it is not there. */
+  /** For the application's own data, which survives updates: its `SLUICE_DATA`. Made if it is not there. */
   dataDir?: string;
-  /** The most that one slot may take on disk. Default 8 GiB. */
+  /** The most that one slot may take on the disk. Default 8 GiB. */
   slotBytesMax?: number;
-  /** Called after every durable step; tests cut the power there. Default `crashPoint` of agent/crash-point.ts. */
+  /** Called after every durable step; tests cut the power there. Default agent/crash-point.ts. */
   crashPoint?: (name: string) => void;
 };
 
-/** Where a slot's files are: the application's working directory. */
-export const slotFolder = (dir: string, slot: SlotName): string => join(dir, slot);
+type Refused = Extract<SlotResult, { ok: false }>;
+const refuse = (message: string): Refused => ({ ok: false, code: 'PRECONDITION', message });
+const DONE: SlotResult = { ok: true };
 
-export const openDirectorySlots = async (_options: DirectorySlotsOptions): Promise<Slots> => {
-  throw new Error('not built yet');
+/** Opens the pair; a first start writes an empty boot selector. Starts nothing. */
+export const openDirectorySlots = async (options: DirectorySlotsOptions): Promise<Slots> => {
+  const dir = resolve(options.dir);
+  await mkdir(dir, { recursive: true });
+  if (options.dataDir !== undefined) await mkdir(options.dataDir, { recursive: true });
+  const there = await readdir(dir);
+  // Left by a cut between writing and renaming; nothing reads them.
+  for (const name of there.filter((name) => name.endsWith('.tmp'))) await rm(join(dir, name), { force: true });
+  const selector = openBootSelector(dir);
+  // A pair with slots but without a selector has lost it: that is damage, and a new one would hide it.
+  const fresh = !there.some((name) => /^(a|b|boot\.[01])(\.json|\.files)?$/.test(name));
+  if (fresh) await selector.write({ active: null, trial: null });
+  return directorySlots({ ...options, dir }, selector);
 };
+
+const directorySlots = (options: DirectorySlotsOptions, selector: BootSelector): Slots => {
+  const { dir, supervisor } = options;
+  const slotBytesMax = options.slotBytesMax ?? 8 * 1024 ** 3;
+  const cut = options.crashPoint ?? crashPoint;
+  /** What `boot` chose last, if that has no application to see running. */
+  let bootedData: SlotName | null = null;
+
+  /** The selection, or why there is none: then nothing is written at all (faults 11). */
+  const select = async (): Promise<{ ok: true; selection: Selection } | Refused> => {
+    const found = await selector.read();
+    if (found.state === 'read') return { ok: true, selection: found.selection };
+    return refuse(`both copies of the boot selector in ${dir} are ${found.state}`);
+  };
+
+  const change = async (next: Selection, name: string): Promise<SlotResult> => {
+    try {
+      await selector.write(next);
+    } catch (error) {
+      return storageRefusal(error, 'the boot selector can not be written');
+    }
+    cut(name);
+    return DONE;
+  };
+
+  const runningSlot = (): SlotName | null => supervisor.running()?.slot ?? bootedData;
+
+  /** Everything that writes into a slot goes through here: never the slot that boots next or runs now. */
+  const standby = async (slot: SlotName): Promise<{ ok: true; selection: Selection } | Refused> => {
+    const selected = await select();
+    if (!selected.ok) return selected;
+    if (selected.selection.active === slot) return refuse(`slot ${slot} is the active one`);
+    if (runningSlot() === slot) return refuse(`slot ${slot} is running`);
+    return selected;
+  };
+
+  const prepare = async (slot: SlotName): Promise<SlotResult> => {
+    const selected = await standby(slot);
+    if (!selected.ok) return selected;
+    // A trial of this slot that was abandoned ends here: it must not boot what is about to be deleted.
+    if (selected.selection.trial?.slot === slot) {
+      const forgotten = await change({ ...selected.selection, trial: null }, 'slots.prepare.forgotten');
+      if (!forgotten.ok) return forgotten;
+    }
+    try {
+      await selector.settle();
+      await removeSlotRecord(dir, slot);
+      cut('slots.prepare.unbootable');
+      await emptySlot(dir, slot);
+      cut('slots.prepare.emptied');
+      return DONE;
+    } catch (error) {
+      return storageRefusal(error, `slot ${slot} can not be emptied`);
+    }
+  };
+
+  const write = async (
+    slot: SlotName,
+    manifest: Manifest,
+    manifestSha256: string,
+    fetched: FetchedArtifact[],
+  ): Promise<SlotResult> => {
+    const selected = await standby(slot);
+    if (!selected.ok) return selected;
+    const known = await readSlotRecord(dir, slot);
+    // Written already, before a restart: `verify` says whether it is still as it was written.
+    if (known?.running.manifest === manifestSha256) return DONE;
+    if (known !== undefined) return refuse(`slot ${slot} holds ${known.running.version} and has not been prepared`);
+    const matched = await matchArtifacts(manifest, fetched);
+    if (!matched.ok) return matched;
+    try {
+      const room = await checkRoom(dir, matched.artifacts, slotBytesMax);
+      if (!room.ok) return room;
+      // Whatever an interrupted write has left.
+      await emptySlot(dir, slot);
+      const content = await writeContent(dir, slot, matched.artifacts, slotBytesMax);
+      if (!content.ok) return content;
+      cut('slots.write.content');
+      await writeSlotRecord(dir, recordOf(slot, manifest, manifestSha256, content.files));
+      cut('slots.write.recorded');
+      return DONE;
+    } catch (error) {
+      return storageRefusal(error, `slot ${slot} can not be written`);
+    }
+  };
+
+  const verify = async (slot: SlotName): Promise<SlotResult> => {
+    const selected = await select();
+    if (!selected.ok) return selected;
+    const record = await readSlotRecord(dir, slot);
+    if (record === undefined) return { ok: false, code: 'WRITE_VERIFY', message: `slot ${slot} has not been written` };
+    const compared = await verifyContent(dir, slot, record.files);
+    const standsBy = selected.selection.active !== slot && runningSlot() !== slot;
+    try {
+      // Nothing unverified is ever bootable, whatever it was before. The active slot is better than none.
+      if (!compared.ok && standsBy) {
+        await selector.settle();
+        await removeSlotRecord(dir, slot);
+      }
+      if (compared.ok && record.state !== 'bootable') await writeSlotRecord(dir, { ...record, state: 'bootable' });
+    } catch (error) {
+      return storageRefusal(error, `slot ${slot} can not be marked`);
+    }
+    cut('slots.verify.marked');
+    return compared;
+  };
+
+  const activate = async (slot: SlotName, trial: { tries: number; deployment: string }): Promise<SlotResult> => {
+    const selected = await select();
+    if (!selected.ok) return selected;
+    const { active, trial: pending } = selected.selection;
+    // Asked again after a cut: the tries already used stay used.
+    if (pending?.slot === slot && pending.deployment === trial.deployment) return DONE;
+    if (pending !== null) return refuse(`deployment ${pending.deployment} is still on trial`);
+    if (active === slot) return refuse(`slot ${slot} is the active one already`);
+    if ((await readSlotRecord(dir, slot))?.state !== 'bootable') return refuse(`slot ${slot} is not bootable`);
+    const next = { slot, triesLeft: trial.tries, deployment: Id.parse(trial.deployment) };
+    return change({ active, trial: next }, 'slots.activate.written');
+  };
+
+  const boot: Slots['boot'] = async () => {
+    const found = await selector.read();
+    if (found.state !== 'read') return bootWithoutSelector(dir, start, `the boot selector is ${found.state}`);
+    const { active, trial } = found.selection;
+    const onTrial = trial === null || trial.triesLeft === 0 ? undefined : await readSlotRecord(dir, trial.slot);
+    if (trial !== null && onTrial?.state === 'bootable') {
+      // Counted before it runs: an application that takes the whole machine down with it has used its try.
+      const counted = await change(
+        { active, trial: { ...trial, triesLeft: trial.triesLeft - 1 } },
+        'slots.boot.counted',
+      );
+      if (counted.ok) return start(onTrial, true);
+      // A try that can not be counted must not be used, or a full disk would make a bad version boot for ever.
+    }
+    const record = active === null ? undefined : await readSlotRecord(dir, active);
+    if (record?.state === 'bootable') return start(record, false);
+    await supervisor.stop();
+    bootedData = null;
+    return { booted: null, why: active === null ? 'nothing has been committed yet' : `slot ${active} is not bootable` };
+  };
+
+  const start = async (record: SlotRecord, trial: boolean): ReturnType<Slots['boot']> => {
+    const { slot } = record.running;
+    bootedData = null;
+    if (record.run === null) {
+      await supervisor.stop();
+      bootedData = slot;
+      return { booted: slot, trial };
+    }
+    const started = await supervisor.start({
+      slot,
+      command: record.run.command,
+      folder: slotFolder(dir, slot),
+      environment: { ...record.run.environment, ...identityOf(record.running, options.dataDir) },
+      onExit: trial ? 'report' : 'restart',
+    });
+    return started.ok ? { booted: slot, trial } : { booted: null, why: started.message };
+  };
+
+  return {
+    prepare,
+    write,
+    verify,
+    activate,
+    boot,
+    inspect: async () => {
+      const selected = await select();
+      if (!selected.ok) return selected;
+      const [a, b] = await Promise.all([contentOf(dir, 'a'), contentOf(dir, 'b')]);
+      const view: SlotsView = { ...selected.selection, slots: { a, b } };
+      return { ok: true, view };
+    },
+    running: async () => {
+      const slot = runningSlot();
+      if (slot === null) return null;
+      const selected = await select();
+      return { slot, trial: selected.ok && selected.selection.trial?.slot === slot };
+    },
+    commit: async () => {
+      const selected = await select();
+      if (!selected.ok) return selected;
+      const { trial, active } = selected.selection;
+      if (trial !== null) {
+        const record = await readSlotRecord(dir, trial.slot);
+        if (record?.state !== 'bootable') return refuse(`slot ${trial.slot} is on trial but not bootable`);
+        const committed = await change({ active: trial.slot, trial: null }, 'slots.commit.written');
+        if (!committed.ok) return committed;
+      }
+      if (supervisor.running() === null || supervisor.running()?.slot === (trial?.slot ?? active))
+        supervisor.keepRunning();
+      return DONE;
+    },
+    revert: async () => {
+      const selected = await select();
+      if (!selected.ok) return selected;
+      if (selected.selection.trial === null) return DONE;
+      return change({ ...selected.selection, trial: null }, 'slots.revert.written');
+    },
+    stop: async () => {
+      bootedData = null;
+      await supervisor.stop();
+    },
+  };
+};
+
+/** With the selector lost, one bootable slot leaves no doubt which one is meant; with two nobody knows what was committed. */
+const bootWithoutSelector = async (
+  dir: string,
+  start: (record: SlotRecord, trial: boolean) => ReturnType<Slots['boot']>,
+  why: string,
+): ReturnType<Slots['boot']> => {
+  const records = await Promise.all([readSlotRecord(dir, 'a'), readSlotRecord(dir, 'b')]);
+  const bootable = records.filter((record) => record?.state === 'bootable');
+  return bootable.length === 1 ? start(bootable[0]!, false) : { booted: null, why };
+};
+
+const recordOf = (slot: SlotName, manifest: Manifest, manifestSha256: string, files: string): SlotRecord => ({
+  format: 1,
+  state: 'written',
+  running: { product: manifest.product, version: manifest.version, manifest: Sha256.parse(manifestSha256), slot },
+  securityCounter: manifest.securityCounter,
+  run: manifest.run ?? null,
+  files: Sha256.parse(files),
+});
+
+const contentOf = async (dir: string, slot: SlotName): Promise<SlotContent> => {
+  const record = await readSlotRecord(dir, slot);
+  if (record?.state !== 'bootable') return { state: 'unbootable' };
+  return { state: 'bootable', running: record.running, securityCounter: record.securityCounter };
+};
+
+/** What an application may want to know of itself. */
+const identityOf = (running: Running, dataDir: string | undefined): Record<string, string> => ({
+  SLUICE_PRODUCT: running.product,
+  SLUICE_VERSION: running.version,
+  SLUICE_SLOT: running.slot,
+  ...(dataDir === undefined ? {} : { SLUICE_DATA: resolve(dataDir) }),
+});

@@ -1,0 +1,46 @@
+/**
+ * Facts about processes from Linux's /proc. Elsewhere nothing is found, and so nothing is ever killed by mistake: a pid
+ * alone says little, because pids are used again.
+ */
+import { readdir, readFile } from 'node:fs/promises';
+
+/** When the process started, in clock ticks since the machine's boot (proc(5), field 22), with its state; undefined if there is none. */
+export const lookUpProcess = async (pid: number): Promise<{ startTicks: string; zombie: boolean } | undefined> => {
+  const stat = await readFile(`/proc/${pid}/stat`, 'utf8').catch(() => undefined);
+  // The second field is the program's name, which may itself contain spaces and parentheses.
+  const fields = stat?.slice(stat.lastIndexOf(')') + 2).split(' ');
+  if (fields?.[19] === undefined) return undefined;
+  return { startTicks: fields[19], zombie: fields[0] === 'Z' || fields[0] === 'X' };
+};
+
+/** Changes with every boot of the machine. */
+export const machineBootId = async (): Promise<string> =>
+  (await readFile('/proc/sys/kernel/random/boot_id', 'utf8').catch(() => 'unknown')).trim();
+
+/**
+ * Every living process whose environment holds exactly `NAME=value`. An application's descendants inherit it even when
+ * they leave its process group, so this finds what a signal to the group misses.
+ */
+export const processesWithEnvironment = async (name: string, value: string): Promise<number[]> => {
+  const wanted = Buffer.from(`\0${name}=${value}\0`);
+  const names = await readdir('/proc').catch(() => []);
+  const found: number[] = [];
+  for (const entry of names) {
+    const pid = Number(entry);
+    if (!Number.isInteger(pid) || pid === process.pid) continue;
+    // Not ours to read, or gone in the meantime: not ours to kill either.
+    const environment = await readFile(`/proc/${pid}/environ`).catch(() => undefined);
+    if (environment === undefined || !Buffer.concat([Buffer.from('\0'), environment]).includes(wanted)) continue;
+    if ((await lookUpProcess(pid))?.zombie === false) found.push(pid);
+  }
+  return found;
+};
+
+/** Sends a signal to a process, or with a negative number to its group. One that is gone, or has become another user's, is no error. */
+export const signalProcess = (pid: number, signal: NodeJS.Signals): void => {
+  try {
+    process.kill(pid, signal);
+  } catch (error) {
+    if (!['ESRCH', 'EPERM'].includes((error as NodeJS.ErrnoException).code ?? '')) throw error;
+  }
+};

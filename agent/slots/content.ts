@@ -1,0 +1,207 @@
+/** What is in a slot: written from verified artifacts, and read back from the disk. */
+import { createHash, type Hash } from 'node:crypto';
+import { createReadStream, createWriteStream } from 'node:fs';
+import { lstat, mkdir, open, readdir, readFile, readlink, rm, stat, statfs } from 'node:fs/promises';
+import { join, posix } from 'node:path';
+import { Readable } from 'node:stream';
+import { finished } from 'node:stream/promises';
+import { syncFolder } from '#shared/durable.ts';
+import type { Artifact, Manifest } from '#shared/manifest.ts';
+import { TREE_ENTRIES_MAX } from '#shared/tree.ts';
+import { openStoredReader } from '../read-back.ts';
+import { storageRefusal } from '../storage-error.ts';
+import { openTreeWriter, type TreeEntry, TreeRefused, type TreeWriter } from '../tree-writer.ts';
+import { unpackTree } from '../unpack.ts';
+import { fileListOf, slotFolder } from './slot-record.ts';
+import type { FetchedArtifact, SlotName, SlotResult } from './slots.ts';
+
+/** Left free for everything else on that disk: the journal, logs, the application's data. */
+const RESERVE_BYTES = 4 * 1024 * 1024;
+const READERS = 4;
+
+type Refused = Extract<SlotResult, { ok: false }>;
+const refuse = (code: Refused['code'], message: string): Refused => ({ ok: false, code, message });
+
+/** Empties the slot's folder; afterwards it is there and empty, durably. Throws the system's error. */
+export const emptySlot = async (dir: string, slot: SlotName): Promise<void> => {
+  await rm(slotFolder(dir, slot), { recursive: true, force: true });
+  await rm(fileListOf(dir, slot), { force: true });
+  await mkdir(slotFolder(dir, slot));
+  await syncFolder(dir);
+};
+
+/**
+ * Whether there is room for what the manifest announces: known before any write (faults 18, 19). A file on the same file
+ * system is linked, not copied. A compressed tree needs more than its bytes; that shows while unpacking.
+ */
+export const checkRoom = async (
+  dir: string,
+  artifacts: { artifact: Artifact; file: string }[],
+  slotBytesMax: number,
+): Promise<SlotResult> => {
+  const { dev } = await stat(dir);
+  let filled = 0;
+  let copied = 0;
+  for (const { artifact, file } of artifacts) {
+    filled += artifact.bytes;
+    if (artifact.install.kind === 'tree' || (await stat(file)).dev !== dev) copied += artifact.bytes;
+  }
+  if (filled > slotBytesMax) return refuse('NO_SPACE', `${filled} bytes do not fit into a slot of ${slotBytesMax}`);
+  const { bavail, bsize } = await statfs(dir);
+  if (copied + RESERVE_BYTES <= bavail * bsize) return { ok: true };
+  return refuse('NO_SPACE', `${copied} bytes are needed and ${bavail * bsize} are free`);
+};
+
+/** Fills the empty slot, and lists what it wrote: `files` is the digest of the list. */
+export const writeContent = async (
+  dir: string,
+  slot: SlotName,
+  artifacts: { artifact: Artifact; file: string }[],
+  slotBytesMax: number,
+): Promise<{ ok: true; files: string } | Refused> => {
+  const listHash = createHash('sha256');
+  const list = createWriteStream(fileListOf(dir, slot), { flush: true });
+  const listed = finished(list);
+  listed.catch(() => undefined);
+  const limits = { entriesMax: TREE_ENTRIES_MAX, bytesMax: slotBytesMax };
+  const writer = openTreeWriter(slotFolder(dir, slot), limits, (entry) => {
+    const line = `${JSON.stringify(entry)}\n`;
+    listHash.update(line);
+    list.write(line);
+  });
+  try {
+    for (const { artifact, file } of artifacts) {
+      const placed = await placeArtifact(artifact, file, slotBytesMax, writer);
+      if (!placed.ok) return placed;
+    }
+    await writer.finish();
+    list.end();
+    await listed;
+    await syncFolder(dir);
+    return { ok: true, files: listHash.digest('hex') };
+  } catch (error) {
+    if (error instanceof TreeRefused) return refuse(error.code, error.message);
+    return storageRefusal(error, `slot ${slot} can not be written`);
+  } finally {
+    await writer.abandon();
+    list.destroy();
+  }
+};
+
+const placeArtifact = async (
+  artifact: Artifact,
+  file: string,
+  slotBytesMax: number,
+  writer: TreeWriter,
+): Promise<SlotResult> => {
+  const { install, bytes, sha256 } = artifact;
+  if (install.kind === 'file') {
+    const options = { bytes, executable: install.executable };
+    // The digest was checked when the file was fetched, and is checked again when the slot is read back.
+    if (await writer.adopt(install.path, { ...options, sha256, file })) return { ok: true };
+  }
+  const hash = createHash('sha256');
+  const source = hashing(file, hash);
+  if (install.kind === 'file') await writer.file(install.path, { bytes, executable: install.executable }, source);
+  else {
+    // Every entry takes a block for its header and pads its body to one.
+    const tarBytesMax = slotBytesMax + 4 * 512 * TREE_ENTRIES_MAX;
+    const unpacked = await unpackTree(Readable.from(source), install.compression, tarBytesMax, writer);
+    if (!unpacked.ok) return unpacked;
+  }
+  if (hash.digest('hex') === sha256) return { ok: true };
+  return refuse('TARGET_HASH', `${artifact.name} has changed on the disk since it was fetched`);
+};
+
+async function* hashing(file: string, hash: Hash): AsyncGenerator<Buffer> {
+  for await (const chunk of createReadStream(file, { highWaterMark: 256 * 1024 }) as AsyncIterable<Buffer>) {
+    hash.update(chunk);
+    yield chunk;
+  }
+}
+
+/** Reads all of the slot from the disk and compares: what differs, is missing or is too much is `WRITE_VERIFY`. */
+export const verifyContent = async (dir: string, slot: SlotName, listSha256: string): Promise<SlotResult> => {
+  try {
+    const expected = await readFileList(dir, slot, listSha256);
+    if (expected === undefined) return refuse('WRITE_VERIFY', `the list of files of slot ${slot} is damaged`);
+    const wrong =
+      (await compareFolders(slotFolder(dir, slot), expected)) ?? (await compareFiles(slotFolder(dir, slot), expected));
+    return wrong === undefined ? { ok: true } : refuse('WRITE_VERIFY', `slot ${slot}: ${wrong}`);
+  } catch (error) {
+    const refused = storageRefusal(error, `slot ${slot} can not be read`);
+    return { ...refused, code: 'WRITE_VERIFY' };
+  }
+};
+
+const readFileList = async (
+  dir: string,
+  slot: SlotName,
+  listSha256: string,
+): Promise<Map<string, TreeEntry> | undefined> => {
+  const bytes = await readFile(fileListOf(dir, slot));
+  if (createHash('sha256').update(bytes).digest('hex') !== listSha256) return undefined;
+  const entries = new Map<string, TreeEntry>();
+  // The digest proves that these are the lines that this program wrote.
+  for (const line of bytes.toString('utf8').split('\n')) {
+    if (line === '') continue;
+    const entry = JSON.parse(line) as TreeEntry;
+    entries.set(entry.path, entry);
+  }
+  return entries;
+};
+
+/** Names, types and links; undefined when they are as listed, otherwise the first difference. */
+const compareFolders = async (root: string, expected: Map<string, TreeEntry>): Promise<string | undefined> => {
+  let met = 0;
+  const folders = [''];
+  for (let folder = folders.pop(); folder !== undefined; folder = folders.pop()) {
+    for (const there of await readdir(join(root, folder), { withFileTypes: true })) {
+      const path = posix.join(folder, there.name);
+      const entry = expected.get(path);
+      if (entry === undefined) return `${path} does not belong there`;
+      met += 1;
+      if (entry.kind === 'folder' && there.isDirectory()) folders.push(path);
+      else if (entry.kind === 'link' && there.isSymbolicLink()) {
+        if ((await readlink(join(root, path))) !== entry.to) return `${path} links to something else`;
+      } else if (entry.kind !== 'file' || !there.isFile()) return `${path} is not a ${entry.kind}`;
+    }
+  }
+  return met === expected.size ? undefined : `${expected.size - met} files, folders or links are missing`;
+};
+
+const compareFiles = async (root: string, expected: Map<string, TreeEntry>): Promise<string | undefined> => {
+  const files = expected.values().filter((entry) => entry.kind === 'file');
+  let wrong: string | undefined;
+  const work = async (): Promise<void> => {
+    const reader = openStoredReader();
+    for (const entry of files) {
+      if (wrong !== undefined) return;
+      const file = join(root, entry.path);
+      const executable = ((await lstat(file)).mode & 0o100) !== 0;
+      const stored = await reader.hash(file);
+      const same = stored.bytes === entry.bytes && stored.sha256 === entry.sha256 && executable === entry.executable;
+      if (!same) wrong ??= `${entry.path} is not on the disk as it was written`;
+    }
+  };
+  // All workers draw from the one iterator.
+  await Promise.all(Array.from({ length: Math.min(READERS, expected.size) }, work));
+  return wrong;
+};
+
+/** The artifacts of the manifest with their files, or what is missing. */
+export const matchArtifacts = async (
+  manifest: Manifest,
+  fetched: FetchedArtifact[],
+): Promise<{ ok: true; artifacts: { artifact: Artifact; file: string }[] } | Refused> => {
+  const artifacts: { artifact: Artifact; file: string }[] = [];
+  for (const artifact of manifest.artifacts) {
+    const file = fetched.find((one) => one.name === artifact.name)?.file;
+    const there = file === undefined ? undefined : await stat(file).catch(() => undefined);
+    if (file === undefined || there === undefined)
+      return refuse('PRECONDITION', `${artifact.name} has not been fetched`);
+    if (there.size !== artifact.bytes) return refuse('TARGET_HASH', `${artifact.name} has not the size it had`);
+    artifacts.push({ artifact, file });
+  }
+  return { ok: true, artifacts };
+};
