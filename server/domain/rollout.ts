@@ -18,6 +18,8 @@ export type RolloutPlan = {
   policy: Policy;
   /** Number of devices in each wave, in order. */
   waveSizes: number[];
+  /** Devices that the cohorts mean, but that had to be left out: unknown, not let in, or without a bundle for their compatible. */
+  excluded?: number;
   createdAt: Millis;
   createdBy: string;
 };

@@ -1,0 +1,498 @@
+/* oxlint-disable vitest/expect-expect -- a property asserts by what it returns to fc.assert */
+import * as fc from 'fast-check';
+import { describe, expect, test } from 'vitest';
+import { binMsOf, type OutcomeBin } from '#server/domain/deployment.ts';
+import { ruleOn } from '#server/domain/halting.ts';
+import type { Rollout, RolloutState } from '#server/domain/rollout.ts';
+import type { RolloutEvent } from '#server/domain/rollout-events.ts';
+import { startLimit } from '#server/domain/rollout-run.ts';
+import { stepRollout, TRANSITIONS } from '#server/domain/rollout-step.ts';
+import { setAside, tallyOf } from '#server/domain/tally.ts';
+import { Id } from '#shared/ids.ts';
+import { Policy } from '#shared/policy.ts';
+import { BAD, fleetOf, GOOD, OFFLINE, SILENT, START } from './fleet.ts';
+
+const quick = { gate: { soakMs: 30_000 }, deadlines: { outcomeMs: 600_000 } };
+
+describe('a good release', () => {
+  test('goes out wave by wave, each after its gate and soak, and completes', () => {
+    const fleet = fleetOf({
+      devices: 8,
+      behaviour: () => GOOD,
+      waves: [{ count: 2 }, { percent: 100 }],
+      policy: quick,
+    });
+    fleet.run();
+    expect(fleet.rollout.progress.state).toBe('completed');
+    expect(fleet.count('committed')).toBe(8);
+    expect(fleet.audit().map(({ kind }) => kind)).toEqual([
+      'rollout-started',
+      'wave-opened',
+      'wave-opened',
+      'rollout-completed',
+    ]);
+    expect(fleet.audit()[2]).toMatchObject({
+      wave: 1,
+      why: '2 of 2 reachable devices of wave 1 committed, where 2 must, and stayed so for 30 s',
+    });
+  });
+
+  test('waits for its start', () => {
+    const fleet = fleetOf({ devices: 2, behaviour: () => GOOD });
+    const later: Rollout = { ...fleet.rollout, progress: { state: 'scheduled', startAt: START + 5_000 } };
+    const early = stepRollout(later, { kind: 'tick' }, { now: START, bins: [] });
+    expect(early).toMatchObject({ next: later, offers: [], nextTickAt: START + 5_000 });
+    const due = stepRollout(later, { kind: 'tick' }, { now: START + 5_000, bins: [] });
+    expect(due.next.progress).toMatchObject({ state: 'running', wave: 0 });
+    expect(due.nextTickAt).toBe(START + 5_000);
+  });
+
+  test('passes a wave in which nobody is reachable, and completes without those never heard', () => {
+    const fleet = fleetOf({
+      devices: 10,
+      behaviour: () => OFFLINE,
+      waves: [{ count: 2 }, { percent: 100 }],
+      policy: { ...quick, deadlines: { acceptMs: 60_000, outcomeMs: 600_000 } },
+    });
+    fleet.run();
+    expect(fleet.rollout.progress.state).toBe('completed');
+    expect(fleet.count('overdue')).toBe(10);
+    expect(fleet.audit()).toContainEqual(
+      expect.objectContaining({ kind: 'wave-opened', wave: 1, why: 'nobody in wave 1 is reachable' }),
+    );
+  });
+
+  test('a soak starts again when a committed device reverts', () => {
+    const slow = { ...GOOD, outcomeMs: 90_000 };
+    const fleet = fleetOf({
+      devices: 10,
+      behaviour: (n) => (n === 0 ? slow : GOOD),
+      waves: [{ percent: 95 }],
+      policy: quick,
+    });
+    const gateSince = () => (fleet.rollout.progress.state === 'running' ? fleet.rollout.progress.gateSince : null);
+    fleet.run(() => gateSince() !== null);
+    expect(fleet.count('committed', 'trial')).toBe(10);
+    const since = gateSince();
+    fleet.says(1, { outcome: 'reverted' });
+    fleet.happen({ kind: 'tick' });
+    expect([since, gateSince()]).toEqual([fleet.now - 1_000, null]);
+  });
+
+  test('grows from the budget upwards as evidence arrives, when it has no waves', () => {
+    const fleet = fleetOf({
+      devices: 2_000,
+      behaviour: () => GOOD,
+      policy: { ...quick, limits: { startsPerMinute: 100_000 } },
+    });
+    fleet.run();
+    const sizes = fleet.steps
+      .map((step) => step.offers.reduce((sum, { atMost }) => sum + atMost, 0))
+      .filter((n) => n > 0);
+    expect(sizes[0]).toBe(20);
+    expect(sizes[1]).toBeGreaterThan(100);
+    expect(fleet.count('committed')).toBe(2_000);
+  });
+});
+
+describe('a bad release', () => {
+  test('that crashes on every canary halts, and the others are never touched', () => {
+    const fleet = fleetOf({ devices: 8, behaviour: () => BAD, waves: [{ count: 2 }, { percent: 100 }], policy: quick });
+    fleet.run();
+    expect(fleet.rollout.progress).toMatchObject({
+      state: 'halted',
+      wave: 0,
+      reason: { kind: 'evidence', failed: 2, offered: 2 },
+    });
+    expect([fleet.count('reverted'), fleet.count('planned')]).toEqual([2, 6]);
+    expect(fleet.steps.at(-1)!.withdraw).toEqual({ reason: 'rollout halted: evidence', planned: false });
+    expect(fleet.audit().at(-1)).toMatchObject({ kind: 'rollout-halted', by: 'server', reason: { kind: 'evidence' } });
+  });
+
+  test('that fails on the single canary halts at the gate', () => {
+    const fleet = fleetOf({ devices: 8, behaviour: () => BAD, waves: [{ count: 1 }, { percent: 100 }], policy: quick });
+    fleet.run();
+    expect(fleet.rollout.progress).toMatchObject({
+      state: 'halted',
+      reason: { kind: 'gate-unreachable', wave: 0, committed: 0, failed: 1, reachable: 1, needed: 1 },
+    });
+  });
+
+  test('that silences devices holds first, and halts when they are overdue', () => {
+    const fleet = fleetOf({ devices: 200, behaviour: () => SILENT, policy: quick });
+    fleet.run(() => fleet.now >= START + 300_000);
+    expect(fleet.rollout.progress).toMatchObject({ state: 'running', hold: { kind: 'judge', group: 'all/gw2' } });
+    expect(fleet.count('trial')).toBe(20);
+    fleet.run();
+    expect(fleet.rollout.progress).toMatchObject({ state: 'halted' });
+    expect(fleet.count('overdue', 'trial')).toBe(20);
+  });
+
+  test('that breaks one compatible only halts on the evidence of that compatible', () => {
+    const fleet = fleetOf({
+      devices: 400,
+      behaviour: (n) => (n % 10 === 0 ? BAD : GOOD),
+      compatible: (n) => (n % 10 === 0 ? 'gw3' : 'gw2'),
+      policy: { ...quick, gate: { successShare: 0.5, soakMs: 0 } },
+    });
+    fleet.run();
+    expect(fleet.rollout.progress).toMatchObject({ state: 'halted', reason: { kind: 'evidence', group: 'all/gw3' } });
+  });
+
+  test('withdraws at a halt what was offered and not activated, and keeps ticking until the rest has spoken', () => {
+    const fleet = fleetOf({ devices: 20, behaviour: (n) => (n < 8 ? BAD : n < 14 ? SILENT : OFFLINE), policy: quick });
+    fleet.run();
+    expect(fleet.rollout.progress.state).toBe('halted');
+    expect(fleet.count('offered', 'planned')).toBe(0);
+    expect(fleet.count('withdrawn')).toBeGreaterThan(0);
+    expect(fleet.count('trial')).toBeGreaterThan(0);
+    expect(fleet.happen({ kind: 'tick' }).nextTickAt).toBe(fleet.now + 10_000);
+    fleet.pass(600_000);
+    expect(fleet.happen({ kind: 'tick' }).nextTickAt).toBeNull();
+    expect(fleet.rollout.progress.state).toBe('halted');
+  });
+
+  test('is halted by the simple rules too, when they are chosen', () => {
+    const mixed = (n: number) => (n % 5 === 0 ? BAD : GOOD);
+    const gate = { successShare: 0, soakMs: 0 };
+    const waved = fleetOf({
+      devices: 100,
+      behaviour: mixed,
+      policy: { judge: { rule: 'wave-percentage', percent: 10 }, gate, limits: { atRiskMax: 20 } },
+    });
+    waved.run();
+    expect(waved.rollout.progress).toMatchObject({ state: 'halted', reason: { kind: 'percentage', decided: 100 } });
+    const minimum = fleetOf({
+      devices: 100,
+      behaviour: mixed,
+      policy: {
+        judge: { rule: 'percentage-after-minimum', percent: 10, minimum: 15 },
+        gate,
+        limits: { atRiskMax: 20 },
+      },
+    });
+    minimum.run();
+    expect(minimum.rollout.progress).toMatchObject({
+      state: 'halted',
+      reason: { kind: 'percentage', limitPercent: 10 },
+    });
+  });
+});
+
+describe('a person', () => {
+  const running = () => {
+    const fleet = fleetOf({
+      devices: 30,
+      behaviour: () => GOOD,
+      waves: [{ count: 4 }, { percent: 100 }],
+      policy: quick,
+    });
+    fleet.run(() => fleet.count('trial') > 0);
+    return fleet;
+  };
+
+  test('pauses and resumes: nobody new is offered in between, and the soak starts anew', () => {
+    const fleet = running();
+    const paused = fleet.happen({ kind: 'pause', by: 'alice', note: 'storm' });
+    expect(paused.next.progress).toMatchObject({ state: 'paused', wave: 0, by: 'alice', note: 'storm' });
+    expect(paused.withdraw).toBeNull();
+    for (let n = 0; n < 200; n++) {
+      expect(fleet.happen({ kind: 'tick' }).offers).toEqual([]);
+      fleet.pass(1_000);
+    }
+    expect(fleet.count('committed')).toBe(4);
+    const resumed = fleet.happen({ kind: 'resume', by: 'bob', note: '' });
+    expect(resumed.next.progress).toMatchObject({ state: 'running', wave: 0, gateSince: null, waveSince: fleet.now });
+    expect(resumed.nextTickAt).toBe(fleet.now);
+    fleet.run();
+    expect(fleet.rollout.progress.state).toBe('completed');
+  });
+
+  test('does not hide a bad release by pausing: what is on its way may still halt it', () => {
+    const fleet = fleetOf({ devices: 30, behaviour: () => BAD, policy: quick });
+    fleet.run(() => fleet.count('trial') > 0);
+    fleet.happen({ kind: 'pause', by: 'alice', note: '' });
+    fleet.run();
+    expect(fleet.rollout.progress.state).toBe('halted');
+  });
+
+  test('aborts: everything not on trial is withdrawn, trials finish, and nothing is ever offered again', () => {
+    const fleet = running();
+    const step = fleet.happen({ kind: 'abort', by: 'alice', note: 'wrong release' });
+    expect(step.withdraw).toEqual({ reason: 'rollout aborted', planned: true });
+    expect([fleet.count('withdrawn'), fleet.count('trial')]).toEqual([26, 4]);
+    expect(step.nextTickAt).not.toBeNull();
+    fleet.pass(60_000);
+    expect(fleet.count('committed')).toBe(4);
+    expect(fleet.happen({ kind: 'tick' })).toMatchObject({ offers: [], nextTickAt: null });
+    expect(fleet.happen({ kind: 'resume', by: 'alice', note: 'why not' }).refused).toMatchObject({ code: 'conflict' });
+  });
+
+  test('resumes after a halt only with a note, which sets the failures so far aside', () => {
+    const fleet = fleetOf({
+      devices: 30,
+      behaviour: (n) => (n < 3 ? BAD : GOOD),
+      policy: { ...quick, judge: { rule: 'evidence', budget: 2 } },
+    });
+    fleet.run();
+    expect(fleet.rollout.progress.state).toBe('halted');
+    expect(fleet.happen({ kind: 'resume', by: 'alice', note: ' ' }).refused).toMatchObject({ code: 'invalid-request' });
+    expect(fleet.rollout.progress.state).toBe('halted');
+    for (let tries = 0; tries < 3 && fleet.rollout.progress.state === 'halted'; tries++) {
+      fleet.happen({ kind: 'resume', by: 'alice', note: 'known bad flash' });
+      expect(fleet.rollout.progress).toMatchObject({ state: 'running', acknowledged: [{ cohort: 'all', wave: 0 }] });
+      fleet.run();
+    }
+    expect(fleet.rollout.progress.state).toBe('completed');
+    expect(fleet.audit()).toContainEqual(
+      expect.objectContaining({ kind: 'rollout-resumed', note: 'known bad flash', by: 'alice' }),
+    );
+  });
+
+  test('who withdraws the release halts it for good', () => {
+    const fleet = running();
+    const step = fleet.happen({ kind: 'release-withdrawn', by: 'carol' });
+    expect(step.next.progress).toMatchObject({ state: 'halted', reason: { kind: 'release-withdrawn', by: 'carol' } });
+    expect(fleet.happen({ kind: 'resume', by: 'alice', note: 'please' }).refused).toMatchObject({ code: 'conflict' });
+    expect(fleet.happen({ kind: 'abort', by: 'alice', note: '' }).next.progress.state).toBe('aborted');
+  });
+});
+
+describe('limits', () => {
+  test('starts per minute are spread over the minute', () => {
+    expect(startLimit(1_000)).toEqual({ windowMs: 6_000, perWindow: 100 });
+    expect(startLimit(15)).toEqual({ windowMs: 6_000, perWindow: 1 });
+    expect(startLimit(4)).toEqual({ windowMs: 15_000, perWindow: 1 });
+    expect(startLimit(1)).toEqual({ windowMs: 60_000, perWindow: 1 });
+  });
+
+  test('no minute sees more than a window’s worth above the limit', () => {
+    const fleet = fleetOf({
+      devices: 300,
+      behaviour: () => GOOD,
+      policy: { ...quick, judge: { rule: 'wave-percentage' }, limits: { startsPerMinute: 60 } },
+    });
+    fleet.run();
+    expect(fleet.rollout.progress.state).toBe('completed');
+    const starts = fleet.deployments.map((d) => d.offeredAt!).sort((a, b) => a - b);
+    for (const from of starts) {
+      expect(starts.filter((at) => at >= from && at < from + 60_000).length).toBeLessThanOrEqual(66);
+    }
+  });
+
+  test('waits at the rate limit until the next window', () => {
+    const fleet = fleetOf({
+      devices: 30,
+      behaviour: () => GOOD,
+      policy: { judge: { rule: 'wave-percentage' }, limits: { startsPerMinute: 1 } },
+    });
+    fleet.run(() => fleet.count('trial') === 1);
+    const since = fleet.now - 1_000;
+    expect(fleet.happen({ kind: 'tick' }).next.progress).toMatchObject({
+      hold: { kind: 'rate-limit', nextAt: since + 60_000 },
+    });
+  });
+
+  test('never more devices at risk than allowed', () => {
+    const fleet = fleetOf({ devices: 60, behaviour: () => GOOD, policy: { ...quick, limits: { atRiskMax: 7 } } });
+    let most = 0;
+    fleet.run(() => {
+      most = Math.max(most, fleet.count('offered', 'trial'));
+      return false;
+    });
+    expect(most).toBe(7);
+    expect(fleet.count('committed')).toBe(60);
+  });
+
+  test('devices that are offered but have not answered use up what the judge allows', () => {
+    const fleet = fleetOf({ devices: 100, behaviour: () => OFFLINE, policy: quick });
+    fleet.run(() => fleet.now > START + 10_000);
+    expect(fleet.count('offered')).toBe(20);
+    expect(fleet.rollout.progress).toMatchObject({ hold: { kind: 'judge', risk: 0, unaccepted: 20 } });
+  });
+});
+
+// ---- Whatever the facts
+const policies = [
+  Policy.parse({}),
+  Policy.parse({ limits: { atRiskMax: 9, startsPerMinute: 50 }, gate: { successShare: 0.5, soakMs: 0 } }),
+  Policy.parse({ judge: { rule: 'wave-percentage' } }),
+  Policy.parse({ judge: { rule: 'percentage-after-minimum' }, gate: { successShare: 1 } }),
+];
+const nowBin = (policy: Policy) => Math.floor(START / binMsOf(policy));
+const anyBins = (policy: Policy) =>
+  fc.array(
+    fc
+      .record({
+        compatible: fc.constantFrom('gw2', 'gw3').map((text) => Id.parse(text)),
+        wave: fc.integer({ min: 0, max: 2 }),
+        outcome: fc.constantFrom<OutcomeBin['outcome'][]>(
+          'planned',
+          'unaccepted',
+          'undecided',
+          'healthy',
+          'failed',
+          'never-heard',
+          'withdrawn',
+          'skipped',
+        ),
+        age: fc.integer({ min: 0, max: 70 }),
+        delay: fc.integer({ min: 0, max: 70 }),
+        devices: fc.integer({ min: 1, max: 60 }),
+      })
+      .map(
+        ({ compatible, wave, outcome, age, delay, devices }): OutcomeBin => ({
+          cohort: Id.parse('all'),
+          compatible,
+          wave,
+          outcome,
+          startBin: outcome === 'planned' || outcome === 'skipped' ? null : nowBin(policy) - age,
+          delayBins: outcome === 'healthy' ? Math.min(age, delay) : null,
+          devices,
+        }),
+      ),
+    { maxLength: 20 },
+  );
+const wave = fc.integer({ min: 0, max: 2 });
+const anyProgress: fc.Arbitrary<RolloutState> = fc.oneof(
+  fc.constant<RolloutState>({ state: 'draft' }),
+  fc.constant<RolloutState>({ state: 'awaiting-approval', needed: 1, approvedBy: [] }),
+  fc.integer({ min: -5_000, max: 5_000 }).map((ms): RolloutState => ({ state: 'scheduled', startAt: START + ms })),
+  fc.record({ wave, soaked: fc.integer({ min: 0, max: 100_000 }), planned: fc.integer({ min: 0, max: 500 }) }).map(
+    ({ wave, soaked, planned }): RolloutState => ({
+      state: 'running',
+      wave,
+      waveSince: START - 200_000,
+      gateSince: soaked % 2 === 0 ? null : START - soaked,
+      hold: null,
+      starts: { since: START - (soaked % 7_000), planned },
+    }),
+  ),
+  wave.map((wave): RolloutState => ({ state: 'paused', wave, since: START - 1, by: 'alice', note: '' })),
+  wave.map(
+    (wave): RolloutState => ({
+      state: 'halted',
+      wave,
+      since: START - 1,
+      reason: { kind: 'percentage', failed: 1, decided: 2, percent: 50, limitPercent: 5 },
+    }),
+  ),
+  fc.constant<RolloutState>({ state: 'completed', at: START - 1 }),
+  fc.constant<RolloutState>({ state: 'aborted', at: START - 1, by: 'alice', note: '' }),
+);
+const anyEvent = fc.constantFrom<RolloutEvent[]>(
+  { kind: 'tick' },
+  { kind: 'tick' },
+  { kind: 'pause', by: 'alice', note: '' },
+  { kind: 'resume', by: 'alice', note: 'acknowledged' },
+  { kind: 'abort', by: 'alice', note: '' },
+  { kind: 'release-withdrawn', by: 'carol' },
+);
+const anySituation = fc.constantFrom(...policies).chain((policy) =>
+  fc.record({
+    rollout: anyProgress.map(
+      (progress): Rollout => ({
+        id: Id.parse('r-1'),
+        product: Id.parse('gateway'),
+        version: '1.4.0',
+        channel: Id.parse('production'),
+        cohorts: [],
+        policy,
+        waveSizes: [10, 20, 30],
+        createdAt: START,
+        createdBy: 'alice',
+        progress,
+      }),
+    ),
+    event: anyEvent,
+    bins: anyBins(policy),
+  }),
+);
+
+describe('whatever the facts', () => {
+  test('a step leads only where the table says, and a refused one changes nothing', () => {
+    fc.assert(
+      fc.property(anySituation, ({ rollout, event, bins }) => {
+        const step = stepRollout(rollout, event, { now: START, bins });
+        const allowed = TRANSITIONS[rollout.progress.state][event.kind];
+        expect(step.refused === null).toBe(allowed.length > 0);
+        expect(step.refused === null ? allowed : [rollout.progress.state]).toContain(step.next.progress.state);
+        if (step.refused !== null) {
+          // oxlint-disable-next-line vitest/no-conditional-expect -- the other half of the claim
+          expect(step).toMatchObject({ next: rollout, offers: [], withdraw: null, audit: [] });
+        }
+      }),
+      { numRuns: 500 },
+    );
+  });
+
+  test('offers are made only while running, in open waves, within plan, judge, rate and devices at risk', () => {
+    fc.assert(
+      fc.property(anySituation, ({ rollout, bins }) => {
+        const { policy } = rollout;
+        const step = stepRollout(rollout, { kind: 'tick' }, { now: START, bins });
+        const progress = step.next.progress;
+        if (progress.state !== 'running') return step.offers.length === 0;
+        const total = step.offers.reduce((sum, { atMost }) => sum + atMost, 0);
+        const tally = tallyOf(bins);
+        const ruling = ruleOn(policy, setAside(bins, progress.acknowledged ?? []), START);
+        if (ruling.kind === 'halt') return step.offers.length === 0;
+        return (
+          step.offers.every(({ wave, atMost }) => wave <= progress.wave && atMost >= 1) &&
+          (total === 0 || total + tally.unaccepted + tally.undecided <= policy.limits.atRiskMax) &&
+          total <= startLimit(policy.limits.startsPerMinute).perWindow &&
+          ruling.grants.every(({ group, atMost }) => {
+            const given = step.offers
+              .filter((offer) => offer.compatible === group.compatible)
+              .reduce((sum, offer) => sum + offer.atMost, 0);
+            return given === 0 || given + tallyOf(group.bins).unaccepted <= atMost;
+          }) &&
+          step.offers.every(
+            ({ wave, compatible, atMost }) =>
+              atMost <= tallyOf(bins.filter((bin) => bin.wave === wave && bin.compatible === compatible)).planned,
+          )
+        );
+      }),
+      { numRuns: 500 },
+    );
+  });
+
+  test('a next tick lies ahead, and one comes as long as anything is on its way', () => {
+    fc.assert(
+      fc.property(anySituation, ({ rollout, event, bins }) => {
+        const step = stepRollout(rollout, event, { now: START, bins });
+        const { state } = step.next.progress;
+        const tally = tallyOf(bins);
+        const pending = state === 'running' || tally.unaccepted + tally.undecided > 0;
+        if (state === 'scheduled') return step.nextTickAt !== null;
+        if (state === 'completed') return true;
+        return pending ? step.nextTickAt! >= START && step.nextTickAt! <= START + 60_000 : step.nextTickAt === null;
+      }),
+      { numRuns: 500 },
+    );
+  });
+
+  test('while nothing has failed a tick never halts', () => {
+    fc.assert(
+      fc.property(anySituation, ({ rollout, bins }) => {
+        fc.pre(rollout.progress.state !== 'halted');
+        const healthy = bins.filter((bin) => bin.outcome !== 'failed');
+        return stepRollout(rollout, { kind: 'tick' }, { now: START, bins: healthy }).next.progress.state !== 'halted';
+      }),
+      { numRuns: 500 },
+    );
+  });
+
+  test('a halt withdraws, and says why in the log', () => {
+    fc.assert(
+      fc.property(anySituation, ({ rollout, event, bins }) => {
+        const step = stepRollout(rollout, event, { now: START, bins });
+        fc.pre(step.next.progress.state === 'halted' && rollout.progress.state !== 'halted');
+        return (
+          step.withdraw !== null && step.audit.some(({ kind }) => kind === 'rollout-halted') && step.offers.length === 0
+        );
+      }),
+      { numRuns: 500 },
+    );
+  });
+});
