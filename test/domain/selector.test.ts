@@ -1,6 +1,7 @@
 import * as fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { matches, parseSelector, printSelector, type Selector, type SelectorSubject } from '#server/domain/selector.ts';
+import { matches, printSelector, type Selector, type SelectorSubject } from '#server/domain/selector.ts';
+import { parseSelector } from '#server/domain/selector-parser.ts';
 
 const gateway: SelectorSubject = {
   id: 'gw-01',
