@@ -79,6 +79,16 @@ const syncFile = async (file: string): Promise<void> => {
   }
 };
 
+/** Runs one piece of work after the other. */
+const makeQueue = (): (<T>(work: () => Promise<T>) => Promise<T>) => {
+  let last: Promise<unknown> = Promise.resolve();
+  return (work) => {
+    const result = last.then(work);
+    last = result.catch(() => undefined);
+    return result;
+  };
+};
+
 /** Opens or makes the two folders inside `dir`. */
 export const openObjects = async (dir: string): Promise<Objects> => {
   const staging = join(dir, 'staging');
@@ -88,6 +98,8 @@ export const openObjects = async (dir: string): Promise<Objects> => {
   /** Files in staging that somebody in this process still works with, or answers for. */
   const live = new Set<string>();
   let fresh = new Set<Sha256>();
+  /** Keeping and sweeping take turns: otherwise a sweep could remove what is just being kept again. */
+  const inTurn = makeQueue();
 
   const fileOf = (sha256: string): string => join(objects, sha256.slice(0, 2), sha256);
   const remove = async (file: string): Promise<void> => {
@@ -126,7 +138,7 @@ export const openObjects = async (dir: string): Promise<Objects> => {
     }
   };
 
-  const keep: Objects['keep'] = async (staged) => {
+  const keepNow: Objects['keep'] = async (staged) => {
     const target = fileOf(staged.sha256);
     fresh.add(staged.sha256);
     if (!live.has(staged.file) && (await size(staged.sha256)) === staged.bytes) return;
@@ -158,17 +170,32 @@ export const openObjects = async (dir: string): Promise<Objects> => {
   const sweep: Objects['sweep'] = async (wanted) => {
     const spared = fresh;
     fresh = new Set();
-    const left = (await readdir(staging)).map((name) => join(staging, name)).filter((file) => !live.has(file));
+    let removed = 0;
+    for (const file of (await readdir(staging)).map((name) => join(staging, name))) {
+      if (live.has(file)) continue;
+      await rm(file, { force: true });
+      removed += 1;
+    }
     const folders = (await readdir(objects)).filter((name) => /^[0-9a-f]{2}$/.test(name));
     for (const folder of folders)
       for (const name of await readdir(join(objects, folder))) {
         const sha256 = Sha256.safeParse(name).data;
-        if (sha256 !== undefined && ![wanted, spared, fresh].some((needed) => needed.has(sha256)))
-          left.push(join(objects, folder, name));
+        if (sha256 === undefined) continue;
+        await inTurn(async () => {
+          if ([wanted, spared, fresh].some((needed) => needed.has(sha256))) return;
+          await rm(fileOf(sha256), { force: true });
+          removed += 1;
+        });
       }
-    for (const file of left) await rm(file, { force: true });
-    return left.length;
+    return removed;
   };
 
-  return { stage, keep, drop: (staged) => remove(staged.file), open: openObject, size, sweep };
+  return {
+    stage,
+    keep: (staged) => inTurn(() => keepNow(staged)),
+    drop: (staged) => remove(staged.file),
+    open: openObject,
+    size,
+    sweep,
+  };
 };

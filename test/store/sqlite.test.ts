@@ -5,11 +5,9 @@ import { openInProcessStore, openSqliteStore } from '#server/store/sqlite/open.t
 import type { Store } from '#server/store/store.ts';
 import { describeStore } from './contract.ts';
 
-describeStore('SQLite in its worker', () => openSqliteStore(':memory:'));
-describeStore('SQLite in-process', async () => openInProcessStore(':memory:'));
-describeStore('SQLite in-process on disk', async (): Promise<Store> => {
+describeStore('SQLite in its worker, on disk', async (): Promise<Store> => {
   const dir = await mkdtemp(join(tmpdir(), 'sluice-store-'));
-  const store = openInProcessStore(join(dir, 'sluice.db'));
+  const store = await openSqliteStore(join(dir, 'sluice.db'));
   return {
     ...store,
     close: async () => {
@@ -18,3 +16,4 @@ describeStore('SQLite in-process on disk', async (): Promise<Store> => {
     },
   };
 });
+describeStore('SQLite in-process, in memory', async () => openInProcessStore(':memory:'));
