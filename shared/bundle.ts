@@ -6,16 +6,17 @@
  */
 import { createHash, randomUUID } from 'node:crypto';
 import { createReadStream, createWriteStream } from 'node:fs';
-import { open, rename, rm, stat } from 'node:fs/promises';
+import { rename, rm, stat } from 'node:fs/promises';
 import { basename, dirname } from 'node:path';
 import { Transform } from 'node:stream';
-import { canonicalize as canonicalJson } from '@tufjs/canonical-json';
 import type { z } from 'zod';
+import { syncFolder } from './durable.ts';
 import { Sha256 } from './ids.ts';
 import { type Artifact, BUNDLE_BYTES_MAX, type InstallKind, MANIFEST_BYTES_MAX, Manifest } from './manifest.ts';
 import { accept, type Refusal, type Result, refuse } from './problems.ts';
 import { type AddTarEntry, TAR_BLOCK as BLOCK, packTar, tarHead } from './tar.ts';
 import { type TreeCompression, writeTree } from './tree.ts';
+import { canonicalJson } from './trust/canonical.ts';
 
 const END_BYTES = 2 * BLOCK;
 const MANIFEST_NAME = 'manifest.json';
@@ -245,32 +246,25 @@ export const createBundle = async (description: BundleDescription): Promise<Resu
       files.push({ file, part });
       attachments.push({ kind, name: name ?? basename(file), ...part });
     }
-    const manifestBytes = Buffer.from(canonicalJson({ format: 1, ...description.manifest, artifacts, attachments }));
-    const read = readManifest(manifestBytes);
-    if (!read.ok) return read;
-    if (bundleBytes(manifestBytes.length, read.value) > BUNDLE_BYTES_MAX) {
-      return refuse('too-large', `a bundle may have at most ${BUNDLE_BYTES_MAX} bytes`);
+    const fields = Manifest.safeParse({ ...description.manifest, format: 1, artifacts, attachments });
+    if (!fields.success) return refuse('manifest-invalid', describeIssues(fields.error));
+    // With every default written out, so that the bundle means the same to a later version with other defaults.
+    const manifest = fields.data;
+    const manifestBytes = Buffer.from(canonicalJson(manifest));
+    if (manifestBytes.length > MANIFEST_BYTES_MAX || bundleBytes(manifestBytes.length, manifest) > BUNDLE_BYTES_MAX) {
+      return refuse('too-large', `a manifest may have ${MANIFEST_BYTES_MAX} bytes, a bundle ${BUNDLE_BYTES_MAX}`);
     }
     temporary.push(work);
     const paths = files.map(({ file }) => file);
-    const written = await writeBundle(work, manifestBytes, read.value, paths, description.onProgress);
+    const written = await writeBundle(work, manifestBytes, manifest, paths, description.onProgress);
     await rename(work, description.out);
     await syncFolder(dirname(description.out));
-    return accept({ file: description.out, ...written, manifest: read.value, manifestBytes });
+    return accept({ file: description.out, ...written, manifest, manifestBytes });
   } catch (error) {
     if (error instanceof BundleFault) return error.refusal;
     throw error;
   } finally {
     for (const file of temporary) await rm(file, { force: true });
-  }
-};
-
-const syncFolder = async (folder: string): Promise<void> => {
-  const handle = await open(folder);
-  try {
-    await handle.sync();
-  } finally {
-    await handle.close();
   }
 };
 

@@ -1,0 +1,190 @@
+/** `sluice device`: the fleet, one device at a time or as a list. */
+import { type Command, Option } from 'commander';
+import { type DeviceView, routes } from '#shared/api.ts';
+import { type Id, releaseRef } from '#shared/ids.ts';
+import type { Client } from '../client.ts';
+import { listAll } from '../client.ts';
+import { connect, type ServerFlags, withExamples, withServer } from '../command.ts';
+import { type Cell, facts, formatAgo, formatTime, paint, print, printJson, table } from '../terminal.ts';
+import { collect, duration, id, pair, wholeNumber } from '../values.ts';
+
+const DEVICES_MAX = 100_000;
+
+export const runningOf = (device: Pick<DeviceView, 'running'>): string =>
+  device.running === null ? '-' : releaseRef(device.running.product, device.running.version);
+const tagsOf = (tags: Record<string, string>): string =>
+  Object.entries(tags)
+    .map(([name, value]) => `${name}=${value}`)
+    .join(' ');
+const presenceOf = (device: DeviceView): Cell => {
+  if (device.state !== 'accepted') return { text: device.state, paint: paint.yellow };
+  if (!device.online) return { text: 'offline', paint: paint.dim };
+  return device.healthy === false ? { text: 'unhealthy', paint: paint.red } : { text: 'online', paint: paint.green };
+};
+
+const showDevice = (device: DeviceView): void => {
+  const pairs: [string, Cell][] = [
+    ['device', { text: device.id, paint: paint.bold }],
+    ['state', presenceOf(device)],
+    ['runs', runningOf(device)],
+    ['slot', device.running?.slot ?? '-'],
+    ['compatible', device.compatible],
+    ['security floor', device.floor],
+    ['agent', device.agent ?? '-'],
+    ['tags', tagsOf(device.tags) || '-'],
+    ['attributes', tagsOf(device.attributes) || '-'],
+    ['enrolled', formatTime(device.enrolledAt)],
+    ['last seen', formatAgo(device.lastSeenAt, Date.now())],
+    ['deployment', device.deployment ?? '-'],
+    ['public key', device.publicKey],
+  ];
+  print(facts(pairs));
+};
+
+const addList = (group: Command): void => {
+  const list = withServer(group.command('list'))
+    .description('List devices')
+    .addOption(new Option('--state <state>', 'only these').choices(['pending', 'accepted', 'rejected']))
+    .option('--selector <selector>', 'only those that match, as in cohorts')
+    .option('--limit <n>', 'at most so many', wholeNumber, 1000)
+    .action(async (flags: ServerFlags & { state?: DeviceView['state']; selector?: string; limit: number }) => {
+      const client = await connect(flags);
+      const { state, selector } = flags;
+      const filter = { ...(state === undefined ? {} : { state }), ...(selector === undefined ? {} : { selector }) };
+      const items = await listAll(
+        (page) => client.call(routes.deviceList, { query: { ...page, ...filter } }),
+        Math.min(flags.limit, DEVICES_MAX),
+      );
+      if (flags.json === true) return printJson(items);
+      const now = Date.now();
+      const rows = items.map((device) => [
+        device.id,
+        presenceOf(device),
+        runningOf(device),
+        device.compatible,
+        formatAgo(device.lastSeenAt, now),
+        tagsOf(device.tags),
+      ]);
+      print(table(['DEVICE', 'STATE', 'RUNS', 'COMPATIBLE', 'SEEN', 'TAGS'], rows));
+    });
+  withExamples(list, [
+    ['Who waits to be let in?', 'sluice device list --state pending'],
+    ['The ids of one site', "sluice device list --selector 'site=lyon' --json | jq -r '.[].id'"],
+  ]);
+};
+
+/** Commands that take a device, do one thing, and show the device. */
+const addSimple = (
+  group: Command,
+  name: string,
+  description: string,
+  example: [string, string],
+  run: (client: Client, device: Id) => Promise<DeviceView>,
+): void => {
+  const command = withServer(group.command(name))
+    .description(description)
+    .argument('<device>', 'its id', id)
+    .action(async (device: Id, flags: ServerFlags) => {
+      const view = await run(await connect(flags), device);
+      if (flags.json === true) return printJson(view);
+      showDevice(view);
+    });
+  withExamples(command, [example]);
+};
+
+const addHistory = (group: Command): void => {
+  const history = withServer(group.command('history'))
+    .description('Which release ran when, from receipts that the device signed; newest first')
+    .argument('<device>', 'its id', id)
+    .option('--limit <n>', 'at most so many', wholeNumber, 100)
+    .action(async (device: Id, flags: ServerFlags & { limit: number }) => {
+      const client = await connect(flags);
+      const fetchPage = (query: { after?: string; limit: number }) =>
+        client
+          .call(routes.deviceHistory, { params: { device }, query })
+          .then(({ entries, next }) => ({ items: entries, next }));
+      const items = await listAll(fetchPage, flags.limit);
+      if (flags.json === true) return printJson(items);
+      const rows = items.map((entry): Cell[] => [
+        formatTime(entry.at),
+        entry.release ?? '',
+        outcomeOf(entry.outcome),
+        entry.verified === null
+          ? ''
+          : entry.verified
+            ? { text: 'verified', paint: paint.green }
+            : { text: 'BAD', paint: paint.red },
+        entry.sentence,
+      ]);
+      print(table(['WHEN', 'RELEASE', 'OUTCOME', 'RECEIPT', 'WHAT'], rows));
+    });
+  withExamples(history, [['What has this device run?', 'sluice device history gw-01']]);
+};
+const outcomeOf = (outcome: string | null): Cell => {
+  if (outcome === null) return '';
+  return { text: outcome, paint: outcome === 'committed' ? paint.green : paint.yellow };
+};
+
+const addToken = (group: Command): void => {
+  type Flags = ServerFlags & { device?: Id; count: number; tag?: [string, string][]; expires: number };
+  const token = withServer(group.command('token'))
+    .description('Make single-use enrolment tokens, one a line; each also tells the device whom to trust')
+    .option('--device <id>', 'only this device may use it', id)
+    .option('--count <n>', 'how many', wholeNumber, 1)
+    .option('--tag <name=value>', 'the device gets this tag; repeatable', collect(pair))
+    .option('--expires <time>', 'how long it may be used', duration, 86_400_000)
+    .action(async (flags: Flags) => {
+      const body = {
+        count: flags.count,
+        tags: Object.fromEntries(flags.tag ?? []),
+        expiresInMs: flags.expires,
+        ...(flags.device === undefined ? {} : { device: flags.device }),
+      };
+      const made = await (await connect(flags)).call(routes.enrolmentTokenCreate, { body });
+      if (flags.json === true) return printJson(made);
+      for (const one of made.tokens) print(one);
+    });
+  withExamples(token, [
+    ['For one device', 'sluice device token --device gw-01 --tag site=lyon'],
+    ['A hundred for the factory, good for a month', 'sluice device token --count 100 --expires 30d > tokens.txt'],
+  ]);
+};
+
+export const addDevice = (program: Command): void => {
+  const group = program.command('device').description('Devices: who they are, what they run, what they ran');
+  addList(group);
+  addSimple(
+    group,
+    'show',
+    'Show one device',
+    ['Everything known of it', 'sluice device show gw-01'],
+    (client, device) => client.call(routes.deviceShow, { params: { device } }),
+  );
+  addHistory(group);
+  addSimple(
+    group,
+    'accept',
+    'Let a pending device in',
+    ['It enrolled without a token', 'sluice device accept gw-09'],
+    (client, device) => client.call(routes.deviceAccept, { params: { device } }),
+  );
+  addSimple(
+    group,
+    'reject',
+    'Keep a device out, connected or not',
+    ['It was stolen', 'sluice device reject gw-09'],
+    (client, device) => client.call(routes.deviceReject, { params: { device } }),
+  );
+  addToken(group);
+  const tag = withServer(group.command('tag'))
+    .description('Set tags; an empty value removes one')
+    .argument('<device>', 'its id', id)
+    .argument('<name=value...>', 'the tags', collect(pair))
+    .action(async (device: Id, tags: [string, string][], flags: ServerFlags) => {
+      const call = { params: { device }, body: { tags: Object.fromEntries(tags) } };
+      const view = await (await connect(flags)).call(routes.deviceTag, call);
+      if (flags.json === true) return printJson(view);
+      showDevice(view);
+    });
+  withExamples(tag, [['Make it a canary, no longer a spare', 'sluice device tag gw-01 ring=canary spare=']]);
+};

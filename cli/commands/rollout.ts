@@ -1,0 +1,226 @@
+/** `sluice rollout`: one campaign of one release, wave by wave. */
+import { setTimeout as pause } from 'node:timers/promises';
+import type { Command } from 'commander';
+import type { z } from 'zod';
+import { type RolloutView, routes } from '#shared/api.ts';
+import { Id, ReleaseRef } from '#shared/ids.ts';
+import type { CohortPlan } from '#shared/policy.ts';
+import { type Client, listAll } from '../client.ts';
+import { connect, type ServerFlags, withExamples, withServer } from '../command.ts';
+import { CliFailure, EXIT, usageFailure } from '../failure.ts';
+import { type Cell, facts, formatTime, liveTerminal, paint, print, printJson, table } from '../terminal.ts';
+import { cohortPlan, collect, duration, id, moment, pair, readPolicy, wholeNumber } from '../values.ts';
+
+const WATCH_MS = 1000;
+
+const stateOf = ({ state }: RolloutView): { text: string; paint: (text: string) => string } => {
+  const colour = { running: paint.cyan, completed: paint.green, halted: paint.red, aborted: paint.red } as Record<
+    string,
+    typeof paint.red
+  >;
+  return { text: state, paint: colour[state] ?? paint.yellow };
+};
+/** `committed 6, trial 2`: only the states that somebody is in. */
+const countsOf = (counts: RolloutView['counts']): string =>
+  Object.entries(counts)
+    .filter(([, devices]) => devices > 0)
+    .map(([state, devices]) => `${state} ${devices}`)
+    .join(', ');
+const plansOf = (plans: z.output<typeof CohortPlan>[]): string =>
+  plans
+    .map(
+      ({ cohort, waves }) =>
+        `${cohort}=${waves.map((wave) => ('count' in wave ? wave.count : `${wave.percent}%`)).join(',')}`,
+    )
+    .join(' ');
+
+export const describeRollout = (rollout: RolloutView): string => {
+  const pairs: [string, Cell][] = [
+    ['rollout', { text: rollout.id, paint: paint.bold }],
+    ['release', `${rollout.release} in ${rollout.channel}`],
+    ['state', stateOf(rollout)],
+    ['why', rollout.explanation],
+    ['cohorts', plansOf(rollout.cohorts)],
+    ['devices', `${rollout.devices}: ${countsOf(rollout.counts)}; ${rollout.untouched} untouched`],
+    ['created', `${formatTime(rollout.createdAt)} by ${rollout.createdBy}`],
+  ];
+  const rows = rollout.waves.map((wave, index): Cell[] => [
+    index,
+    wave.devices,
+    index === rollout.wave ? { text: countsOf(wave.counts), paint: paint.cyan } : countsOf(wave.counts),
+  ]);
+  return `${facts(pairs)}\n\n${table(['WAVE', 'DEVICES', 'STATES'], rows)}`;
+};
+
+const ended = (rollout: RolloutView): boolean => ['completed', 'halted', 'aborted'].includes(rollout.state);
+
+/** Shows a rollout until it completes, halts or is aborted, and throws when that is not a completion. */
+const watch = async (client: Client, rollout: Id, flags: { json?: boolean; timeout?: number }): Promise<void> => {
+  const until = flags.timeout === undefined ? Number.POSITIVE_INFINITY : performance.now() + flags.timeout;
+  let last = '';
+  let lines = 0;
+  for (;;) {
+    const view = await client.call(routes.rolloutShow, { params: { rollout } });
+    const text = JSON.stringify([view.state, view.wave, view.counts, view.explanation]);
+    if (text !== last && flags.json === true) printJson(view);
+    else if (liveTerminal() && flags.json !== true) lines = redraw(describeRollout(view), lines);
+    else if (text !== last)
+      print(`${formatTime(Date.now())}  ${view.state}  ${countsOf(view.counts)}  ${view.explanation}`);
+    last = text;
+    if (ended(view)) return finish(view);
+    if (performance.now() > until) throw new CliFailure(`${rollout} is still ${view.state} after ${flags.timeout} ms`);
+    await pause(WATCH_MS);
+  }
+};
+const finish = (view: RolloutView): void => {
+  if (view.state === 'halted')
+    throw new CliFailure(`${view.id} halted: ${view.explanation}`, { exitCode: EXIT.halted });
+  if (view.state === 'aborted')
+    throw new CliFailure(`${view.id} was aborted: ${view.explanation}`, { exitCode: EXIT.aborted });
+};
+const redraw = (text: string, linesBefore: number): number => {
+  if (linesBefore > 0) process.stdout.write(`\u001b[${linesBefore}A\u001b[0J`);
+  print(text);
+  const columns = process.stdout.columns || 80;
+  return text.split('\n').reduce((sum, line) => sum + Math.max(1, Math.ceil(line.length / columns)), 0);
+};
+
+type CreateFlags = ServerFlags & {
+  cohort: z.input<typeof CohortPlan>[];
+  channel: Id;
+  policy?: string;
+  set?: [string, string][];
+  startAt?: number;
+  watch?: boolean;
+};
+
+const addCreate = (group: Command): void => {
+  const create = withServer(group.command('create'))
+    .description('Plan a rollout of a staged release and start it')
+    .argument('<release>', 'product@version')
+    .requiredOption(
+      '--cohort <cohort[=waves]>',
+      'who, in order; waves are cumulative devices or percent, as in everyone=2,50%,100%; repeatable',
+      collect(cohortPlan),
+    )
+    .option('--channel <channel>', 'where the release is staged', id, Id.parse('production'))
+    .option('--policy <file>', 'policy, YAML or JSON (docs/judge.md); every field has a safe default')
+    .option(
+      '--set <path=value>',
+      'one field of the policy, such as judge.budget=5 or gate.soakMs=600000; repeatable',
+      collect(pair),
+    )
+    .option('--start-at <time>', 'when: 2026-12-01T02:00:00Z, or +15m', moment)
+    .option('--watch', 'go on watching it; see rollout watch for the exit codes')
+    .action(async (text: string, flags: CreateFlags) => {
+      const release = ReleaseRef.safeParse(text);
+      if (!release.success) throw usageFailure(`${text} ${release.error.issues[0]?.message}`);
+      const policy = await readPolicy(flags.policy, flags.set ?? []);
+      const client = await connect(flags);
+      const body = { release: release.data, channel: flags.channel, cohorts: flags.cohort, policy };
+      const start = flags.startAt === undefined ? {} : { startAt: flags.startAt };
+      const view = await client.call(routes.rolloutCreate, { body: { ...body, ...start } });
+      if (flags.watch === true) return watch(client, view.id, flags);
+      if (flags.json === true) return printJson(view);
+      print(describeRollout(view));
+      print(`\nFollow it with: sluice rollout watch ${view.id}`);
+    });
+  withExamples(create, [
+    ['Canaries first, then everybody', 'sluice rollout create gateway@1.1.0 --cohort canary --cohort everyone'],
+    [
+      'In waves, tonight, harming five devices at most',
+      'sluice rollout create gateway@1.1.0 --cohort everyone=2,10%,50%,100% --set judge.budget=5 --start-at 2026-12-01T02:00:00Z',
+    ],
+  ]);
+};
+
+const addWatch = (group: Command): void => {
+  const command = withServer(group.command('watch'))
+    .description('Watch a rollout to its end; exit code 0 when it completed, 4 halted, 5 aborted')
+    .argument('<rollout>', 'its id', id)
+    .option('--timeout <time>', 'give up after this long (exit code 1)', duration)
+    .action(async (rollout: Id, flags: ServerFlags & { timeout?: number }) =>
+      watch(await connect(flags), rollout, flags),
+    );
+  withExamples(command, [
+    ['Live', 'sluice rollout watch r-1'],
+    ['In a pipeline, one JSON line for every change', 'sluice rollout watch r-1 --json --timeout 2h'],
+  ]);
+};
+
+const addVerb = (
+  group: Command,
+  verb: 'pause' | 'resume' | 'abort',
+  description: string,
+  example: [string, string],
+): void => {
+  const route = { pause: routes.rolloutPause, resume: routes.rolloutResume, abort: routes.rolloutAbort }[verb];
+  const command = withServer(group.command(verb))
+    .description(description)
+    .argument('<rollout>', 'its id', id)
+    .option('--note <text>', 'why, for the audit log', '')
+    .action(async (rollout: Id, flags: ServerFlags & { note: string }) => {
+      const view = await (await connect(flags)).call(route, { params: { rollout }, body: { note: flags.note } });
+      if (flags.json === true) return printJson(view);
+      print(describeRollout(view));
+    });
+  withExamples(command, [example]);
+};
+
+export const addRollout = (program: Command): void => {
+  const group = program.command('rollout').description('Rollouts: start them, watch them, stop them');
+  addCreate(group);
+  withExamples(
+    withServer(group.command('list'))
+      .description('List rollouts, newest first')
+      .option('--limit <n>', 'at most so many', wholeNumber, 50)
+      .action(async (flags: ServerFlags & { limit: number }) => {
+        const client = await connect(flags);
+        const items = await listAll((query) => client.call(routes.rolloutList, { query }), flags.limit);
+        if (flags.json === true) return printJson(items);
+        const rows = items.map((one): Cell[] => [
+          one.id,
+          one.release,
+          stateOf(one),
+          one.devices,
+          countsOf(one.counts),
+          formatTime(one.createdAt),
+        ]);
+        print(table(['ROLLOUT', 'RELEASE', 'STATE', 'DEVICES', 'STATES', 'CREATED'], rows));
+      }),
+    [['What goes on', 'sluice rollout list --limit 10']],
+  );
+  const show = withServer(group.command('show'))
+    .description('Show one rollout: why it is where it is, and its waves')
+    .argument('<rollout>', 'its id', id)
+    .option('--devices', 'and where every device is')
+    .action(async (rollout: Id, flags: ServerFlags & { devices?: boolean }) => {
+      const client = await connect(flags);
+      const view = await client.call(routes.rolloutShow, { params: { rollout } });
+      const call = (query: { after?: string; limit: number }) =>
+        client.call(routes.rolloutDeployments, { params: { rollout }, query });
+      const deployments = flags.devices === true ? await listAll(call, 100_000) : undefined;
+      if (flags.json === true) return printJson(deployments === undefined ? view : { ...view, deployments });
+      print(describeRollout(view));
+      if (deployments === undefined) return;
+      const rows = deployments.map((one) => [
+        one.device,
+        one.wave,
+        one.state,
+        formatTime(one.stateAt),
+        one.error === null ? '' : `${one.error.code}: ${one.error.message}`,
+      ]);
+      print(`\n${table(['DEVICE', 'WAVE', 'STATE', 'SINCE', 'ERROR'], rows)}`);
+    });
+  withExamples(show, [['Where is every device?', 'sluice rollout show r-1 --devices']]);
+  addWatch(group);
+  addVerb(group, 'pause', 'Offer to nobody new until resumed', [
+    'Wait',
+    'sluice rollout pause r-1 --note "the network is down in Lyon"',
+  ]);
+  addVerb(group, 'resume', 'Go on after a pause', ['Go on', 'sluice rollout resume r-1']);
+  addVerb(group, 'abort', 'End a rollout for good: offers not acted on are withdrawn, trials in progress finish', [
+    'Stop',
+    'sluice rollout abort r-1 --note "GW-31"',
+  ]);
+};

@@ -1,0 +1,65 @@
+/** `sluice serve`: the server, in this process. One of the two launchers that may import another program. */
+import type { Command } from 'commander';
+import { environmentName, flagName, loadConfig, SETTINGS } from '#server/config.ts';
+import { withExamples } from '../command.ts';
+import { usageFailure } from '../failure.ts';
+import { tellParent, untilStopped } from '../running.ts';
+import { paint, print, printError } from '../terminal.ts';
+
+type Flags = Record<string, string | boolean | undefined> & { config?: string; printConfig?: boolean };
+const camel = (flag: string): string => flag.replace(/-([a-z])/g, (_, letter: string) => letter.toUpperCase());
+
+export const addServe = (program: Command): void => {
+  const serve = program
+    .command('serve')
+    .description(
+      'Run the server: API, broker, database and files in one process. The first start makes keys and a token',
+    )
+    .option('--config <file>', 'configuration, YAML or JSON')
+    .option('--print-config', 'print the configuration that all sources together give, and stop');
+  for (const setting of SETTINGS) serve.option(`--${flagName(setting)} <value>`, `also ${environmentName(setting)}`);
+  serve.action(async (flags: Flags) => {
+    const given: Record<string, string> = {};
+    for (const setting of SETTINGS) {
+      const value = flags[camel(flagName(setting))];
+      if (typeof value === 'string') given[flagName(setting)] = value;
+    }
+    const config = loadConfig({ file: flags.config, env: process.env, flags: given });
+    if (!config.ok) throw usageFailure(config.detail);
+    if (flags.printConfig === true) return print(JSON.stringify(config.value, null, 2));
+    const stopped = untilStopped();
+    const { startServer } = await import('#server/main.ts');
+    const server = await startServer(config.value);
+    welcome(server, config.value.dataDir);
+    const { httpUrl, mqttUrl, adminToken } = server;
+    tellParent({ event: 'ready', httpUrl, mqttUrl, adminToken });
+    if (!stopped.aborted) await new Promise((resolve) => stopped.addEventListener('abort', resolve, { once: true }));
+    await server.stop();
+  });
+  withExamples(serve, [
+    ['On this machine', 'sluice serve'],
+    ['For a fleet', 'sluice serve --data-dir /var/lib/sluice --http-host 0.0.0.0 --mqtt-host 0.0.0.0'],
+    ['From a file, the way it will be understood', 'sluice serve --config sluice.yaml --print-config'],
+  ]);
+};
+
+/** To standard error, because standard output is the log. */
+const welcome = (server: { httpUrl: string; mqttUrl: string; adminToken: string | null }, dataDir: string): void => {
+  printError(`\nSluice listens on ${paint.bold(server.httpUrl)} (devices: ${server.mqttUrl}). Ctrl-C stops it.`);
+  if (server.adminToken === null) return;
+  printError(`
+This was the first start. All keys were made in ${dataDir}, and so was a token for the administrator.
+It is shown only now:
+
+  ${paint.bold(server.adminToken)}
+
+Next, in another terminal:
+
+  sluice login --url ${server.httpUrl}              # asks for the token
+  sluice key new --out ci.pem                          # the key that CI signs with
+  sluice product create gateway --key ci.pub.pem
+  sluice device token --device gw-01                   # lets a device in: sluice agent --help
+
+Anyone with the keys in ${dataDir} can sign for this fleet: move root and targets keys offline before it is in earnest (docs/threat-model.md).
+`);
+};

@@ -1,0 +1,108 @@
+/** How the command line spells durations, tags, waves and settings. What is wrong is a usage error that says how it is right. */
+import { readFile, stat } from 'node:fs/promises';
+import { InvalidArgumentError } from 'commander';
+import { parse as parseYaml } from 'yaml';
+import { z } from 'zod';
+import { Id } from '#shared/ids.ts';
+import { CohortPlan, Policy } from '#shared/policy.ts';
+import { usageFailure } from './failure.ts';
+
+const UNITS_MS: Record<string, number> = { ms: 1, s: 1000, m: 60_000, min: 60_000, h: 3_600_000, d: 86_400_000 };
+
+/** `90s`, `15m`, `12h`, `30d`, `250ms`, in milliseconds. */
+export const duration = (text: string): number => {
+  const match = /^(\d+(?:\.\d+)?)(ms|s|m|min|h|d)$/.exec(text);
+  if (match === null) throw new InvalidArgumentError('must be a length of time such as 90s, 15m, 12h or 30d');
+  return Math.round(Number(match[1]) * UNITS_MS[match[2]!]!);
+};
+
+export const wholeNumber = (text: string): number => {
+  if (!/^\d{1,9}$/.test(text)) throw new InvalidArgumentError('must be a whole number');
+  return Number(text);
+};
+
+export const id = (text: string): Id => {
+  const parsed = Id.safeParse(text);
+  if (!parsed.success) throw new InvalidArgumentError('must be 1 to 64 letters, digits, "-" or "_"');
+  return parsed.data;
+};
+
+/** For options that may be given several times. */
+export const collect =
+  <T>(parse: (text: string) => T) =>
+  (text: string, before: T[] | undefined): T[] => [...(before ?? []), parse(text)];
+export const collectText = collect((text: string) => text);
+
+/** `name=value`; the value may be empty. */
+export const pair = (text: string): [name: string, value: string] => {
+  const at = text.indexOf('=');
+  if (at < 1) throw new InvalidArgumentError('must be name=value');
+  return [text.slice(0, at), text.slice(at + 1)];
+};
+
+/** `canary`, or `everyone=10%,50%,100%`, or `everyone=2,20,100%`: waves, cumulatively, in devices or percent. */
+export const cohortPlan = (text: string): z.input<typeof CohortPlan> => {
+  const [cohort, waves] = text.split('=', 2);
+  const plan: { cohort: string; waves?: unknown[] } = { cohort: cohort! };
+  if (waves !== undefined) {
+    plan.waves = waves.split(',').map((wave) => {
+      if (/^\d+$/.test(wave)) return { count: Number(wave) };
+      if (/^\d+(\.\d+)?%$/.test(wave)) return { percent: Number.parseFloat(wave) };
+      throw new InvalidArgumentError(`waves are numbers of devices or percentages, as in ${cohort}=2,10%,100%`);
+    });
+  }
+  const parsed = CohortPlan.safeParse(plan);
+  if (!parsed.success) throw new InvalidArgumentError(parsed.error.issues.map((issue) => issue.message).join('; '));
+  return parsed.data;
+};
+
+/** A moment: ISO 8601, or `+15m` from now. */
+export const moment = (text: string): number => {
+  const at = text.startsWith('+') ? Date.now() + duration(text.slice(1)) : Date.parse(text);
+  if (Number.isNaN(at)) throw new InvalidArgumentError('must be a time such as 2026-12-01T02:00:00Z, or +15m');
+  return at;
+};
+
+/** A policy from a YAML or JSON file, with single fields set over it: `gate.soakMs=5000`, `judge.budget=5`. */
+export const readPolicy = async (
+  file: string | undefined,
+  settings: [string, string][],
+): Promise<z.input<typeof Policy>> => {
+  const policy: Record<string, unknown> = file === undefined ? {} : await readMapping(file);
+  for (const [path, text] of settings) setAt(policy, path.split('.'), text);
+  // The rule's own name can be left out when only its dials are turned.
+  const judge = policy['judge'];
+  if (typeof judge === 'object' && judge !== null && !('rule' in judge)) Object.assign(judge, { rule: 'evidence' });
+  const parsed = Policy.safeParse(policy);
+  if (parsed.success) return parsed.data;
+  const issues = parsed.error.issues.map((issue) => `  ${issue.path.join('.')}: ${issue.message}`);
+  throw usageFailure(['This is no policy:', ...issues].join('\n'));
+};
+
+const setAt = (into: Record<string, unknown>, path: string[], text: string): void => {
+  const [name, ...rest] = path;
+  if (name === undefined || name === '' || name === '__proto__')
+    throw usageFailure('--set takes path=value, such as gate.soakMs=5000');
+  if (rest.length === 0) {
+    into[name] = /^-?\d+(\.\d+)?$/.test(text) ? Number(text) : text;
+    return;
+  }
+  const inner = z.record(z.string(), z.unknown()).safeParse(into[name] ?? {});
+  if (!inner.success) throw usageFailure(`--set ${path.join('.')}: ${name} has no fields`);
+  into[name] = inner.data;
+  setAt(inner.data, rest, text);
+};
+
+const readMapping = async (file: string): Promise<Record<string, unknown>> => {
+  const there = await stat(file).catch(() => undefined);
+  if (there === undefined || !there.isFile() || there.size > 1024 * 1024) throw usageFailure(`${file} can not be read`);
+  try {
+    const content = z
+      .record(z.string(), z.unknown())
+      .safeParse(parseYaml(await readFile(file, 'utf8'), { maxAliasCount: 100 }));
+    if (content.success) return content.data;
+  } catch (error) {
+    throw usageFailure(`${file}: ${error instanceof Error ? error.message : String(error)}`);
+  }
+  throw usageFailure(`${file} must hold a mapping such as "gate: {soakMs: 5000}"`);
+};

@@ -1,0 +1,4 @@
+import { startGateway } from './gateway.mjs';
+
+// Nothing is wrong with this version. It is who signs it that nobody has delegated.
+startGateway({ version: '1.6.0' });

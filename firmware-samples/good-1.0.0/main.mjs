@@ -1,0 +1,3 @@
+import { startGateway } from './gateway.mjs';
+
+startGateway({ version: '1.0.0' });
