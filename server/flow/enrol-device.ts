@@ -1,0 +1,136 @@
+/** A device introduces itself: it proves that it holds its key, and is let in by a token or waits for an operator. */
+import { ENROLMENT_TOKEN, EnrolmentPayload } from '#shared/device-api.ts';
+import type { Id, Sha256 } from '#shared/ids.ts';
+import type { Signed } from '#shared/messages.ts';
+import { accept, type Result, refuse } from '#shared/problems.ts';
+import { sha256Hex } from '#shared/trust/canonical.ts';
+import { ed25519PublicKey, keyIdOf, verifySignature } from '#shared/trust/keys.ts';
+import { auditLine, byDevice } from '../domain/audit.ts';
+import type { DeviceState, Store } from '../store/store.ts';
+import { addressGroup, perKey } from './token-bucket.ts';
+
+/** Of one address: enough for a rack of devices behind one NAT that all start at once, and ask again every few seconds. */
+const RATE = { burst: 200, perSecond: 5 };
+const ADDRESSES_MAX = 10_000;
+/** Anybody may ask to be let in, so the number of those who wait is bounded. */
+export const PENDING_MAX = 10_000;
+/** How far a device's clock may be off when it enrols; its clock is only then set by many. */
+const CLOCK_SKEW_MS_MAX = 24 * 3_600_000;
+const ATTRIBUTES_MAX = 64;
+
+export type Enrolment = { state: DeviceState; rootSha256: Sha256; mqttUrl: string; serverTime: number };
+export type EnrolDeps = {
+  store: Pick<Store, 'enrolDevice' | 'getDevice' | 'countDevices'>;
+  rootSha256: Sha256;
+  mqttUrl: string;
+  now: () => number;
+};
+
+/**
+ * Idempotent: with the same key the answer is what the server has recorded, so a device may ask again after a lost
+ * answer, and while it waits. Refusals: `rate-limited`, `invalid-request`, `signature-invalid`, `clock-skew`,
+ * `token-invalid`, `already-exists` (the id belongs to another key).
+ */
+export const makeEnrolDevice = (deps: EnrolDeps) => {
+  const allowed = perKey(RATE, ADDRESSES_MAX);
+  return async (signed: Signed, address: string): Promise<Result<Enrolment>> => {
+    const now = deps.now();
+    if (!allowed(addressGroup(address), now))
+      return refuse('rate-limited', 'this address asks too often; wait a moment');
+    const checked = checkEnrolment(signed, now);
+    if (!checked.ok) return checked;
+    const payload = checked.value;
+    const wrong = tokenProblem(payload.token, deps.rootSha256);
+    if (wrong !== undefined) return refuse('token-invalid', wrong);
+    if (payload.token === null) {
+      const full = await waitingRoomIsFull(deps, payload);
+      if (full) return refuse('rate-limited', `${PENDING_MAX} devices wait already; an operator has to decide on them`);
+    }
+    const enrolled = await deps.store.enrolDevice(
+      {
+        id: payload.device,
+        publicKey: payload.publicKey,
+        compatible: payload.compatible,
+        attributes: payload.attributes,
+        enrolledAt: now,
+      },
+      payload.token === null ? null : sha256Hex(payload.token),
+      now,
+      auditLine({
+        at: now,
+        by: byDevice(payload.device),
+        kind: 'device-enrolled',
+        device: payload.device,
+        publicKey: payload.publicKey,
+        compatible: payload.compatible,
+        state: payload.token === null ? 'pending' : 'accepted',
+      }),
+    );
+    return answer(deps, payload.device, enrolled, now);
+  };
+};
+
+const answer = (
+  deps: EnrolDeps,
+  device: Id,
+  enrolled: Awaited<ReturnType<Store['enrolDevice']>>,
+  now: number,
+): Result<Enrolment> => {
+  switch (enrolled.result) {
+    case 'token-invalid':
+      return refuse('token-invalid', 'the token is unknown, used, expired, or meant for another device');
+    case 'id-taken':
+      return refuse('already-exists', `${device} is enrolled with another key; choose another id`);
+    case 'enrolled':
+    case 'known': {
+      const { state } = enrolled.device;
+      return accept({ state, rootSha256: deps.rootSha256, mqttUrl: deps.mqttUrl, serverTime: now });
+    }
+  }
+};
+
+/** The signature must be of the very key that the payload names: proof of possession. */
+const checkEnrolment = (signed: Signed, now: number): Result<EnrolmentPayload> => {
+  let json: unknown;
+  try {
+    json = JSON.parse(signed.payload);
+  } catch {
+    return refuse('invalid-request', 'payload: is not JSON');
+  }
+  const parsed = EnrolmentPayload.safeParse(json);
+  if (!parsed.success) {
+    const issues = parsed.error.issues.map(({ path, message }) => `payload.${path.map(String).join('.')}: ${message}`);
+    return refuse('invalid-request', issues.join('; ').slice(0, 2_000));
+  }
+  const payload = parsed.data;
+  if (Object.keys(payload.attributes).length > ATTRIBUTES_MAX) {
+    return refuse('invalid-request', `payload.attributes: at most ${ATTRIBUTES_MAX}`);
+  }
+  const key = ed25519PublicKey(payload.publicKey);
+  if (signed.keyId !== keyIdOf(key) || !verifySignature(key, signed.payload, signed.sig)) {
+    return refuse('signature-invalid', 'the enrolment is not signed with the key that it names');
+  }
+  if (Math.abs(now - payload.at) > CLOCK_SKEW_MS_MAX) {
+    return refuse('clock-skew', `the device clock says ${payload.at}; server time: ${now}`);
+  }
+  return accept(payload);
+};
+
+/** A token of another server is worth a clearer answer than "unknown". */
+const tokenProblem = (token: string | null, rootSha256: Sha256): string | undefined => {
+  if (token === null) return undefined;
+  const match = ENROLMENT_TOKEN.exec(token);
+  if (match === null) return 'that is not an enrolment token (sle_...)';
+  const root = Buffer.from(match[2] ?? '', 'base64url').toString('hex');
+  return root === rootSha256 ? undefined : 'the token was made by another server: its trust root is not this one';
+};
+
+const waitingRoomIsFull = async (
+  deps: Pick<EnrolDeps, 'store'>,
+  payload: Pick<EnrolmentPayload, 'device'>,
+): Promise<boolean> => {
+  if ((await deps.store.getDevice(payload.device)) !== undefined) return false;
+  const counts = await deps.store.countDevices();
+  const pending = counts.filter(({ state }) => state === 'pending').reduce((sum, { devices }) => sum + devices, 0);
+  return pending >= PENDING_MAX;
+};

@@ -1,0 +1,225 @@
+/**
+ * Where messages of devices meet the store. Heartbeats are coalesced to the newest of each device, reports wait in
+ * bounded queues, and both are written in batches; nothing that a device sends can make a queue grow without end.
+ */
+import type { Logger } from 'pino';
+import type { z } from 'zod';
+import type { Id } from '#shared/ids.ts';
+import { Heartbeat, LogPiece, Online, parseMessage, StateReport } from '#shared/messages.ts';
+import type { UpChannel } from '#shared/topics.ts';
+import type { HeartbeatRow, Store } from '../store/store.ts';
+import type { DeviceLink } from './device-link.ts';
+import type { Observer } from './observer.ts';
+import { type ReceiveDeps, type Report, receiveReports } from './receive-report.ts';
+import { perKey } from './token-bucket.ts';
+
+const BATCH_MS = 100;
+const BATCH_ROWS_MAX = 500;
+/** Of one device; a report that finds no room is repeated by its device. */
+const REPORTS_PER_DEVICE_MAX = 4;
+const REPORTS_MAX = 20_000;
+const HEARTBEATS_MAX = 100_000;
+const PRESENCE_MAX = 100_000;
+/** Complaints in the log about one device: a few, then one a minute. */
+const COMPLAINTS = { burst: 3, perSecond: 1 / 60 };
+const LOG_CHARS_MAX = 4_096;
+
+type Presence = { device: Id; online: boolean; boot: Id | null; at: number };
+
+export type IngestDeps = ReceiveDeps & {
+  store: ReceiveDeps['store'] & Pick<Store, 'saveHeartbeats' | 'setOnline'>;
+  link: Pick<DeviceLink, 'acknowledge'>;
+  observer: Observer;
+  log: Pick<Logger, 'info' | 'warn' | 'error'>;
+  /** Tells a rollout that deployments of it moved. */
+  wake: (rollout: Id) => void;
+};
+
+export type Ingest = {
+  /** Takes one message; never throws, never waits. */
+  message(device: Id, channel: UpChannel, payload: Uint8Array): void;
+  presence(device: Id, online: boolean): void;
+  /** Resolves when everything taken so far is written. */
+  flush(): Promise<void>;
+  /** Writes what is there, and takes nothing more. */
+  stop(): Promise<void>;
+};
+
+export const makeIngest = (deps: IngestDeps): Ingest => {
+  const lanes = makeLanes(deps);
+  const mayComplain = perKey(COMPLAINTS, 10_000);
+  const complain = (device: Id, event: string, text: string): void => {
+    if (mayComplain(device, deps.now())) deps.log.warn({ event, deviceId: device }, text);
+  };
+  let stopped = false;
+
+  const parse = <S extends z.ZodType>(schema: S, device: Id, channel: UpChannel, payload: Uint8Array) => {
+    const parsed = parseMessage(schema, payload);
+    deps.observer.message(channel, parsed === undefined ? 'malformed' : 'taken');
+    if (parsed === undefined) complain(device, 'message-malformed', `a ${channel} message is not of the agreed form`);
+    return parsed;
+  };
+
+  return {
+    message(device, channel, payload) {
+      if (stopped) return;
+      switch (channel) {
+        case 'heartbeat': {
+          const heartbeat = parse(Heartbeat, device, channel, payload);
+          if (heartbeat !== undefined) lanes.heartbeat(device, heartbeat);
+          return;
+        }
+        case 'state': {
+          const report = parse(StateReport, device, channel, payload);
+          if (report === undefined || lanes.report(device, report)) return;
+          deps.observer.message(channel, 'dropped');
+          complain(device, 'report-dropped', 'more state reports than can be stored; the device will repeat them');
+          return;
+        }
+        case 'online': {
+          const online = parse(Online, device, channel, payload);
+          // Whether a device is connected is known from its connection; this says only which boot speaks.
+          if (online?.online === true) lanes.presence({ device, online: true, boot: online.boot, at: deps.now() });
+          return;
+        }
+        case 'log': {
+          const piece = parse(LogPiece, device, channel, payload);
+          if (piece === undefined) return;
+          const line = { event: 'device-log', deviceId: device, deployment: piece.deployment, source: piece.source };
+          deps.log.info(line, piece.text.slice(0, LOG_CHARS_MAX));
+          return;
+        }
+      }
+    },
+    presence(device, online) {
+      if (!stopped) lanes.presence({ device, online, boot: null, at: deps.now() });
+    },
+    flush: () => lanes.flush(),
+    async stop() {
+      stopped = true;
+      await lanes.flush();
+    },
+  };
+};
+
+/** The queues, and the one writer that empties them. */
+const makeLanes = (deps: IngestDeps) => {
+  const heartbeats = new Map<Id, HeartbeatRow>();
+  const reports = new Map<Id, StateReport[]>();
+  const presences = new Map<Id, Presence>();
+  let reportCount = 0;
+  let firstAt: { heartbeat: number; state: number } = { heartbeat: 0, state: 0 };
+  let timer: NodeJS.Timeout | undefined;
+  let writing: Promise<void> | undefined;
+
+  const isEmpty = (): boolean => heartbeats.size === 0 && reports.size === 0 && presences.size === 0;
+  const write = async (): Promise<void> => {
+    clearTimeout(timer);
+    timer = undefined;
+    const taken = { ...firstAt };
+    await attempt('presence', () => writePresence(deps, drain(presences)));
+    const rows = drain(heartbeats);
+    await attempt('heartbeat', () => writeHeartbeats(deps, rows, taken.heartbeat));
+    const batch: Report[] = [];
+    for (const [device, queue] of reports) {
+      if (batch.length >= BATCH_ROWS_MAX) break;
+      const report = queue.shift();
+      if (report !== undefined) batch.push({ device, report });
+      if (queue.length === 0) reports.delete(device);
+    }
+    reportCount -= batch.length;
+    await attempt('state', () => writeReports(deps, batch, taken.state));
+  };
+  /** The store failed: said loudly, and survived. Devices say again what matters. */
+  const attempt = async (kind: 'presence' | 'heartbeat' | 'state', work: () => Promise<void>): Promise<void> => {
+    try {
+      await work();
+    } catch (error) {
+      if (kind !== 'presence') deps.observer.message(kind, 'lost');
+      deps.log.error({ event: 'ingest-failed', kind, err: error }, 'what devices reported could not be stored');
+    }
+  };
+  const start = (): Promise<void> =>
+    (writing ??= write().finally(() => {
+      writing = undefined;
+      if (!isEmpty()) schedule(reports.size > 0);
+    }));
+  const schedule = (soon: boolean): void => {
+    if (writing !== undefined) return;
+    if (soon && timer !== undefined) {
+      clearTimeout(timer);
+      timer = undefined;
+    }
+    timer ??= setTimeout(() => void start(), soon ? 0 : BATCH_MS);
+  };
+  const isFull = (): boolean => heartbeats.size >= BATCH_ROWS_MAX || reportCount >= BATCH_ROWS_MAX;
+
+  return {
+    heartbeat(device: Id, heartbeat: Heartbeat): void {
+      const { boot, running, healthy } = heartbeat;
+      if (heartbeats.size >= HEARTBEATS_MAX && !heartbeats.has(device)) return;
+      if (heartbeats.size === 0) firstAt.heartbeat = performance.now();
+      heartbeats.set(device, { device, boot, at: deps.now(), running, healthy });
+      schedule(isFull());
+    },
+    report(device: Id, report: StateReport): boolean {
+      const queue = reports.get(device) ?? [];
+      if (queue.length >= REPORTS_PER_DEVICE_MAX || reportCount >= REPORTS_MAX) return false;
+      if (reportCount === 0) firstAt.state = performance.now();
+      queue.push(report);
+      reports.set(device, queue);
+      reportCount += 1;
+      schedule(isFull());
+      return true;
+    },
+    presence(change: Presence): void {
+      if (presences.size >= PRESENCE_MAX && !presences.has(change.device)) return;
+      const before = presences.get(change.device);
+      presences.set(change.device, { ...change, boot: change.boot ?? before?.boot ?? null });
+      schedule(false);
+    },
+    async flush(): Promise<void> {
+      await start();
+      // What came during that write, and the reports of devices that had several.
+      while (!isEmpty()) await start();
+      clearTimeout(timer);
+      timer = undefined;
+    },
+  };
+};
+
+const drain = <T>(queue: Map<Id, T>): T[] => {
+  const all = [...queue.values()];
+  queue.clear();
+  return all;
+};
+const inBatches = <T>(all: T[]): T[][] =>
+  Array.from({ length: Math.ceil(all.length / BATCH_ROWS_MAX) }, (_, index) =>
+    all.slice(index * BATCH_ROWS_MAX, (index + 1) * BATCH_ROWS_MAX),
+  );
+
+const writePresence = async (deps: IngestDeps, changes: Presence[]): Promise<void> => {
+  for (const batch of inBatches(changes)) await deps.store.setOnline(batch);
+};
+
+const writeHeartbeats = async (deps: IngestDeps, rows: HeartbeatRow[], since: number): Promise<void> => {
+  if (rows.length === 0) return;
+  for (const batch of inBatches(rows)) await deps.store.saveHeartbeats(batch);
+  deps.observer.message('heartbeat', 'saved', rows.length);
+  deps.observer.ingested('heartbeat', performance.now() - since);
+};
+
+const writeReports = async (deps: IngestDeps, batch: Report[], since: number): Promise<void> => {
+  if (batch.length === 0) return;
+  const received = await receiveReports(deps, batch);
+  for (const { device, ack } of received.acks) deps.link.acknowledge(device, ack);
+  for (const { device, why } of received.refusedReceipts) {
+    deps.observer.receiptRefused();
+    deps.log.warn({ event: 'receipt-refused', deviceId: device, why }, `a receipt was refused: ${why}`);
+  }
+  deps.observer.message('state', 'saved', received.saved);
+  deps.observer.message('state', 'seen', received.acks.length - received.saved);
+  deps.observer.message('state', 'lost', batch.length - received.acks.length);
+  deps.observer.ingested('state', performance.now() - since);
+  for (const rollout of received.moved) deps.wake(rollout);
+};

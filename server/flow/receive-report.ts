@@ -1,0 +1,199 @@
+/**
+ * State reports, many at once: receipts are verified, deployments stepped, all of it saved, and only then acknowledged.
+ * Everything a device says about itself is taken at its word, but `committed` counts only with its signed receipt.
+ */
+import type { Id } from '#shared/ids.ts';
+import type { Ack, Signed, StateReport } from '#shared/messages.ts';
+import { type AuditEvent, auditLine, byDevice, parseAuditEvent } from '../domain/audit.ts';
+import type { DeploymentRecord } from '../domain/deployment.ts';
+import { type DeviceWord, stepDeployment } from '../domain/deployment-step.ts';
+import type { DeviceRecord, ReportRow, Store } from '../store/store.ts';
+import { fits, inOrder, type PlanFacts, parseReceipt } from './check-receipt.ts';
+
+export type Report = { device: Id; report: StateReport };
+export type Received = {
+  /** What may be acknowledged: it is committed, by now or since before. */
+  acks: { device: Id; ack: Ack }[];
+  saved: number;
+  /** Rollouts of which a deployment moved: they may have something to decide. */
+  moved: Set<Id>;
+  refusedReceipts: { device: Id; why: string }[];
+};
+
+type ReportStore = Pick<
+  Store,
+  'getDevices' | 'getDeployments' | 'getRollout' | 'getRelease' | 'saveReports' | 'listDeviceAudit'
+>;
+export type ReceiveDeps = { store: ReportStore; now: () => number };
+
+/** Somebody else (a halt, a deadline) moved the same deployment in between: rare, so a few attempts are plenty. */
+const ATTEMPTS_MAX = 5;
+/** How far back a repeated receipt is looked for. A device has at most a few lines per deployment. */
+const AUDIT_LOOKBACK = 200;
+
+/** At most one report of each device in `reports`. What is not among the acks will be repeated by its device. */
+export const receiveReports = async (deps: ReceiveDeps, reports: Report[]): Promise<Received> => {
+  const received: Received = { acks: [], saved: 0, moved: new Set(), refusedReceipts: [] };
+  let open = reports;
+  for (let attempt = 1; open.length > 0 && attempt <= ATTEMPTS_MAX; attempt++) {
+    open = await attemptToSave(deps, open, received);
+  }
+  return received;
+};
+
+/** Returns the reports that have to be tried again on fresh rows. */
+const attemptToSave = async (deps: ReceiveDeps, reports: Report[], received: Received): Promise<Report[]> => {
+  const facts = await loadFacts(deps, reports);
+  const prepared: { from: Report; row: ReportRow; refused: string[] }[] = [];
+  for (const from of reports) {
+    const device = facts.devices.get(from.device);
+    if (device === undefined || device.state !== 'accepted') continue;
+    if (from.report.seq <= device.reportSeq) {
+      received.acks.push(ackOf(from));
+      continue;
+    }
+    prepared.push({ from, ...(await prepareReport(deps, facts, device, from.report)) });
+  }
+  if (prepared.length === 0) return [];
+  const { conflicts } = await deps.store.saveReports(prepared.map(({ row }) => row));
+  const conflicting = new Set(conflicts);
+  const again: Report[] = [];
+  for (const { from, row, refused } of prepared) {
+    if (row.deployments.some(({ id }) => conflicting.has(id))) {
+      again.push(from);
+      continue;
+    }
+    received.acks.push(ackOf(from));
+    received.saved += 1;
+    for (const { rollout } of row.deployments) received.moved.add(rollout);
+    received.refusedReceipts.push(...refused.map((why) => ({ device: from.device, why })));
+  }
+  return again;
+};
+
+const ackOf = ({ device, report }: Report): { device: Id; ack: Ack } => ({
+  device,
+  ack: { boot: report.boot, seq: report.seq },
+});
+
+// ---- What is known
+
+type Facts = {
+  now: number;
+  devices: Map<Id, DeviceRecord>;
+  deployments: Map<Id, DeploymentRecord>;
+  plans: Map<Id, PlanFacts>;
+};
+
+const loadFacts = async ({ store, now }: ReceiveDeps, reports: Report[]): Promise<Facts> => {
+  const devices = await store.getDevices(reports.map(({ device }) => device));
+  const named = new Set<Id>();
+  for (const { report } of reports) {
+    if (report.deployment !== null) named.add(report.deployment.id);
+    for (const signed of report.receipts) {
+      const receipt = parseReceipt(signed);
+      if (receipt !== undefined) named.add(receipt.deployment);
+    }
+  }
+  const deployments = named.size === 0 ? [] : await store.getDeployments([...named]);
+  const plans = new Map<Id, PlanFacts>();
+  for (const { rollout } of deployments) {
+    if (plans.has(rollout)) continue;
+    const record = await store.getRollout(rollout);
+    if (record === undefined) continue;
+    const { product, version, policy } = record.plan;
+    const bundles = (await store.getRelease(product, version))?.bundles ?? [];
+    const manifests = new Map(bundles.map(({ compatible, manifestSha256 }) => [compatible, manifestSha256]));
+    plans.set(rollout, { product, version, policy, manifests });
+  }
+  return {
+    now: now(),
+    devices: new Map(devices.map((device) => [device.id, device])),
+    deployments: new Map(deployments.map((deployment) => [deployment.id, deployment])),
+    plans,
+  };
+};
+
+// ---- What a report does
+
+const prepareReport = async (
+  deps: ReceiveDeps,
+  facts: Facts,
+  device: DeviceRecord,
+  report: StateReport,
+): Promise<{ row: ReportRow; refused: string[] }> => {
+  const audit: AuditEvent[] = [];
+  const refused: string[] = [];
+  const moved = new Map<Id, DeploymentRecord>();
+  const current = (id: Id): DeploymentRecord | undefined => moved.get(id) ?? facts.deployments.get(id);
+  const apply = (deployment: DeploymentRecord, plan: PlanFacts, word: DeviceWord): boolean => {
+    const step = stepDeployment(deployment, word, facts.now, plan.policy);
+    if (step.next === deployment) return false;
+    moved.set(deployment.id, step.next);
+    audit.push(...step.audit);
+    return true;
+  };
+
+  // Receipts first, so that what the snapshot says is no news any more.
+  for (const { signed, checked } of inOrder(report.receipts, device)) {
+    const verdict = checked.ok ? fits(checked.receipt, facts) : checked;
+    if (!verdict.ok) {
+      refused.push(verdict.why);
+      continue;
+    }
+    const { deployment, plan, receipt } = verdict;
+    const did = apply(current(deployment.id) ?? deployment, plan, { outcome: receipt.outcome, error: receipt.error });
+    if (did || !(await isStored(deps, device.id, signed))) {
+      audit.push({
+        at: facts.now,
+        by: byDevice(device.id),
+        kind: 'receipt',
+        device: device.id,
+        deployment: receipt.deployment,
+        receipt: signed,
+      });
+    }
+  }
+  const said = report.deployment;
+  const deployment = said === null ? undefined : current(said.id);
+  const plan = deployment === undefined ? undefined : facts.plans.get(deployment.rollout);
+  // A snapshot that names a deployment of another device is nonsense, and no reason to lose the rest of the report.
+  if (said !== null && deployment?.device === device.id && plan !== undefined) {
+    apply(deployment, plan, { state: said.state, error: said.error });
+  }
+  // One line a report at most: a hostile device must not be able to flood the log that everybody has to keep.
+  const why = refused[0];
+  if (why !== undefined) {
+    audit.push({ at: facts.now, by: byDevice(device.id), kind: 'receipt-refused', device: device.id, why });
+  }
+  return { row: rowOf(device.id, report, facts.now, [...moved.values()], audit), refused };
+};
+
+const rowOf = (
+  device: Id,
+  report: StateReport,
+  now: number,
+  deployments: DeploymentRecord[],
+  audit: AuditEvent[],
+): ReportRow => ({
+  device,
+  boot: report.boot,
+  seq: report.seq,
+  // The server's clock: a device's own may be anywhere.
+  at: now,
+  agent: report.agent,
+  running: report.running,
+  floor: report.floor,
+  attributes: report.attributes,
+  deployments,
+  audit: audit.map(auditLine),
+});
+
+/** Receipts are repeated until acknowledged; the log keeps each once. Asked only when a receipt moved nothing, which is rare. */
+const isStored = async ({ store }: ReceiveDeps, device: Id, signed: Signed): Promise<boolean> => {
+  const entries = await store.listDeviceAudit(device, { limit: AUDIT_LOOKBACK });
+  return entries.some(({ payload }) => {
+    const event = parseAuditEvent(payload);
+    return event?.kind === 'receipt' && event.receipt.payload === signed.payload;
+  });
+};

@@ -1,0 +1,82 @@
+/**
+ * Which device is connected on which client. aedes' own table is not enough: when a connection is taken over while it is
+ * closing, aedes deletes the newcomer from it.
+ */
+import type { Client } from 'aedes';
+import type { Id } from '#shared/ids.ts';
+import type { Ack, Desired } from '#shared/messages.ts';
+import { down } from '#shared/topics.ts';
+import type { DeviceLink } from '../flow/device-link.ts';
+
+/** A device that does not read while this much waits for it is cut off; it will come back and get what is newest. */
+const UNREAD_BYTES_MAX = 256 * 1024;
+
+type Connection = { client: Client; wantsDesired: boolean };
+
+export type Connections = {
+  link: DeviceLink;
+  /** How many times devices were disconnected on purpose: a login that was checked before the last one has to be checked again. */
+  epoch(): number;
+  count(): number;
+  /** Takes over from an older connection of the same device, which is closed. */
+  attach(device: Id, client: Client): void;
+  /** False when a newer connection of the device has taken over: then the device is still connected. */
+  detach(device: Id, client: Client): boolean;
+  isAttached(device: Id, client: Client): boolean;
+  /** The device subscribed to its desired documents; from now on they are pushed. */
+  wantsDesired(device: Id, client: Client): void;
+};
+
+export const makeConnections = (): Connections => {
+  const connections = new Map<Id, Connection>();
+  let epoch = 0;
+
+  const send = (device: Id, { client }: Connection, channel: 'desired' | 'ack', payload: object, qos: 0 | 1): void => {
+    if (client.closed) return;
+    if (client.conn.writableLength > UNREAD_BYTES_MAX) {
+      client.close();
+      return;
+    }
+    client.publish({
+      cmd: 'publish',
+      topic: down(device, channel),
+      payload: JSON.stringify(payload),
+      qos,
+      retain: false,
+      dup: false,
+    });
+  };
+
+  return {
+    link: {
+      pushDesired(device: Id, desired: Desired): void {
+        const connection = connections.get(device);
+        if (connection?.wantsDesired === true) send(device, connection, 'desired', desired, 1);
+      },
+      acknowledge(device: Id, ack: Ack): void {
+        const connection = connections.get(device);
+        // QoS 0: a lost acknowledgement costs one repeated report.
+        if (connection !== undefined) send(device, connection, 'ack', ack, 0);
+      },
+      disconnect(device: Id): void {
+        epoch += 1;
+        connections.get(device)?.client.close();
+      },
+    },
+    epoch: () => epoch,
+    count: () => connections.size,
+    attach(device, client) {
+      const before = connections.get(device);
+      connections.set(device, { client, wantsDesired: false });
+      if (before !== undefined && before.client !== client) before.client.close();
+    },
+    detach(device, client) {
+      return connections.get(device)?.client === client && connections.delete(device);
+    },
+    isAttached: (device, client) => connections.get(device)?.client === client,
+    wantsDesired(device, client) {
+      const connection = connections.get(device);
+      if (connection?.client === client) connection.wantsDesired = true;
+    },
+  };
+};
