@@ -47,7 +47,6 @@ export const TOLD: Record<AgentState, ToldState> = {
 export const MOVES: Record<DeploymentState, readonly ToldState[]> = {
   // Nothing was offered: no word of the device can be about this deployment.
   planned: [],
-  skipped: [],
   // Onward only: an agent that starts over is still shown as far as it once came, and what may have booted is never taken for safe again.
   offered: ['fetching', 'installing', 'ready', 'trial', 'committed', 'reverted', 'failed', 'withdrawn'],
   fetching: ['installing', 'ready', 'trial', 'committed', 'reverted', 'failed', 'withdrawn'],
@@ -62,6 +61,8 @@ export const MOVES: Record<DeploymentState, readonly ToldState[]> = {
   withdrawn: ['trial', 'committed', 'reverted', 'failed'],
   // Silent: only an outcome counts, since the time for mere progress is over. Never heard: see `movesOf`.
   overdue: ['committed', 'reverted', 'failed', 'withdrawn'],
+  // Nor was it here.
+  skipped: [],
 };
 
 /** A device that was never heard has not used up any time: its late acceptance starts its clock as an early one would have. */

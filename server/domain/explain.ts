@@ -65,7 +65,7 @@ export const explainHold = (hold: Hold | null, isLastWave: boolean, now: Millis)
       return `waits ${durationWords(hold.nextAt - now)} for the next offers, as the policy limits starts per minute`;
     case 'gate':
       if (hold.committed < hold.needed) {
-        return `waits for devices to commit: ${hold.committed} have, ${hold.needed} must for the ${isLastWave ? 'rollout to succeed' : 'next wave to open'}`;
+        return `waits for devices to commit: ${hold.committed} so far, ${hold.needed} needed for the ${isLastWave ? 'rollout to succeed' : 'next wave to open'}`;
       }
       return hold.soakEndsAt === null
         ? `enough devices committed (${hold.committed}, where ${hold.needed} must); it waits for the last outcomes`

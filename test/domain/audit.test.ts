@@ -1,0 +1,163 @@
+import * as fc from 'fast-check';
+import { describe, expect, test } from 'vitest';
+import { AuditEvent, auditLine, byDevice, parseAuditEvent, sentenceOf } from '#server/domain/audit.ts';
+import { Id, Sha256 } from '#shared/ids.ts';
+
+const [rollout, device, product, compatible] = ['r-1', 'gw-01', 'gateway', 'gw2'].map((text) => Id.parse(text));
+if (!rollout || !device || !product || !compatible) throw new Error('four ids');
+const version = '1.4.0';
+const at = 1_800_000_000_000;
+const signed = { payload: '{}', keyId: Sha256.parse('a'.repeat(64)), sig: 'ab' };
+const alice = { at, by: 'alice' };
+const server = { at, by: 'server' };
+
+/** One of each kind, with its sentence. */
+const SAMPLES: [AuditEvent, string][] = [
+  [
+    { ...server, kind: 'server-initialised', rootSha256: 'abc' },
+    'The server made its keys; its trust root has the digest abc.',
+  ],
+  [{ ...alice, kind: 'operator-created', name: 'bob', role: 'ci' }, 'alice created operator bob with the role ci.'],
+  [{ ...alice, kind: 'operator-revoked', name: 'bob' }, 'alice revoked operator bob.'],
+  [
+    { ...alice, kind: 'product-created', product, keys: ['k1'] },
+    'alice created product gateway and let 1 CI key sign for it (k1).',
+  ],
+  [
+    { ...alice, kind: 'bundle-accepted', product, version, compatible, manifest: 'abc', keyId: 'k1' },
+    'alice published gateway@1.4.0 for gw2: manifest abc, signed by CI key k1.',
+  ],
+  [
+    { ...alice, kind: 'release-staged', product, version, channel: Id.parse('production') },
+    'alice staged gateway@1.4.0 in channel production.',
+  ],
+  [
+    { ...alice, kind: 'release-withdrawn', product, version, reason: 'bad flash' },
+    'alice withdrew release gateway@1.4.0: bad flash.',
+  ],
+  [{ ...alice, kind: 'enrolment-tokens-created', tokens: 2, device: null }, 'alice made 2 enrolment tokens.'],
+  [
+    { at, by: byDevice(device), kind: 'device-enrolled', device, publicKey: 'ff', compatible, state: 'accepted' },
+    'Device gw-01 (gw2) enrolled with a token and was let in; its key is ff.',
+  ],
+  [{ ...alice, kind: 'device-accepted', device }, 'alice let device gw-01 in.'],
+  [{ ...alice, kind: 'device-rejected', device }, 'alice shut device gw-01 out.'],
+  [
+    { ...alice, kind: 'device-tagged', device, tags: { site: 'lyon', old: '' } },
+    'alice tagged device gw-01: site=lyon, old removed.',
+  ],
+  [{ ...alice, kind: 'cohort-created', cohort: Id.parse('all') }, 'alice created cohort all.'],
+  [
+    { ...alice, kind: 'rollout-planned', rollout, product, version, devices: 8, waveSizes: [2, 6], excluded: 1 },
+    'alice planned rollout r-1 of gateway@1.4.0 to 8 devices in 2 waves (2, 6), leaving out 1.',
+  ],
+  [{ ...server, kind: 'rollout-started', rollout }, 'Rollout r-1 started.'],
+  [
+    { ...server, kind: 'wave-opened', rollout, wave: 0, why: 'the rollout started' },
+    'Rollout r-1 opened wave 1: the rollout started.',
+  ],
+  [{ ...alice, kind: 'rollout-paused', rollout, note: '' }, 'alice paused rollout r-1.'],
+  [
+    { ...alice, kind: 'rollout-resumed', rollout, note: 'known', acknowledged: 1 },
+    'alice resumed rollout r-1 after its halt, acknowledging 1 failed device: known.',
+  ],
+  [
+    {
+      ...server,
+      kind: 'rollout-halted',
+      rollout,
+      reason: { kind: 'evidence', failed: 2, offered: 2, evidence: 484.6484, group: 'all/gw2' },
+    },
+    'Rollout r-1 halted: 2 of 2 devices failed in all/gw2, which is 485 to 1 evidence of a failure rate above the tolerated one.',
+  ],
+  [{ ...alice, kind: 'rollout-aborted', rollout, note: 'wrong' }, 'alice aborted rollout r-1: wrong.'],
+  [{ ...server, kind: 'rollout-completed', rollout }, 'Rollout r-1 completed: every device is decided.'],
+  [
+    { ...server, kind: 'offered', rollout, wave: 1, devices: [device] },
+    'Rollout r-1, wave 2: offered to device gw-01.',
+  ],
+  [
+    {
+      ...server,
+      kind: 'withdrawn',
+      rollout,
+      devices: Array.from({ length: 7 }, (_, n) => Id.parse(`gw-${n}`)),
+      reason: 'rollout aborted',
+    },
+    'Rollout r-1: the offer to 7 devices (gw-0, gw-1, gw-2, gw-3, gw-4, ...) was withdrawn: rollout aborted.',
+  ],
+  [
+    { ...server, kind: 'skipped', rollout, devices: [device, compatible] },
+    'Rollout r-1: skipped devices gw-01, gw2, which ran the release already.',
+  ],
+  [
+    { ...server, kind: 'overdue', rollout, class: 'silent', devices: [device] },
+    'Rollout r-1: device gw-01 took the offer up and then fell silent past the deadline; this counts as failed.',
+  ],
+  [
+    {
+      ...server,
+      kind: 'deployment-moved',
+      rollout,
+      deployment: Id.parse('d-1'),
+      device,
+      from: 'trial',
+      to: 'reverted',
+      error: 'TRIAL_CRASHED',
+    },
+    'Device gw-01 moved from trial to reverted in rollout r-1 (TRIAL_CRASHED).',
+  ],
+  [
+    { ...server, kind: 'receipt', device, deployment: Id.parse('d-1'), receipt: signed },
+    'Device gw-01 signed its receipt for deployment d-1.',
+  ],
+  [
+    { ...server, kind: 'receipt-refused', device, why: 'the signature does not verify' },
+    'A receipt of device gw-01 was refused: the signature does not verify.',
+  ],
+];
+
+describe('every audit event', () => {
+  test('has a sample here', () => {
+    const kinds = AuditEvent.options.map((option) => option.shape.kind.value);
+    expect(SAMPLES.map(([event]) => event.kind)).toEqual(kinds);
+  });
+
+  test.each(SAMPLES)('has a sentence: %#', (event, sentence) => {
+    expect(sentenceOf(event)).toBe(sentence);
+  });
+
+  test.each(SAMPLES)('reads back from its line: %#', (event) => {
+    expect(parseAuditEvent(auditLine(event).payload)).toEqual(event);
+  });
+});
+
+describe('a line', () => {
+  test('is canonical: members sorted, decimals as text, what is undefined left out', () => {
+    const reason = { kind: 'budget' as const, failed: 3, offered: 40, excess: 2.2, budget: 3, group: 'all/gw2' };
+    expect(auditLine({ at: 1, by: 'server', kind: 'rollout-halted', rollout, reason }).payload).toBe(
+      '{"at":1,"by":"server","kind":"rollout-halted","reason":{"budget":3,"excess":"2.2","failed":3,"group":"all/gw2","kind":"budget","offered":40},"rollout":"r-1"}',
+    );
+    expect(
+      auditLine({ at: 1, by: 'alice', kind: 'rollout-resumed', rollout, note: '', acknowledged: undefined }).payload,
+    ).toBe('{"at":1,"by":"alice","kind":"rollout-resumed","note":"","rollout":"r-1"}');
+  });
+
+  test('keeps every digit of what it was decided by', () => {
+    fc.assert(
+      fc.property(fc.double({ noNaN: true, noDefaultInfinity: true }), (excess) => {
+        const reason = { kind: 'budget' as const, failed: 3, offered: 40, excess, budget: 3, group: 'all/gw2' };
+        const read = parseAuditEvent(
+          auditLine({ at: 1, by: 'server', kind: 'rollout-halted', rollout, reason }).payload,
+        );
+        expect(read).toMatchObject({ reason: { excess: excess + 0 } }); // -0 is 0
+      }),
+    );
+  });
+
+  test('that is no line of ours is not taken for one', () => {
+    expect(parseAuditEvent('not json')).toBeUndefined();
+    expect(parseAuditEvent('{"at":1,"by":"x","kind":"from-the-future"}')).toBeUndefined();
+    expect(parseAuditEvent('{"at":"yesterday","by":"x","kind":"rollout-started","rollout":"r-1"}')).toBeUndefined();
+  });
+});
