@@ -109,6 +109,8 @@ export const RolloutView = z.object({
   /** The present wave, from 0; null before the first and after the last. */
   wave: z.number().int().nullable(),
   devices: z.number().int(),
+  /** Devices that the cohorts mean, but that were left out when planning: unknown, not let in, or without a bundle for their compatible. */
+  excluded: z.number().int(),
   /** Devices that never began to act on an offer: planned, withdrawn or overdue before they accepted. */
   untouched: z.number().int(),
   counts: StateCounts,

@@ -2,7 +2,7 @@
 import type { Id } from '#shared/ids.ts';
 import { accept, type Result, refuse } from '#shared/problems.ts';
 import { auditLine } from '../domain/audit.ts';
-import { parseSelector } from '../domain/selector.ts';
+import { parseSelector } from '../domain/selector-parser.ts';
 import type { CohortRecord, Store } from '../store/store.ts';
 
 /** Refusals: `selector-invalid`, `already-exists`. */

@@ -6,7 +6,7 @@ import type { Objects } from '../store/objects.ts';
 import type { Store } from '../store/store.ts';
 import type { Repository } from '../trust/repository.ts';
 import type { Uploads } from './accept-upload.ts';
-import { signCheckpoint } from './sign-checkpoint.ts';
+import { keepCheckpoint } from './keep-checkpoint.ts';
 
 export type HousekeepingDeps = {
   store: Pick<
@@ -57,7 +57,7 @@ const PERFORM: Record<Task, (deps: HousekeepingDeps) => Promise<number>> = {
     return 1;
   },
   'sign-checkpoint': async (deps) => {
-    await signCheckpoint(deps);
+    await keepCheckpoint(deps);
     return 1;
   },
   'recount-deployments': (deps) => recountDeployments(deps),
@@ -117,7 +117,7 @@ export const startHousekeeping = (deps: HousekeepingDeps): Housekeeping => {
   return {
     stop: async () => {
       stopped = true;
-      await Promise.all(jobs.map((job) => job.stop()));
+      for (const job of jobs) await job.stop();
       await atStart;
     },
   };

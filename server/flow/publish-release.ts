@@ -26,7 +26,7 @@ export const publishRelease = async (
   const found = findUploads(deps.uploads, input.uploads);
   if (!found.ok) return found;
   const uploads = found.value;
-  const { product: name, version } = uploads[0]!.manifest;
+  const { product: name, version } = uploads[0].manifest;
   const product = await deps.store.getProduct(name);
   if (product === undefined) return refuse('not-found', `there is no product ${name}; make it first`);
 
@@ -40,44 +40,42 @@ export const publishRelease = async (
   const signed = await checkMetadata(deps, product, uploads, input.metadata);
   if (!signed.ok) return signed;
 
+  return keepAndRecord(deps, uploads, { ...signed.value, document: input.metadata }, input.by);
+};
+
+/** The acts, in an order in which a crash leaves only files that nothing refers to. */
+const keepAndRecord = async (
+  deps: PublishDeps,
+  uploads: [Upload, ...Upload[]],
+  metadata: { version: number; document: string; keyIds: Sha256[] },
+  by: string,
+): Promise<Result<ReleaseRecord>> => {
   const at = deps.now();
-  const bundles = uploads.map((upload) => bundleOf(upload, signed.value.version, at, input.by));
+  const { product, version } = uploads[0].manifest;
+  const name = releaseRef(product, version);
+  const keyId = metadata.keyIds.join();
+  const bundles = uploads.map((upload) => bundleOf(upload, metadata.version, at, by));
   for (const upload of uploads) {
     for (const staged of upload.staged) await deps.objects.keep(staged);
     await deps.repository.putManifest(pathOf(upload), upload.manifestBytes);
   }
-  const [keyId = ''] = signed.value.keyIds;
   const accepted = await deps.store.acceptBundles(
     bundles,
-    { product: name, version: signed.value.version, document: input.metadata },
-    bundles.map((bundle) =>
-      auditLine({
-        at,
-        by: input.by,
-        kind: 'bundle-accepted',
-        product: name,
-        version,
-        compatible: bundle.compatible,
-        manifest: bundle.manifestSha256,
-        keyId,
-      }),
+    { product, version: metadata.version, document: metadata.document },
+    bundles.map(({ compatible, manifestSha256: manifest }) =>
+      auditLine({ at, by, kind: 'bundle-accepted', product, version, compatible, manifest, keyId }),
     ),
   );
-  switch (accepted) {
-    case 'taken': {
-      const winner = await deps.store.getRelease(name, version);
-      if (winner !== undefined && holdsAll(winner, uploads)) return accept(winner);
-      return refuse('version-taken', `${releaseRef(name, version)} was accepted in between; choose a new version`);
-    }
-    case 'metadata-conflict':
-      return refuse('metadata-version-conflict', 'fetch the delegation again, sign anew, publish again');
-    case 'accepted': {
-      for (const upload of uploads) deps.uploads.forget(upload.sha256);
-      const release = await deps.store.getRelease(name, version);
-      if (release === undefined) throw new Error(`${releaseRef(name, version)} was accepted, but is not there`);
-      return accept(release);
-    }
+  if (accepted === 'metadata-conflict') {
+    return refuse('metadata-version-conflict', 'fetch the delegation again, sign anew, publish again');
   }
+  for (const upload of uploads) deps.uploads.forget(upload.sha256);
+  const release = await deps.store.getRelease(product, version);
+  // Taken by the very same, published twice at once: then both have succeeded.
+  if (release === undefined || !holdsAll(release, uploads)) {
+    return refuse('version-taken', `${name} was accepted in between; choose a new version`);
+  }
+  return accept(release);
 };
 
 const holdsAll = (release: ReleaseRecord, uploads: Upload[]): boolean =>

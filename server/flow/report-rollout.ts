@@ -1,7 +1,7 @@
 /** Everything there is to say about a rollout at this moment. */
 
 import type { DeploymentState } from '#shared/deployment.ts';
-import { binMsOf, type OverdueClass } from '../domain/deployment.ts';
+import type { OverdueClass } from '../domain/deployment.ts';
 import { explainRollout } from '../domain/explain.ts';
 import type { RolloutRecord, Store } from '../store/store.ts';
 import { everyPage } from './every-page.ts';
@@ -16,12 +16,11 @@ export type RolloutReport = {
 };
 
 export const reportRollout = async (
-  deps: { store: Pick<Store, 'countDeployments' | 'getOutcomeBins' | 'listDeployments'>; now: () => number },
+  deps: { store: Pick<Store, 'countDeployments' | 'listDeployments'>; now: () => number },
   rollout: RolloutRecord,
 ): Promise<RolloutReport> => {
   const { plan, progress } = rollout;
   const counts = await deps.store.countDeployments(plan.id);
-  const bins = await deps.store.getOutcomeBins(plan.id, binMsOf(plan.policy));
   const withdrawn = counts.some((count) => count.state === 'withdrawn' && count.devices > 0);
   return {
     rollout,
@@ -29,7 +28,7 @@ export const reportRollout = async (
     untouched:
       counts.reduce((sum, count) => sum + (isUntouched(count) ? count.devices : 0), 0) +
       (withdrawn ? await countWithdrawnUntouched(deps.store, rollout) : 0),
-    explanation: explainRollout({ ...plan, progress }, { now: deps.now(), bins }),
+    explanation: explainRollout({ ...plan, progress }, deps.now()),
   };
 };
 

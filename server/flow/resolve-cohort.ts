@@ -1,6 +1,7 @@
 /** Which devices a cohort means at this moment. A rollout asks once, when it is planned; views ask again each time. */
 import { accept, type Result } from '#shared/problems.ts';
-import { matches, parseSelector, type Subject } from '../domain/selector.ts';
+import { matches } from '../domain/selector.ts';
+import { parseSelector } from '../domain/selector-parser.ts';
 import type { CohortRecord, DeviceRecord, DeviceState, Page, Store } from '../store/store.ts';
 import { everyPage } from './every-page.ts';
 
@@ -12,7 +13,7 @@ export const membershipOf = (cohort: CohortRecord): ((device: DeviceRecord) => b
   }
   const selector = parseSelector(cohort.members.selector);
   if (!selector.ok) throw new Error(`the stored selector of ${cohort.name} can not be read: ${selector.detail}`);
-  return (device) => matches(selector.value, subjectOf(device));
+  return (device) => matches(selector.value, device);
 };
 
 /** How many accepted devices are in each cohort: one walk over the fleet for all of them. */
@@ -45,7 +46,7 @@ export const listDevices = async (
   const { after } = page;
   const from = (next: Page) => store.listDevices({ state: filter.state }, { ...next, after: next.after ?? after });
   for await (const device of everyPage(from, (known) => known.id)) {
-    if (matches(selector.value, subjectOf(device))) found.push(device);
+    if (matches(selector.value, device)) found.push(device);
     if (found.length === page.limit) break;
   }
   return accept(found);

@@ -1,12 +1,13 @@
 import type { FastifyInstance } from 'fastify';
 import { routes } from '#shared/api.ts';
 import { accept, refuse } from '#shared/problems.ts';
+import { roleOfProduct } from '#shared/trust/delegation.ts';
 import { keyIdOf } from '#shared/trust/keys.ts';
 import { createProduct, keysOf } from '../flow/create-product.ts';
 import type { Store } from '../store/store.ts';
 import type { Repository } from '../trust/repository.ts';
 import { handle } from './app.ts';
-import { productView, roleOf } from './views.ts';
+import { productView } from './views.ts';
 
 /** How long CI should make its metadata valid: devices refuse expired metadata, so publishing at least yearly is expected. */
 const CI_METADATA_LIFE_MS = 365 * 86_400_000;
@@ -28,7 +29,7 @@ export const productRoutes = (
     if (product === undefined) return refuse('not-found', `there is no product ${params.product}`);
     const metadata = await deps.store.getDelegationMetadata(params.product);
     return accept({
-      role: roleOf(params.product),
+      role: roleOfProduct(params.product),
       version: metadata?.version ?? 0,
       document: metadata?.document ?? null,
       keys: keysOf(product).map(keyIdOf),

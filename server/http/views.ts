@@ -13,7 +13,8 @@ import type {
   StateCounts,
 } from '#shared/api.ts';
 import { DEPLOYMENT_STATES } from '#shared/deployment.ts';
-import { type Id, releaseRef } from '#shared/ids.ts';
+import { releaseRef } from '#shared/ids.ts';
+import { roleOfProduct } from '#shared/trust/delegation.ts';
 import { keyIdOf } from '#shared/trust/keys.ts';
 import { parseAuditEvent, sentenceOf } from '../domain/audit.ts';
 import { keysOf } from '../flow/create-product.ts';
@@ -29,15 +30,12 @@ import type {
   ReleaseRecord,
 } from '../store/store.ts';
 
-/** The TUF role of a product's CI keys. */
-export const roleOf = (product: Id): string => `ci-${product}`;
-
 export const productView = (product: ProductRecord): z.infer<typeof ProductView> => {
   const keys = keysOf(product);
   return {
     name: product.name,
     keys: keys.map((key, index) => ({ keyId: keyIdOf(key), public: product.keys[index] ?? '' })),
-    role: roleOf(product.name),
+    role: roleOfProduct(product.name),
     createdAt: product.createdAt,
   };
 };
@@ -121,6 +119,7 @@ export const rolloutView = (report: RolloutReport): RolloutView => {
     explanation: report.explanation,
     wave: 'wave' in progress ? progress.wave : null,
     devices: plan.waveSizes.reduce((sum, devices) => sum + devices, 0),
+    excluded: plan.excluded ?? 0,
     untouched: report.untouched,
     counts: total,
     waves,

@@ -2,12 +2,12 @@ import { connect } from 'node:net';
 import type { FastifyInstance } from 'fastify';
 import { afterEach, expect, test } from 'vitest';
 import { z } from 'zod';
-import { Id, type Sha256 } from '#shared/ids.ts';
-import { accept, Problem, refuse } from '#shared/problems.ts';
-import { type Role, route } from '#shared/route.ts';
 import { buildApp, handle } from '#server/http/app.ts';
 import { tokenDigest } from '#server/http/authenticate.ts';
 import type { OperatorRecord, OperatorRole } from '#server/store/store.ts';
+import { Id, type Sha256 } from '#shared/ids.ts';
+import { accept, Problem, refuse } from '#shared/problems.ts';
+import { type Role, route } from '#shared/route.ts';
 
 const apps: FastifyInstance[] = [];
 afterEach(async () => {
@@ -61,7 +61,9 @@ const echo = route({
   success: 201,
 });
 const echoing = (made: FastifyInstance): void =>
-  handle(made, echo, async ({ body, query }) => accept({ said: (body.loud ? '!' : '') + body.word.repeat(query.times) }));
+  handle(made, echo, async ({ body, query }) =>
+    accept({ said: (body.loud ? '!' : '') + body.word.repeat(query.times) }),
+  );
 
 const call = async (roles: readonly Role[], headers: Record<string, string>) => {
   const made = await app((open) =>

@@ -1,0 +1,143 @@
+/** Plans a rollout: resolves its cohorts, freezes them, cuts the waves, and records all of it at once. */
+import { Id, releaseRef } from '#shared/ids.ts';
+import type { CohortPlan, Policy } from '#shared/policy.ts';
+import { accept, type Result, refuse } from '#shared/problems.ts';
+import { auditLine } from '../domain/audit.ts';
+import type { DeploymentRecord } from '../domain/deployment.ts';
+import { type Placement, planWaves, type WaveCohort } from '../domain/waves.ts';
+import type { CohortRecord, ReleaseRecord, RolloutRecord, Store } from '../store/store.ts';
+import { allDevices, membershipOf } from './resolve-cohort.ts';
+
+export type PlanInput = {
+  product: Id;
+  version: string;
+  channel: Id;
+  cohorts: CohortPlan[];
+  policy: Policy;
+  /** Not before this time; at once when it is absent or past. */
+  startAt?: number | undefined;
+  by: string;
+};
+
+type PlanDeps = {
+  store: Pick<Store, 'getRelease' | 'getCohort' | 'listDevices' | 'createRollout'>;
+  now: () => number;
+  /** Short and never given before. */
+  newId: () => Id;
+};
+
+/**
+ * Devices that are not let in, or whose compatible has no bundle in the release, are left out and counted.
+ * Refusals: `not-found` (release, cohort), `conflict` (not staged in the channel, nobody to offer to), `invalid-request`.
+ */
+export const planRollout = async (deps: PlanDeps, input: PlanInput): Promise<Result<RolloutRecord>> => {
+  const release = await findRelease(deps, input);
+  if (!release.ok) return release;
+  const cohorts = await findCohorts(deps, input.cohorts);
+  if (!cohorts.ok) return cohorts;
+  const { members, excluded } = await freeze(deps, input.cohorts, cohorts.value, release.value);
+
+  const id = deps.newId();
+  const { placements, waveSizes } = planWaves(members, id);
+  if (placements.length === 0) {
+    const why =
+      excluded === 0 ? 'no device is in these cohorts' : `all ${excluded} devices in these cohorts are left out`;
+    return refuse('conflict', `${why}: none is let in and has a bundle of ${releaseRef(input.product, input.version)}`);
+  }
+  const at = deps.now();
+  const startAt = Math.max(at, input.startAt ?? at);
+  const { product, version, channel, policy, by } = input;
+  const rollout: RolloutRecord = {
+    plan: {
+      id,
+      product,
+      version,
+      channel,
+      cohorts: input.cohorts,
+      policy,
+      waveSizes,
+      excluded,
+      createdAt: at,
+      createdBy: by,
+    },
+    progress: { state: 'scheduled', startAt },
+    nextTickAt: startAt,
+    revision: 1,
+  };
+  const devices = placements.length;
+  await deps.store.createRollout(
+    rollout,
+    placements.map((placement, index) => deploymentOf(id, placement, index, at)),
+    [auditLine({ at, by, kind: 'rollout-planned', rollout: id, product, version, devices, waveSizes, excluded })],
+  );
+  return accept(rollout);
+};
+
+const findRelease = async (deps: PlanDeps, input: PlanInput): Promise<Result<ReleaseRecord>> => {
+  const name = releaseRef(input.product, input.version);
+  const release = await deps.store.getRelease(input.product, input.version);
+  if (release === undefined) return refuse('not-found', `there is no release ${name}`);
+  const { progress } = release;
+  if (progress.state === 'withdrawn') return refuse('conflict', `${name} was withdrawn: ${progress.reason}`);
+  if (progress.state !== 'staged' || !progress.channels.includes(input.channel)) {
+    return refuse('conflict', `${name} is not staged in ${input.channel}; stage it there first`);
+  }
+  return accept(release);
+};
+
+const findCohorts = async (deps: PlanDeps, plans: CohortPlan[]): Promise<Result<CohortRecord[]>> => {
+  if (new Set(plans.map(({ cohort }) => cohort)).size !== plans.length) {
+    return refuse('invalid-request', 'each cohort may stand in a rollout once; give it several waves instead');
+  }
+  const cohorts: CohortRecord[] = [];
+  for (const plan of plans) {
+    const cohort = await deps.store.getCohort(plan.cohort);
+    if (cohort === undefined) return refuse('not-found', `there is no cohort ${plan.cohort}`);
+    cohorts.push(cohort);
+  }
+  return accept(cohorts);
+};
+
+/** One walk over the fleet, for all cohorts: who is in which, and who can not take part. */
+const freeze = async (
+  deps: PlanDeps,
+  plans: CohortPlan[],
+  cohorts: CohortRecord[],
+  release: ReleaseRecord,
+): Promise<{ members: WaveCohort[]; excluded: number }> => {
+  const compatibles = new Set(release.bundles.map((bundle) => bundle.compatible));
+  const memberships = cohorts.map(membershipOf);
+  const members: WaveCohort[] = plans.map((plan) => ({ plan, devices: [] }));
+  const unknown = new Set(cohorts.flatMap(({ members: of }) => (of.kind === 'list' ? of.devices : [])));
+  let excluded = 0;
+  for await (const device of allDevices(deps.store)) {
+    unknown.delete(device.id);
+    const within = members.filter((_, index) => memberships[index]?.(device));
+    if (within.length === 0) continue;
+    if (device.state !== 'accepted' || !compatibles.has(device.compatible)) {
+      excluded += 1;
+      continue;
+    }
+    for (const { devices } of within) devices.push({ id: device.id, compatible: device.compatible });
+  }
+  return { members, excluded: excluded + unknown.size };
+};
+
+const deploymentOf = (rollout: Id, placement: Placement, index: number, at: number): DeploymentRecord => ({
+  id: Id.parse(`${rollout}-${index + 1}`),
+  rollout,
+  device: placement.device,
+  cohort: placement.cohort,
+  compatible: placement.compatible,
+  wave: placement.wave,
+  position: placement.position,
+  state: 'planned',
+  offeredAt: null,
+  acceptedAt: null,
+  decidedAt: null,
+  stateAt: at,
+  deadlineAt: null,
+  overdue: null,
+  error: null,
+  revision: 1,
+});

@@ -1,0 +1,109 @@
+import { createHash } from 'node:crypto';
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import { Sha256 } from '#shared/ids.ts';
+import { type BundleFile, bodyOf, filesOf, makeBundle, openWorld, upload, type World } from './world.ts';
+
+let world: World;
+let bundle: BundleFile;
+beforeEach(async () => {
+  world = await openWorld({ countMax: 2, bytesMax: 1_000_000, keepMs: 3_600_000 });
+  bundle = await makeBundle(world, '1.0.0');
+});
+afterEach(() => world.close());
+
+const digestOf = (bytes: Uint8Array): Sha256 => Sha256.parse(createHash('sha256').update(bytes).digest('hex'));
+const send = (bytes: Uint8Array, sha256 = digestOf(bytes)) =>
+  world.uploads.accept({ sha256, body: bodyOf(bytes), by: 'ci' });
+
+test('a whole bundle waits to be published, with its manifest read', async () => {
+  const result = await upload(world, bundle);
+  expect(result).toMatchObject({
+    ok: true,
+    value: { bytes: bundle.bytes.length, manifest: { product: 'gateway', version: '1.0.0' } },
+  });
+  expect(world.uploads.get(bundle.sha256)?.manifestBytes).toEqual(bundle.manifestBytes);
+});
+
+test('a body that is not what the URL names is refused, and leaves nothing', async () => {
+  const other = digestOf(Buffer.from('something else'));
+  expect(await send(bundle.bytes, other)).toMatchObject({ ok: false, code: 'digest-mismatch' });
+  expect(await filesOf(world)).toEqual([]);
+  expect(world.uploads.get(other)).toBeUndefined();
+});
+
+test('one flipped byte anywhere in the bundle is refused, and leaves nothing', async () => {
+  for (let at = 3; at < bundle.bytes.length; at += 97) {
+    const bytes = Buffer.from(bundle.bytes);
+    bytes[at]! ^= 1;
+    const result = await send(bytes);
+    expect(result.ok, `byte ${at}`).toBe(false);
+  }
+  expect(await filesOf(world)).toEqual([]);
+});
+
+test('a bundle that is cut short anywhere is refused, and leaves nothing', async () => {
+  for (const bytes of [0, 100, 512, 1500, bundle.bytes.length - 600, bundle.bytes.length - 1]) {
+    expect(await send(bundle.bytes.subarray(0, bytes)), `${bytes} bytes`).toMatchObject({ ok: false });
+  }
+  expect(await filesOf(world)).toEqual([]);
+});
+
+test('a connection that breaks leaves nothing', async () => {
+  async function* broken(): AsyncGenerator<Uint8Array> {
+    yield bundle.bytes.subarray(0, bundle.bytes.length - 1100);
+    throw new Error('aborted');
+  }
+  await expect(world.uploads.accept({ sha256: bundle.sha256, body: broken(), by: 'ci' })).rejects.toThrow('aborted');
+  expect(await filesOf(world)).toEqual([]);
+});
+
+test('a refused body is not closed, so that the sender still gets the answer', async () => {
+  let closed = false;
+  async function* body(): AsyncGenerator<Uint8Array> {
+    try {
+      yield Buffer.alloc(2000, 7);
+      yield Buffer.alloc(2000, 7);
+    } finally {
+      closed = true;
+    }
+  }
+  expect(await world.uploads.accept({ sha256: bundle.sha256, body: body(), by: 'ci' })).toMatchObject({
+    ok: false,
+    code: 'bundle-invalid',
+  });
+  expect(closed).toBe(false);
+});
+
+test('the same bundle uploaded twice waits once', async () => {
+  await upload(world, bundle);
+  expect(await upload(world, bundle)).toMatchObject({ ok: true });
+  expect(await filesOf(world)).toHaveLength(1);
+});
+
+test('an upload that nobody publishes is forgotten after an hour, its files too', async () => {
+  await upload(world, bundle);
+  world.pass(3_599_999);
+  expect(await world.uploads.expire()).toBe(0);
+  world.pass(1);
+  expect(await world.uploads.expire()).toBe(1);
+  expect(world.uploads.get(bundle.sha256)).toBeUndefined();
+  expect(await filesOf(world)).toEqual([]);
+});
+
+test('only so many uploads may wait', async () => {
+  await upload(world, bundle);
+  await upload(world, await makeBundle(world, '1.0.1'));
+  expect(await upload(world, await makeBundle(world, '1.0.2'))).toMatchObject({ ok: false, code: 'rate-limited' });
+  world.pass(3_600_000);
+  await world.uploads.expire();
+  expect(await upload(world, await makeBundle(world, '1.0.2'))).toMatchObject({ ok: true });
+});
+
+test('only so many bytes may wait, and what is forgotten makes room', async () => {
+  const large = await makeBundle(world, '2.0.0', { content: 'x'.repeat(600_000) });
+  const another = await makeBundle(world, '2.0.1', { content: 'y'.repeat(600_000) });
+  expect(await upload(world, large)).toMatchObject({ ok: true });
+  expect(await upload(world, another)).toMatchObject({ ok: false, code: 'insufficient-storage' });
+  await world.uploads.discard(large.sha256);
+  expect(await upload(world, another)).toMatchObject({ ok: true });
+});

@@ -1,0 +1,384 @@
+import { createHash } from 'node:crypto';
+import { request } from 'node:http';
+import type { FastifyInstance } from 'fastify';
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import { createOperator } from '#server/flow/operators.ts';
+import { apiRoutes } from '#server/http/api.ts';
+import { buildApp } from '#server/http/app.ts';
+import type { OperatorRole } from '#server/store/store.ts';
+import { AUDIT_EXPORT_PATH, DeviceView, ReleaseView, RolloutView, routes } from '#shared/api.ts';
+import { Id } from '#shared/ids.ts';
+import { Problem, refuse } from '#shared/problems.ts';
+import type { Route } from '#shared/route.ts';
+import { verifyAuditExport } from '#shared/trust/audit-export.ts';
+import { publicKeyPem } from '#shared/trust/keys.ts';
+import { line } from '#test/store/records.ts';
+import {
+  type BundleFile,
+  enrolFleet,
+  filesOf,
+  makeBundle,
+  makeProduct,
+  must,
+  newSigner,
+  openWorld,
+  publish,
+  releaseOf,
+  signBundles,
+  type World,
+} from '../flow/world.ts';
+
+let world: World;
+let app: FastifyInstance;
+const tokens = new Map<OperatorRole, string>();
+
+beforeEach(async () => {
+  world = await openWorld();
+  for (const role of ['admin', 'operator', 'ci', 'viewer'] as const) {
+    const { token } = must(await createOperator(world, { name: `${role}-1`, role, by: 'server' }));
+    tokens.set(role, token);
+  }
+  app = await buildApp({
+    version: '0.0.1',
+    findOperator: (sha256) => world.store.findOperator(sha256),
+    verifyDevice: async () => refuse('unauthenticated', 'no devices here'),
+  });
+  apiRoutes(app, { ...world, version: '0.0.1', rootSha256: world.repository.rootSha256 });
+  await app.ready();
+});
+afterEach(async () => {
+  await app.close();
+  await world.close();
+});
+
+type Call = { status: number; body: any; headers: Record<string, unknown> };
+const call = async (role: OperatorRole | null, method: string, url: string, payload?: unknown): Promise<Call> => {
+  const answer = await app.inject({
+    method: method as 'GET',
+    url: url.startsWith('/') ? url : `/api/v1/${url}`,
+    headers: {
+      ...(role === null ? {} : { authorization: `Bearer ${tokens.get(role)}` }),
+      ...(Buffer.isBuffer(payload) ? { 'content-type': 'application/octet-stream' } : {}),
+    },
+    ...(payload === undefined ? {} : { payload: payload as object }),
+  });
+  const isJson = String(answer.headers['content-type']).includes('json;') || answer.statusCode >= 400;
+  return { status: answer.statusCode, body: isJson ? answer.json() : answer.body, headers: answer.headers };
+};
+const expectProblem = ({ status, body }: Call, wanted: number, code: string): void =>
+  expect([status, Problem.parse(body).code, body.detail]).toEqual([wanted, code, expect.any(String)]);
+const put = (bundle: BundleFile, role: OperatorRole = 'ci') =>
+  call(role, 'PUT', `uploads/${bundle.sha256}`, bundle.bytes);
+
+const EVERY_ROUTE: [string, Route][] = Object.entries(routes);
+const pathOf = (route: Route): string =>
+  route.path
+    .replace(':sha256', '0'.repeat(64))
+    .replace(':release', 'a@1.0.0')
+    .replaceAll(/:[a-z]+/g, 'x');
+
+test.each(EVERY_ROUTE)('%s needs a token', async (_name, route) => {
+  expectProblem(await call(null, route.method, pathOf(route)), 401, 'unauthenticated');
+});
+
+test.each(EVERY_ROUTE.filter(([, route]) => !route.roles.includes('viewer')))(
+  '%s is not for viewers',
+  async (_name, route) => {
+    expectProblem(await call('viewer', route.method, pathOf(route)), 403, 'forbidden');
+  },
+);
+
+test.each(['productCreate', 'operatorCreate', 'operatorList', 'operatorRevoke'] as const)(
+  '%s is for administrators only',
+  async (name) => {
+    expectProblem(await call('operator', routes[name].method, pathOf(routes[name])), 403, 'forbidden');
+    expectProblem(await call('ci', routes[name].method, pathOf(routes[name])), 403, 'forbidden');
+  },
+);
+
+test('CI may publish and stage, but not start rollouts', async () => {
+  expectProblem(await call('ci', 'POST', 'rollouts', {}), 403, 'forbidden');
+  expectProblem(await call('ci', 'POST', 'releases/a@1.0.0/stage', { channel: 'production' }), 404, 'not-found');
+});
+
+test.each([
+  'products/x/delegation',
+  'releases/x@1.0.0',
+  'releases/x@not-a-version',
+  'devices/x',
+  'devices/x/history',
+  'cohorts/x',
+  'rollouts/x',
+  'rollouts/x/deployments',
+])('GET %s is a 404 when there is no such thing', async (path) => {
+  expectProblem(await call('viewer', 'GET', path), 404, 'not-found');
+});
+
+test('the OpenAPI document is of version 3.1, and has every route with its summary, security and error answers', async () => {
+  const { body } = await call(null, 'GET', '/openapi.json');
+  expect(body.openapi).toBe('3.1.0');
+  for (const [name, route] of EVERY_ROUTE) {
+    const path = route.path.replaceAll(/:([a-z0-9]+)/g, '{$1}');
+    const operation = body.paths[path]?.[route.method.toLowerCase()];
+    expect(operation, name).toMatchObject({ summary: route.summary, operationId: name, security: [{ operator: [] }] });
+    expect(Object.keys(operation.responses)).toEqual(expect.arrayContaining(['400', '401', '403', '500']));
+    expect(operation.responses['401'].content['application/problem+json'].schema).toBeDefined();
+    const inPath = (operation.parameters ?? []).filter((parameter: { in: string }) => parameter.in === 'path');
+    expect(inPath).toHaveLength(path.split('{').length - 1);
+  }
+  expect(body.paths[AUDIT_EXPORT_PATH].get.operationId).toBe('auditExport');
+  expect(body.paths['/api/v1/uploads/{sha256}'].put.requestBody.content).toHaveProperty('application/octet-stream');
+  const text = JSON.stringify(body);
+  for (const [, ref] of text.matchAll(/"\$ref":"#\/([^"]+)"/g)) {
+    expect(
+      ref!.split('/').reduce((node, key) => node?.[key], body),
+      ref,
+    ).toBeDefined();
+  }
+  const used = new Set(EVERY_ROUTE.flatMap(([, route]) => route.tags));
+  expect(body.tags.map((tag: { name: string }) => tag.name)).toEqual(expect.arrayContaining([...used]));
+});
+
+test('from product to rollout over HTTP', async () => {
+  await enrolFleet(world, 2);
+  const keys = [publicKeyPem(world.ci.key)];
+  const product = await call('admin', 'POST', 'products', { name: 'gateway', keys });
+  expect([product.status, product.body.role, product.body.keys[0].keyId]).toEqual([201, 'ci-gateway', world.ci.keyId]);
+  const bundle = await makeBundle(world, '1.0.0');
+  expect((await put(bundle)).status).toBe(201);
+  const published = await call('ci', 'POST', 'releases', {
+    uploads: [bundle.sha256],
+    metadata: await signBundles(world, [bundle]),
+  });
+  expect([published.status, ReleaseView.parse(published.body).progress]).toEqual([201, { state: 'accepted' }]);
+  const delegation = await call('ci', 'GET', 'products/gateway/delegation');
+  expect(delegation.body).toMatchObject({ role: 'ci-gateway', version: 1, keys: [world.ci.keyId] });
+  const staged = await call('ci', 'POST', 'releases/gateway@1.0.0/stage', { channel: 'production' });
+  expect(staged.body.progress).toEqual({ state: 'staged', channels: ['production'] });
+  const body = { release: 'gateway@1.0.0', cohorts: [{ cohort: 'fleet', waves: [{ count: 1 }, { percent: 100 }] }] };
+  const started = await call('operator', 'POST', 'rollouts', body);
+  expect(started.status).toBe(201);
+  const rollout = RolloutView.parse(started.body);
+  expect(rollout).toMatchObject({ state: 'running', wave: 0, devices: 2, excluded: 0, untouched: 1 });
+  expect(rollout.counts).toMatchObject({ offered: 1, planned: 1, committed: 0 });
+  expect(rollout.explanation).toMatch(/^In wave 1 of 2: /);
+  const deployments = await call('viewer', 'GET', `rollouts/${rollout.id}/deployments?state=offered`);
+  expect(deployments.body.items).toMatchObject([{ state: 'offered', rollout: rollout.id }]);
+  const paused = await call('operator', 'POST', `rollouts/${rollout.id}/pause`);
+  expect(paused.body).toMatchObject({ state: 'paused', explanation: expect.stringContaining('operator-1 paused it') });
+  expectProblem(await call('operator', 'POST', `rollouts/${rollout.id}/pause`), 409, 'conflict');
+  const withdrawn = await call('operator', 'POST', 'releases/gateway@1.0.0/withdraw', { reason: 'it leaks' });
+  expect(withdrawn.body.progress).toMatchObject({ state: 'withdrawn', by: 'operator-1', reason: 'it leaks' });
+  expect((await call('viewer', 'GET', `rollouts/${rollout.id}`)).body.state).toBe('halted');
+  const aborted = await call('operator', 'POST', `rollouts/${rollout.id}/abort`, { note: 'enough' });
+  expect(aborted.body).toMatchObject({ state: 'aborted', untouched: 2 });
+});
+
+test('an upload that is refused leaves nothing, and says what is wrong', async () => {
+  const bundle = await makeBundle(world, '1.0.0');
+  const wrong = createHash('sha256').update('other').digest('hex');
+  expectProblem(await call('ci', 'PUT', `uploads/${wrong}`, bundle.bytes), 422, 'digest-mismatch');
+  const torn = bundle.bytes.subarray(0, 1200);
+  const sum = createHash('sha256').update(torn).digest('hex');
+  expectProblem(await call('ci', 'PUT', `uploads/${sum}`, torn), 422, 'bundle-invalid');
+  expectProblem(await call('ci', 'PUT', 'uploads/nonsense', bundle.bytes), 400, 'invalid-request');
+  expectProblem(await call('ci', 'PUT', `uploads/${bundle.sha256}`, { not: 'a bundle' }), 400, 'invalid-request');
+  expect(await filesOf(world)).toEqual([]);
+});
+
+test('a connection that breaks in the middle of an upload leaves nothing', async () => {
+  const bundle = await makeBundle(world, '1.0.0', { content: 'x'.repeat(300_000) });
+  await app.listen({ port: 0, host: '127.0.0.1' });
+  const { port } = app.server.address() as { port: number };
+  const sending = request({
+    port,
+    method: 'PUT',
+    path: `/api/v1/uploads/${bundle.sha256}`,
+    headers: {
+      authorization: `Bearer ${tokens.get('ci')}`,
+      'content-type': 'application/octet-stream',
+      'content-length': bundle.bytes.length,
+    },
+  });
+  const broken = new Promise((resolve) => sending.on('error', resolve));
+  sending.write(bundle.bytes.subarray(0, 200_000));
+  await expect.poll(() => filesOf(world)).toHaveLength(1);
+  sending.destroy();
+  await broken;
+  await expect.poll(() => filesOf(world)).toEqual([]);
+});
+
+test('a large upload that may not be made is answered, not swallowed', async () => {
+  await app.listen({ port: 0, host: '127.0.0.1' });
+  const { port } = app.server.address() as { port: number };
+  const answer = await new Promise<[number | undefined, string | undefined]>((resolve, reject) => {
+    const sending = request({
+      port,
+      method: 'PUT',
+      path: `/api/v1/uploads/${'0'.repeat(64)}`,
+      headers: { 'content-type': 'application/octet-stream', 'content-length': 4_000_000_000 },
+    });
+    sending.on('response', (response) => {
+      resolve([response.statusCode, response.headers.connection]);
+      sending.destroy();
+    });
+    sending.on('error', reject);
+    sending.write(Buffer.alloc(100_000));
+  });
+  expect(answer).toEqual([401, 'close']);
+});
+
+test('what can not be published says why', async () => {
+  must(await makeProduct(world));
+  const bundle = await makeBundle(world, '1.0.0');
+  const body = async (signer = world.ci) => ({
+    uploads: [bundle.sha256],
+    metadata: await signBundles(world, [bundle], signer),
+  });
+  expectProblem(await call('ci', 'POST', 'releases', await body()), 404, 'not-found');
+  await put(bundle);
+  expectProblem(await call('ci', 'POST', 'releases', await body(newSigner())), 422, 'signature-invalid');
+  expect((await call('ci', 'POST', 'releases', await body())).status).toBe(201);
+  expectProblem(await publishOther(), 409, 'version-taken');
+  const release = await call('viewer', 'GET', 'releases/gateway@1.0.0');
+  expect(release.body.bundles).toHaveLength(1);
+});
+const publishOther = async (): Promise<Call> => {
+  const other = await makeBundle(world, '1.0.0', { content: 'other' });
+  await put(other);
+  const bundles = [await makeBundle(world, '1.0.1')];
+  return call('ci', 'POST', 'releases', { uploads: [other.sha256], metadata: await signBundles(world, bundles) });
+};
+
+test('lists are pages', async () => {
+  must(await makeProduct(world));
+  for (const version of ['1.0.0', '1.0.1', '1.0.2']) must(await publish(world, [await makeBundle(world, version)]));
+  const first = await call('viewer', 'GET', 'releases?limit=2');
+  expect(first.body.items.map((item: ReleaseView) => item.version)).toEqual(['1.0.2', '1.0.1']);
+  const second = await call('viewer', 'GET', `releases?limit=2&after=${first.body.next}`);
+  expect(second.body.items.map((item: ReleaseView) => item.version)).toEqual(['1.0.0']);
+  expect(second.body.next).toBeNull();
+  expectProblem(await call('viewer', 'GET', 'releases?limit=0'), 400, 'invalid-request');
+});
+
+test('devices are listed by selector, let in, tagged and shut out', async () => {
+  await enrolFleet(world, 3);
+  const device = Id.parse('new-1');
+  await world.store.enrolDevice(
+    { id: device, publicKey: '0'.repeat(64), compatible: Id.parse('gw3'), attributes: { model: 'x' }, enrolledAt: 1 },
+    null,
+    1,
+    line('device-enrolled', { device }),
+  );
+  expect((await call('viewer', 'GET', 'devices?state=pending')).body.items).toHaveLength(1);
+  expect((await call('operator', 'POST', 'devices/new-1/accept')).body.state).toBe('accepted');
+  const tagged = await call('operator', 'PATCH', 'devices/new-1/tags', { tags: { site: 'lyon', floor: '2' } });
+  expect(DeviceView.parse(tagged.body).tags).toEqual({ site: 'lyon', floor: '2' });
+  const untagged = await call('operator', 'PATCH', 'devices/new-1/tags', { tags: { floor: '' } });
+  expect(untagged.body.tags).toEqual({ site: 'lyon' });
+  const query = encodeURIComponent('site=lyon and model=x');
+  const found = await call('viewer', 'GET', `devices?selector=${query}`);
+  expect(found.body.items.map((item: DeviceView) => item.id)).toEqual(['new-1']);
+  expectProblem(await call('viewer', 'GET', 'devices?selector=site%3D'), 422, 'selector-invalid');
+  expect((await call('operator', 'POST', 'devices/new-1/reject')).body.state).toBe('rejected');
+  expect(world.link.disconnected).toEqual(['new-1']);
+  expectProblem(await call('operator', 'POST', 'devices/nobody/accept'), 404, 'not-found');
+  const history = await call('viewer', 'GET', 'devices/new-1/history?limit=2');
+  expect(history.body.entries.map((entry: { kind: string }) => entry.kind)).toEqual([
+    'device-rejected',
+    'device-tagged',
+  ]);
+  const older = await call('viewer', 'GET', `devices/new-1/history?after=${history.body.next}`);
+  expect(older.body.next).toBeNull();
+  expectProblem(await call('viewer', 'GET', 'devices/new-1/history?after=x'), 400, 'invalid-request');
+});
+
+test('enrolment tokens carry the digest of the trust root, and only their digests are kept', async () => {
+  const made = await call('operator', 'POST', 'enrolment-tokens', { count: 2, tags: { site: 'lyon' } });
+  expect(made.status).toBe(201);
+  expect(new Set(made.body.tokens).size).toBe(2);
+  const root = Buffer.from(world.repository.rootSha256, 'hex').toString('base64url');
+  for (const token of made.body.tokens) expect(token).toMatch(new RegExp(`^sle_[A-Za-z0-9_-]{43}_${root}$`));
+  const log = (await world.store.readAudit(-1, 100)).map(({ payload }) => payload).join();
+  for (const token of made.body.tokens) expect(log).not.toContain(token);
+  const many = await call('operator', 'POST', 'enrolment-tokens', { count: 2, device: 'gw-1' });
+  expectProblem(many, 400, 'invalid-request');
+});
+
+test('cohorts say how many devices they mean now, and do not change', async () => {
+  await enrolFleet(world, 3);
+  const made = await call('operator', 'POST', 'cohorts', { name: 'first-two', selector: 'id in (gw-1, gw-2)' });
+  expect([made.status, made.body.devices]).toEqual([201, 2]);
+  expectProblem(
+    await call('operator', 'POST', 'cohorts', { name: 'first-two', devices: ['a'] }),
+    409,
+    'already-exists',
+  );
+  expectProblem(await call('operator', 'POST', 'cohorts', { name: 'bad', selector: 'site=' }), 422, 'selector-invalid');
+  expectProblem(await call('operator', 'POST', 'cohorts', { name: 'bad' }), 400, 'invalid-request');
+  const list = await call('viewer', 'GET', 'cohorts');
+  expect(list.body.items.map((item: { name: string; devices: number }) => [item.name, item.devices])).toEqual([
+    ['first-two', 2],
+    ['fleet', 3],
+  ]);
+});
+
+test('operators are made, listed without their tokens, and revoked; the last administrator stays', async () => {
+  const made = await call('admin', 'POST', 'operators', { name: 'eve', role: 'viewer' });
+  expect([made.status, made.body.token]).toEqual([201, expect.stringMatching(/^slo_[A-Za-z0-9_-]{43}$/)]);
+  tokens.set('viewer', made.body.token);
+  expect((await call('viewer', 'GET', 'whoami')).body).toEqual({ name: 'eve', role: 'viewer', server: '0.0.1' });
+  expectProblem(await call('admin', 'POST', 'operators', { name: 'eve', role: 'admin' }), 409, 'already-exists');
+  const list = await call('admin', 'GET', 'operators');
+  expect(list.body.items).toHaveLength(5);
+  expect(JSON.stringify(list.body)).not.toMatch(/slo_|tokenSha256/);
+  expect((await call('admin', 'DELETE', 'operators/eve')).status).toBe(200);
+  expectProblem(await call('viewer', 'GET', 'whoami'), 401, 'unauthenticated');
+  expectProblem(await call('admin', 'DELETE', 'operators/eve'), 404, 'not-found');
+  expectProblem(await call('admin', 'DELETE', 'operators/admin-1'), 409, 'conflict');
+});
+
+test('a rollout of what is not there or not staged is refused', async () => {
+  await enrolFleet(world, 1);
+  await releaseOf(world, '1.0.0');
+  const cohorts = [{ cohort: 'fleet' }];
+  expectProblem(await call('operator', 'POST', 'rollouts', { release: 'gateway@9.9.9', cohorts }), 404, 'not-found');
+  const elsewhere = { release: 'gateway@1.0.0', channel: 'staging', cohorts };
+  expectProblem(await call('operator', 'POST', 'rollouts', elsewhere), 409, 'conflict');
+  const wrong = await call('operator', 'POST', 'rollouts', {
+    release: 'x',
+    cohorts: [],
+    policy: { judge: { rule: 'no' } },
+  });
+  expectProblem(wrong, 400, 'invalid-request');
+  expect(wrong.body.issues.map((issue: { path: string }) => issue.path)).toEqual([
+    'body.release',
+    'body.cohorts',
+    'body.policy.judge.rule',
+  ]);
+});
+
+test('the audit log reads as sentences, and its export verifies offline', async () => {
+  await enrolFleet(world, 2);
+  await releaseOf(world, '1.0.0');
+  const list = await call('viewer', 'GET', 'audit?limit=3');
+  expect(list.body.items[0]).toMatchObject({
+    index: 0,
+    by: 'server',
+    kind: 'operator-created',
+    sentence: 'server created operator admin-1 with the role admin.',
+  });
+  expect(list.body.next).toBe('2');
+  const exported = await call('viewer', 'GET', AUDIT_EXPORT_PATH);
+  expect(exported.headers['content-type']).toBe('application/x-ndjson');
+  const lines = String(exported.body).trimEnd().split('\n');
+  const verify = (text: string[]) =>
+    verifyAuditExport(
+      (async function* () {
+        yield* text;
+      })(),
+      { rootSha256: world.repository.rootSha256 },
+    );
+  expect(await verify(lines)).toMatchObject({ ok: true, entries: lines.length - 2 });
+  expect(await verify(lines.toSpliced(3, 1))).toMatchObject({ ok: false });
+});
