@@ -66,7 +66,7 @@ export const MOVES: Record<DeploymentState, readonly ToldState[]> = {
 };
 
 /** A device that was never heard has not used up any time: its late acceptance starts its clock as an early one would have. */
-export const NEVER_HEARD_MOVES: readonly ToldState[] = ['offered', ...MOVES.offered];
+const NEVER_HEARD_MOVES: readonly ToldState[] = ['offered', ...MOVES.offered];
 
 const movesOf = (deployment: DeploymentRecord): readonly ToldState[] =>
   deployment.state === 'overdue' && deployment.overdue === 'never-heard' ? NEVER_HEARD_MOVES : MOVES[deployment.state];

@@ -52,7 +52,7 @@ export const explainRollout = ({ progress, waveSizes }: Rollout, now: Millis): s
 };
 
 /** A main clause without a full stop. */
-export const explainHold = (hold: Hold | null, isLastWave: boolean, now: Millis): string => {
+const explainHold = (hold: Hold | null, isLastWave: boolean, now: Millis): string => {
   if (hold === null) return 'offers go out as devices are free to take them';
   switch (hold.kind) {
     case 'judge':

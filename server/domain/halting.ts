@@ -67,7 +67,7 @@ const ruleByPercentage = (bins: OutcomeBin[], reason: HaltReason | null): Ruling
     : { kind: 'halt', reason };
 
 /** More than `percent` of a wave's reachable devices failed, in any wave. */
-export const wavePercentage = (rule: z.infer<typeof WavePercentageRule>, bins: OutcomeBin[]): HaltReason | null => {
+const wavePercentage = (rule: z.infer<typeof WavePercentageRule>, bins: OutcomeBin[]): HaltReason | null => {
   for (const wave of new Set(bins.map((bin) => bin.wave))) {
     const tally = tallyOf(bins.filter((bin) => bin.wave === wave));
     const reason = percentageReason(tally.failed, reachableOf(tally), rule.percent);
@@ -77,7 +77,7 @@ export const wavePercentage = (rule: z.infer<typeof WavePercentageRule>, bins: O
 };
 
 /** More than `percent` of the rollout's decided devices failed, once `minimum` are decided. */
-export const percentageAfterMinimum = (
+const percentageAfterMinimum = (
   rule: z.infer<typeof PercentageAfterMinimumRule>,
   bins: OutcomeBin[],
 ): HaltReason | null => {

@@ -24,7 +24,7 @@ export type JudgeVerdict =
   | { kind: 'offer'; atMost: number; risk: number; upperBound: number };
 
 /** Evidence grows exponentially; beyond this the number says nothing more (and stays an exact integer). */
-export const EVIDENCE_MAX = 1e12;
+const EVIDENCE_MAX = 1e12;
 /** K0: how many confirmations it takes before the rollout's own delays outweigh the assumption that healthy devices report at once. */
 const PRIOR_CONFIRMATIONS = 10;
 /** However long ago a device accepted, this much chance stays that it is healthy and merely late. */

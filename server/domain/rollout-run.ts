@@ -10,7 +10,7 @@ import { groupName, type Tally, tallyOf } from './tally.ts';
 export type Running = Extract<RolloutState, { state: 'running' }>;
 
 /** A running rollout is looked at this often at the latest. */
-export const TICK_MS = 1_000;
+const TICK_MS = 1_000;
 const MINUTE_MS = 60_000;
 const START_WINDOWS_PER_MINUTE = 10;
 

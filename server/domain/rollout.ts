@@ -25,7 +25,7 @@ export type RolloutPlan = {
 };
 
 /** A number that may have decimals. Canonical JSON knows only integers, so the audit log holds others as text (see `auditLine`). */
-export const Decimal = z.union([
+const Decimal = z.union([
   z.number(),
   z
     .string()

@@ -29,10 +29,7 @@ export type SelectorSubject = {
   attributes: Record<string, string>;
 };
 
-/** Keys that every device has; they can not be hidden by a tag of the same name. */
-export const BUILT_IN_KEYS = ['id', 'compatible', 'agent', 'version', 'product'] as const;
-
-/** Built-ins, then tags (an operator's word), then reported attributes (the device's own). */
+/** What every device has, which no tag of the same name can hide; then tags (an operator's word), then reported attributes (the device's own). */
 const valueOf = (subject: SelectorSubject, key: string): string | undefined => {
   switch (key) {
     case 'id':

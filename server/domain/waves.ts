@@ -2,7 +2,7 @@
 import type { Id } from '#shared/ids.ts';
 import type { CohortPlan, WaveSize } from '#shared/policy.ts';
 
-export type WaveDevice = { id: Id; compatible: Id };
+type WaveDevice = { id: Id; compatible: Id };
 /** A cohort with its members, already reduced to those that the release can run on. */
 export type WaveCohort = { plan: CohortPlan; devices: WaveDevice[] };
 

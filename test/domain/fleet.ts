@@ -20,8 +20,6 @@ export const OFFLINE: Behaviour = { acceptMs: null, outcomeMs: null, outcome: 'c
 export const START = 1_800_000_000_000;
 const WITHDRAWABLE = new Set(['offered', 'fetching', 'installing', 'ready']);
 
-export type Fleet = ReturnType<typeof fleetOf>;
-
 export const fleetOf = (options: {
   devices: number;
   behaviour: (n: number) => Behaviour;
