@@ -6,7 +6,14 @@ import { makeKey } from '#cli/commands/key.ts';
 import { createBundles, parseDescription, readDescription } from '#cli/description.ts';
 import { formatBytes, print, table } from '#cli/terminal.ts';
 
-export type Sample = { sample: string; version: string; compatible: string; file: string; bytes: number; sha256: string };
+export type Sample = {
+  sample: string;
+  version: string;
+  compatible: string;
+  file: string;
+  bytes: number;
+  sha256: string;
+};
 export type BuiltSamples = {
   /** CI's private key, whose public half beside it is for `sluice product create`. */
   key: string;
@@ -38,9 +45,17 @@ if (import.meta.url === pathToFileURL(process.argv[1] ?? '').href) {
   const out = join(HERE, '..', 'build', 'samples');
   const built = await buildSamples(out);
   const here = (file: string): string => relative(process.cwd(), file);
-  const rows = built.samples.map((one) => [one.sample, one.version, one.compatible, formatBytes(one.bytes), here(one.file)]);
+  const rows = built.samples.map((one) => [
+    one.sample,
+    one.version,
+    one.compatible,
+    formatBytes(one.bytes),
+    here(one.file),
+  ]);
   print(table(['SAMPLE', 'VERSION', 'COMPATIBLE', 'SIZE', 'BUNDLE'], rows));
   print(`\nSigned when published, for example:\n`);
   print(`  npx sluice product create gateway --key ${here(join(out, 'ci.pub.pem'))}`);
-  print(`  npx sluice release publish ${here(join(out, 'gateway-1.0.0-*.sluice'))} --key ${here(built.key)} --stage production`);
+  print(
+    `  npx sluice release publish ${here(join(out, 'gateway-1.0.0-*.sluice'))} --key ${here(built.key)} --stage production`,
+  );
 }

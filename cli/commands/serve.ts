@@ -4,10 +4,8 @@ import { environmentName, flagName, loadConfig, SETTINGS } from '#server/config.
 import { withExamples } from '../command.ts';
 import { usageFailure } from '../failure.ts';
 import { tellParent, untilStopped } from '../running.ts';
+import { addSettings, givenSettings } from '../settings.ts';
 import { paint, print, printError } from '../terminal.ts';
-
-type Flags = Record<string, string | boolean | undefined> & { config?: string; printConfig?: boolean };
-const camel = (flag: string): string => flag.replace(/-([a-z])/g, (_, letter: string) => letter.toUpperCase());
 
 export const addServe = (program: Command): void => {
   const serve = program
@@ -17,16 +15,12 @@ export const addServe = (program: Command): void => {
     )
     .option('--config <file>', 'configuration, YAML or JSON')
     .option('--print-config', 'print the configuration that all sources together give, and stop');
-  for (const setting of SETTINGS) serve.option(`--${flagName(setting)} <value>`, `also ${environmentName(setting)}`);
-  serve.action(async (flags: Flags) => {
-    const given: Record<string, string> = {};
-    for (const setting of SETTINGS) {
-      const value = flags[camel(flagName(setting))];
-      if (typeof value === 'string') given[flagName(setting)] = value;
-    }
-    const config = loadConfig({ file: flags.config, env: process.env, flags: given });
+  addSettings(serve, SETTINGS, { flag: flagName, environment: environmentName });
+  serve.action(async (options: { config?: string; printConfig?: boolean }) => {
+    const flags = givenSettings(serve, SETTINGS.map(flagName));
+    const config = loadConfig({ file: options.config, env: process.env, flags });
     if (!config.ok) throw usageFailure(config.detail);
-    if (flags.printConfig === true) return print(JSON.stringify(config.value, null, 2));
+    if (options.printConfig === true) return print(JSON.stringify(config.value, null, 2));
     const stopped = untilStopped();
     const { startServer } = await import('#server/main.ts');
     const server = await startServer(config.value);

@@ -2,7 +2,9 @@
  * The main job, end to end, with nothing pretended: a server and eight agents as processes of their own, CI with a key of
  * its own, a good release that reaches everybody, and a bad one that stops by itself. What is short is only the waiting.
  */
+import { once } from 'node:events';
 import { readFile } from 'node:fs/promises';
+import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 import { z } from 'zod';
@@ -148,23 +150,23 @@ const prepareCi = async (stage: Stage, admin: Client): Promise<Ci> => {
 };
 
 const startDevices = async (stage: Stage, admin: Client, server: z.infer<typeof Ready>): Promise<void> => {
-  for (const device of DEVICES) {
+  const ports = await freePorts(DEVICES.length);
+  for (const [index, device] of DEVICES.entries()) {
     const tags = { site: 'lyon', ...(CANARIES.includes(device) ? { ring: 'canary' } : {}) };
     const { tokens } = await admin.call(routes.enrolmentTokenCreate, { body: { device, tags } });
+    const settings = {
+      'server-url': server.httpUrl,
+      device,
+      compatible: COMPATIBLE,
+      token: tokens[0]!,
+      'data-dir': join(stage.folder, device),
+      'application-port': String(ports[index]),
+      'heartbeat-ms': '1000',
+      'log-pretty': 'false',
+    };
     await stage.processes.start(device, [
       'agent',
-      '--server',
-      server.httpUrl,
-      '--device',
-      device,
-      '--compatible',
-      COMPATIBLE,
-      '--token',
-      tokens[0]!,
-      '--data-dir',
-      join(stage.folder, device),
-      '--heartbeat',
-      '1s',
+      ...Object.entries(settings).flatMap(([name, value]) => [`--${name}`, value]),
     ]);
   }
   const connected = async (): Promise<void> => {
@@ -175,6 +177,24 @@ const startDevices = async (stage: Stage, admin: Client, server: z.infer<typeof 
     }
   };
   await before(stage, connected(), START_MS_MAX, 'The start of the devices');
+};
+
+/** For the applications: all are held open together, so that they are different. */
+const freePorts = async (count: number): Promise<number[]> => {
+  const servers = await Promise.all(
+    Array.from({ length: count }, async () => {
+      const server = createServer();
+      server.listen(0, '127.0.0.1');
+      await once(server, 'listening');
+      return server;
+    }),
+  );
+  const ports = servers.map((server) => {
+    const address = server.address();
+    return address !== null && typeof address === 'object' ? address.port : 0;
+  });
+  await Promise.all(servers.map((server) => once(server.close(), 'close')));
+  return ports;
 };
 
 const rollOut = async (stage: Stage, admin: Client, ci: Ci, sample: string): Promise<RolloutView> => {

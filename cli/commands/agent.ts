@@ -1,0 +1,38 @@
+/** `sluice agent`: a device's agent, in this process. One of the two launchers that may import another program. */
+import type { Command } from 'commander';
+import { AGENT_SETTINGS, agentEnvironmentName, agentFlagName, loadAgentConfig } from '#agent/config.ts';
+import { withExamples } from '../command.ts';
+import { usageFailure } from '../failure.ts';
+import { untilStopped } from '../running.ts';
+import { addSettings, givenSettings } from '../settings.ts';
+import { print } from '../terminal.ts';
+
+export const addAgent = (program: Command): void => {
+  const agent = program
+    .command('agent')
+    .description(
+      'Run a device: enrol, install what the server desires into the standby slot, prove it healthy or go back',
+    )
+    .option('--config <file>', 'configuration, JSON')
+    .option('--print-config', 'print the configuration that all sources together give, and stop');
+  addSettings(agent, AGENT_SETTINGS, { flag: agentFlagName, environment: agentEnvironmentName });
+  agent.action(async (options: { config?: string; printConfig?: boolean }) => {
+    const flags = givenSettings(agent, AGENT_SETTINGS.map(agentFlagName));
+    const config = loadAgentConfig({ file: options.config, env: process.env, flags });
+    if (!config.ok) throw usageFailure(config.detail);
+    if (options.printConfig === true) {
+      const { token, ...shown } = config.value;
+      return print(JSON.stringify(token === undefined ? shown : { ...shown, token: '(set)' }, null, 2));
+    }
+    const stopped = untilStopped();
+    const { runAgent } = await import('#agent/main.ts');
+    await runAgent(config.value, stopped);
+  });
+  withExamples(agent, [
+    [
+      'A gateway, with a token from `sluice device token`',
+      'sluice agent --server-url https://sluice.example.com --device gw-01 --compatible gw-arm --token sle_... --application-port 8090',
+    ],
+    ['Without a token it waits until an operator accepts it', 'sluice agent --config /etc/sluice-agent.json'],
+  ]);
+};
