@@ -1,0 +1,65 @@
+/**
+ * What the device remembers about trust, in one folder, each file written durably. Any of them may be damaged on disk:
+ * then it counts as absent, and the next best is used. Nothing that is read here is believed before its signatures are checked.
+ */
+import { mkdir, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { z } from 'zod';
+import { readFileIfThere, writeFileDurably } from '#shared/durable.ts';
+import { Millis } from '#shared/ids.ts';
+
+/**
+ * `seq`: the highest that was accepted; `floor`: the latest time that the director attested. Kept in two copies, of which the
+ * higher counts, so that one damaged file does not let old instructions in again.
+ */
+export const Remembered = z.object({ seq: z.number().int().min(0), floor: Millis });
+export type Remembered = z.infer<typeof Remembered>;
+const COPIES = ['state.json', 'state.copy.json'] as const;
+
+export type TrustFiles = {
+  /** Metadata by role: `pinned-root` is the first root, as it was pinned; `root` the newest. */
+  read(role: string): Promise<Buffer | undefined>;
+  write(role: string, bytes: Uint8Array): Promise<void>;
+  remove(role: string): Promise<void>;
+  remembered(): Remembered;
+  remember(next: Remembered): Promise<void>;
+};
+
+export const openTrustFiles = async (dir: string): Promise<TrustFiles> => {
+  await mkdir(dir, { recursive: true, mode: 0o700 });
+  const fileOf = (role: string): string => join(dir, `${role}.json`);
+  let remembered: Remembered = { seq: 0, floor: 0 };
+  for (const name of COPIES) {
+    const copy = readRemembered(await readOrNothing(join(dir, name)));
+    remembered = { seq: Math.max(copy.seq, remembered.seq), floor: Math.max(copy.floor, remembered.floor) };
+  }
+  return {
+    read: (role) => readOrNothing(fileOf(role)),
+    write: (role, bytes) => writeFileDurably(fileOf(role), bytes, 0o600),
+    remove: (role) => rm(fileOf(role), { force: true }),
+    remembered: () => remembered,
+    remember: async (next) => {
+      for (const name of COPIES) await writeFileDurably(join(dir, name), JSON.stringify(next), 0o600);
+      remembered = next;
+    },
+  };
+};
+
+/** An unreadable sector is a damaged file. */
+const readOrNothing = async (file: string): Promise<Buffer | undefined> => {
+  try {
+    return await readFileIfThere(file);
+  } catch {
+    return undefined;
+  }
+};
+
+const readRemembered = (bytes: Buffer | undefined): Remembered => {
+  try {
+    const parsed = Remembered.safeParse(JSON.parse(bytes?.toString() ?? ''));
+    if (parsed.success) return parsed.data;
+  } catch {
+    // not JSON: as if it were not there
+  }
+  return { seq: 0, floor: 0 };
+};
