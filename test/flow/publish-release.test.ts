@@ -2,7 +2,7 @@ import { afterEach, beforeEach, expect, test } from 'vitest';
 import { createProduct } from '#server/flow/create-product.ts';
 import { publishRelease } from '#server/flow/publish-release.ts';
 import { publicKeyPem } from '#shared/trust/keys.ts';
-import { generatePrivateKey } from '#shared/trust/signers.ts';
+import { generatePrivateKey, signerFromPem } from '#shared/trust/signers.ts';
 import {
   type BundleFile,
   GATEWAY,
@@ -146,7 +146,6 @@ test('a refused publication keeps nothing: neither objects nor records', async (
 });
 
 test('RSA keys sign as well as Ed25519 ones, and a product may have several', async () => {
-  const { signerFromPem } = await import('#shared/trust/signers.ts');
   const rsa = must(signerFromPem(generatePrivateKey('rsa-3072')));
   const other = await openWorld();
   try {

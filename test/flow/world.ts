@@ -1,5 +1,5 @@
 /** A whole server without sockets: the real store, objects, trust and flows, in a folder that goes away, at a time that tests set. */
-import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
+import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { stepDeployment } from '#server/domain/deployment-step.ts';
@@ -111,13 +111,17 @@ export const makeBundle = async (
   const work = await mkdtemp(join(world.dir, 'bundle-'));
   const app = join(work, 'app');
   const out = join(work, 'out.bundle');
-  const { writeFile } = await import('node:fs/promises');
   await writeFile(app, more.content ?? `the application, version ${version}`);
   const compatible = more.compatible ?? 'gw2';
   const product = more.product ?? 'gateway';
   const made = must(
     await createBundle({
-      manifest: { product, version, compatible, securityCounter: more.securityCounter ?? 0 } as never,
+      manifest: {
+        product: Id.parse(product),
+        version,
+        compatible: Id.parse(compatible),
+        securityCounter: more.securityCounter ?? 0,
+      },
       artifacts: [{ name: 'app', file: app, install: { kind: 'file', path: 'app' } }],
       out,
     }),

@@ -1,0 +1,119 @@
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import { DESIRED_LIFE_MS, desiredOf } from '#server/flow/desired.ts';
+import { type HousekeepingDeps, performTask, startHousekeeping, type Task } from '#server/flow/housekeeping.ts';
+import { CHECKPOINT_META } from '#server/flow/keep-checkpoint.ts';
+import type { Id } from '#shared/ids.ts';
+import { DesiredBatch, DesiredLeaf, Signed } from '#shared/messages.ts';
+import { parseCheckpoint } from '#shared/trust/checkpoint.ts';
+import { rootOfHead } from '#shared/trust/merkle.ts';
+import { verifySigned } from '#shared/trust/signed.ts';
+import {
+  DAY,
+  enrolFleet,
+  filesOf,
+  makeBundle,
+  openWorld,
+  releaseOf,
+  startRollout,
+  upload,
+  type World,
+} from './world.ts';
+
+let world: World;
+let told: string[];
+let deps: HousekeepingDeps;
+beforeEach(async () => {
+  world = await openWorld();
+  told = [];
+  deps = {
+    ...world,
+    report: {
+      done: (task: Task, result: number) => void told.push(`${task} ${result}`),
+      failed: (task: Task, error: unknown) => void told.push(`${task} failed: ${String(error)}`),
+      miscounted: (rollout: Id) => void told.push(`miscounted ${rollout}`),
+    },
+  };
+});
+afterEach(() => world.close());
+
+test('everything is done once at the start, and nothing after the stop', async () => {
+  const housekeeping = startHousekeeping(deps);
+  await expect.poll(() => told.length).toBe(5);
+  await housekeeping.stop();
+  expect(told).toEqual([
+    'expire-uploads 0',
+    'refresh-metadata 1',
+    'sign-checkpoint 1',
+    'recount-deployments 0',
+    'sweep-objects 0',
+  ]);
+});
+
+test('a checkpoint signed by the log key is kept, of the log as it is', async () => {
+  await enrolFleet(world, 2);
+  await performTask(deps, 'sign-checkpoint');
+  const signed = Signed.parse(JSON.parse((await world.store.getMeta(CHECKPOINT_META)) ?? 'null'));
+  expect(verifySigned(signed, world.log.key)).toBe(true);
+  const head = await world.store.getAuditHead();
+  expect(parseCheckpoint(signed.payload)).toMatchObject({ size: head.size, root: rootOfHead(head) });
+});
+
+test('sweeping spares what releases need and what waits to be published', async () => {
+  await releaseOf(world, '1.0.0');
+  await upload(world, await makeBundle(world, '1.0.1'));
+  const before = await filesOf(world);
+  expect(before).toHaveLength(2);
+  await performTask(deps, 'sweep-objects');
+  await performTask(deps, 'sweep-objects');
+  expect((await filesOf(world)).sort()).toEqual(before.sort());
+});
+
+test('counters that are right are not reported, and ones that are wrong are', async () => {
+  await enrolFleet(world, 2);
+  await releaseOf(world, '1.0.0');
+  const rollout = await startRollout(world, '1.0.0');
+  await performTask(deps, 'recount-deployments');
+  expect(told).toEqual(['recount-deployments 0']);
+  const counts = await world.store.countDeployments(rollout);
+  const wrong = counts.map((count) => ({ ...count, devices: count.devices + 1 }));
+  const damaged = { ...world.store, countDeployments: async () => wrong };
+  await performTask({ ...deps, store: damaged }, 'recount-deployments');
+  expect(told.slice(1)).toEqual([`miscounted ${rollout}`, 'recount-deployments 1']);
+});
+
+test('a task that fails is reported and stops nothing', async () => {
+  const broken = { ...deps, repository: { refresh: () => Promise.reject(new Error('disk full')) } };
+  await performTask(broken, 'refresh-metadata');
+  await performTask(broken, 'expire-uploads');
+  expect(told).toEqual(['refresh-metadata failed: Error: disk full', 'expire-uploads 0']);
+});
+
+test('metadata is signed anew before it expires, however long the server runs', async () => {
+  const expiry = async (): Promise<number> =>
+    Date.parse(JSON.parse(String(await world.repository.read('metadata', 'timestamp.json'))).signed.expires);
+  for (let hours = 0; hours < 72; hours += 6) {
+    await performTask(deps, 'refresh-metadata');
+    expect(await expiry()).toBeGreaterThan(world.now());
+    world.pass(DAY / 4);
+  }
+});
+
+test('a device that comes back after a month gets the same instruction, signed anew', async () => {
+  const [device] = await enrolFleet(world, 1);
+  await releaseOf(world, '1.0.0');
+  await startRollout(world, '1.0.0', { policy: { deadlines: { acceptMs: 60 * DAY } } });
+  const first = await desiredOf(world, device!);
+  world.pass(DAY);
+  expect(await desiredOf(world, device!)).toEqual(first);
+  world.pass(30 * DAY);
+  const second = await desiredOf(world, device!);
+  const [before, after] = [first, second].map((desired) => DesiredLeaf.parse(JSON.parse(desired!.leaf)));
+  expect(after).toEqual({ ...before, issuedAt: world.now(), expires: world.now() + DESIRED_LIFE_MS });
+  expect(DesiredBatch.parse(JSON.parse(second!.batch.payload)).expires).toBe(after!.expires);
+  expect(verifySigned(second!.batch, world.director.key)).toBe(true);
+});
+
+test('a device of whom nothing was ever asked has no document', async () => {
+  const [device] = await enrolFleet(world, 1);
+  expect(await desiredOf(world, device!)).toBeNull();
+});
