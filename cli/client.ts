@@ -80,7 +80,9 @@ const bodyOf = (input: unknown): unknown => z.object({ body: z.unknown() }).safe
 /** `/api/v1/devices/:device` with its parameters and query filled in. */
 export const pathOf = (path: string, input: unknown): string => {
   const params = partOf(input, 'params');
-  const filled = path.replace(/:([a-zA-Z]+)/g, (_, name: string) => encodeURIComponent(String(params[name])));
+  const filled = path.replace(/:([a-zA-Z][a-zA-Z0-9]*)/g, (_, name: string) =>
+    encodeURIComponent(String(params[name])),
+  );
   const query = new URLSearchParams();
   for (const [name, value] of Object.entries(partOf(input, 'query'))) {
     if (value !== undefined) query.set(name, String(value));

@@ -8,6 +8,8 @@ import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
 import { z } from 'zod';
 import { findConnection, saveLogin } from '#cli/login-file.ts';
 import { buildProgram } from '#cli/program.ts';
+import { DEPLOYMENT_STATES } from '#shared/deployment.ts';
+import { CohortPlan, Policy } from '#shared/policy.ts';
 import { toProblem } from '#shared/problems.ts';
 import { runSluice } from './run.ts';
 
@@ -105,6 +107,52 @@ test('a refusal is told in words, with every wrong field, and without a stack tr
     environment: { SLUICE_DEBUG: '1' },
   });
   expect(debug.err).toContain('    at ');
+});
+
+test('rollout watch ends as the rollout does: 0 completed, 4 halted, 5 aborted', async () => {
+  const counts = Object.fromEntries(DEPLOYMENT_STATES.map((state) => [state, 0]));
+  const view = {
+    id: 'r1',
+    release: 'gateway@1.0.0',
+    channel: 'production',
+    cohorts: [CohortPlan.parse({ cohort: 'all' })],
+    policy: Policy.parse({}),
+    createdAt: 0,
+    createdBy: 'admin',
+    explanation: 'because',
+    wave: null,
+    devices: 0,
+    excluded: 0,
+    untouched: 0,
+    counts,
+    waves: [],
+  };
+  const ends = [];
+  for (const state of ['completed', 'halted', 'aborted']) {
+    const url = await serveAnswer(200, { ...view, state });
+    const ran = await runSluice(['rollout', 'watch', 'r1', '--url', url, '--token', 'x']);
+    ends.push([ran.code, ran.out.includes(state), ran.err.includes('because')]);
+  }
+  expect(ends).toEqual([
+    [0, true, false],
+    [4, true, true],
+    [5, true, true],
+  ]);
+  const running = await serveAnswer(200, { ...view, state: 'running' });
+  const late = await runSluice([
+    'rollout',
+    'watch',
+    'r1',
+    '--url',
+    running,
+    '--token',
+    'x',
+    '--timeout',
+    '1ms',
+    '--json',
+  ]);
+  expect(late).toMatchObject({ code: 1, err: expect.stringContaining('still running') });
+  expect(JSON.parse(late.out)).toMatchObject({ state: 'running' });
 });
 
 test('a server that is none is named as such', async () => {

@@ -1,0 +1,145 @@
+/** The real command against a real server: what a newcomer and what CI do, in the order in which they do it. */
+import { type ChildProcess, fork } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { z } from 'zod';
+import { buildSamples } from '../../firmware-samples/build.ts';
+import { runSluice } from './run.ts';
+
+const Ready = z.object({ httpUrl: z.string(), adminToken: z.string() });
+let folder: string;
+let server: ChildProcess;
+let url: string;
+let admin: Record<string, string>;
+let samples: Awaited<ReturnType<typeof buildSamples>>;
+
+beforeAll(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'sluice-cli-server-'));
+  const flags = ['--data-dir', join(folder, 'data'), '--http-port', '0', '--mqtt-port', '0', '--log-level', 'warn'];
+  server = fork(join(import.meta.dirname, '../../cli/sluice.ts'), ['serve', ...flags], {
+    stdio: 'ignore',
+    execArgv: [],
+  });
+  const [message] = await Promise.race([once(server, 'message'), once(server, 'exit')]);
+  const ready = Ready.parse(message);
+  url = ready.httpUrl;
+  admin = { SLUICE_URL: url, SLUICE_TOKEN: ready.adminToken };
+  samples = await buildSamples(join(folder, 'samples'));
+});
+afterAll(async () => {
+  if (server.exitCode === null && server.kill('SIGTERM')) await once(server, 'exit');
+  if (server.exitCode !== 0) throw new Error(`the server ended with ${server.exitCode}`);
+  await rm(folder, { recursive: true, force: true });
+});
+
+const sluice = (line: string[], environment: Record<string, string> = admin, input = '') =>
+  runSluice(line, { environment, input, cwd: folder });
+const json = async (line: string[], environment: Record<string, string> = admin): Promise<unknown> => {
+  const ran = await sluice([...line, '--json'], environment);
+  expect(ran).toMatchObject({ code: 0 });
+  return JSON.parse(ran.out);
+};
+const filesOf = (sample: string): string[] =>
+  samples.samples.filter((one) => one.sample.startsWith(sample)).map(({ file }) => file);
+const publish = (sample: string, ...more: string[]) => ['release', 'publish', ...filesOf(sample), ...more];
+
+test('logging in tries the token, keeps it privately, and is then enough', async () => {
+  const home = { XDG_CONFIG_HOME: join(folder, 'home') };
+  const wrong = await sluice(['login', '--url', url], home, 'no-such-token\n');
+  expect(wrong).toMatchObject({ code: 3, out: '' });
+  const right = await sluice(['login', '--url', url], home, `${admin['SLUICE_TOKEN']}\n`);
+  expect(right).toMatchObject({ code: 0, out: expect.stringContaining('as admin') });
+  expect((await stat(join(home.XDG_CONFIG_HOME, 'sluice', 'login.json'))).mode & 0o777).toBe(0o600);
+  expect(await sluice(['device', 'list'], home)).toMatchObject({ code: 0 });
+});
+
+test('CI publishes with a key and a token of its own, which can do nothing else', async () => {
+  const product = await json(['product', 'create', 'gateway', '--key', samples.key]);
+  expect(product).toMatchObject({ name: 'gateway', role: 'ci-gateway', keys: [{ keyId: expect.any(String) }] });
+  expect(await json(['product', 'list'])).toMatchObject([{ name: 'gateway' }]);
+  const { token } = z.object({ token: z.string() }).parse(await json(['operator', 'create', 'ci', '--role', 'ci']));
+  const ci = { SLUICE_URL: url, SLUICE_TOKEN: token, SLUICE_SIGNING_KEY: await readFile(samples.key, 'utf8') };
+
+  expect(await sluice(publish('good-1.0.0'), admin)).toMatchObject({
+    code: 2,
+    err: expect.stringContaining('SLUICE_SIGNING_KEY'),
+  });
+  const release = await json(publish('good-1.0.0', '--stage', 'staging'), ci);
+  expect(release).toMatchObject({ release: 'gateway@1.0.0', progress: { state: 'staged', channels: ['staging'] } });
+  // Two pipelines at once: whoever comes second signs again.
+  const both = await Promise.all([sluice(publish('good-1.1.0'), ci), sluice(publish('hang'), ci)]);
+  expect(both).toMatchObject([{ code: 0 }, { code: 0 }]);
+  expect(await json(['release', 'list', '--product', 'gateway'])).toHaveLength(3);
+  expect(await sluice(['operator', 'list'], ci)).toMatchObject({ code: 1, err: expect.stringContaining('may not') });
+
+  expect(await json(['operator', 'revoke', 'ci'])).toEqual({ revoked: 'ci' });
+  expect(await sluice(['release', 'list'], ci)).toMatchObject({ code: 3 });
+});
+
+test('what is signed by somebody else is refused, here and by the server', async () => {
+  const intruder = ['--key', samples.intruderKey];
+  expect(await sluice(publish('bad-signature', ...intruder))).toMatchObject({
+    code: 1,
+    err: expect.stringContaining('Not signed'),
+  });
+  const insisting = await sluice(
+    publish('bad-signature', ...intruder, '--trust', samples.key.replace('.pem', '.pub.pem')),
+  );
+  expect(insisting).toMatchObject({ code: 1, err: expect.stringContaining('The signature does not verify') });
+  const shown = await sluice(['release', 'show', 'gateway@1.6.0']);
+  expect(shown).toMatchObject({ code: 1, err: expect.stringContaining('There is no such thing') });
+});
+
+test('a release is promoted, and withdrawn', async () => {
+  const staged = await json(['release', 'stage', 'gateway@1.1.0', '--channel', 'production']);
+  expect(staged).toMatchObject({ progress: { state: 'staged', channels: ['production'] } });
+  const withdrawn = await json(['release', 'withdraw', 'gateway@1.3.0', '--reason', 'GW-31']);
+  expect(withdrawn).toMatchObject({ progress: { state: 'withdrawn', reason: 'GW-31' } });
+  const table = await sluice(['release', 'list']);
+  expect(table.out.split('\n')[0]).toMatch(/^RELEASE +COMPATIBLE +ACCEPTED +STATE$/);
+  expect(table.out).toContain('withdrawn: GW-31');
+});
+
+test('cohorts and tokens are made, and what is wrong about them is said', async () => {
+  expect(await json(['cohort', 'create', 'lyon', '--selector', 'site=lyon and model in (gw2, gw3)'])).toMatchObject({
+    devices: 0,
+  });
+  expect(await json(['cohort', 'list'])).toHaveLength(1);
+  const wrong = await sluice(['cohort', 'create', 'bad', '--selector', 'site=lyon and and']);
+  expect(wrong).toMatchObject({ code: 1, err: expect.stringContaining('selector') });
+  expect(await sluice(['cohort', 'create', 'both'])).toMatchObject({ code: 2 });
+  const tokens = await sluice(['device', 'token', '--count', '3', '--tag', 'site=lyon']);
+  expect(tokens.out.trimEnd().split('\n')).toEqual(Array(3).fill(expect.stringMatching(/^sle_/)));
+  expect(await sluice(['device', 'show', 'gw-99'])).toMatchObject({ code: 1 });
+  expect(await json(['device', 'list'])).toEqual([]);
+  const rollout = await sluice(['rollout', 'create', 'gateway@1.0.0', '--cohort', 'nobody']);
+  expect(rollout).toMatchObject({ code: 1, out: '' });
+});
+
+test('the audit log is exported and holds; with one byte changed it does not', async () => {
+  expect((await sluice(['audit', 'list'])).out).toMatch(/gateway@1\.0\.0|gateway 1\.0\.0/);
+  const file = join(folder, 'audit.ndjson');
+  expect(await sluice(['audit', 'export', '--out', file])).toMatchObject({ code: 0 });
+  const streamed = await sluice(['audit', 'export']);
+  // The first line says when it was made; the entries are the same.
+  expect(streamed.out.split('\n')[1]).toBe((await readFile(file, 'utf8')).split('\n')[1]);
+  const verified = await sluice(['audit', 'verify', file, '--json'], {});
+  expect(JSON.parse(verified.out)).toMatchObject({ ok: true, receipts: 0 });
+  const text = await readFile(file, 'utf8');
+  expect(text).toContain('GW-31');
+  await writeFile(file, text.replace('GW-31', 'GW-32'));
+  expect(await sluice(['audit', 'verify', file], {})).toMatchObject({
+    code: 1,
+    err: expect.stringContaining('does not hold'),
+  });
+});
+
+test('a second server on the same folder is told so', async () => {
+  const flags = ['--data-dir', join(folder, 'data'), '--http-port', '0', '--mqtt-port', '0', '--log-level', 'silent'];
+  const second = await sluice(['serve', ...flags], {});
+  expect(second.code).toBe(1);
+  expect(second.err).toMatch(/data|running|lock/);
+});
