@@ -197,6 +197,8 @@ export type Store = {
   recountDeployments(
     rollout: Id,
   ): Promise<{ wave: number; state: DeploymentState; overdue: OverdueClass | null; devices: number }[]>;
+  /** Devices that never began to act on an offer: planned, or withdrawn or overdue before they accepted. */
+  countUntouched(rollout: Id): Promise<number>;
   getOutcomeBins(rollout: Id, binMs: number): Promise<OutcomeBin[]>;
   /**
    * Turns deployments past their deadline `overdue` (`never-heard` when nothing was accepted, `silent` otherwise), at most

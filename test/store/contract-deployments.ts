@@ -72,6 +72,10 @@ const sorted = (bins: OutcomeBin[]): string[] =>
 const expectSound = async (store: Store): Promise<void> => {
   const all = await store.listDeployments({ rollout: id('r1') }, { limit: 100 });
   expect(await store.countDeployments(id('r1'))).toEqual(await store.recountDeployments(id('r1')));
+  const untouched = all.filter(
+    (one) => ['planned', 'withdrawn', 'overdue'].includes(one.state) && one.acceptedAt === null,
+  );
+  expect(await store.countUntouched(id('r1'))).toBe(untouched.length);
   for (const binMs of [1, 1000]) {
     expect(sorted(await store.getOutcomeBins(id('r1'), binMs))).toEqual(sorted(countOutcomes(all, binMs)));
   }

@@ -123,6 +123,12 @@ export const deployments = (sql: Sql) => {
          GROUP BY wave, state, overdue ORDER BY wave, state, ifnull(overdue, '')`,
         rollout,
       ),
+    countUntouched: (rollout) =>
+      sql.get<{ devices: number }>(
+        `SELECT count(*) AS devices FROM deployments
+         WHERE rollout = ? AND state IN ('planned', 'withdrawn', 'overdue') AND accepted_at IS NULL`,
+        rollout,
+      )?.devices ?? 0,
     getOutcomeBins: (rollout, binMs) => sql.all<OutcomeBin>(OUTCOME_BINS, rollout, binMs, binMs),
   } satisfies Partial<SyncStore>;
 };
