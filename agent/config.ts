@@ -1,0 +1,188 @@
+/**
+ * The agent's whole configuration: one schema, parsed once. Values come, weakest first, from defaults, a JSON file (`--config`),
+ * the environment (`SLUICE_AGENT_SERVER_URL`) and flags (`--server-url`). docs/agent.md has the table.
+ */
+import { readFileSync } from 'node:fs';
+import { resolve } from 'node:path';
+import { z } from 'zod';
+import { ENROLMENT_TOKEN } from '#shared/device-api.ts';
+import { Compatible, DurationMs, Id, Sha256, text } from '#shared/ids.ts';
+import { accept, type Result, refuse } from '#shared/problems.ts';
+
+/** The environment and flags know only text. */
+const whole = (min: number, max: number) => z.coerce.number().int().min(min).max(max);
+const Switch = z.union([z.boolean(), z.enum(['true', 'false']).transform((word) => word === 'true')]);
+const duration = (minMs: number) => z.coerce.number().pipe(DurationMs.min(minMs));
+
+const Attributes = z
+  .record(z.string().regex(/^[a-z][a-z0-9_.-]{0,63}$/, 'names are lower-case'), text(256))
+  .refine((all) => Object.keys(all).length <= 48, 'at most 48');
+
+export const AgentConfig = z.strictObject({
+  /** This device's name at the server; for ever. */
+  device: Id,
+  serverUrl: z
+    .url({ protocol: /^https?$/, message: 'must be http://host:port or https://host' })
+    .max(512)
+    .transform((url) => url.replace(/\/+$/, '')),
+  /** Instead of what the server says at enrolment, for example behind a tunnel. */
+  mqttUrl: z
+    .string()
+    .max(512)
+    .regex(/^(mqtts?|wss?):\/\/[^\s]+$/, 'must be mqtt://host:port or mqtts://host:port')
+    .optional(),
+  /** Everything the agent keeps: key, journal, metadata, slots, the application's data. */
+  dataDir: z.string().min(1).max(4096).default('./agent-data'),
+  /** The hardware tag that bundles must share. */
+  compatible: Compatible,
+  /** Reported to the server, for selectors: `site=lyon,model=gw2` as text. */
+  attributes: z.union([Attributes, z.string().max(16_384).transform(parsePairs).pipe(Attributes)]).default({}),
+  /** An enrolment token; without one the device waits until an operator accepts it. */
+  token: z.string().regex(ENROLMENT_TOKEN, 'must be an enrolment token (sle_...)').optional(),
+  /** SHA-256 of the server's first root metadata, where no token carries it. */
+  trustRoot: Sha256.optional(),
+  /** Believe whatever root the server shows first. Only for a network that nobody else is on. */
+  trustOnFirstUse: Switch.default(false),
+  heartbeatMs: duration(100).default(60_000),
+  /** How often to ask over HTTP while MQTT can not be reached. */
+  pollMs: duration(100).default(300_000),
+  /** First and longest wait before connecting again. */
+  reconnect: z
+    .strictObject({ firstMs: duration(10).default(1_000), maxMs: duration(10).default(300_000) })
+    .prefault({}),
+  application: z
+    .strictObject({
+      /** Its `PORT`, and `{port}` in health checks. */
+      port: whole(1, 65_535).optional(),
+      /** How long it may take to stop before it is killed. */
+      stopMs: duration(100).default(5_000),
+    })
+    .prefault({}),
+  /** How often a version on trial may be started. */
+  trialTries: whole(1, 100).default(3),
+  slotBytesMax: whole(1, Number.MAX_SAFE_INTEGER).default(8 * 1024 ** 3),
+  log: z
+    .strictObject({
+      level: z.enum(['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent']).default('info'),
+      /** Lines for people instead of JSON; unset: when standard output is a terminal. */
+      pretty: Switch.optional(),
+    })
+    .prefault({}),
+});
+export type AgentConfig = z.infer<typeof AgentConfig>;
+
+/** Every setting that has a name in the environment and on the command line. */
+export const AGENT_SETTINGS = [
+  'device',
+  'serverUrl',
+  'mqttUrl',
+  'dataDir',
+  'compatible',
+  'attributes',
+  'token',
+  'trustRoot',
+  'trustOnFirstUse',
+  'heartbeatMs',
+  'pollMs',
+  'reconnect.firstMs',
+  'reconnect.maxMs',
+  'application.port',
+  'application.stopMs',
+  'trialTries',
+  'slotBytesMax',
+  'log.level',
+  'log.pretty',
+] as const;
+export type AgentSetting = (typeof AGENT_SETTINGS)[number];
+
+const words = (setting: AgentSetting): string[] => setting.split('.').flatMap((part) => part.split(/(?=[A-Z])/));
+/** `serverUrl` -> `SLUICE_AGENT_SERVER_URL` */
+export const agentEnvironmentName = (setting: AgentSetting): string =>
+  `SLUICE_AGENT_${words(setting).join('_').toUpperCase()}`;
+/** `serverUrl` -> `server-url` */
+export const agentFlagName = (setting: AgentSetting): string => words(setting).join('-').toLowerCase();
+
+export type AgentConfigSources = {
+  /** Path of a JSON file; it must exist when given. */
+  file?: string | undefined;
+  env: Record<string, string | undefined>;
+  /** By flag name: `{ 'server-url': 'http://...' }`. Unknown names are refused. */
+  flags: Record<string, string | undefined>;
+};
+
+/** Puts the sources together. Every value that is wrong or missing is named, with where it came from. */
+export const loadAgentConfig = (sources: AgentConfigSources): Result<AgentConfig> => {
+  const read = sources.file === undefined ? accept<Record<string, unknown>>({}) : readConfigFile(sources.file);
+  if (!read.ok) return read;
+  const known = new Set(AGENT_SETTINGS.map(agentFlagName));
+  const unknown = Object.keys(sources.flags).find((flag) => !known.has(flag));
+  if (unknown !== undefined) return refuse('invalid-request', `there is no setting --${unknown}`);
+
+  const merged = read.value;
+  const origins = new Map<string, string>();
+  for (const setting of AGENT_SETTINGS) {
+    const flag = sources.flags[agentFlagName(setting)];
+    const env = sources.env[agentEnvironmentName(setting)];
+    const value = flag ?? (env === '' ? undefined : env);
+    if (value === undefined) continue;
+    put(merged, setting, value);
+    origins.set(setting, flag === undefined ? agentEnvironmentName(setting) : `--${agentFlagName(setting)}`);
+  }
+  const parsed = AgentConfig.safeParse(merged);
+  if (!parsed.success) return refuse('invalid-request', explain(parsed.error, merged, origins));
+  return accept({ ...parsed.data, dataDir: resolve(parsed.data.dataDir) });
+};
+
+const readConfigFile = (file: string): Result<Record<string, unknown>> => {
+  let content: string;
+  try {
+    content = readFileSync(file, 'utf8');
+  } catch (error) {
+    const code = error instanceof Error && 'code' in error ? String(error.code) : 'unknown error';
+    return refuse('invalid-request', `the configuration file ${file} can not be read (${code})`);
+  }
+  try {
+    const parsed = z.record(z.string(), z.unknown()).safeParse(JSON.parse(content));
+    return parsed.success ? accept(parsed.data) : refuse('invalid-request', `${file}: must be a JSON object`);
+  } catch (error) {
+    return refuse(
+      'invalid-request',
+      `${file}: is not JSON (${error instanceof Error ? error.message : String(error)})`,
+    );
+  }
+};
+
+/** Settings have at most two levels. Whatever stands in the way and is no object is left for the schema to complain about. */
+const put = (into: Record<string, unknown>, setting: AgentSetting, value: string): void => {
+  const [outer, inner] = setting.split('.');
+  if (outer === undefined) return;
+  if (inner === undefined) {
+    into[outer] = value;
+    return;
+  }
+  const group = z.record(z.string(), z.unknown()).safeParse(into[outer] ?? {});
+  if (group.success) into[outer] = { ...group.data, [inner]: value };
+};
+
+const explain = (error: z.ZodError, merged: Record<string, unknown>, origins: Map<string, string>): string =>
+  error.issues
+    .map(({ path, message }) => {
+      const setting = path.map(String).join('.');
+      const named = AGENT_SETTINGS.find((known) => known === setting);
+      if (named !== undefined && path.length === 1 && merged[named] === undefined) {
+        return `${named} is missing: give --${agentFlagName(named)}, ${agentEnvironmentName(named)}, or "${named}" in the file`;
+      }
+      return `${origins.get(setting) ?? (setting || 'configuration')}: ${message}`;
+    })
+    .join('; ');
+
+/** `site=lyon,model=gw2`. A part without a value becomes empty. */
+function parsePairs(list: string): Record<string, string> {
+  const pairs = list.split(',').filter((part) => part.trim() !== '');
+  return Object.fromEntries(
+    pairs.map((part) => {
+      const at = part.indexOf('=');
+      return at === -1 ? [part.trim(), ''] : [part.slice(0, at).trim(), part.slice(at + 1).trim()];
+    }),
+  );
+}

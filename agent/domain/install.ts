@@ -1,0 +1,372 @@
+/**
+ * The install state machine: one deployment's journey on this device, decided purely. `TRANSITIONS` is all of it;
+ * docs/agent.md repeats the table, and a test holds the two together. The shell (agent/machine.ts) records each
+ * next state in the journal before it performs the effects, and every effect may be performed again after a crash.
+ */
+import { z } from 'zod';
+import { DeviceError, type Outcome } from '#shared/deployment.ts';
+import { Id, Millis, unreachable } from '#shared/ids.ts';
+import { Instruction, Signed } from '#shared/messages.ts';
+
+const Slot = z.enum(['a', 'b']);
+
+/** An instruction to install that this device has verified. */
+export const Offer = z.object({
+  /** Of the desired document that it came with. */
+  seq: z.number().int().min(1),
+  expires: Millis,
+  install: Instruction.options[0],
+});
+export type Offer = z.infer<typeof Offer>;
+
+const journey = {
+  offer: Offer,
+  /** When the present state was entered. */
+  since: Millis,
+  /** How many rows of the table this deployment has taken. */
+  transitions: z.number().int().min(0),
+};
+const state = <const N extends string, S extends z.ZodRawShape>(name: N, fields: S) =>
+  z.object({ state: z.literal(name), ...journey, ...fields });
+
+/** What is recorded in the journal. Fields that a later version adds must be optional: its predecessor reads them too. */
+export const InstallState = z.discriminatedUnion('state', [
+  z.object({ state: z.literal('idle') }),
+  state('accepted', {}),
+  /** For a local program's consent. */
+  state('waiting', { slot: Slot }),
+  /** The standby slot is unbootable from here until it is verified. */
+  state('fetching', { slot: Slot }),
+  /** Every artifact is on the disk and has the right digest; the slot is being written. */
+  state('verified', { slot: Slot }),
+  /** Installed, read back, not active. */
+  state('ready', { slot: Slot }),
+  state('activating', { slot: Slot }),
+  /** `since` is when the trial began, also after restarts: its deadline is kept. */
+  state('trial', { slot: Slot }),
+  state('committing', { slot: Slot }),
+  state('reverting', { slot: Slot, error: DeviceError }),
+  state('verifying-revert', { slot: Slot, error: DeviceError }),
+  /** The four outcomes. `receipt` is null until it is signed; it stays here until the server has acknowledged it. */
+  state('committed', { receipt: Signed.nullable() }),
+  state('reverted', { error: DeviceError, receipt: Signed.nullable() }),
+  state('failed', { error: DeviceError, receipt: Signed.nullable() }),
+  state('withdrawn', { receipt: Signed.nullable() }),
+  state('reported', { outcome: z.enum(['committed', 'reverted', 'failed', 'withdrawn']) }),
+]);
+export type InstallState = z.infer<typeof InstallState>;
+export type StateName = InstallState['state'];
+export type Journey = Exclude<InstallState, { state: 'idle' }>;
+
+export type InstallEvent = { at: number } & (
+  | { kind: 'offered'; offer: Offer }
+  /** The same deployment, in a document signed anew. */
+  | { kind: 'renewed'; offer: Offer }
+  /** Something else is wanted now; it is offered again when this deployment has ended. */
+  | { kind: 'superseded' }
+  /** The instruction `none`. */
+  | { kind: 'withdrawn'; seq: number }
+  | { kind: 'restarted' }
+  | { kind: 'manifest-checked'; slot: 'a' | 'b' }
+  | { kind: 'permitted' | 'fetched' | 'installed' | 'confirmed' }
+  /** After the boot selector was written and the application started again: from which slot it runs now. */
+  | { kind: 'booted-trial' }
+  | { kind: 'booted-other'; why: string }
+  /** What the slots say after a restart: the selector was not written; a trial is pending; the slot is committed. */
+  | { kind: 'found-untouched' | 'found-on-trial' | 'found-active' }
+  | { kind: 'passed' | 'committed' | 'revert-verified' }
+  | { kind: 'failed'; error: DeviceError }
+  | { kind: 'signed'; receipt: Signed }
+  | { kind: 'acknowledged' | 'cleaned' }
+);
+export type EventKind = InstallEvent['kind'];
+
+/** Things to do, in order; what each needs is in the state that it goes with. agent/perform.ts does them. */
+export type Effect =
+  | 'boot' // start the application, from whatever slot is right
+  | 'check-manifest'
+  | 'await-permission'
+  | 'fetch'
+  | 'install'
+  | 'recheck' // read the slot back again
+  | 'confirm-offer'
+  | 'inspect' // ask the slots
+  | 'activate' // the boot selector's write, then boot-trial
+  | 'boot-trial'
+  | 'watch-trial'
+  | 'commit'
+  | 'revert'
+  | 'verify-revert'
+  | 'sign-receipt'
+  | 'send-receipt'
+  | 'clean-up';
+
+type Row = readonly [StateName, EventKind, StateName, string];
+
+// biome-ignore format: a table is read by its columns
+export const TRANSITIONS: readonly Row[] = [
+  // state             event               next                effects
+  ['idle',             'offered',          'accepted',         'check-manifest'],
+  ['idle',             'withdrawn',        'idle',             ''],
+  ['idle',             'restarted',        'idle',             'boot'],
+
+  ['accepted',         'manifest-checked', 'waiting',          'await-permission'],
+  ['accepted',         'failed',           'failed',           'sign-receipt'],
+  ['accepted',         'withdrawn',        'withdrawn',        'sign-receipt'],
+  ['accepted',         'superseded',       'withdrawn',        'sign-receipt'],
+  ['accepted',         'renewed',          'accepted',         ''],
+  ['accepted',         'restarted',        'accepted',         'boot check-manifest'],
+
+  ['waiting',          'permitted',        'fetching',         'fetch'],
+  ['waiting',          'failed',           'failed',           'sign-receipt'],
+  ['waiting',          'withdrawn',        'withdrawn',        'sign-receipt'],
+  ['waiting',          'superseded',       'withdrawn',        'sign-receipt'],
+  ['waiting',          'renewed',          'waiting',          ''],
+  ['waiting',          'restarted',        'waiting',          'boot await-permission'],
+
+  ['fetching',         'fetched',          'verified',         'install'],
+  ['fetching',         'failed',           'failed',           'sign-receipt'],
+  ['fetching',         'withdrawn',        'withdrawn',        'sign-receipt'],
+  ['fetching',         'superseded',       'withdrawn',        'sign-receipt'],
+  ['fetching',         'renewed',          'fetching',         ''],
+  ['fetching',         'restarted',        'fetching',         'boot fetch'],
+
+  ['verified',         'installed',        'ready',            'confirm-offer'],
+  ['verified',         'failed',           'failed',           'sign-receipt'],
+  ['verified',         'withdrawn',        'withdrawn',        'sign-receipt'],
+  ['verified',         'superseded',       'withdrawn',        'sign-receipt'],
+  ['verified',         'renewed',          'verified',         ''],
+  // Writing a slot hashes the artifacts again, so nothing is lost by not fetching.
+  ['verified',         'restarted',        'verified',         'boot install'],
+
+  ['ready',            'confirmed',        'activating',       'activate'],
+  ['ready',            'installed',        'ready',            'confirm-offer'],
+  ['ready',            'failed',           'failed',           'sign-receipt'],
+  ['ready',            'withdrawn',        'withdrawn',        'sign-receipt'],
+  ['ready',            'superseded',       'withdrawn',        'sign-receipt'],
+  ['ready',            'renewed',          'ready',            ''],
+  ['ready',            'restarted',        'ready',            'boot recheck'],
+
+  // From here on the slots know what has happened, and `withdrawn` comes too late.
+  ['activating',       'booted-trial',     'trial',            'watch-trial'],
+  ['activating',       'booted-other',     'reverting',        'revert'],
+  ['activating',       'failed',           'reverting',        'revert'],
+  ['activating',       'restarted',        'activating',       'inspect'],
+  ['activating',       'found-untouched',  'activating',       'activate'],
+  ['activating',       'found-on-trial',   'activating',       'boot-trial'],
+  ['activating',       'found-active',     'reverting',        'revert'],
+
+  ['trial',            'passed',           'committing',       'commit'],
+  ['trial',            'failed',           'reverting',        'revert'],
+  ['trial',            'booted-trial',     'trial',            'watch-trial'],
+  ['trial',            'booted-other',     'reverting',        'revert'],
+  ['trial',            'restarted',        'trial',            'inspect'],
+  ['trial',            'found-untouched',  'reverting',        'revert'],
+  ['trial',            'found-on-trial',   'trial',            'boot-trial'],
+  // Committed, but the journal's newest record was lost: roll forward.
+  ['trial',            'found-active',     'committing',       'commit'],
+
+  ['committing',       'committed',        'committed',        'sign-receipt'],
+  ['committing',       'failed',           'reverting',        'revert'],
+  ['committing',       'restarted',        'committing',       'inspect'],
+  ['committing',       'found-untouched',  'reverting',        'revert'],
+  ['committing',       'found-on-trial',   'committing',       'commit'],
+  ['committing',       'found-active',     'committing',       'commit'],
+
+  ['reverting',        'booted-other',     'verifying-revert', 'verify-revert'],
+  ['reverting',        'failed',           'failed',           'sign-receipt'],
+  ['reverting',        'restarted',        'reverting',        'revert'],
+
+  ['verifying-revert', 'revert-verified',  'reverted',         'sign-receipt'],
+  ['verifying-revert', 'failed',           'failed',           'sign-receipt'],
+  ['verifying-revert', 'restarted',        'verifying-revert', 'boot verify-revert'],
+
+  ['committed',        'signed',           'committed',        'send-receipt'],
+  ['committed',        'acknowledged',     'reported',         'clean-up'],
+  ['committed',        'restarted',        'committed',        'boot sign-receipt'],
+  ['reverted',         'signed',           'reverted',         'send-receipt'],
+  ['reverted',         'acknowledged',     'reported',         'clean-up'],
+  ['reverted',         'restarted',        'reverted',         'boot sign-receipt'],
+  ['failed',           'signed',           'failed',           'send-receipt'],
+  ['failed',           'acknowledged',     'reported',         'clean-up'],
+  ['failed',           'restarted',        'failed',           'boot sign-receipt'],
+  ['withdrawn',        'signed',           'withdrawn',        'send-receipt'],
+  ['withdrawn',        'acknowledged',     'reported',         'clean-up'],
+  ['withdrawn',        'restarted',        'withdrawn',        'boot sign-receipt'],
+
+  ['reported',         'cleaned',          'idle',             ''],
+  ['reported',         'restarted',        'reported',         'boot clean-up'],
+];
+
+const ROWS = new Map(TRANSITIONS.map((row) => [`${row[0]} ${row[1]}`, row]));
+
+/** A deployment that goes round in circles (an agent that is killed again and again) ends here. */
+export const TRANSITIONS_MAX = 100;
+/** Of them, how many may be left for a revert: past `TRANSITIONS_MAX` plus these, a revert that never ends is given up. */
+export const REVERT_TRANSITIONS_MAX = 50;
+
+export type Step = { next: InstallState; effects: Effect[] };
+
+/** The one step. An event that has no row is late or not meant for this state: the very same state comes back. */
+export const stepInstall = (now: InstallState, event: InstallEvent): Step => {
+  const row = ROWS.get(`${now.state} ${event.kind}`);
+  if (row === undefined || !fits(now, event)) return { next: now, effects: [] };
+  const exceeded = whenExceeded(now);
+  if (exceeded !== undefined) {
+    const message = `gave up after ${TRANSITIONS_MAX} transitions`;
+    const error = { code: 'TRANSITIONS_EXCEEDED' as const, message };
+    return {
+      next: enter(exceeded, now, { kind: 'failed', at: event.at, error }),
+      effects: [exceeded === 'failed' ? 'sign-receipt' : 'revert'],
+    };
+  }
+  return { next: enter(row[2], now, event), effects: effectsOf(row, now, event) };
+};
+
+/** A receipt is signed once and acknowledged only then. */
+const fits = (now: InstallState, event: InstallEvent): boolean => {
+  if (event.kind === 'signed') return 'receipt' in now && now.receipt === null;
+  if (event.kind === 'acknowledged') return 'receipt' in now && now.receipt !== null;
+  return true;
+};
+
+const effectsOf = (row: Row, now: InstallState, event: InstallEvent): Effect[] => {
+  // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- a test reads every cell of the table
+  const effects = row[3].split(' ').filter((effect) => effect !== '') as Effect[];
+  const signedBefore = event.kind === 'restarted' && 'receipt' in now && now.receipt !== null;
+  return signedBefore ? effects.map((effect) => (effect === 'sign-receipt' ? 'send-receipt' : effect)) : effects;
+};
+
+/** Where a deployment goes that has taken too many transitions; what has ended may take any number to be reported. */
+const whenExceeded = (now: InstallState): 'failed' | 'reverting' | undefined => {
+  if (now.state === 'idle' || hasEnded(now) || now.transitions < TRANSITIONS_MAX) return undefined;
+  if (isBeforeActivation(now)) return 'failed';
+  if (now.state !== 'reverting' && now.state !== 'verifying-revert') return 'reverting';
+  return now.transitions < TRANSITIONS_MAX + REVERT_TRANSITIONS_MAX ? undefined : 'failed';
+};
+
+const ENDED = new Set<StateName>(['committed', 'reverted', 'failed', 'withdrawn', 'reported']);
+const BEFORE_ACTIVATION = new Set<StateName>(['accepted', 'waiting', 'fetching', 'verified', 'ready']);
+/** The deployment has its outcome. */
+export const hasEnded = (now: InstallState): boolean => ENDED.has(now.state);
+/** The offer can still be withdrawn. */
+export const isBeforeActivation = (now: InstallState): boolean => BEFORE_ACTIVATION.has(now.state);
+
+const bug = (name: StateName, now: InstallState, event: InstallEvent): never => {
+  throw new Error(`no way from ${now.state} to ${name} by ${event.kind}`);
+};
+
+/** Builds the next state from the present one and what the event brings. */
+const enter = (name: StateName, now: InstallState, event: InstallEvent): InstallState => {
+  if (name === 'idle') return { state: 'idle' };
+  if (now.state === 'idle') {
+    if (name !== 'accepted' || event.kind !== 'offered') return bug(name, now, event);
+    return { state: name, offer: event.offer, since: event.at, transitions: 1 };
+  }
+  const common = {
+    offer: event.kind === 'renewed' ? event.offer : now.offer,
+    since: name === now.state ? now.since : event.at,
+    transitions: now.transitions + 1,
+  };
+  switch (name) {
+    case 'accepted':
+      return { state: name, ...common };
+    case 'waiting':
+    case 'fetching':
+    case 'verified':
+    case 'ready':
+    case 'activating':
+    case 'trial':
+    case 'committing': {
+      const slot = event.kind === 'manifest-checked' ? event.slot : 'slot' in now ? now.slot : bug(name, now, event);
+      return { state: name, ...common, slot };
+    }
+    case 'reverting':
+    case 'verifying-revert': {
+      const slot = 'slot' in now ? now.slot : bug(name, now, event);
+      return { state: name, ...common, slot, error: errorOf(now, event) };
+    }
+    case 'committed':
+    case 'withdrawn':
+      return { state: name, ...common, receipt: receiptOf(now, event) };
+    case 'reverted':
+    case 'failed':
+      return { state: name, ...common, error: errorOf(now, event), receipt: receiptOf(now, event) };
+    case 'reported':
+      return { state: name, ...common, outcome: outcomeOf(now) ?? bug(name, now, event) };
+    default:
+      return unreachable(name);
+  }
+};
+
+/** A failed revert says so, and why it was tried; everything else keeps the first error: the cause. */
+const errorOf = (now: InstallState, event: InstallEvent): DeviceError => {
+  const earlier = 'error' in now ? now.error : undefined;
+  if (event.kind === 'failed') {
+    if (earlier === undefined) return event.error;
+    const message = `${event.error.message}; reverted because of ${earlier.code}: ${earlier.message}`;
+    return { code: event.error.code, message: message.slice(0, 1_024) };
+  }
+  if (earlier !== undefined) return earlier;
+  const why = event.kind === 'booted-other' ? event.why : 'the boot selector has given the trial up';
+  return { code: 'TRIAL_CRASHED', message: why };
+};
+
+const receiptOf = (now: InstallState, event: InstallEvent): Signed | null => {
+  if (event.kind === 'signed') return event.receipt;
+  return 'receipt' in now ? now.receipt : null;
+};
+
+export const outcomeOf = (now: InstallState): Outcome | undefined => {
+  if (now.state === 'reported') return now.outcome;
+  return now.state === 'committed' || now.state === 'reverted' || now.state === 'failed' || now.state === 'withdrawn'
+    ? now.state
+    : undefined;
+};
+
+/** Everything that the agent remembers: one journal record is one of these. */
+export const Memory = z.object({
+  install: InstallState,
+  /** The newest desired document that was acted on; an older or equal one is not news. */
+  desiredSeq: z.number().int().min(0),
+  /** How the newest finished deployment ended: it is not begun again, unless it was withdrawn. */
+  last: z.object({ deployment: Id, outcome: z.enum(['committed', 'reverted', 'failed', 'withdrawn']) }).nullable(),
+  /** The highest security counter ever committed. */
+  floor: z.number().int().min(0),
+  /** Numbers of reports and receipts up to this one may have been used. */
+  reportSeq: z.number().int().min(0),
+});
+export type Memory = z.infer<typeof Memory>;
+
+/** `stepInstall` with what it does to the rest of the memory. The very same memory comes back when nothing changes. */
+export const stepMemory = (memory: Memory, event: InstallEvent): { next: Memory; effects: Effect[] } => {
+  const now = memory.install;
+  const endedBefore =
+    event.kind === 'offered' &&
+    memory.last?.deployment === event.offer.install.deployment &&
+    memory.last.outcome !== 'withdrawn';
+  const { next, effects } = endedBefore ? { next: now, effects: [] } : stepInstall(now, event);
+  const desiredSeq = seenSeq(now, event) ?? memory.desiredSeq;
+  if (next === now && desiredSeq <= memory.desiredSeq) return { next: memory, effects };
+  return {
+    next: {
+      ...memory,
+      install: next,
+      desiredSeq: Math.max(memory.desiredSeq, desiredSeq),
+      // Only a committed version may raise it: a trial that reverts must be able to go back.
+      floor: next.state === 'committed' ? Math.max(memory.floor, next.offer.install.securityCounter) : memory.floor,
+      last:
+        next.state === 'reported' ? { deployment: next.offer.install.deployment, outcome: next.outcome } : memory.last,
+    },
+    effects,
+  };
+};
+
+/** Which document an event settles. One that comes too early or too late for the state is looked at again in the next. */
+const seenSeq = (now: InstallState, event: InstallEvent): number | undefined => {
+  const takes = now.state === 'idle' || isBeforeActivation(now);
+  if (!takes) return undefined;
+  if (event.kind === 'withdrawn') return event.seq;
+  if (event.kind === 'offered') return now.state === 'idle' ? event.offer.seq : undefined;
+  return event.kind === 'renewed' ? event.offer.seq : undefined;
+};

@@ -1,0 +1,48 @@
+/** Runs a manifest's hooks. After a crash a hook may run again: it must be able to. */
+import type { Id } from '#shared/ids.ts';
+import type { Manifest } from '#shared/manifest.ts';
+import { runCommand } from './command.ts';
+
+/** EX_TEMPFAIL of sysexits.h: the hook asks to be run again later. */
+const EXIT_LATER = 75;
+
+export type HookOptions = {
+  when: Manifest['hooks'][number]['when'];
+  manifest: Pick<Manifest, 'hooks' | 'product' | 'version'>;
+  /** The working directory. */
+  folder: string;
+  deployment: Id;
+  port: number | undefined;
+  /** Until when a hook may say "later"; past it that is a failure. */
+  deferUntil: number;
+  pause(attempt: number, signal: AbortSignal): Promise<unknown>;
+  now: () => number;
+  signal: AbortSignal;
+};
+
+/** In the manifest's order, up to the first that fails. */
+export const runHooks = async (options: HookOptions): Promise<{ ok: true } | { ok: false; message: string }> => {
+  const { when, manifest, signal } = options;
+  for (const hook of manifest.hooks.filter((hook) => hook.when === when)) {
+    for (let attempt = 0; ; attempt += 1) {
+      const result = await runCommand({
+        command: hook.command,
+        folder: options.folder,
+        environment: {
+          SLUICE_HOOK: when,
+          SLUICE_DEPLOYMENT: options.deployment,
+          SLUICE_PRODUCT: manifest.product,
+          SLUICE_VERSION: manifest.version,
+        },
+        ...(options.port === undefined ? {} : { port: options.port }),
+        timeoutMs: hook.timeoutMs,
+        signal,
+      });
+      if (result.ok) break;
+      const later = result.exitCode === EXIT_LATER && options.now() < options.deferUntil && !signal.aborted;
+      if (!later) return { ok: false, message: `the hook ${when}: ${result.message}: ${result.output.trim()}` };
+      await options.pause(attempt, signal);
+    }
+  }
+  return { ok: true };
+};

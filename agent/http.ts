@@ -1,0 +1,151 @@
+/** Everything the agent asks over HTTP: enrolment, the desired document, metadata, objects. Bounded in time and size. */
+import type { z } from 'zod';
+import { PROBLEM_CODES, Problem, type ProblemCode } from '#shared/problems.ts';
+import type { HttpGet } from './fetch.ts';
+
+/** The server's clock as far as it is known: login tokens must be made by it. */
+export type ServerClock = { now(): number; learn(serverTime: number): void };
+
+export const openServerClock = (now: () => number): ServerClock => {
+  let offsetMs = 0;
+  return {
+    now: () => now() + offsetMs,
+    learn: (serverTime) => {
+      offsetMs = serverTime - now();
+    },
+  };
+};
+
+/** `code` is `unavailable` when no answer came, `internal` when it was none of ours. */
+export type HttpResult<T> = { ok: true; value: T } | { ok: false; code: ProblemCode; message: string };
+
+export type Http = {
+  /** With the device's login. What came is the caller's to judge; after a 401 it is asked once more, by the server's clock. */
+  get: HttpGet;
+  /** A whole document, cut off after `bytesMax` + 1 bytes or a little more; undefined when there is none (404). Throws when it can not be had. */
+  getBytes(path: string, bytesMax: number): Promise<Buffer | undefined>;
+  /** Parses the answer by the schema. */
+  getJson<S extends z.ZodType>(path: string, schema: S, signal: AbortSignal): Promise<HttpResult<z.output<S>>>;
+  /** Without login: for enrolment. */
+  postJson<S extends z.ZodType>(
+    path: string,
+    body: unknown,
+    schema: S,
+    signal: AbortSignal,
+  ): Promise<HttpResult<z.output<S>>>;
+  /** When the server last answered anything, by the given clock; 0 for never. */
+  lastAnswerAt(): number;
+};
+
+const REQUEST_MS_MAX = 30_000;
+const ANSWER_BYTES_MAX = 256 * 1024;
+/** A login is good for five minutes; making one costs milliseconds of a small processor. */
+const LOGIN_REUSED_MS = 60_000;
+
+export const openHttp = (options: {
+  serverUrl: string;
+  login(at: number): string;
+  clock: ServerClock;
+  now: () => number;
+}): Http => {
+  const { serverUrl, clock, now } = options;
+  let login: { token: string; madeAt: number; for: number } | undefined;
+  let lastAnswerAt = 0;
+
+  const authorization = (): string => {
+    const skew = clock.now() - now();
+    const fresh = login !== undefined && login.for === skew && Math.abs(now() - login.madeAt) < LOGIN_REUSED_MS;
+    if (!fresh) login = { token: options.login(clock.now()), madeAt: now(), for: skew };
+    return `Device ${login!.token}`;
+  };
+  const send = async (path: string, init: RequestInit): Promise<Response> => {
+    const response = await fetch(`${serverUrl}${path}`, init);
+    lastAnswerAt = now();
+    // Perhaps this device's clock is off. The date has whole seconds, which is near enough for a login.
+    const date = Date.parse(response.headers.get('date') ?? '');
+    if (response.status === 401 && !Number.isNaN(date)) clock.learn(date);
+    return response;
+  };
+  const get: HttpGet = async (path, headers, signal) => {
+    const ask = () => send(path, { headers: { ...headers, authorization: authorization() }, signal });
+    const response = await ask();
+    if (response.status !== 401) return response;
+    await response.body?.cancel();
+    return ask();
+  };
+  return {
+    get,
+    lastAnswerAt: () => lastAnswerAt,
+    getBytes: async (path, bytesMax) => {
+      const response = await get(path, {}, AbortSignal.timeout(REQUEST_MS_MAX));
+      if (response.status === 404) {
+        await response.body?.cancel();
+        return undefined;
+      }
+      if (response.status !== 200) {
+        await response.body?.cancel();
+        throw new Error(`${path}: the server answered ${response.status}`);
+      }
+      return readAtMost(response, bytesMax);
+    },
+    getJson: (path, schema, signal) =>
+      answerOf(() => get(path, { accept: 'application/json' }, bounded(signal)), schema),
+    postJson: (path, body, schema, signal) =>
+      answerOf(
+        () =>
+          send(path, {
+            method: 'POST',
+            headers: { 'content-type': 'application/json' },
+            body: JSON.stringify(body),
+            signal: bounded(signal),
+          }),
+        schema,
+      ),
+  };
+};
+
+const bounded = (signal: AbortSignal): AbortSignal => AbortSignal.any([signal, AbortSignal.timeout(REQUEST_MS_MAX)]);
+
+const readAtMost = async (response: Response, bytesMax: number): Promise<Buffer> => {
+  const pieces: Uint8Array[] = [];
+  let bytes = 0;
+  for await (const piece of response.body ?? []) {
+    bytes += piece.byteLength;
+    pieces.push(piece);
+    // Leaving the loop cancels the body. Whoever asked sees that it is too long.
+    if (bytes > bytesMax) break;
+  }
+  return Buffer.concat(pieces, bytes);
+};
+
+const answerOf = async <S extends z.ZodType>(
+  ask: () => Promise<Response>,
+  schema: S,
+): Promise<HttpResult<z.output<S>>> => {
+  let status: number;
+  let body: unknown;
+  try {
+    const response = await ask();
+    status = response.status;
+    const bytes = await readAtMost(response, ANSWER_BYTES_MAX);
+    if (bytes.length > ANSWER_BYTES_MAX) return { ok: false, code: 'internal', message: 'the answer is too long' };
+    body = JSON.parse(bytes.toString('utf8'));
+  } catch (error) {
+    return { ok: false, code: 'unavailable', message: reasonOf(error) };
+  }
+  if (status >= 200 && status < 300) {
+    const parsed = schema.safeParse(body);
+    if (parsed.success) return { ok: true, value: parsed.data };
+    return { ok: false, code: 'internal', message: 'the server answered in a form that this agent does not know' };
+  }
+  const problem = Problem.partial().safeParse(body).data;
+  const code = PROBLEM_CODES.find((known) => known === problem?.code) ?? 'internal';
+  return { ok: false, code, message: problem?.detail ?? problem?.title ?? `the server answered ${status}` };
+};
+
+/** fetch hides the reason in `cause`. */
+export const reasonOf = (error: unknown): string => {
+  if (!(error instanceof Error)) return String(error);
+  if (error.cause instanceof AggregateError) return error.cause.errors.map(reasonOf).join(', ');
+  return error.cause instanceof Error ? `${error.message} (${error.cause.message})` : error.message;
+};

@@ -1,0 +1,42 @@
+/** The device's own Ed25519 key: made at the first start, readable only by its user, never sent anywhere. */
+import { chmod } from 'node:fs/promises';
+import { join } from 'node:path';
+import { readFileIfThere, writeFileDurably } from '#shared/durable.ts';
+import type { Id } from '#shared/ids.ts';
+import type { Signed } from '#shared/messages.ts';
+import { makeLogin } from '#shared/trust/login.ts';
+import { signPayload } from '#shared/trust/signed.ts';
+import { generatePrivateKey, type Signer, signerFromPem } from '#shared/trust/signers.ts';
+
+export type Identity = {
+  device: Id;
+  /** The raw public key in hexadecimal, as the server knows the device. */
+  publicKey: string;
+  /** True when the key was made just now. */
+  created: boolean;
+  sign(payload: { type: string }): Signed;
+  /** A login token for a server whose clock says `at`. */
+  login(at: number): string;
+};
+
+/** Opens or makes `<dir>/device.key`. Throws when the file is not a private key: a new key would be another device. */
+export const openIdentity = async (dir: string, device: Id): Promise<Identity> => {
+  const file = join(dir, 'device.key');
+  const known = await readFileIfThere(file);
+  const pem = known?.toString('utf8') ?? generatePrivateKey('ed25519');
+  if (known === undefined) await writeFileDurably(file, pem, 0o600);
+  else await chmod(file, 0o600);
+  const signer = signerFromPem(pem);
+  if (!signer.ok || signer.value.key.keytype !== 'ed25519') {
+    throw new Error(`${file} is not an Ed25519 private key; restore it, or remove it and enrol this device anew`);
+  }
+  return identityOf(signer.value, device, known === undefined);
+};
+
+const identityOf = (signer: Signer, device: Id, created: boolean): Identity => ({
+  device,
+  publicKey: signer.key.keyval.public,
+  created,
+  sign: (payload) => signPayload(signer, payload),
+  login: (at) => makeLogin(signer, device, at),
+});

@@ -1,0 +1,158 @@
+/**
+ * Runs the install state machine: takes events one at a time, records each next state before anything is done about it, and
+ * performs the effects. A new state ends what was being done for the old one, and waits until that has really ended.
+ */
+import { setTimeout as sleep } from 'node:timers/promises';
+import { crashPoint } from './crash-point.ts';
+import { type Effect, type InstallEvent, type InstallState, type Memory, stepMemory } from './domain/install.ts';
+import { type Backoff, backoffMs } from './domain/retry.ts';
+import type { Journal } from './journal.ts';
+import type { Log } from './log.ts';
+
+/** An event but for its time, which the machine adds. */
+export type EventOf<E = InstallEvent> = E extends { at: number } ? Omit<E, 'at'> : never;
+
+export type MachineOptions = {
+  memory: Memory;
+  journal: Pick<Journal, 'append'>;
+  now: () => number;
+  log: Log;
+  /** Does one thing. What it returns is the next event; undefined when there is none. May stop early when aborted. */
+  perform(effect: Effect, state: InstallState, signal: AbortSignal): Promise<EventOf | undefined>;
+  /** What to make of an effect that threw. */
+  failureOf(effect: Effect, error: unknown): EventOf | undefined;
+  /** After a record, before its effects. */
+  recorded(memory: Memory, previous: Memory): Promise<void>;
+};
+
+export type Machine = {
+  memory(): Memory;
+  send(event: EventOf): void;
+  /** A number for a report or receipt that was never used before and never will be again, whatever crashes. */
+  nextSeq(): Promise<number>;
+  /** Ends what is being done; nothing is recorded any more. */
+  stop(): Promise<void>;
+};
+
+/** Numbers are reserved in the journal this many at a time. */
+const SEQ_RESERVED = 1_000;
+const QUEUE_MAX = 1_000;
+/** A journal that can't be written, on a full disk for example: nothing is done until it can. */
+const APPEND_BACKOFF: Backoff = { firstMs: 500, maxMs: 30_000 };
+
+export const openMachine = (options: MachineOptions): Machine => {
+  const { journal, now, log } = options;
+  let memory = options.memory;
+  let usedSeq = memory.reportSeq;
+  let activity: { abort: AbortController; ended: Promise<void> } | undefined;
+  let turn: Promise<void> = Promise.resolve();
+  let queued = 0;
+  const stopping = new AbortController();
+
+  /** One change at a time, in order. */
+  const inTurn = <T>(act: () => Promise<T>): Promise<T> => {
+    const mine = turn.then(act);
+    turn = mine.then(
+      () => undefined,
+      () => undefined,
+    );
+    return mine;
+  };
+
+  const record = async (next: Memory): Promise<void> => {
+    for (let attempt = 0; ; attempt += 1) {
+      stopping.signal.throwIfAborted();
+      try {
+        await journal.append(next);
+        memory = next;
+        return;
+      } catch (error) {
+        log.error({ event: 'journal-not-written', err: error }, 'the journal can not be written; waiting until it can');
+        await sleep(backoffMs(attempt, APPEND_BACKOFF, 1), undefined, { signal: stopping.signal });
+      }
+    }
+  };
+
+  const endActivity = async (): Promise<void> => {
+    activity?.abort.abort();
+    await activity?.ended;
+    activity = undefined;
+  };
+
+  const begin = (effects: Effect[]): void => {
+    const abort = new AbortController();
+    const ended = (async () => {
+      for (const effect of effects) {
+        if (abort.signal.aborted) return;
+        const event = await options
+          .perform(effect, memory.install, abort.signal)
+          .catch((error: unknown) => failed(effect, error, abort.signal));
+        if (event !== undefined && !abort.signal.aborted) send(event);
+      }
+    })();
+    activity = { abort, ended };
+  };
+
+  const failed = (effect: Effect, error: unknown, signal: AbortSignal): EventOf | undefined => {
+    if (signal.aborted) return undefined;
+    log.error({ event: 'effect-failed', effect, err: error }, `${effect} failed unexpectedly`);
+    return options.failureOf(effect, error);
+  };
+
+  const handle = async (event: EventOf): Promise<void> => {
+    const before = memory;
+    // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- Omit and its undoing, which TypeScript does not see through
+    const { next, effects } = stepMemory(before, { ...event, at: now() } as InstallEvent);
+    if (next === before) {
+      if (event.kind !== 'restarted')
+        log.debug(
+          { event: 'event-ignored', kind: event.kind, state: before.install.state },
+          `${event.kind}: nothing to do in ${before.install.state}`,
+        );
+      return;
+    }
+    // What still runs for the old state has no say any more. An event that only changes fields lets it go on.
+    if (effects.length > 0 || next.install.state !== before.install.state) await endActivity();
+    await record({ ...next, reportSeq: Math.max(next.reportSeq, memory.reportSeq) });
+    crashPoint(`journal.${next.install.state}`);
+    await options.recorded(memory, before);
+    if (effects.length > 0) begin(effects);
+  };
+
+  const send: Machine['send'] = (event) => {
+    if (stopping.signal.aborted) return;
+    if (queued >= QUEUE_MAX) {
+      log.error({ event: 'queue-full', kind: event.kind }, 'too many events at once');
+      return;
+    }
+    queued += 1;
+    void inTurn(() => (stopping.signal.aborted ? Promise.resolve() : handle(event)))
+      .catch((error: unknown) => {
+        if (!stopping.signal.aborted) log.error({ event: 'step-failed', err: error }, `${event.kind} failed`);
+      })
+      .finally(() => {
+        queued -= 1;
+      });
+  };
+
+  return {
+    memory: () => memory,
+    send,
+    nextSeq: async () => {
+      usedSeq += 1;
+      const seq = usedSeq;
+      if (seq > memory.reportSeq) {
+        await inTurn(async () => {
+          if (seq > memory.reportSeq) await record({ ...memory, reportSeq: seq + SEQ_RESERVED });
+        });
+      }
+      return seq;
+    },
+    stop: async () => {
+      stopping.abort();
+      await turn;
+      await endActivity();
+      await turn;
+    },
+  };
+};

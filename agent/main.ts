@@ -1,0 +1,375 @@
+/** The agent: puts its parts together and runs them until it is told to stop. Also a program of its own: `node agent/main.ts --help`. */
+import { randomBytes } from 'node:crypto';
+import { mkdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { Logger } from 'pino';
+import { Id } from '#shared/ids.ts';
+import { readCommandLine } from './command-line.ts';
+import type { AgentConfig } from './config.ts';
+import { openInbox } from './desired.ts';
+import { hasEnded, type InstallState, type Memory } from './domain/install.ts';
+import { rebuildMemory } from './domain/resume.ts';
+import { type Backoff, backoffMs } from './domain/retry.ts';
+import { type Enrolled, enrol, readEnrolled, refreshEnrolled, trustedRoot } from './enrol.ts';
+import { readFloor, writeFloor } from './floor.ts';
+import { lockFolder } from './folder-lock.ts';
+import { openHttp, openServerClock } from './http.ts';
+import { openIdentity } from './identity.ts';
+import { type Journal, openJournal } from './journal.ts';
+import { type Link, openLink } from './link.ts';
+import { type Log, makeAgentLog } from './log.ts';
+import { openMachine } from './machine.ts';
+import { failureOf, openPerformer, runningNow } from './perform.ts';
+import { openPoll } from './poll.ts';
+import { openReporter } from './report.ts';
+import { openDirectorySlots } from './slots/directories.ts';
+import type { Slots } from './slots/slots.ts';
+import { openStatusFile } from './status-file.ts';
+import { openSupervisor } from './supervisor.ts';
+import { type DeviceTrust, openDeviceTrust } from './trust/device-trust.ts';
+import { inTurns } from './turns.ts';
+import { AGENT_VERSION, BUILD_TIME } from './version.ts';
+
+/** Why an agent can not run, in a sentence for people: a stack trace would explain nothing more. */
+export class AgentStopped extends Error {
+  override name = 'AgentStopped';
+}
+
+const OBJECT_BACKOFF_MS_MAX = 60_000;
+const PROGRESS_REPORT_MS = 5_000;
+const PROGRESS_STATUS_MS = 500;
+
+/**
+ * Runs until `signal` is aborted, then stops the application and returns. Throws `AgentStopped` when it can not go on: the folder is
+ * taken, nobody is trusted, or the server refused the enrolment for good. Before that the application runs whenever it can.
+ */
+export const runAgent = async (config: AgentConfig, signal: AbortSignal): Promise<void> => {
+  await mkdir(config.dataDir, { recursive: true, mode: 0o700 });
+  const log = await makeAgentLog(config.log, config.device);
+  const lock = await lockFolder(config.dataDir);
+  if (!lock.ok) throw new AgentStopped(lock.detail);
+  try {
+    await runLocked(config, log, signal);
+  } finally {
+    await lock.value.release();
+    log.flush();
+  }
+};
+
+const runLocked = async (config: AgentConfig, log: Logger, signal: AbortSignal): Promise<void> => {
+  const { dataDir, device } = config;
+  const enrolled = await readEnrolled(dataDir, config);
+  const trusted = trustedRoot(config);
+  if (!trusted.ok && enrolled === undefined) throw new AgentStopped(trusted.detail);
+  const identity = await openIdentity(dataDir, device).catch((error: unknown) => {
+    throw new AgentStopped(error instanceof Error ? error.message : String(error), { cause: error });
+  });
+  const now = Date.now;
+  const boot = Id.parse(`b${randomBytes(8).toString('hex')}`);
+  const clock = openServerClock(now);
+  const http = openHttp({ serverUrl: config.serverUrl, login: (at) => identity.login(at), clock, now });
+  log.info(
+    { event: 'agent-started', boot, version: AGENT_VERSION },
+    `agent ${AGENT_VERSION} of ${device} in ${dataDir}`,
+  );
+
+  const supervisor = await openSupervisor({
+    dir: await folder(dataDir, 'supervisor'),
+    stopMs: config.application.stopMs,
+    ...(config.application.port === undefined ? {} : { port: config.application.port }),
+  });
+  const slots = await openDirectorySlots({
+    dir: await folder(dataDir, 'slots'),
+    supervisor,
+    dataDir: join(dataDir, 'application'),
+    slotBytesMax: config.slotBytesMax,
+  });
+  const trust = inTurns(
+    await openDeviceTrust({
+      dir: await folder(dataDir, 'trust'),
+      device,
+      fetch: { get: http.getBytes },
+      now,
+      buildTime: BUILD_TIME,
+    }),
+  );
+  const { journal, memory } = await recall(dataDir, slots, log, now);
+  const backoff: Backoff = {
+    firstMs: config.reconnect.firstMs,
+    maxMs: Math.min(config.reconnect.maxMs, OBJECT_BACKOFF_MS_MAX),
+  };
+
+  let link: Link | undefined;
+  let progress: { bytesDone: number; bytesTotal: number } | null = null;
+  let mqttUrl = config.mqttUrl ?? enrolled?.mqttUrl ?? '';
+  const connected = (): boolean => link?.connected() === true;
+  const running = () => runningNow(slots);
+
+  const machine = openMachine({
+    memory,
+    journal,
+    now,
+    log,
+    failureOf,
+    perform: (effect, state, aborted) => perform(effect, state, aborted),
+    recorded: async (next, previous) => {
+      if (next.desiredSeq > previous.desiredSeq) await trust.acceptSeq(next.desiredSeq);
+      if (next.floor > previous.floor) await writeFloor(dataDir, next.floor);
+      if (next.install.state !== 'fetching') progress = null;
+      if (next.install.state !== previous.install.state) tellState(log, next.install);
+      reporter.changed();
+      status.changed();
+      inbox.reconsider();
+    },
+  });
+  const inbox = openInbox({ trust, memory: machine.memory, send: machine.send, backoff, log });
+  const reporter = openReporter({
+    machine,
+    link: () => link ?? { connected: () => false, publish: () => false },
+    boot,
+    agent: `sluice-agent/${AGENT_VERSION}`,
+    running,
+    healthy: async () => (await slots.running()) !== null || (await running()) === null,
+    attributes: () => attributesOf(config, inbox.refusal()),
+    progress: () => progress,
+    now,
+    heartbeatMs: config.heartbeatMs,
+    log,
+  });
+  const status = openStatusFile(dataDir, async () =>
+    statusOf(device, machine.memory(), progress, await running(), connected(), inbox.refusal(), now()),
+  );
+  const reportProgress = everyMs(PROGRESS_REPORT_MS, () => reporter.changed());
+  const showProgress = everyMs(PROGRESS_STATUS_MS, () => status.changed());
+  const poll = openPoll({
+    http,
+    connected,
+    hurried: () => machine.memory().install.state === 'trial',
+    onDesired: inbox.receive,
+    onStillDisconnected: async () => {
+      if (config.mqttUrl !== undefined || mqttUrl === '') return;
+      mqttUrl = (await refreshEnrolled(enrolOptions))?.mqttUrl ?? mqttUrl;
+    },
+    pollMs: config.pollMs,
+    log,
+  });
+  const perform = openPerformer({
+    config,
+    folders: { data: dataDir, slots: join(dataDir, 'slots'), downloads: join(dataDir, 'downloads') },
+    boot,
+    slots,
+    supervisor,
+    trust,
+    http,
+    identity,
+    machine: () => machine,
+    inbox: () => inbox,
+    serverReachable: () => connected() || poll.answeredLately(),
+    onProgress: (bytesDone, bytesTotal) => {
+      progress = { bytesDone, bytesTotal };
+      reportProgress();
+      showProgress();
+    },
+    onReceipt: () => reporter.changed(),
+    onApplicationOutput: (deployment, text) =>
+      link?.publish('log', { boot, deployment, source: 'application', at: Math.max(0, now()), text }),
+    now,
+    log,
+    backoff,
+  });
+  const enrolOptions = { dir: dataDir, config, identity, http, clock, now, log, backoff: config.reconnect, signal };
+
+  try {
+    if (machine.memory().desiredSeq > 0) await trust.acceptSeq(machine.memory().desiredSeq);
+    machine.send({ kind: 'restarted' });
+    const member = enrolled ?? (await enrolOrStop(enrolOptions));
+    mqttUrl = config.mqttUrl ?? member.mqttUrl;
+    await pinRoot(trust, member, log, backoff, signal);
+    inbox.reconsider();
+    link = openLink({
+      url: () => mqttUrl,
+      device,
+      login: () => identity.login(clock.now()),
+      boot,
+      backoff: config.reconnect,
+      log,
+      on: {
+        connected: () => {
+          reporter.connected();
+          status.changed();
+        },
+        disconnected: (refused) => {
+          reporter.disconnected();
+          status.changed();
+          if (refused) poll.nudge();
+        },
+        desired: inbox.receive,
+        ack: reporter.ack,
+      },
+    });
+    await untilAborted(signal);
+  } catch (error) {
+    if (!signal.aborted) throw error;
+  } finally {
+    log.info({ event: 'agent-stopping' }, 'stopping');
+    inbox.stop();
+    reporter.stop();
+    await poll.stop();
+    await machine.stop();
+    await link?.stop();
+    await slots.stop();
+    await status.settled();
+    await journal.close();
+  }
+};
+
+const folder = async (dataDir: string, name: string): Promise<string> => {
+  const dir = join(dataDir, name);
+  await mkdir(dir, { recursive: true });
+  return dir;
+};
+
+/** The memory from the journal; or, when that is new or lost, what the slots know. */
+const recall = async (
+  dataDir: string,
+  slots: Slots,
+  log: Log,
+  now: () => number,
+): Promise<{ journal: Journal; memory: Memory }> => {
+  const opened = await openJournal(dataDir);
+  if (opened.damage !== null) log.error({ event: `journal-${opened.damage.kind}` }, opened.damage.message);
+  const floor = await readFloor(dataDir);
+  if (opened.memory !== undefined) {
+    return { journal: opened.journal, memory: { ...opened.memory, floor: Math.max(opened.memory.floor, floor) } };
+  }
+  const inspected = await slots.inspect();
+  if (!inspected.ok) log.error({ event: 'slots-damaged', code: inspected.code }, inspected.message);
+  const nothing = {
+    active: null,
+    trial: null,
+    slots: { a: { state: 'unbootable' }, b: { state: 'unbootable' } },
+  } as const;
+  const rebuilt = rebuildMemory(inspected.ok ? inspected.view : nothing, floor, now());
+  if (rebuilt.revert) {
+    log.error(
+      { event: 'trial-forgotten', code: 'JOURNAL_LOST' },
+      'the rules of the pending trial are lost with the journal: going back to what ran before',
+    );
+    const reverted = await slots.revert();
+    if (!reverted.ok) log.error({ event: 'revert-failed', code: reverted.code }, reverted.message);
+  }
+  await opened.journal.append(rebuilt.memory);
+  return { journal: opened.journal, memory: rebuilt.memory };
+};
+
+const enrolOrStop = async (options: Parameters<typeof enrol>[0]): Promise<Enrolled> => {
+  const enrolled = await enrol(options);
+  if (!enrolled.ok) throw new AgentStopped(enrolled.detail);
+  options.log.info({ event: 'enrolled' }, `enrolled as ${enrolled.value.device} at ${enrolled.value.serverUrl}`);
+  return enrolled.value;
+};
+
+const pinRoot = async (
+  trust: DeviceTrust,
+  { rootSha256 }: Enrolled,
+  log: Log,
+  backoff: Backoff,
+  signal: AbortSignal,
+): Promise<void> => {
+  for (let attempt = 0; ; attempt += 1) {
+    const pinned = await trust.pinRoot(rootSha256);
+    if (pinned.ok) return;
+    log.error({ event: 'root-not-pinned', code: pinned.code }, `the trust root can not be pinned: ${pinned.message}`);
+    // A device that has its root already lives with it.
+    if (trust.hasRoot()) return;
+    await sleep(backoffMs(attempt, backoff, Math.random()), undefined, { signal });
+  }
+};
+
+/** One line when a state is entered: what a person follows. */
+const tellState = (log: Log, install: InstallState): void => {
+  if (install.state === 'idle') {
+    log.info({ event: 'state-entered', state: install.state }, 'idle');
+    return;
+  }
+  const { deployment, product, version } = install.offer.install;
+  const why = 'error' in install ? `: ${install.error.code}: ${install.error.message}` : '';
+  const slot = 'slot' in install ? ` (slot ${install.slot})` : '';
+  const fields = { event: 'state-entered', state: install.state, deployment, release: `${product}@${version}` };
+  const sentence = `${product}@${version}: ${install.state}${slot}${why}`;
+  if ('error' in install && !hasEnded(install)) log.warn(fields, sentence);
+  else log.info(fields, sentence);
+};
+
+const attributesOf = (config: AgentConfig, refusal: { code: string } | null): Record<string, string> => ({
+  ...config.attributes,
+  arch: process.arch,
+  platform: process.platform,
+  node: process.versions.node,
+  ...(refusal === null ? {} : { refused: refusal.code }),
+});
+
+const statusOf = (
+  device: string,
+  { install }: Memory,
+  progress: { bytesDone: number; bytesTotal: number } | null,
+  running: Awaited<ReturnType<typeof runningNow>>,
+  connected: boolean,
+  refusal: { seq: number; code: string; message: string } | null,
+  at: number,
+) => ({
+  v: 1 as const,
+  device,
+  at,
+  pid: process.pid,
+  state: install.state,
+  deployment: install.state === 'idle' ? null : install.offer.install.deployment,
+  release: install.state === 'idle' ? null : `${install.offer.install.product}@${install.offer.install.version}`,
+  progress,
+  error: 'error' in install ? install.error : null,
+  running,
+  connected,
+  refusal,
+});
+
+/** Calls at most once in so many milliseconds; what is left out is made up for by the next. */
+const everyMs = (ms: number, call: () => void): (() => void) => {
+  let last = Number.NEGATIVE_INFINITY;
+  return () => {
+    if (performance.now() - last < ms) return;
+    last = performance.now();
+    call();
+  };
+};
+
+const untilAborted = (signal: AbortSignal): Promise<void> =>
+  new Promise((resolve) => {
+    if (signal.aborted) resolve();
+    else signal.addEventListener('abort', () => resolve(), { once: true });
+  });
+
+/** The program. SIGTERM and SIGINT stop it gracefully; exit code 1 is a refusal, 2 a wrong command line. */
+const main = async (): Promise<void> => {
+  const read = readCommandLine(process.argv.slice(2), process.env);
+  if (!read.ok) {
+    process.stderr.write(`sluice agent: ${read.detail}\n`);
+    process.exitCode = 2;
+    return;
+  }
+  if ('help' in read.value) {
+    process.stdout.write(read.value.help);
+    return;
+  }
+  const stopping = new AbortController();
+  for (const name of ['SIGTERM', 'SIGINT'] as const) process.once(name, () => stopping.abort());
+  try {
+    await runAgent(read.value.config, stopping.signal);
+  } catch (error) {
+    const said = error instanceof AgentStopped ? error.message : error instanceof Error ? error.stack : String(error);
+    process.stderr.write(`sluice agent: ${said}\n`);
+    process.exitCode = 1;
+  }
+};
+
+if (import.meta.main) await main();

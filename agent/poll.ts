@@ -1,0 +1,91 @@
+/** Asks for the desired document over HTTP while MQTT can not be reached, and finds out why it can not. */
+
+import type { z } from 'zod';
+import { type deviceRoutes, deviceRoutes as routes } from '#shared/device-api.ts';
+import type { Desired } from '#shared/messages.ts';
+import { jitteredMs } from './domain/retry.ts';
+import type { Http, HttpResult } from './http.ts';
+import type { Log } from './log.ts';
+
+export type PollOptions = {
+  http: Pick<Http, 'getJson'>;
+  /** Whether MQTT works: then nothing is asked. */
+  connected(): boolean;
+  /** A version on trial waits for contact with the server. */
+  hurried(): boolean;
+  onDesired(desired: Desired): void;
+  /** MQTT has not worked for a whole interval: perhaps the server tells another address now. */
+  onStillDisconnected(): Promise<void>;
+  pollMs: number;
+  log: Log;
+};
+
+export type Poll = {
+  /** Ask soon: the MQTT login was refused, and HTTP says why. */
+  nudge(): void;
+  /** The server has answered lately. */
+  answeredLately(): boolean;
+  stop(): Promise<void>;
+};
+
+const HURRIED_MS = 5_000;
+const LATELY_MS = 20_000;
+/** However often logins are refused. */
+const NUDGE_GAP_MS = 5_000;
+
+export const openPoll = (options: PollOptions): Poll => {
+  const { http, log } = options;
+  const stopping = new AbortController();
+  let answeredAt = Number.NEGATIVE_INFINITY;
+  let askedAt = performance.now();
+  let nudged = false;
+  let asking: Promise<void> = Promise.resolve();
+
+  const ask = async (): Promise<void> => {
+    askedAt = performance.now();
+    nudged = false;
+    const { path, answer } = routes.desired;
+    const result: HttpResult<z.infer<(typeof deviceRoutes)['desired']['answer']>> = await http.getJson(
+      path,
+      answer,
+      stopping.signal,
+    );
+    if (result.ok) {
+      answeredAt = performance.now();
+      if (result.value.desired !== null) options.onDesired(result.value.desired);
+    } else {
+      log.warn({ event: 'poll-failed', code: result.code }, `not connected, and over HTTP: ${result.message}`);
+    }
+    await options.onStillDisconnected();
+  };
+
+  let dueMs = jitteredMs(options.pollMs, Math.random());
+  const timer = setInterval(() => {
+    if (options.connected()) {
+      askedAt = performance.now();
+      nudged = false;
+      return;
+    }
+    const waitedMs = performance.now() - askedAt;
+    const limitMs = nudged ? NUDGE_GAP_MS : options.hurried() ? HURRIED_MS : dueMs;
+    if (waitedMs < Math.min(limitMs, dueMs)) return;
+    dueMs = jitteredMs(options.pollMs, Math.random());
+    askedAt = performance.now();
+    asking = asking
+      .then(ask)
+      .catch((error: unknown) => log.error({ event: 'poll-failed', err: error }, 'polling failed'));
+  }, 500);
+  timer.unref();
+
+  return {
+    nudge: () => {
+      nudged = true;
+    },
+    answeredLately: () => performance.now() - answeredAt < LATELY_MS,
+    stop: async () => {
+      clearInterval(timer);
+      stopping.abort();
+      await asking;
+    },
+  };
+};

@@ -1,0 +1,164 @@
+/**
+ * What the device says of itself: state reports, repeated until the server acknowledges them by number, and heartbeats, which may be lost.
+ * A receipt travels in every report until one that carried it is acknowledged; only then does the deployment end here.
+ */
+import type { Running } from '#shared/deployment.ts';
+import type { Id } from '#shared/ids.ts';
+import type { Ack, Heartbeat, Signed, StateReport } from '#shared/messages.ts';
+import type { InstallState } from './domain/install.ts';
+import { backoffMs, jitteredMs } from './domain/retry.ts';
+import type { Link } from './link.ts';
+import type { Log } from './log.ts';
+import type { Machine } from './machine.ts';
+
+export type ReporterOptions = {
+  machine: Pick<Machine, 'memory' | 'nextSeq' | 'send'>;
+  link: () => Pick<Link, 'publish' | 'connected'>;
+  boot: Id;
+  /** Name and version of the agent. */
+  agent: string;
+  running(): Promise<Running | null>;
+  /** Whether what should run does run. */
+  healthy(): Promise<boolean>;
+  attributes(): Record<string, string>;
+  progress(): { bytesDone: number; bytesTotal: number } | null;
+  now: () => number;
+  heartbeatMs: number;
+  log: Log;
+};
+
+export type Reporter = {
+  /** Something that is reported has changed. */
+  changed(): void;
+  connected(): void;
+  disconnected(): void;
+  ack(ack: Ack): void;
+  stop(): void;
+};
+
+/** Changes closer together than this travel together. */
+const GAP_MS = 100;
+const REPEAT = { firstMs: 5_000, maxMs: 60_000 };
+const SENT_MAX = 64;
+
+export const openReporter = (options: ReporterOptions): Reporter => {
+  const { machine, link, log } = options;
+  const startedAt = performance.now();
+  /** Reports without acknowledgement that carried a receipt: which deployment's. */
+  const sentReceipts = new Map<number, Id>();
+  let newestSent = 0;
+  let repeats = 0;
+  let reporting: NodeJS.Timeout | undefined;
+  let beating: NodeJS.Timeout | undefined;
+  let stopped = false;
+
+  const schedule = (ms: number): void => {
+    clearTimeout(reporting);
+    if (!stopped && link().connected()) reporting = setTimeout(() => void report(), ms);
+  };
+
+  const report = async (): Promise<void> => {
+    try {
+      const { install, desiredSeq, floor } = machine.memory();
+      const receipt = receiptOf(install);
+      const message: StateReport = {
+        v: 1,
+        boot: options.boot,
+        seq: await machine.nextSeq(),
+        at: Math.max(0, options.now()),
+        agent: options.agent,
+        running: await options.running(),
+        floor,
+        desiredSeq,
+        deployment: deploymentOf(install, options.progress()),
+        receipts: receipt === null ? [] : [receipt.signed],
+        attributes: options.attributes(),
+      };
+      if (stopped || !link().publish('state', message)) return;
+      newestSent = message.seq;
+      if (receipt !== null) sentReceipts.set(message.seq, receipt.deployment);
+      for (const old of [...sentReceipts.keys()].slice(0, -SENT_MAX)) sentReceipts.delete(old);
+      const waitMs = REPEAT.firstMs / 2 + backoffMs(repeats, REPEAT, Math.random());
+      repeats += 1;
+      schedule(waitMs);
+    } catch (error) {
+      if (stopped) return;
+      log.error({ event: 'report-failed', err: error }, 'a report could not be made');
+      schedule(REPEAT.maxMs);
+    }
+  };
+
+  const beat = async (): Promise<void> => {
+    const { install, desiredSeq } = machine.memory();
+    const deployment = deploymentOf(install, null);
+    const heartbeat: Heartbeat = {
+      v: 1,
+      boot: options.boot,
+      at: Math.max(0, options.now()),
+      uptimeMs: Math.round(performance.now() - startedAt),
+      running: await options.running(),
+      desiredSeq,
+      deployment: deployment === null ? null : { id: deployment.id, state: deployment.state },
+      healthy: await options.healthy(),
+    };
+    if (!stopped) link().publish('heartbeat', heartbeat);
+  };
+  const scheduleBeat = (ms: number): void => {
+    clearTimeout(beating);
+    if (stopped) return;
+    beating = setTimeout(() => {
+      void beat().catch((error: unknown) => log.error({ event: 'heartbeat-failed', err: error }, 'no heartbeat'));
+      scheduleBeat(jitteredMs(options.heartbeatMs, Math.random()));
+    }, ms);
+  };
+
+  return {
+    changed: () => {
+      repeats = 0;
+      schedule(GAP_MS);
+    },
+    connected: () => {
+      repeats = 0;
+      schedule(0);
+      // The first beat comes soon but not with everybody else's, after a mass reconnect.
+      scheduleBeat(Math.random() * Math.min(options.heartbeatMs, 5_000));
+    },
+    disconnected: () => {
+      clearTimeout(reporting);
+      clearTimeout(beating);
+    },
+    ack: ({ boot, seq }) => {
+      if (boot !== options.boot) return;
+      const deployment = sentReceipts.get(seq);
+      sentReceipts.delete(seq);
+      const waiting = receiptOf(machine.memory().install);
+      if (waiting !== null && waiting.deployment === deployment) machine.send({ kind: 'acknowledged' });
+      if (seq === newestSent) clearTimeout(reporting);
+    },
+    stop: () => {
+      stopped = true;
+      clearTimeout(reporting);
+      clearTimeout(beating);
+    },
+  };
+};
+
+const receiptOf = (install: InstallState): { deployment: Id; signed: Signed } | null =>
+  'receipt' in install && install.receipt !== null
+    ? { deployment: install.offer.install.deployment, signed: install.receipt }
+    : null;
+
+/** What has been reported and acknowledged is no news any more. */
+const deploymentOf = (
+  install: InstallState,
+  progress: { bytesDone: number; bytesTotal: number } | null,
+): StateReport['deployment'] => {
+  if (install.state === 'idle' || install.state === 'reported') return null;
+  return {
+    id: install.offer.install.deployment,
+    state: install.state,
+    since: install.since,
+    ...(install.state === 'fetching' && progress !== null ? progress : {}),
+    ...('error' in install ? { error: install.error } : {}),
+  };
+};
