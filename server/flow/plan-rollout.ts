@@ -22,8 +22,8 @@ export type PlanInput = {
 type PlanDeps = {
   store: Pick<Store, 'getRelease' | 'getCohort' | 'listDevices' | 'createRollout'>;
   now: () => number;
-  /** Short, beginning with the prefix, never given before. */
-  newId: (prefix: string) => Id;
+  /** Short, and never given before. */
+  newId: () => Id;
 };
 
 /**
@@ -37,7 +37,7 @@ export const planRollout = async (deps: PlanDeps, input: PlanInput): Promise<Res
   if (!cohorts.ok) return cohorts;
   const { members, excluded } = await freeze(deps, input.cohorts, cohorts.value, release.value);
 
-  const id = deps.newId('r');
+  const id = deps.newId();
   const { placements, waveSizes } = planWaves(members, id);
   if (placements.length === 0) {
     const why =

@@ -15,7 +15,7 @@ import { deploymentView, rolloutView } from './views.ts';
 
 export const rolloutRoutes = (
   app: FastifyInstance,
-  deps: RunDeps & { rollouts: Pick<Rollouts, 'wake'>; newId: (prefix: string) => Id },
+  deps: RunDeps & { rollouts: Pick<Rollouts, 'wake'>; newId: () => Id },
 ): void => {
   const show = async (rollout: Result<RolloutRecord>) =>
     rollout.ok ? accept(rolloutView(await reportRollout(deps, rollout.value))) : rollout;

@@ -54,7 +54,7 @@ export type World = {
   link: DeviceLink & { pushed: Map<Id, Desired[]>; disconnected: Id[] };
   channels: string[];
   rollouts: { wake(): void };
-  newId: (prefix: string) => Id;
+  newId: () => Id;
   now: () => number;
   /** Moves the clock. */
   pass(ms: number): void;
@@ -90,7 +90,7 @@ export const openWorld = async (limits?: UploadLimits): Promise<World> => {
     },
     channels: ['staging', 'production'],
     rollouts: { wake: () => {} },
-    newId,
+    newId: () => newId('ro-'),
     now,
     pass: (ms) => {
       time += ms;
