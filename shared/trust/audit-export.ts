@@ -23,14 +23,14 @@ export const LOG_ROLE = 'log';
 /** Longer than the longest possible line: the header has up to a hundred roots. */
 export const EXPORT_LINE_CHARS_MAX = 16_000_000;
 
-const Header = z.object({
+const Header = z.strictObject({
   type: z.literal('sluice/audit-export/1'),
   at: Millis,
   roots: z.array(z.string()).min(1).max(100),
   targets: z.string(),
 });
-const Entry = z.object({ index: z.number().int().min(0), payload: z.string() });
-const End = z.object({ checkpoint: Signed });
+const Entry = z.strictObject({ index: z.number().int().min(0), payload: z.string() });
+const End = z.strictObject({ checkpoint: Signed });
 
 /**
  * The lines of an export, without their newlines. `head` says which part of the log to export: `entries` are read up to its
@@ -83,6 +83,7 @@ export const verifyAuditExport = async (
     if (ended !== undefined) return { ok: false, why: 'something follows the checkpoint', line };
     if (text.length > EXPORT_LINE_CHARS_MAX) return { ok: false, why: 'the line is too long', line };
     const json = parseJson(text);
+    if (!isCanonical(json, text)) return { ok: false, why: 'the line is not as it was written', line };
     if (log === undefined) {
       const header = readHeader(json, options.rootSha256);
       if (!header.ok) return { ...header, line };
@@ -105,10 +106,19 @@ export const verifyAuditExport = async (
 };
 
 type Reading = { head: MerkleHead; devices: Map<string, PublicKey>; receipts: number };
-type LogKeys = { ok: true; keys: { keyId: string; key: PublicKey }[] };
+type LogKeys = { ok: true; at: number; keys: { keyId: string; key: PublicKey }[] };
 type Ended = { ok: true; root: Sha256 };
 type Wrong = { ok: false; why: string };
 const wrong = (why: string): Wrong => ({ ok: false, why });
+
+/** Lines are canonical JSON to the byte, so that nothing in a line escapes notice. */
+const isCanonical = (json: unknown, text: string): boolean => {
+  try {
+    return canonicalJson(json) === text;
+  } catch {
+    return false;
+  }
+};
 
 const parseJson = (text: string): unknown => {
   try {
@@ -122,7 +132,7 @@ const parseJson = (text: string): unknown => {
 const readHeader = (json: unknown, rootSha256: string | undefined): LogKeys | Wrong => {
   const header = Header.safeParse(json);
   if (!header.success) return wrong('the first line is not the header of an audit export');
-  const { roots, targets } = header.data;
+  const { at, roots, targets } = header.data;
   if (rootSha256 !== undefined && sha256Hex(roots[0]!) !== rootSha256) {
     return wrong(`the first root has the digest ${sha256Hex(roots[0]!)}, not ${rootSha256}`);
   }
@@ -145,7 +155,7 @@ const readHeader = (json: unknown, rootSha256: string | undefined): LogKeys | Wr
   const delegation = delegationOf(parsed.document.signed, LOG_ROLE);
   return delegation === undefined
     ? wrong('the targets metadata names no key for the log')
-    : { ok: true, keys: delegation.keys };
+    : { ok: true, at, keys: delegation.keys };
 };
 
 const EnrolledEvent = z.object({
@@ -195,6 +205,7 @@ const readEnd = (signed: Signed, log: LogKeys, state: Reading): Ended | Wrong =>
     return wrong('the checkpoint is not signed by the log key');
   const checkpoint = parseCheckpoint(signed.payload);
   if (checkpoint === undefined) return wrong('the checkpoint is malformed');
+  if (checkpoint.at !== log.at) return wrong('the header and the checkpoint are not of the same time');
   if (checkpoint.size !== state.head.size) {
     return wrong(`the checkpoint is of ${checkpoint.size} entries, but there are ${state.head.size}`);
   }

@@ -2,7 +2,7 @@
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { onTestFinished } from 'vitest';
+import { afterAll } from 'vitest';
 import { type Keyring, openKeyring } from '#server/trust/keyring.ts';
 import { openRepository, type Repository } from '#server/trust/repository.ts';
 import { Id, manifestPath } from '#shared/ids.ts';
@@ -15,10 +15,15 @@ export const newSigner = (kind: 'ed25519' | 'rsa-3072' = 'ed25519'): Signer => {
   return signer.value;
 };
 
-/** Removed when the test ends. */
+const folders: string[] = [];
+afterAll(async () => {
+  for (const dir of folders) await rm(dir, { recursive: true, force: true });
+});
+
+/** Removed when the tests of the file have ended. */
 export const newFolder = async (): Promise<string> => {
   const dir = await mkdtemp(join(tmpdir(), 'sluice-trust-'));
-  onTestFinished(() => rm(dir, { recursive: true, force: true }));
+  folders.push(dir);
   return dir;
 };
 
