@@ -27,6 +27,9 @@ export type Connections = {
   wantsDesired(device: Id, client: Client): void;
 };
 
+/** aedes calls back without looking whether there is a callback, and throws when there is none. A failed write closes the connection by itself. */
+const noAnswerNeeded = (): void => {};
+
 export const makeConnections = (): Connections => {
   const connections = new Map<Id, Connection>();
   let epoch = 0;
@@ -37,14 +40,17 @@ export const makeConnections = (): Connections => {
       client.close();
       return;
     }
-    client.publish({
-      cmd: 'publish',
-      topic: down(device, channel),
-      payload: JSON.stringify(payload),
-      qos,
-      retain: false,
-      dup: false,
-    });
+    client.publish(
+      {
+        cmd: 'publish',
+        topic: down(device, channel),
+        payload: JSON.stringify(payload),
+        qos,
+        retain: false,
+        dup: false,
+      },
+      noAnswerNeeded,
+    );
   };
 
   return {
