@@ -1,10 +1,13 @@
 /** Runs one command to its end: a health check or a hook. Bounded in time and output, and its whole process group ends with it. */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { signalProcess } from './process-table.ts';
 import { applicationEnvironment, resolveCommand } from './supervisor.ts';
+import { errorCode } from './system-error.ts';
 
 const OUTPUT_BYTES_MAX = 4096;
+const PIPE_MS_MAX = 1_000;
 const TIMER_MS_MAX = 2 ** 31 - 1;
 
 export type CommandOptions = {
@@ -46,7 +49,8 @@ export const runCommand = async (options: CommandOptions): Promise<CommandResult
   };
   child.stdout.on('data', keep);
   child.stderr.on('data', keep);
-  let ended: 'by-itself' | 'too-late' | 'stopped' = 'by-itself';
+  const closed = once(child, 'close').catch(() => undefined);
+  let ended = 'by-itself' as 'by-itself' | 'too-late' | 'stopped';
   const end = (why: 'too-late' | 'stopped'): void => {
     ended = why;
     if (child.pid !== undefined) signalProcess(-child.pid, 'SIGKILL');
@@ -55,16 +59,17 @@ export const runCommand = async (options: CommandOptions): Promise<CommandResult
   const timer = setTimeout(() => end('too-late'), Math.min(options.timeoutMs, TIMER_MS_MAX));
   options.signal?.addEventListener('abort', stop);
   try {
-    const [code, signal] = (await once(child, 'exit')) as [number | null, NodeJS.Signals | null];
+    await once(child, 'exit');
     if (ended === 'too-late') return failed(`${word} did not end within ${options.timeoutMs} ms`);
     if (ended === 'stopped') return failed('stopped');
-    // What it has written may still be in the pipe; a descendant that holds the pipe open must not hold us.
     signalProcess(-child.pid!, 'SIGKILL');
-    await once(child, 'close');
+    // What it has written may still be in the pipe; a descendant that left the group and holds the pipe must not hold us.
+    await Promise.race([closed, sleep(PIPE_MS_MAX, undefined, { ref: false })]);
+    const { exitCode: code, signalCode: signal } = child;
     if (code === 0) return { ok: true, output: output.toString('utf8') };
     return failed(`${word} ended with ${signal ?? `exit code ${code}`}`, code);
   } catch (error) {
-    return failed(`${word} can not be run: ${(error as NodeJS.ErrnoException).code ?? String(error)}`);
+    return failed(`${word} can not be run: ${errorCode(error) || String(error)}`);
   } finally {
     clearTimeout(timer);
     options.signal?.removeEventListener('abort', stop);

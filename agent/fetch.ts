@@ -1,14 +1,13 @@
 /** Downloads one artifact by its digest, resuming what is there, trusting nothing but its SHA-256. */
 import { createHash, type Hash } from 'node:crypto';
-import { createReadStream } from 'node:fs';
 import { type FileHandle, mkdir, open, rename, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { DeviceErrorCode } from '#shared/deployment.ts';
 import { objectPath } from '#shared/device-api.ts';
 import { readFileIfThere, syncFolder } from '#shared/durable.ts';
 import type { Artifact } from '#shared/manifest.ts';
-import { writeHashed } from './hashed-write.ts';
-import { storageRefusal } from './storage-error.ts';
+import { readChunks, writeHashed } from './hashed-write.ts';
+import { failedCall, storageRefusal } from './system-error.ts';
 
 /** A GET that adds the server's address and the login. Redirects are the caller's choice. */
 export type HttpGet = (path: string, headers: Record<string, string>, signal: AbortSignal) => Promise<Response>;
@@ -83,7 +82,7 @@ const isComplete = async (file: string, artifact: FetchOptions['artifact']): Pro
 };
 
 const hashFile = async (file: string, hash: Hash): Promise<true> => {
-  for await (const chunk of createReadStream(file, { highWaterMark: 1024 * 1024 })) hash.update(chunk as Buffer);
+  for await (const chunk of readChunks(file, 1024 * 1024)) hash.update(chunk);
   return true;
 };
 
@@ -225,10 +224,7 @@ const receive = async (
       const rest = bytes - arrived;
       arrived += chunk.length;
       watch.arrived(chunk.length);
-      if (chunk.length > rest) {
-        answer.stop.abort();
-        return;
-      }
+      if (chunk.length > rest) return;
       yield chunk;
     }
   }
@@ -282,10 +278,8 @@ const watchRate = (
 };
 
 /** Errors of the disk have a system call of the file system's; those of the network come wrapped by fetch. */
-const isStorageError = (error: unknown): boolean => {
-  const { syscall } = error as NodeJS.ErrnoException;
-  return syscall !== undefined && ['write', 'writev', 'fdatasync', 'fsync', 'open', 'ftruncate'].includes(syscall);
-};
+const isStorageError = (error: unknown): boolean =>
+  ['write', 'writev', 'fdatasync', 'fsync', 'open', 'ftruncate'].includes(failedCall(error));
 
 const reasonOf = (error: unknown): string => {
   const { message, cause } = error instanceof Error ? error : new Error(String(error));

@@ -1,8 +1,11 @@
 /** Writing a stream to a file while hashing it: the one inner loop of downloading and of unpacking. */
 import type { Hash } from 'node:crypto';
+import { createReadStream } from 'node:fs';
 import type { FileHandle } from 'node:fs/promises';
 
 const BATCH_BYTES = 1024 * 1024;
+/** A slow source is written this often, so that a killed agent has not received much in vain. */
+const BATCH_MS = 1_000;
 /** Flushed this often, so that a cut loses little and the last flush does not take long. */
 const FLUSH_BYTES = 8 * 1024 * 1024;
 
@@ -22,12 +25,14 @@ export const writeHashed = async (
   let unflushed = 0;
   let written = 0;
   let writing: Promise<void> = Promise.resolve();
+  let batchedAt = performance.now();
 
   const writeBatch = async (): Promise<void> => {
     await writing;
     const [pieces, bytes] = [batch, batchBytes];
     batch = [];
     batchBytes = 0;
+    batchedAt = performance.now();
     writing = (async () => {
       await writeAll(handle, pieces, bytes);
       written += bytes;
@@ -46,7 +51,7 @@ export const writeHashed = async (
       hash.update(chunk);
       batch.push(chunk);
       batchBytes += chunk.length;
-      if (batchBytes >= BATCH_BYTES) await writeBatch();
+      if (batchBytes >= BATCH_BYTES || performance.now() - batchedAt >= BATCH_MS) await writeBatch();
     }
   } finally {
     if (batchBytes > 0) await writeBatch();
@@ -61,3 +66,7 @@ const writeAll = async (handle: FileHandle, pieces: Uint8Array[], bytes: number)
   // A short write: the rest in one piece, which the library repeats until it is done or fails.
   await handle.writeFile(Buffer.concat(pieces).subarray(bytesWritten));
 };
+
+/** The bytes of a file, in pieces of `pieceBytes`. */
+export const readChunks = (file: string, pieceBytes: number): AsyncIterable<Buffer> =>
+  createReadStream(file, { highWaterMark: pieceBytes });

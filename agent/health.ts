@@ -1,10 +1,12 @@
 /** Watches a trial: performs the manifest's checks until the version is proven or has failed. What that means is in domain/health.ts. */
 import { request as requestHttp } from 'node:http';
 import { request as requestHttps } from 'node:https';
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { HealthCheck, HealthPolicy } from '#shared/manifest.ts';
 import { runCommand } from './command.ts';
 import { type HealthEvent, type HealthFailure, missing, startHealth, stepHealth } from './domain/health.ts';
 import { exitSentence } from './supervisor.ts';
+import { errorCode } from './system-error.ts';
 
 export type TrialHealthOptions = {
   policy: HealthPolicy;
@@ -21,7 +23,7 @@ export type TrialHealthOptions = {
     listen(listener: (exit: { code: number | null; signal: NodeJS.Signals | null }) => void): () => void;
   } | null;
   /** Whether the server answers now (the link is up); looked at several times a second. */
-  serverReachable(): boolean;
+  serverReachable: () => boolean;
   signal: AbortSignal;
   /** Every change of the one sentence that says what the trial waits for. */
   onWaiting?(sentence: string): void;
@@ -49,11 +51,12 @@ export const runTrialHealth = async (options: TrialHealthOptions): Promise<Trial
   const feed = (event: HealthEvent): void => {
     const { next, verdict } = stepHealth(state, event, policy);
     state = next;
-    if (verdict === 'healthy') decided.resolve({ verdict });
-    else if (verdict !== 'waiting') decided.resolve({ verdict: 'failed', ...verdict.failed });
+    if (verdict === 'healthy') return decided.resolve({ verdict });
+    if (verdict !== 'waiting') return decided.resolve({ verdict: 'failed', ...verdict.failed });
     const sentence = missing(state, policy) ?? `well; must stay so for ${policy.soakMs} ms`;
-    if (sentence !== said) options.onWaiting?.(sentence);
+    if (sentence === said) return;
     said = sentence;
+    options.onWaiting?.(sentence);
   };
   const look = (): void => feed({ kind: 'server', at: at(), reachable: options.serverReachable() });
   const abort = (): void => decided.resolve({ verdict: 'aborted' });
@@ -93,7 +96,7 @@ const repeatChecks = async (
   const { checks, intervalMs } = options.policy;
   if (checks.length === 0) return;
   while (!signal.aborted) {
-    const next = pause(intervalMs, signal);
+    const next = sleep(Math.min(intervalMs, TIMER_MS_MAX), undefined, { signal }).catch(() => undefined);
     await Promise.all(
       checks.map(async (check, index) => {
         const result = await performCheck(check, options, signal);
@@ -102,14 +105,6 @@ const repeatChecks = async (
     );
     await next;
   }
-};
-
-const pause = async (ms: number, signal: AbortSignal): Promise<void> => {
-  const over = Promise.withResolvers<void>();
-  const timer = setTimeout(over.resolve, Math.min(ms, TIMER_MS_MAX));
-  signal.addEventListener('abort', () => over.resolve(), { once: true });
-  await over.promise;
-  clearTimeout(timer);
 };
 
 /** Performs one check once. Never rejects; `message` says what was wrong. */
@@ -135,9 +130,7 @@ export const performCheck = async (
     const ok = code >= 200 && code <= check.statusMax;
     return { ok, message: ok ? '' : `${url.href} answered ${code}` };
   } catch (error) {
-    const why = clock.aborted
-      ? `no answer within ${check.timeoutMs} ms`
-      : ((error as NodeJS.ErrnoException).code ?? String(error));
+    const why = clock.aborted ? `no answer within ${check.timeoutMs} ms` : errorCode(error) || String(error);
     return { ok: false, message: `${url.href}: ${why}` };
   }
 };

@@ -3,6 +3,7 @@
  * alone says little, because pids are used again.
  */
 import { readdir, readFile } from 'node:fs/promises';
+import { errorCode } from './system-error.ts';
 
 /** When the process started, in clock ticks since the machine's boot (proc(5), field 22), with its state; undefined if there is none. */
 export const lookUpProcess = async (pid: number): Promise<{ startTicks: string; zombie: boolean } | undefined> => {
@@ -41,6 +42,6 @@ export const signalProcess = (pid: number, signal: NodeJS.Signals): void => {
   try {
     process.kill(pid, signal);
   } catch (error) {
-    if (!['ESRCH', 'EPERM'].includes((error as NodeJS.ErrnoException).code ?? '')) throw error;
+    if (!['ESRCH', 'EPERM'].includes(errorCode(error))) throw error;
   }
 };

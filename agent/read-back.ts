@@ -5,6 +5,7 @@
 import { createHash } from 'node:crypto';
 import { constants, readSync } from 'node:fs';
 import { type FileHandle, open } from 'node:fs/promises';
+import { errorCode } from './system-error.ts';
 
 const PIECE_BYTES = 1024 * 1024;
 /** O_DIRECT wants memory aligned to the device's blocks, at most this. */
@@ -67,7 +68,7 @@ export const openStoredReader = (): StoredReader => {
 
 /** EINVAL is how a file system says that it has no O_DIRECT, or wants another alignment. */
 const ignoreUnsupported = (error: unknown): undefined => {
-  if ((error as NodeJS.ErrnoException).code !== 'EINVAL') throw error;
+  if (errorCode(error) !== 'EINVAL') throw error;
 };
 
 /** JavaScript can not see addresses, so the aligned offset of the buffer is found by trying. An empty file tells nothing. */

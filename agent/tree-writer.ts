@@ -2,13 +2,23 @@
 import { createHash } from 'node:crypto';
 import { type FileHandle, link, mkdir, open, stat, symlink } from 'node:fs/promises';
 import { join, posix } from 'node:path';
+import { z } from 'zod';
 import type { DeviceErrorCode } from '#shared/deployment.ts';
 import { writeHashed } from './hashed-write.ts';
+import { errorCode } from './system-error.ts';
 
-export type TreeEntry =
-  | { kind: 'file'; path: string; bytes: number; executable: boolean; sha256: string }
-  | { kind: 'folder'; path: string }
-  | { kind: 'link'; path: string; to: string };
+export const TreeEntry = z.discriminatedUnion('kind', [
+  z.object({
+    kind: z.literal('file'),
+    path: z.string(),
+    bytes: z.number().int(),
+    executable: z.boolean(),
+    sha256: z.string(),
+  }),
+  z.object({ kind: z.literal('folder'), path: z.string() }),
+  z.object({ kind: z.literal('link'), path: z.string(), to: z.string() }),
+]);
+export type TreeEntry = z.infer<typeof TreeEntry>;
 
 export type TreeLimits = { entriesMax: number; bytesMax: number };
 
@@ -45,7 +55,7 @@ export const checkPath = (name: string): string => {
   if (path === '' || path === '.') return '';
   const wrong =
     Buffer.byteLength(path) > PATH_BYTES_MAX ||
-    /[\u0000-\u001F\u007F\\]/.test(path) ||
+    /[\p{Cc}\\]/u.test(path) ||
     path
       .split('/')
       .some((part) => part === '' || part === '.' || part === '..' || Buffer.byteLength(part) > NAME_BYTES_MAX);
@@ -62,8 +72,7 @@ export const checkLink = (path: string, to: string): void => {
   const climbs = parts.findIndex((part) => part !== '..');
   const up = climbs === -1 ? parts.length : climbs;
   const depth = path.split('/').length - 1;
-  const wrong =
-    to === '' || to.startsWith('/') || /[\u0000-\u001F\u007F\\]/.test(to) || Buffer.byteLength(to) > PATH_BYTES_MAX;
+  const wrong = to === '' || to.startsWith('/') || /[\p{Cc}\\]/u.test(to) || Buffer.byteLength(to) > PATH_BYTES_MAX;
   if (wrong || up > depth || parts.slice(up).includes('..')) {
     throw new TreeRefused('WRITE_FAILED', `the symbolic link ${path} -> ${to.slice(0, 200)} could leave the slot`);
   }
@@ -137,7 +146,7 @@ export const openTreeWriter = (root: string, limits: TreeLimits, onEntry: (entry
       try {
         await link(file, join(root, path));
       } catch (error) {
-        if (!['EXDEV', 'EPERM', 'EMLINK', 'ENOTSUP'].includes((error as NodeJS.ErrnoException).code ?? '')) throw error;
+        if (!['EXDEV', 'EPERM', 'EMLINK', 'ENOTSUP'].includes(errorCode(error))) throw error;
         return false;
       }
       const there = await stat(join(root, path));
@@ -187,7 +196,7 @@ const once = async <T>(path: string, making: Promise<T>): Promise<T> => {
   try {
     return await making;
   } catch (error) {
-    const { code } = error as NodeJS.ErrnoException;
+    const code = errorCode(error);
     if (code === 'EEXIST') throw new TreeRefused('WRITE_FAILED', `${path} comes twice`);
     if (code === 'ENOTDIR' || code === 'ELOOP') throw new TreeRefused('WRITE_FAILED', `${path} lies under a file`);
     throw error;

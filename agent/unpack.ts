@@ -7,7 +7,7 @@ import { constants, createGunzip, createZstdDecompress } from 'node:zlib';
 import { extract, type Header } from 'tar-stream';
 import type { DeviceErrorCode } from '#shared/deployment.ts';
 import type { InstallKind } from '#shared/manifest.ts';
-import { storageRefusal } from './storage-error.ts';
+import { errorCode, storageRefusal } from './system-error.ts';
 import { checkPath, TreeRefused, type TreeWriter } from './tree-writer.ts';
 
 /** A streamx stream, which is not declared as iterable, but is. */
@@ -35,6 +35,7 @@ export const unpackTree = async (
     });
   });
   try {
+    // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- as above: it is iterable, though not declared so
     for await (const entry of tar) await unpackEntry(entry.header, entry as unknown as Body, writer);
     await ended;
     if (broken !== undefined) throw broken;
@@ -87,8 +88,8 @@ const limitBytes = (bytesMax: number): Transform => {
 /** What is wrong with the tar, if that is what is wrong: the decompressors' errors have their codes, the tar library's none. */
 const damageSentence = (error: unknown): string | undefined => {
   if (!(error instanceof Error)) return undefined;
-  const { code } = error as NodeJS.ErrnoException;
+  const code = errorCode(error);
   // Of exactly this class: a TypeError would be a bug of ours.
-  if (code === undefined) return error.constructor === Error ? error.message : undefined;
+  if (code === '') return error.constructor === Error ? error.message : undefined;
   return /^(Z_|ZSTD_|ERR_ZSTD|ERR_STREAM)/.test(code) ? error.message : undefined;
 };

@@ -1,16 +1,17 @@
 /** What is in a slot: written from verified artifacts, and read back from the disk. */
 import { createHash, type Hash } from 'node:crypto';
-import { createReadStream, createWriteStream } from 'node:fs';
-import { lstat, mkdir, open, readdir, readFile, readlink, rm, stat, statfs } from 'node:fs/promises';
+import { createWriteStream } from 'node:fs';
+import { lstat, mkdir, readdir, readFile, readlink, rm, stat, statfs } from 'node:fs/promises';
 import { join, posix } from 'node:path';
 import { Readable } from 'node:stream';
 import { finished } from 'node:stream/promises';
 import { syncFolder } from '#shared/durable.ts';
 import type { Artifact, Manifest } from '#shared/manifest.ts';
 import { TREE_ENTRIES_MAX } from '#shared/tree.ts';
+import { readChunks } from '../hashed-write.ts';
 import { openStoredReader } from '../read-back.ts';
-import { storageRefusal } from '../storage-error.ts';
-import { openTreeWriter, type TreeEntry, TreeRefused, type TreeWriter } from '../tree-writer.ts';
+import { storageRefusal } from '../system-error.ts';
+import { openTreeWriter, TreeEntry, TreeRefused, type TreeWriter } from '../tree-writer.ts';
 import { unpackTree } from '../unpack.ts';
 import { fileListOf, slotFolder } from './slot-record.ts';
 import type { FetchedArtifact, SlotName, SlotResult } from './slots.ts';
@@ -114,7 +115,7 @@ const placeArtifact = async (
 };
 
 async function* hashing(file: string, hash: Hash): AsyncGenerator<Buffer> {
-  for await (const chunk of createReadStream(file, { highWaterMark: 256 * 1024 }) as AsyncIterable<Buffer>) {
+  for await (const chunk of readChunks(file, 256 * 1024)) {
     hash.update(chunk);
     yield chunk;
   }
@@ -142,10 +143,9 @@ const readFileList = async (
   const bytes = await readFile(fileListOf(dir, slot));
   if (createHash('sha256').update(bytes).digest('hex') !== listSha256) return undefined;
   const entries = new Map<string, TreeEntry>();
-  // The digest proves that these are the lines that this program wrote.
   for (const line of bytes.toString('utf8').split('\n')) {
     if (line === '') continue;
-    const entry = JSON.parse(line) as TreeEntry;
+    const entry = TreeEntry.parse(JSON.parse(line));
     entries.set(entry.path, entry);
   }
   return entries;

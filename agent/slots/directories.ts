@@ -11,8 +11,8 @@ import type { Running } from '#shared/deployment.ts';
 import { Id, Sha256 } from '#shared/ids.ts';
 import type { Manifest } from '#shared/manifest.ts';
 import { crashPoint } from '../crash-point.ts';
-import { storageRefusal } from '../storage-error.ts';
 import type { Supervisor } from '../supervisor.ts';
+import { storageRefusal } from '../system-error.ts';
 import { type BootSelector, openBootSelector, type Selection } from './boot-selector.ts';
 import { checkRoom, emptySlot, matchArtifacts, verifyContent, writeContent } from './content.ts';
 import { readSlotRecord, removeSlotRecord, type SlotRecord, slotFolder, writeSlotRecord } from './slot-record.ts';
@@ -75,6 +75,16 @@ const directorySlots = (options: DirectorySlotsOptions, selector: BootSelector):
     return DONE;
   };
 
+  /**
+   * How a trial ends: in both copies, lest a torn newest copy brings the trial back. If the second write fails, `prepare`
+   * makes up for it before it matters most.
+   */
+  const endTrial = async (active: Selection['active'], name: string): Promise<SlotResult> => {
+    const ended = await change({ active, trial: null }, name);
+    if (ended.ok) await selector.settle().catch((error: unknown) => storageRefusal(error, ''));
+    return ended;
+  };
+
   const runningSlot = (): SlotName | null => supervisor.running()?.slot ?? bootedData;
 
   /** Everything that writes into a slot goes through here: never the slot that boots next or runs now. */
@@ -91,7 +101,7 @@ const directorySlots = (options: DirectorySlotsOptions, selector: BootSelector):
     if (!selected.ok) return selected;
     // A trial of this slot that was abandoned ends here: it must not boot what is about to be deleted.
     if (selected.selection.trial?.slot === slot) {
-      const forgotten = await change({ ...selected.selection, trial: null }, 'slots.prepare.forgotten');
+      const forgotten = await endTrial(selected.selection.active, 'slots.prepare.forgotten');
       if (!forgotten.ok) return forgotten;
     }
     try {
@@ -235,7 +245,7 @@ const directorySlots = (options: DirectorySlotsOptions, selector: BootSelector):
       if (trial !== null) {
         const record = await readSlotRecord(dir, trial.slot);
         if (record?.state !== 'bootable') return refuse(`slot ${trial.slot} is on trial but not bootable`);
-        const committed = await change({ active: trial.slot, trial: null }, 'slots.commit.written');
+        const committed = await endTrial(trial.slot, 'slots.commit.written');
         if (!committed.ok) return committed;
       }
       if (supervisor.running() === null || supervisor.running()?.slot === (trial?.slot ?? active))
@@ -246,7 +256,7 @@ const directorySlots = (options: DirectorySlotsOptions, selector: BootSelector):
       const selected = await select();
       if (!selected.ok) return selected;
       if (selected.selection.trial === null) return DONE;
-      return change({ ...selected.selection, trial: null }, 'slots.revert.written');
+      return endTrial(selected.selection.active, 'slots.revert.written');
     },
     stop: async () => {
       bootedData = null;
