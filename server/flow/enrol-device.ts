@@ -2,7 +2,7 @@
 import { ENROLMENT_TOKEN, EnrolmentPayload } from '#shared/device-api.ts';
 import type { Id, Sha256 } from '#shared/ids.ts';
 import type { Signed } from '#shared/messages.ts';
-import { accept, type Result, refuse } from '#shared/problems.ts';
+import { accept, type Refusal, type Result, refuse } from '#shared/problems.ts';
 import { sha256Hex } from '#shared/trust/canonical.ts';
 import { ed25519PublicKey, keyIdOf, verifySignature } from '#shared/trust/keys.ts';
 import { auditLine, byDevice } from '../domain/audit.ts';
@@ -76,18 +76,15 @@ const answer = (
   enrolled: Awaited<ReturnType<Store['enrolDevice']>>,
   now: number,
 ): Result<Enrolment> => {
-  switch (enrolled.result) {
-    case 'token-invalid':
-      return refuse('token-invalid', 'the token is unknown, used, expired, or meant for another device');
-    case 'id-taken':
-      return refuse('already-exists', `${device} is enrolled with another key; choose another id`);
-    case 'enrolled':
-    case 'known': {
-      const { state } = enrolled.device;
-      return accept({ state, rootSha256: deps.rootSha256, mqttUrl: deps.mqttUrl, serverTime: now });
-    }
-  }
+  if (!('device' in enrolled)) return refuseEnrolment(device, enrolled.result);
+  const { state } = enrolled.device;
+  return accept({ state, rootSha256: deps.rootSha256, mqttUrl: deps.mqttUrl, serverTime: now });
 };
+
+const refuseEnrolment = (device: Id, why: 'token-invalid' | 'id-taken'): Refusal =>
+  why === 'token-invalid'
+    ? refuse('token-invalid', 'the token is unknown, used, expired, or meant for another device')
+    : refuse('already-exists', `${device} is enrolled with another key; choose another id`);
 
 /** The signature must be of the very key that the payload names: proof of possession. */
 const checkEnrolment = (signed: Signed, now: number): Result<EnrolmentPayload> => {

@@ -1,0 +1,17 @@
+/** What device agents call: enrol, and ask what to run. Metadata and objects are in tuf.ts and objects.ts. */
+import type { FastifyInstance } from 'fastify';
+import { deviceRoutes } from '#shared/device-api.ts';
+import { accept } from '#shared/problems.ts';
+import { type DesiredDeps, desiredOf } from '../flow/desired.ts';
+import type { makeEnrolDevice } from '../flow/enrol-device.ts';
+import { handle } from './app.ts';
+
+export const deviceApi = (
+  app: FastifyInstance,
+  deps: DesiredDeps & { enrol: ReturnType<typeof makeEnrolDevice> },
+): void => {
+  handle(app, deviceRoutes.enrol, ({ body, ip }) => deps.enrol(body, ip));
+  handle(app, deviceRoutes.desired, async ({ who }) =>
+    accept({ desired: await desiredOf(deps, who.device), serverTime: deps.now() }),
+  );
+};

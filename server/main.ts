@@ -1,0 +1,307 @@
+/**
+ * The server: the one place that constructs. Everything below is handed what it uses; everything opened here is closed
+ * here, in the opposite order.
+ */
+import { readFileSync } from 'node:fs';
+import type { FastifyInstance } from 'fastify';
+import type { Logger } from 'pino';
+import { isLoopback, localUrl, networkUrl } from './addresses.ts';
+import { runServer } from './command-line.ts';
+import type { ServerConfig } from './config.ts';
+import { inDataFolder, takeDataFolder, writeAdminToken } from './data-folder.ts';
+import { auditLine, BY_SERVER } from './domain/audit.ts';
+import { openUploads } from './flow/accept-upload.ts';
+import { authenticateDevice } from './flow/authenticate-device.ts';
+import { reconcileDelegations } from './flow/create-product.ts';
+import { makeEnrolDevice } from './flow/enrol-device.ts';
+import { makeGreeter } from './flow/greet-device.ts';
+import { startHousekeeping } from './flow/housekeeping.ts';
+import { makeIngest } from './flow/ingest.ts';
+import { newId } from './flow/new-id.ts';
+import { ensureAdministrator } from './flow/operators.ts';
+import { type Rollouts, startRollouts } from './flow/rollouts.ts';
+import { apiRoutes } from './http/api.ts';
+import { buildApp } from './http/app.ts';
+import { deviceApi } from './http/device.ts';
+import { healthRoute } from './http/health.ts';
+import { type Metrics, makeMetrics } from './http/metrics.ts';
+import { objectRoutes } from './http/objects.ts';
+import { tufRoutes } from './http/tuf.ts';
+import { makeLog } from './log.ts';
+import { type Broker, startBroker } from './mqtt/broker.ts';
+import { type Connections, makeConnections } from './mqtt/connections.ts';
+import { explainListen, StartFailure } from './start-failure.ts';
+import { type Objects, openObjects } from './store/objects.ts';
+import { openSqliteStore } from './store/sqlite/open.ts';
+import type { Store } from './store/store.ts';
+import { type Keyring, openKeyring } from './trust/keyring.ts';
+import { openRepository, type Repository } from './trust/repository.ts';
+
+export type RunningServer = {
+  httpUrl: string;
+  /** What enrolling devices are told. */
+  mqttUrl: string;
+  /** The administrator's token when it was made just now, at the first start; it is not shown again. */
+  adminToken: string | null;
+  /** Takes nothing new, writes what it has taken, and closes everything. Connections are cut after `config.stopMs`. */
+  stop(): Promise<void>;
+};
+
+/**
+ * Starts everything, or nothing: what was opened is closed again when a later part fails. Throws `StartFailure` with
+ * words for people when a port is taken, the data folder is in use or can not be written, or TLS files can not be read.
+ */
+export const startServer = async (
+  config: ServerConfig,
+  options: { now?: () => number } = {},
+): Promise<RunningServer> => {
+  const closers = makeClosers();
+  try {
+    return await openAll(config, options.now ?? Date.now, closers);
+  } catch (error) {
+    await closers.closeAll(() => undefined);
+    throw error;
+  }
+};
+
+type Closers = { add(close: () => unknown): void; closeAll(failed: (error: unknown) => void): Promise<void> };
+/** What is open, to be closed last first. One that fails does not keep the others open. */
+const makeClosers = (): Closers => {
+  const open: (() => unknown)[] = [];
+  return {
+    add: (close) => void open.push(close),
+    async closeAll(failed) {
+      for (let close = open.pop(); close !== undefined; close = open.pop()) {
+        try {
+          await close();
+        } catch (error) {
+          failed(error);
+        }
+      }
+    },
+  };
+};
+
+type Parts = {
+  config: ServerConfig;
+  now: () => number;
+  log: Logger;
+  version: string;
+  tls: { key: string; cert: string } | undefined;
+  keyring: Keyring;
+  repository: Repository;
+  store: Store;
+  objects: Objects;
+  connections: Connections;
+  metrics: Metrics;
+};
+
+const openAll = async (config: ServerConfig, now: () => number, closers: Closers): Promise<RunningServer> => {
+  const log = await makeLog(config.log);
+  const tls = readTls(config);
+  const version = readVersion();
+  const folder = inDataFolder(config.dataDir);
+  const lock = takeDataFolder(config.dataDir);
+  closers.add(() => lock.release());
+  const keyring = await openKeyring(folder.keys);
+  const repository = await openRepository({ dir: folder.repository, keyring, now });
+  const store = await openSqliteStore(folder.database);
+  closers.add(() => store.close());
+  const objects = await openObjects(config.dataDir);
+  const adminToken = await initialise({ config, now, store, repository });
+  // Nobody is connected yet, whatever the last process wrote, and nobody is connected any more when this one has ended.
+  await store.setAllOffline();
+  closers.add(() => store.setAllOffline());
+
+  const connections = makeConnections();
+  const metrics = makeMetrics({ store, connectedDevices: () => connections.count(), version });
+  const parts: Parts = { config, now, log, version, tls, keyring, repository, store, objects, connections, metrics };
+  const rollouts = openRollouts(parts, closers);
+  const broker = await openBroker(parts, rollouts, closers);
+  const { http, mqtt } = config;
+  const scheme = tls === undefined ? 'mqtt' : 'mqtts';
+  const mqttUrl = mqtt.publicUrl ?? networkUrl(scheme, mqtt.host, broker.port);
+  const app = await openHttp(parts, rollouts, mqttUrl, closers);
+  const httpUrl = localUrl(tls === undefined ? 'http' : 'https', http.host, portOf(app));
+
+  announce(parts, httpUrl, mqttUrl);
+  return { httpUrl, mqttUrl, adminToken, stop: () => stop(parts, app, closers) };
+};
+
+const readVersion = (): string => {
+  const text = readFileSync(new URL('../package.json', import.meta.url), 'utf8');
+  const manifest: unknown = JSON.parse(text);
+  return typeof manifest === 'object' && manifest !== null && 'version' in manifest ? String(manifest.version) : '?';
+};
+
+const readTls = ({ tls }: ServerConfig): Parts['tls'] => {
+  if (tls === undefined) return undefined;
+  try {
+    return { cert: readFileSync(tls.certFile, 'utf8'), key: readFileSync(tls.keyFile, 'utf8') };
+  } catch (error) {
+    throw new StartFailure(`the TLS files can not be read: ${error instanceof Error ? error.message : 'why?'}`, error);
+  }
+};
+
+/** What the first start does, and what a crash in the middle of something left to do. */
+const initialise = async (parts: Pick<Parts, 'config' | 'now' | 'store' | 'repository'>): Promise<string | null> => {
+  const { config, now, store, repository } = parts;
+  if ((await store.getAuditHead()).size === 0) {
+    const { rootSha256 } = repository;
+    await store.appendAudit([auditLine({ at: now(), by: BY_SERVER, kind: 'server-initialised', rootSha256 })]);
+  }
+  await reconcileDelegations({ store, repository });
+  const adminToken = await ensureAdministrator({ store, now });
+  if (adminToken !== null) await writeAdminToken(config.dataDir, adminToken);
+  return adminToken;
+};
+
+const openRollouts = ({ store, now, log, keyring, connections }: Parts, closers: Closers): Rollouts => {
+  const rollouts = startRollouts({
+    store,
+    now,
+    director: keyring.director,
+    link: connections.link,
+    onError: (error, rolloutId) =>
+      log.error({ event: 'rollout-failed', rolloutId, err: error }, 'a rollout could not go on; it is tried again'),
+  });
+  closers.add(() => rollouts.stop());
+  return rollouts;
+};
+
+const openBroker = async (parts: Parts, rollouts: Rollouts, closers: Closers): Promise<Broker> => {
+  const { config, store, now, log, connections, metrics, tls, keyring } = parts;
+  const { link } = connections;
+  const { observer } = metrics;
+  const ingest = makeIngest({ store, link, now, log, observer, wake: (rollout) => rollouts.wake(rollout) });
+  closers.add(() => ingest.stop());
+  const greeter = makeGreeter({ store, link, now, log, director: keyring.director });
+  closers.add(() => greeter.stop());
+  const { host, port, connectionsMax, connectionsPerAddressMax, messagesPerSecond, messagesBurst } = config.mqtt;
+  const rate = { burst: messagesBurst, perSecond: messagesPerSecond };
+  const broker = await startBroker(
+    { host, port, tls, connectionsMax, connectionsPerAddressMax, rate, log, observer },
+    connections,
+    {
+      authenticate: (login) => authenticateDevice({ store, now }, login),
+      presence: (device, online) => ingest.presence(device, online),
+      wantsDesired: (device) => greeter.greet(device),
+      message: (device, channel, payload) => ingest.message(device, channel, payload),
+    },
+  ).catch((error: unknown) => {
+    throw explainListen(error, 'MQTT', { host, port });
+  });
+  closers.add(() => broker.stop());
+  return broker;
+};
+
+const openHttp = async (
+  parts: Parts,
+  rollouts: Rollouts,
+  mqttUrl: string,
+  closers: Closers,
+): Promise<FastifyInstance> => {
+  const { config, store, now, log, keyring, repository, objects, connections, metrics, version } = parts;
+  const uploads = openUploads({ objects, now });
+  const housekeeping = startHousekeeping({
+    store,
+    repository,
+    objects,
+    uploads,
+    log: keyring.log,
+    now,
+    report: {
+      done: (task) => metrics.housekeeping(task, 'done'),
+      failed: (task, error) => {
+        metrics.housekeeping(task, 'failed');
+        log.error({ event: 'housekeeping-failed', task, err: error }, `${task} failed; it is tried again later`);
+      },
+      miscounted: (rolloutId) => {
+        metrics.miscounted();
+        log.error({ event: 'miscounted', rolloutId }, 'the counters of a rollout are not what its rows say: a bug');
+      },
+    },
+  });
+  closers.add(() => housekeeping.stop());
+
+  const app = await buildApp({
+    version,
+    logger: requestLog(parts),
+    tls: parts.tls,
+    findOperator: (tokenSha256) => store.findOperator(tokenSha256),
+    verifyDevice: (login) => authenticateDevice({ store, now }, login),
+  });
+  closers.add(() => app.close());
+  metrics.serve(app);
+  healthRoute(app, { store, now });
+  const { rootSha256 } = repository;
+  const { link } = connections;
+  const shared = {
+    store,
+    now,
+    link,
+    repository,
+    objects,
+    uploads,
+    rollouts,
+    rootSha256,
+    version,
+    newId: () => newId('ro-'),
+  };
+  apiRoutes(app, { ...shared, channels: config.channels, log: keyring.log });
+  const enrol = makeEnrolDevice({ store, now, rootSha256, mqttUrl });
+  deviceApi(app, { store, now, director: keyring.director, enrol });
+  tufRoutes(app, { repository, open: config.artifacts.public });
+  objectRoutes(app, { objects, open: config.artifacts.public });
+  const { host, port } = config.http;
+  await app.listen({ host, port }).catch((error: unknown) => {
+    throw explainListen(error, 'HTTP', { host, port });
+  });
+  return app;
+};
+
+/** fastify writes two lines a request at `info`: a fleet that polls would drown everything else, so they are for `debug`. */
+const requestLog = ({ config, log }: Parts): Logger =>
+  ['debug', 'trace', 'silent'].includes(config.log.level) ? log : log.child({}, { level: 'warn' });
+
+const portOf = (app: FastifyInstance): number => {
+  const address = app.server.address();
+  if (address === null || typeof address === 'string') throw new Error('HTTP listens on no port');
+  return address.port;
+};
+
+/** What somebody who runs this should know, at every start. */
+const announce = ({ config, log, keyring, tls }: Parts, httpUrl: string, mqttUrl: string): void => {
+  log.info({ event: 'server-started', httpUrl, mqttUrl, dataDir: config.dataDir }, `listening: ${httpUrl}, ${mqttUrl}`);
+  if (keyring.root !== null || keyring.targets !== null) {
+    const folder = inDataFolder(config.dataDir).keys;
+    log.warn(
+      { event: 'keys-online', folder },
+      `ALL keys, root and targets too, lie in ${folder}: whoever gets that folder can sign for this fleet (docs/operations.md)`,
+    );
+  }
+  const open = [config.http.host, config.mqtt.host].filter((host) => !isLoopback(host));
+  if (open.length > 0 && tls === undefined) {
+    log.warn(
+      { event: 'no-tls', hosts: open },
+      'listening beyond this machine without TLS: tokens and firmware cross the network in clear (docs/operations.md)',
+    );
+  }
+};
+
+const stop = async ({ config, log }: Parts, app: FastifyInstance, closers: Closers): Promise<void> => {
+  const cut = setTimeout(() => {
+    log.warn({ event: 'stop-cut' }, 'requests took too long to end, and were cut off');
+    app.server.closeAllConnections();
+  }, config.stopMs);
+  try {
+    await closers.closeAll((error) =>
+      log.error({ event: 'stop-failed', err: error }, 'a part of the server could not be closed properly'),
+    );
+  } finally {
+    clearTimeout(cut);
+  }
+  log.info({ event: 'server-stopped' }, 'stopped');
+};
+
+if (import.meta.main) await runServer(process.argv.slice(2), startServer);

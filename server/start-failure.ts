@@ -1,0 +1,33 @@
+/** Why the server does not start, in words for whoever started it: no bug, so a stack trace would not help. */
+export class StartFailure extends Error {
+  constructor(message: string, cause?: unknown) {
+    super(message, { cause });
+    this.name = 'StartFailure';
+  }
+}
+
+/** A listening socket that could not be had, in words. Anything else is returned as it is. */
+export const explainListen = (error: unknown, what: 'HTTP' | 'MQTT', at: { host: string; port: number }): unknown => {
+  const code = error instanceof Error && 'code' in error ? error.code : undefined;
+  const where = `${at.host}:${at.port}`;
+  const flag = `--${what.toLowerCase()}`;
+  if (code === 'EADDRINUSE') {
+    return new StartFailure(
+      `${what} can not listen on ${where}: the port is taken; choose another with ${flag}-port`,
+      error,
+    );
+  }
+  if (code === 'EACCES') {
+    return new StartFailure(
+      `${what} can not listen on ${where}: ports below 1024 need permission (${flag}-port)`,
+      error,
+    );
+  }
+  if (code === 'EADDRNOTAVAIL' || code === 'ENOTFOUND') {
+    return new StartFailure(
+      `${what} can not listen on ${where}: this machine has no such address (${flag}-host)`,
+      error,
+    );
+  }
+  return error;
+};
