@@ -13,8 +13,9 @@ export const acceptDevice = async (
   deps: { store: Pick<Store, 'setDeviceState'>; now: () => number },
   input: { device: Id; by: string },
 ): Promise<Result<DeviceRecord>> => {
-  const line = auditLine({ at: deps.now(), by: input.by, kind: 'device-accepted', device: input.device });
-  return known(input.device, await deps.store.setDeviceState(input.device, 'accepted', line));
+  const at = deps.now();
+  const line = auditLine({ at, by: input.by, kind: 'device-accepted', device: input.device });
+  return known(input.device, await deps.store.setDeviceState(input.device, 'accepted', at, line));
 };
 
 /** The record first, then the connection is closed: a device that reconnects at once meets the record. */
@@ -22,8 +23,9 @@ export const rejectDevice = async (
   deps: { store: Pick<Store, 'setDeviceState'>; link: Pick<DeviceLink, 'disconnect'>; now: () => number },
   input: { device: Id; by: string },
 ): Promise<Result<DeviceRecord>> => {
-  const line = auditLine({ at: deps.now(), by: input.by, kind: 'device-rejected', device: input.device });
-  const rejected = known(input.device, await deps.store.setDeviceState(input.device, 'rejected', line));
+  const at = deps.now();
+  const line = auditLine({ at, by: input.by, kind: 'device-rejected', device: input.device });
+  const rejected = known(input.device, await deps.store.setDeviceState(input.device, 'rejected', at, line));
   if (rejected.ok) deps.link.disconnect(input.device);
   return rejected;
 };

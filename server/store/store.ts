@@ -169,7 +169,11 @@ export type Store = {
   getDevice(id: Id): Promise<DeviceRecord | undefined>;
   getDevices(ids: Id[]): Promise<DeviceRecord[]>;
   listDevices(filter: { state?: DeviceState | undefined }, page: Page): Promise<DeviceRecord[]>;
-  setDeviceState(id: Id, to: 'accepted' | 'rejected', audit: AuditLine): Promise<DeviceRecord | undefined>;
+  /**
+   * Shutting a device out ends its journeys too, planned ones and trials included, as `withdrawn`: it will not be heard any
+   * more, and no rollout may wait for it for ever. It is freed, and what it was told is superseded by `none`.
+   */
+  setDeviceState(id: Id, to: 'accepted' | 'rejected', now: Millis, audit: AuditLine): Promise<DeviceRecord | undefined>;
   setDeviceTags(id: Id, tags: Record<string, string>, audit: AuditLine): Promise<DeviceRecord | undefined>;
   /** Applied in order. `boot` null leaves what is known. */
   setOnline(changes: { device: Id; online: boolean; boot: Id | null; at: Millis }[]): Promise<void>;
@@ -184,6 +188,7 @@ export type Store = {
   listCohorts(page?: Page): Promise<CohortRecord[]>;
 
   // Rollouts
+  /** Devices that were shut out while the rollout was planned are withdrawn from it at once. */
   createRollout(rollout: RolloutRecord, deployments: DeploymentRecord[], audit: AuditLine[]): Promise<void>;
   getRollout(id: Id): Promise<RolloutRecord | undefined>;
   /** Newest first. */

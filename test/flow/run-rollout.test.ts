@@ -200,7 +200,7 @@ test('only devices that are let in and have a bundle take part; the others are c
     );
   await enrol('waits', 'gw2');
   await enrol('other-model', 'gw9');
-  await world.store.setDeviceState(Id.parse('other-model'), 'accepted', line('device-accepted'));
+  await world.store.setDeviceState(Id.parse('other-model'), 'accepted', world.now(), line('device-accepted'));
   await world.store.createCohort(
     {
       name: Id.parse('mixed'),

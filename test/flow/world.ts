@@ -187,7 +187,7 @@ export const enrolFleet = async (world: World, count: number, compatible = 'gw2'
       world.now(),
       line('device-enrolled', { device }),
     );
-    await world.store.setDeviceState(device, 'accepted', line('device-accepted', { device }));
+    await world.store.setDeviceState(device, 'accepted', world.now(), line('device-accepted', { device }));
   }
   await world.store.setOnline(devices.map((device) => ({ device, online: true, boot: null, at: world.now() })));
   await world.store.createCohort(

@@ -38,11 +38,11 @@ export const describeDevices = (open: OpenStore): void => {
         deployment: null,
       };
       expect(enrolled).toEqual({ result: 'enrolled', device: fresh });
-      expect(await store.setDeviceState(id('gw-1'), 'accepted', line('let-in'))).toEqual({
+      expect(await store.setDeviceState(id('gw-1'), 'accepted', T0, line('let-in'))).toEqual({
         ...fresh,
         state: 'accepted',
       });
-      expect(await store.setDeviceState(id('gw-9'), 'accepted', line('lost'))).toBeUndefined();
+      expect(await store.setDeviceState(id('gw-9'), 'accepted', T0, line('lost'))).toBeUndefined();
       expect(await kindsOf(store)).toEqual(['came', 'let-in']);
     });
 
@@ -86,7 +86,7 @@ export const describeDevices = (open: OpenStore): void => {
       await store.enrolDevice(device('gw-1'), null, T0, line('came'));
       const letIn = await store.enrolDevice(device('gw-1'), digest(1), T0, line('came-with-token'));
       expect(letIn).toMatchObject({ result: 'enrolled', device: { state: 'accepted', tags: { site: 'lyon' } } });
-      await store.setDeviceState(id('gw-1'), 'rejected', line('rejected'));
+      await store.setDeviceState(id('gw-1'), 'rejected', T0, line('rejected'));
       const rejected = await store.enrolDevice(device('gw-1'), digest(2), T0, line('lost'));
       expect(rejected).toMatchObject({ result: 'known', device: { state: 'rejected' } });
     });

@@ -225,6 +225,74 @@ export const describeOffers = (open: OpenStore): void => {
       expect(await store.getDesired(id('planned'))).toBeUndefined();
     });
 
+    test('shutting a device out ends its journeys, frees it, and supersedes what it was told', async (store) => {
+      const states = ['offered', 'fetching', 'installing', 'ready', 'trial', 'committed'] as const;
+      await enrolFleet(store, states);
+      await plan(store, 'r1', states);
+      await plan(store, 'r2', states);
+      await save(store, 'r1', { offers: [offer('r1')] });
+      const offered = await store.listDeployments({ rollout: id('r1') }, { limit: 100 });
+      for (const one of offered) {
+        const state = states.find((name) => one.device === name)!;
+        const next = { ...one, state, acceptedAt: T0 + 1, deadlineAt: state === 'committed' ? null : T0 + 500 };
+        await store.saveReports([report(one.device, 1, { deployments: [next] })]);
+      }
+      const before = (await store.getAuditHead()).size;
+      for (const name of states) {
+        const shutOut = await store.setDeviceState(id(name), 'rejected', T0 + 9, line('device-rejected'));
+        expect(shutOut).toMatchObject({ state: 'rejected', deployment: null });
+      }
+      expect(await statesOf(store, 'r1')).toEqual({
+        offered: 'withdrawn',
+        fetching: 'withdrawn',
+        installing: 'withdrawn',
+        ready: 'withdrawn',
+        trial: 'withdrawn',
+        committed: 'committed',
+      });
+      expect(new Set(Object.values(await statesOf(store, 'r2')))).toEqual(new Set(['withdrawn']));
+      for (const name of ['r1', 'r2']) {
+        expect(await store.countDeployments(id(name))).toEqual(await store.recountDeployments(id(name)));
+      }
+      expect(await store.getDeployments([id('r1-ready')])).toMatchObject([
+        { stateAt: T0 + 9, decidedAt: T0 + 9, deadlineAt: null, revision: 3 },
+      ]);
+      expect(await store.getDesired(id('ready'))).toMatchObject({
+        seq: 2,
+        instruction: { kind: 'none', reason: 'device rejected' },
+      });
+      expect(await store.getDesired(id('committed'))).toMatchObject({ seq: 1, instruction: { kind: 'install' } });
+      const lines = (await store.readAudit(before - 1, 100)).map(({ payload }): unknown => JSON.parse(payload));
+      expect(lines).toHaveLength(3 * 5 + 2);
+      expect(lines.slice(0, 3)).toEqual([
+        { kind: 'device-rejected' },
+        ...['r1', 'r2'].map((name) => ({
+          at: T0 + 9,
+          by: 'server',
+          kind: 'withdrawn',
+          rollout: name,
+          devices: ['offered'],
+          reason: 'device rejected',
+        })),
+      ]);
+      await store.setDeviceState(id('ready'), 'accepted', T0 + 10, line('device-accepted'));
+      expect(await save(store, 'r2', { offers: [offer('r2')] })).toMatchObject({ offered: [] });
+    });
+
+    test('a device that is shut out while a rollout is planned is withdrawn from it at once', async (store) => {
+      await enrolFleet(store, ['gw-1', 'gw-2']);
+      await store.setDeviceState(id('gw-2'), 'rejected', T0, line('device-rejected'));
+      await plan(store, 'r1', ['gw-1', 'gw-2']);
+      expect(await statesOf(store, 'r1')).toEqual({ 'gw-1': 'planned', 'gw-2': 'withdrawn' });
+      expect(await lastLine(store)).toMatchObject({
+        kind: 'withdrawn',
+        rollout: 'r1',
+        devices: ['gw-2'],
+        reason: 'device rejected',
+      });
+      expect(await store.countDeployments(id('r1'))).toEqual(await store.recountDeployments(id('r1')));
+    });
+
     test('what nobody has accepted in time is overdue as never heard, and its device is free', async (store) => {
       await enrolFleet(store, ['gw-1', 'gw-2']);
       await plan(store, 'r1', ['gw-1', 'gw-2']);

@@ -65,7 +65,7 @@ export const device = (
 export const enrolFleet = async (store: Store, names: readonly string[]): Promise<void> => {
   for (const name of names) {
     await store.enrolDevice(device(name), null, T0, line('device-enrolled', { device: name }));
-    await store.setDeviceState(id(name), 'accepted', line('device-accepted', { device: name }));
+    await store.setDeviceState(id(name), 'accepted', T0, line('device-accepted', { device: name }));
   }
 };
 

@@ -1,6 +1,7 @@
 import type { Id } from '#shared/ids.ts';
 import type { DeviceRecord, DeviceState, EnrolmentTokenRecord } from '../store.ts';
 import { appendAudit } from './audit.ts';
+import { withdrawDevice } from './offers.ts';
 import { fromJson, idList, limitOf, type Sql } from './sql.ts';
 import type { SyncStore } from './sync.ts';
 
@@ -116,9 +117,10 @@ export const devices = (sql: Sql) =>
             );
       return rows.map(toDevice);
     },
-    setDeviceState: (id, to, audit) => {
+    setDeviceState: (id, to, now, audit) => {
       if (sql.run('UPDATE devices SET state = ? WHERE id = ?', to, id) === 0) return undefined;
       appendAudit(sql, [audit]);
+      if (to === 'rejected') withdrawDevice(sql, id, now);
       return readDevice(sql, id);
     },
     setDeviceTags: (id, tags, audit) => {

@@ -13,6 +13,7 @@ type Journey = { id: Id; device: Id };
 /** Bounds the work of one transaction; whoever is left over is skipped by the next, and offered to by none. */
 const SKIPPED_MAX = 10_000;
 const REASON_CHARS_MAX = 256;
+const REJECTED = 'device rejected';
 
 const recordJourneys = (sql: Sql, journeys: readonly Journey[], event: (devices: Id[]) => AuditEvent): void =>
   appendAudit(
@@ -88,6 +89,58 @@ const release = (sql: Sql, journeys: readonly Journey[], reason: string, now: nu
   );
 };
 
+const withdrawEach = (sql: Sql, journeys: readonly Journey[], now: number): void => {
+  for (const { id } of journeys)
+    sql.run(
+      `UPDATE deployments SET state = 'withdrawn', state_at = ?, decided_at = ?, deadline_at = NULL,
+         revision = revision + 1 WHERE id = ?`,
+      now,
+      now,
+      id,
+    );
+};
+
+/**
+ * Ends every journey of a device that nobody hears any more: planned ones would never be offered, trials never decided,
+ * and their rollouts never completed.
+ */
+export const withdrawDevice = (sql: Sql, device: Id, now: number): void => {
+  const journeys = sql.all<Journey & { rollout: Id }>(
+    `SELECT id, device, rollout FROM deployments
+     WHERE device = ? AND state IN ('planned', 'offered', 'fetching', 'installing', 'ready', 'trial') ORDER BY n`,
+    device,
+  );
+  withdrawEach(sql, journeys, now);
+  release(sql, journeys, REJECTED, now);
+  for (const { rollout, ...journey } of journeys)
+    recordJourneys(sql, [journey], (devices) => ({
+      at: now,
+      by: BY_SERVER,
+      kind: 'withdrawn',
+      rollout,
+      devices,
+      reason: REJECTED,
+    }));
+};
+
+/** The same for those of a new rollout's devices that were shut out while it was planned. */
+export const withdrawShutOut = (sql: Sql, rollout: Id, now: number): void => {
+  const journeys = sql.all<Journey>(
+    `SELECT deployments.id, device FROM deployments JOIN devices ON devices.id = device
+     WHERE rollout = ? AND deployments.state = 'planned' AND devices.state = 'rejected' ORDER BY deployments.n`,
+    rollout,
+  );
+  withdrawEach(sql, journeys, now);
+  recordJourneys(sql, journeys, (devices) => ({
+    at: now,
+    by: BY_SERVER,
+    kind: 'withdrawn',
+    rollout,
+    devices,
+    reason: REJECTED,
+  }));
+};
+
 /** Takes back every offer that the device has not acted on for good: up to `ready`. A trial is left to finish. */
 export const withdrawOffers = (
   sql: Sql,
@@ -100,14 +153,7 @@ export const withdrawOffers = (
      WHERE rollout = ? AND state IN ('offered', 'fetching', 'installing', 'ready') ORDER BY n`,
     rollout,
   );
-  for (const { id } of journeys)
-    sql.run(
-      `UPDATE deployments SET state = 'withdrawn', state_at = ?, decided_at = ?, deadline_at = NULL,
-         revision = revision + 1 WHERE id = ?`,
-      now,
-      now,
-      id,
-    );
+  withdrawEach(sql, journeys, now);
   release(sql, journeys, withdraw.reason, now);
   const { reason } = withdraw;
   recordJourneys(sql, journeys, (devices) => ({ at: now, by: BY_SERVER, kind: 'withdrawn', rollout, devices, reason }));

@@ -3,7 +3,7 @@ import type { Id } from '#shared/ids.ts';
 import type { RolloutRecord } from '../store.ts';
 import { appendAudit } from './audit.ts';
 import { insertDeployment } from './deployments.ts';
-import { makeOffer, markOverdue, withdrawOffers } from './offers.ts';
+import { makeOffer, markOverdue, withdrawOffers, withdrawShutOut } from './offers.ts';
 import { fromJson, limitOf, type Sql } from './sql.ts';
 import type { SyncStore } from './sync.ts';
 
@@ -28,6 +28,7 @@ export const rollouts = (sql: Sql) =>
       );
       for (const deployment of deployments) insertDeployment(sql, deployment);
       appendAudit(sql, audit);
+      withdrawShutOut(sql, rollout.plan.id, rollout.plan.createdAt);
     },
     getRollout: (id) => {
       const row = sql.get<RolloutRow>(`SELECT ${COLUMNS} FROM rollouts WHERE id = ?`, id);
