@@ -3,6 +3,7 @@
  * alone says little, because pids are used again.
  */
 import { readdir, readFile } from 'node:fs/promises';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { errorCode } from './system-error.ts';
 
 /** When the process started, in clock ticks since the machine's boot (proc(5), field 22), with its state; undefined if there is none. */
@@ -14,6 +15,20 @@ export const lookUpProcess = async (pid: number): Promise<{ startTicks: string; 
   return { startTicks: fields[19], zombie: fields[0] === 'Z' || fields[0] === 'X' };
 };
 
+/**
+ * Waits until that very process runs no more; false when it still does after `msMax`. A killed process takes a moment to
+ * end, and keeps its port until then. (Node tells of the end only of its own children.)
+ */
+export const processEnds = async (pid: number, startTicks: string, msMax: number): Promise<boolean> => {
+  const until = performance.now() + msMax;
+  for (;;) {
+    const there = await lookUpProcess(pid);
+    if (there === undefined || there.zombie || there.startTicks !== startTicks) return true;
+    if (performance.now() >= until) return false;
+    await sleep(10);
+  }
+};
+
 /** Changes with every boot of the machine. */
 export const machineBootId = async (): Promise<string> =>
   (await readFile('/proc/sys/kernel/random/boot_id', 'utf8').catch(() => 'unknown')).trim();
@@ -22,17 +37,21 @@ export const machineBootId = async (): Promise<string> =>
  * Every living process whose environment holds exactly `NAME=value`. An application's descendants inherit it even when
  * they leave its process group, so this finds what a signal to the group misses.
  */
-export const processesWithEnvironment = async (name: string, value: string): Promise<number[]> => {
+export const processesWithEnvironment = async (
+  name: string,
+  value: string,
+): Promise<{ pid: number; startTicks: string }[]> => {
   const wanted = Buffer.from(`\0${name}=${value}\0`);
   const names = await readdir('/proc').catch(() => []);
-  const found: number[] = [];
+  const found: { pid: number; startTicks: string }[] = [];
   for (const entry of names) {
     const pid = Number(entry);
     if (!Number.isInteger(pid) || pid === process.pid) continue;
     // Not ours to read, or gone in the meantime: not ours to kill either.
     const environment = await readFile(`/proc/${pid}/environ`).catch(() => undefined);
     if (environment === undefined || !Buffer.concat([Buffer.from('\0'), environment]).includes(wanted)) continue;
-    if ((await lookUpProcess(pid))?.zombie === false) found.push(pid);
+    const there = await lookUpProcess(pid);
+    if (there !== undefined && !there.zombie) found.push({ pid, startTicks: there.startTicks });
   }
   return found;
 };

@@ -14,7 +14,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { z } from 'zod';
 import { readFileIfThere, writeFileDurably } from '#shared/durable.ts';
 import { type ApplicationLog, openApplicationLog } from './application-log.ts';
-import { lookUpProcess, machineBootId, processesWithEnvironment, signalProcess } from './process-table.ts';
+import { lookUpProcess, machineBootId, processEnds, processesWithEnvironment, signalProcess } from './process-table.ts';
 import type { SlotName } from './slots/slots.ts';
 
 /** What to run. `command[0]` = `node` means the Node that runs the agent. */
@@ -274,15 +274,11 @@ const killOrphan = async (place: Place): Promise<void> => {
   const text = await readFileIfThere(pidFileOf(place));
   const known = text === undefined ? undefined : parsePidFile(text.toString('utf8'));
   if (known !== undefined && known.machineBoot === (await machineBootId())) {
-    const alive = async (): Promise<boolean> => {
-      const there = await lookUpProcess(known.pid);
-      return there !== undefined && !there.zombie && there.startTicks === known.startTicks;
-    };
-    if (await alive()) {
-      signalProcess(-known.pid, 'SIGTERM');
-      const until = performance.now() + place.stopMs;
-      while ((await alive()) && performance.now() < until) await sleep(20);
-      if (await alive()) signalProcess(-known.pid, 'SIGKILL');
+    const { pid, startTicks } = known;
+    if (!(await processEnds(pid, startTicks, 0))) {
+      signalProcess(-pid, 'SIGTERM');
+      if (!(await processEnds(pid, startTicks, place.stopMs))) signalProcess(-pid, 'SIGKILL');
+      await processEnds(pid, startTicks, KILL_MS_MAX);
     }
   }
   await sweep(place);
@@ -297,13 +293,13 @@ const parsePidFile = (text: string): z.infer<typeof PidFile> | undefined => {
   }
 };
 
-/** Kills whatever still carries the mark: descendants that left the group, or the whole application if its pid file was lost. */
+/** Kills whatever still carries the mark, again while it forks: descendants that left the group, or the whole application if its pid file was lost. */
 const sweep = async (place: Place): Promise<void> => {
   for (let round = 0; round < 20; round += 1) {
     const left = await processesWithEnvironment(MARK, place.dir);
     if (left.length === 0) return;
-    for (const pid of left) signalProcess(pid, 'SIGKILL');
-    await sleep(10 * round);
+    for (const { pid } of left) signalProcess(pid, 'SIGKILL');
+    await Promise.all(left.map(({ pid, startTicks }) => processEnds(pid, startTicks, KILL_MS_MAX)));
   }
 };
 

@@ -36,7 +36,7 @@ const application = (script: string, more: Partial<Application> = {}): Applicati
 });
 const alive = async (pid: number): Promise<boolean> => (await lookUpProcess(pid))?.zombie === false;
 
-const leftOf = async (dir: string): Promise<number[]> =>
+const leftOf = async (dir: string): Promise<object[]> =>
   processesWithEnvironment('SLUICE_SUPERVISOR', await realpath(dir));
 
 test('an application runs in its slot, on the Node of the agent, and sees its own environment and not the one of the agent', async () => {
