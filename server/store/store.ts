@@ -214,6 +214,7 @@ export type Store = {
   /**
    * The record half of "record, then act": saves the next state when `revision` still holds, makes the offers and
    * withdrawals that the step asked for, their desired documents and outbox lines, and the audit, all in one transaction.
+   * Where `nextTickAt` is null but a deployment has a deadline, the rollout stays due at the earliest: nobody else keeps it.
    */
   saveRollout(save: {
     rollout: RolloutRecord;
@@ -237,7 +238,7 @@ export type Store = {
    * State reports with what they did to deployments. A report whose `seq` is not greater than the device's `reportSeq`
    * changes nothing (it was seen), but is still acknowledged. `conflicts` lists deployments whose revision had moved: of
    * their reports nothing is saved, not even that they were seen, so load again and retry those.
-   * A deployment that reaches an end frees its device.
+   * A deployment that reaches an end frees its device; one that comes back makes its rollout due again, at its deadline.
    */
   saveReports(reports: ReportRow[]): Promise<{ conflicts: Id[] }>;
 

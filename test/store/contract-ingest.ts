@@ -161,6 +161,22 @@ export const describeIngest = (open: OpenStore): void => {
       expect((await store.getDevice(id('gw-1')))?.deployment).toBe('r2-gw-1');
     });
 
+    test('a deployment that comes back to a rollout at rest makes it due at its deadline, whoever restarts in between', async (store) => {
+      const before = await offered(store);
+      await store.markOverdue(id('r1'), T0 + 60_000, 10, { kind: 'overdue', rollout: id('r1'), by: 'server' });
+      const stored = await store.getRollout(id('r1'));
+      await save(store, 'r1', { rollout: { ...stored!, nextTickAt: null } });
+      expect(await store.listDueRollouts(T0 + 999_999, 10)).toEqual([]);
+      const [overdue] = await store.getDeployments([before.id]);
+      const back = { state: 'offered' as const, overdue: null, acceptedAt: T0 + 70_000, deadlineAt: T0 + 90_000 };
+      await store.saveReports([report('gw-1', 1, { deployments: [{ ...overdue!, ...back }] })]);
+      const due = async () => (await store.listDueRollouts(T0 + 90_000, 10)).map(({ nextTickAt }) => nextTickAt);
+      expect(await due()).toEqual([T0 + 90_000]);
+      // A decision that was made on what was known before does not put it to rest again.
+      await save(store, 'r1', { rollout: { ...(await store.getRollout(id('r1')))!, nextTickAt: null } });
+      expect(await due()).toEqual([T0 + 90_000]);
+    });
+
     test('a device can not move the deployment of another', async (store) => {
       const before = await offered(store);
       await enrolFleet(store, ['gw-2']);

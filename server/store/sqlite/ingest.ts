@@ -31,8 +31,10 @@ const settleOwner = (sql: Sql, next: DeploymentRecord): void => {
   }
   // A late report of a deployment that was given up (overdue, withdrawn) makes it own its device again if nobody does;
   // without a deadline it might do so for ever.
-  if (next.deadlineAt !== null)
-    sql.run('UPDATE devices SET deployment = ? WHERE id = ? AND deployment IS NULL', next.id, next.device);
+  if (next.deadlineAt === null) return;
+  sql.run('UPDATE devices SET deployment = ? WHERE id = ? AND deployment IS NULL', next.id, next.device);
+  // Its rollout may be at rest, and somebody has to keep that deadline, also when this process ends before anybody looks.
+  sql.run('UPDATE rollouts SET next_tick_at = ? WHERE id = ? AND next_tick_at IS NULL', next.deadlineAt, next.rollout);
 };
 
 const saveReport = (sql: Sql, report: ReportRow): void => {

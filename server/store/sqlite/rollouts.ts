@@ -15,6 +15,16 @@ const toRollout = (row: RolloutRow): RolloutRecord => ({
   progress: fromJson<RolloutState>(row.progress),
 });
 
+/** Reports may have come in since the decision to rest was made: while a deployment has a deadline, the rollout that keeps it stays due. */
+const tickAtDeadline = (sql: Sql, rollout: Id): void => {
+  sql.run(
+    `UPDATE rollouts SET next_tick_at =
+       (SELECT min(deadline_at) FROM deployments WHERE rollout = ? AND deadline_at IS NOT NULL) WHERE id = ?`,
+    rollout,
+    rollout,
+  );
+};
+
 export const rollouts = (sql: Sql) =>
   ({
     createRollout: (rollout, deployments, audit) => {
@@ -66,6 +76,7 @@ export const rollouts = (sql: Sql) =>
       appendAudit(sql, audit);
       const withdrawn = withdraw === null ? [] : withdrawOffers(sql, id, withdraw, now);
       const made = offers.map((offer) => makeOffer(sql, id, offer, now));
+      if (rollout.nextTickAt === null) tickAtDeadline(sql, id);
       const idsOf = (journeys: readonly { id: Id }[]): Id[] => journeys.map((journey) => journey.id);
       return {
         result: 'saved',
