@@ -1,19 +1,17 @@
-import fc from 'fast-check';
+import { assert, jsonValue, property } from 'fast-check';
 import { expect, test } from 'vitest';
 import { canonicalJson, canonicalTuf, sha256Hex } from '#shared/trust/canonical.ts';
 
 const json = () =>
-  fc
-    .jsonValue({ maxDepth: 4 })
-    .map((value): unknown =>
-      JSON.parse(
-        JSON.stringify(value, (_, inner: unknown) => (typeof inner === 'number' ? Math.trunc(inner) + 0 : inner)),
-      ),
-    );
+  jsonValue({ maxDepth: 4 }).map((value): unknown =>
+    JSON.parse(
+      JSON.stringify(value, (_, inner: unknown) => (typeof inner === 'number' ? Math.trunc(inner) + 0 : inner)),
+    ),
+  );
 
 test('canonical JSON says the same, whatever the order of members was', () => {
-  fc.assert(
-    fc.property(json(), (value) => {
+  assert(
+    property(json(), (value) => {
       const text = canonicalJson(value);
       expect(JSON.parse(text)).toEqual(value);
       expect(canonicalJson(JSON.parse(text))).toBe(text);

@@ -29,7 +29,7 @@ type Signed = { version: number; targets: Record<string, { length: number; custo
 >[0];
 /** Changes a document and signs it properly. */
 const tampered = (document: string, change: (signed: Signed) => void): string => {
-  const { signed } = JSON.parse(document) as { signed: Signed };
+  const { signed }: { signed: Signed } = JSON.parse(document);
   change(signed);
   return signTuf(signed, [ci]);
 };

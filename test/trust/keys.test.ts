@@ -143,7 +143,7 @@ describe('public keys', () => {
     for (const text of [
       '',
       'nonsense',
-      `${'0'.repeat(63)}`,
+      '0'.repeat(63),
       generatePrivateKey('ed25519'),
       '-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n',
       ec.publicKey.export({ type: 'spki', format: 'pem' }).toString(),
@@ -168,7 +168,7 @@ test('private keys that can not be read are refused', () => {
 
 test('a signed payload holds for its bytes, its key and its key id only', () => {
   const [signer, other] = [signerOf(generatePrivateKey('ed25519')), signerOf(generatePrivateKey('ed25519'))];
-  const signed = signPayload(signer, { type: 'test/1', note: 'two\nlines' } as { type: string });
+  const signed = signPayload(signer, { type: 'test/1', note: 'two\nlines' });
   expect(verifySigned(signed, signer.key)).toBe(true);
   expect(JSON.parse(signed.payload)).toEqual({ type: 'test/1', note: 'two\nlines' });
   expect(verifySigned(signed, other.key)).toBe(false);
