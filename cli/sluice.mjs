@@ -3,6 +3,7 @@
 // has to get as far as here. Plain JavaScript that every Node since 14 can parse.
 import { spawn } from 'node:child_process';
 import { existsSync } from 'node:fs';
+import module from 'node:module';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
@@ -34,8 +35,13 @@ const runWith = (node) => {
   });
 };
 
-if (major > 22 || (major === 22 && minor >= 18)) await import('./sluice.ts');
-else {
+if (major > 22 || (major === 22 && minor >= 18)) {
+  // Compiled code is kept, which halves the time to start. Without it, or where it can not be written, all works the same.
+  if (existsSync(join(here, '..', 'node_modules'))) {
+    module.enableCompileCache(join(here, '..', 'node_modules', '.cache', 'sluice'));
+  }
+  await import('./sluice.ts');
+} else {
   const node = findNode();
   if (node === undefined) {
     process.stderr.write(`sluice needs Node 22.18 or newer, this is ${process.versions.node}: run \`npm ci\` first\n`);

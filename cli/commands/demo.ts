@@ -2,9 +2,10 @@
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as pause } from 'node:timers/promises';
 import type { Command } from 'commander';
 import { withExamples } from '../command.ts';
-import { openProcesses } from '../demo/processes.ts';
+import { openProcesses, type Processes } from '../demo/processes.ts';
 import { type Finale, tellStory } from '../demo/story.ts';
 import { openView } from '../demo/view.ts';
 import { CliFailure } from '../failure.ts';
@@ -35,11 +36,17 @@ const runDemo = async (flags: Flags): Promise<void> => {
     }
     keepLogs = true;
     printError(`\nThe demo did not work. The logs are kept in ${folder}`);
-    throw error instanceof CliFailure ? error : new CliFailure(messageOf(error), { cause: error });
+    throw await rootOf(error, processes);
   } finally {
     await processes.stop();
     if (!keepLogs) await rm(folder, { recursive: true, force: true });
   }
+};
+/** When a process ended, that is the reason, and not whatever noticed first that it is gone. */
+const rootOf = async (error: unknown, processes: Processes): Promise<CliFailure> => {
+  const ended = processes.failure.catch((failure: unknown) => failure);
+  const cause: unknown = (await Promise.race([ended, pause(500)])) ?? error;
+  return cause instanceof CliFailure ? cause : new CliFailure(messageOf(cause), { cause });
 };
 const messageOf = (error: unknown): string => (error instanceof Error ? error.message : String(error));
 const untilAborted = (signal: AbortSignal): Promise<void> =>

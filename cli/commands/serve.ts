@@ -1,8 +1,9 @@
 /** `sluice serve`: the server, in this process. One of the two launchers that may import another program. */
 import type { Command } from 'commander';
-import { environmentName, flagName, loadConfig, SETTINGS } from '#server/config.ts';
+import { environmentName, flagName, loadConfig, SETTINGS, type ServerConfig } from '#server/config.ts';
+import type { RunningServer } from '#server/main.ts';
 import { withExamples } from '../command.ts';
-import { usageFailure } from '../failure.ts';
+import { CliFailure, usageFailure } from '../failure.ts';
 import { tellParent, untilStopped } from '../running.ts';
 import { addSettings, givenSettings } from '../settings.ts';
 import { paint, print, printError } from '../terminal.ts';
@@ -22,8 +23,7 @@ export const addServe = (program: Command): void => {
     if (!config.ok) throw usageFailure(config.detail);
     if (options.printConfig === true) return print(JSON.stringify(config.value, null, 2));
     const stopped = untilStopped();
-    const { startServer } = await import('#server/main.ts');
-    const server = await startServer(config.value);
+    const server = await start(config.value);
     welcome(server, config.value.dataDir);
     const { httpUrl, mqttUrl, adminToken } = server;
     tellParent({ event: 'ready', httpUrl, mqttUrl, adminToken });
@@ -37,8 +37,18 @@ export const addServe = (program: Command): void => {
   ]);
 };
 
+const start = async (config: ServerConfig): Promise<RunningServer> => {
+  const { startServer } = await import('#server/main.ts');
+  const { StartFailure } = await import('#server/start-failure.ts');
+  try {
+    return await startServer(config);
+  } catch (error) {
+    throw error instanceof StartFailure ? new CliFailure(error.message, { cause: error }) : error;
+  }
+};
+
 /** To standard error, because standard output is the log. */
-const welcome = (server: { httpUrl: string; mqttUrl: string; adminToken: string | null }, dataDir: string): void => {
+const welcome = (server: RunningServer, dataDir: string): void => {
   printError(`\nSluice listens on ${paint.bold(server.httpUrl)} (devices: ${server.mqttUrl}). Ctrl-C stops it.`);
   if (server.adminToken === null) return;
   printError(`

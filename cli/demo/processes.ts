@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { CliFailure } from '../failure.ts';
 
 const STOP_MS_MAX = 8_000;
-const SLUICE = join(import.meta.dirname, '..', 'sluice.ts');
+const SLUICE = join(import.meta.dirname, '..', 'sluice.mjs');
 
 export type Processes = {
   /** Starts `sluice <arguments>`; its output goes to `<name>.log`. */

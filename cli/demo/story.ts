@@ -30,7 +30,7 @@ const CANARIES = DEVICES.slice(0, 2);
 /** Two devices at risk at first, more as evidence of health arrives; two that fail are enough to halt. */
 const POLICY: z.input<typeof Policy> = {
   judge: { rule: 'evidence', budget: 2 },
-  gate: { soakMs: 500 },
+  gate: { soakMs: 500, successShare: 0.5 },
   deadlines: { acceptMs: 20_000, outcomeMs: 30_000 },
 };
 const POLL_MS = 250;
