@@ -159,9 +159,16 @@ const queuesOf = (grants: Grant[], waveLast: number): Queue[] =>
     })).filter(({ planned }) => planned > 0),
   );
 
-/** Who comes first changes with every tick: devices that are busy elsewhere can not be offered to, and must not use up the limits of others for ever. */
+/** 2^32 over the golden ratio: multiples of it spread evenly over a word, whatever the stride between them. */
+const GOLDEN = 0x9e37_79b1;
+
+/**
+ * Who comes first changes with every tick: devices that are busy elsewhere can not be offered to, and must not use up the
+ * limits of others for ever. Not simply in turn: ticks every other second would let every other queue wait.
+ */
 const inTurn = (queues: Queue[], now: Millis): Queue[] => {
-  const first = queues.length === 0 ? 0 : Math.floor(now / TICK_MS) % queues.length;
+  const spread = (Math.imul(Math.floor(now / TICK_MS), GOLDEN) >>> 0) / 2 ** 32;
+  const first = Math.floor(spread * queues.length);
   return [...queues.slice(first), ...queues.slice(0, first)];
 };
 

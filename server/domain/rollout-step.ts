@@ -5,12 +5,12 @@
 import { unreachable } from '#shared/ids.ts';
 import { refuse } from '#shared/problems.ts';
 import { BY_SERVER } from './audit.ts';
-import { binMsOf } from './deployment.ts';
+import { binMsOf, type OutcomeBin } from './deployment.ts';
 import { gateOf, isOutOfReach, ruleOn } from './halting.ts';
 import type { Acknowledged, HaltReason, Millis, Rollout, RolloutState } from './rollout.ts';
 import type { RolloutEvent, RolloutFacts, RolloutStep } from './rollout-events.ts';
 import { runOn } from './rollout-run.ts';
-import { failuresOf, setAside, tallyOf } from './tally.ts';
+import { failuresOf, setAside, stillFailing, tallyOf } from './tally.ts';
 
 type StateName = RolloutState['state'];
 type EventName = RolloutEvent['kind'];
@@ -40,7 +40,7 @@ export const stepRollout = (rollout: Rollout, event: RolloutEvent, facts: Rollou
   }
   switch (event.kind) {
     case 'tick':
-      return tick(rollout, facts, stay);
+      return tick(rollout, facts);
     case 'pause':
       return pause(rollout, event, facts, stay);
     case 'resume':
@@ -72,7 +72,9 @@ const idleTickAt = (rollout: Rollout, { now, bins }: RolloutFacts): Millis | nul
   return now + Math.min(IDLE_TICK_MS_MAX, Math.max(IDLE_TICK_MS_MIN, binMsOf(rollout.policy)));
 };
 
-const tick = (rollout: Rollout, facts: RolloutFacts, stay: RolloutStep): RolloutStep => {
+const tick = (known: Rollout, facts: RolloutFacts): RolloutStep => {
+  const rollout = withoutRecovered(known, facts.bins);
+  const stay = stayOf(rollout, facts);
   const { progress } = rollout;
   if (progress.state === 'scheduled') return facts.now < progress.startAt ? stay : start(rollout, facts);
   if (progress.state !== 'running' && progress.state !== 'paused') return stay;
@@ -85,6 +87,15 @@ const tick = (rollout: Rollout, facts: RolloutFacts, stay: RolloutStep): Rollout
   // A pause stops offers, not outcomes: what is on its way may still prove the release bad.
   if (progress.state === 'paused') return stay;
   return runOn(rollout, progress, bins, ruling.grants, facts.now);
+};
+
+/** An acknowledged failure that turned out well since is not one any more. The very same rollout where there is none. */
+const withoutRecovered = (rollout: Rollout, bins: OutcomeBin[]): Rollout => {
+  const { progress } = rollout;
+  if ((progress.state !== 'running' && progress.state !== 'paused') || progress.acknowledged === undefined)
+    return rollout;
+  const acknowledged = stillFailing(progress.acknowledged, bins);
+  return acknowledged === progress.acknowledged ? rollout : { ...rollout, progress: { ...progress, acknowledged } };
 };
 
 const start = (rollout: Rollout, { now }: RolloutFacts): RolloutStep => ({

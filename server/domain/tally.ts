@@ -55,6 +55,20 @@ export const failuresOf = (bins: OutcomeBin[]): Acknowledged[] => {
   return [...failures.values()];
 };
 
+/**
+ * What is left of the acknowledged failures once some turned out well after all: otherwise as many new ones would be
+ * excused. The very same array when all are still failures.
+ */
+export const stillFailing = (acknowledged: Acknowledged[], bins: OutcomeBin[]): Acknowledged[] => {
+  const failing = new Map(failuresOf(bins).map((entry) => [`${entry.wave} ${groupName(entry)}`, entry.failed]));
+  const left = acknowledged.map((entry) => ({
+    ...entry,
+    failed: Math.min(entry.failed, failing.get(`${entry.wave} ${groupName(entry)}`) ?? 0),
+  }));
+  if (left.every(({ failed }, index) => failed === acknowledged[index]?.failed)) return acknowledged;
+  return left.filter(({ failed }) => failed > 0);
+};
+
 /** In the order in which they first appear, which is the store's and stable. */
 export const groupsOf = (bins: OutcomeBin[]): Group[] => {
   const groups = new Map<string, Group>();

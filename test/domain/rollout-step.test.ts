@@ -1,7 +1,7 @@
 /* oxlint-disable vitest/expect-expect -- a property asserts by what it returns to fc.assert */
 import * as fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { binMsOf, type OutcomeBin } from '#server/domain/deployment.ts';
+import { binMsOf, countOutcomes, type OutcomeBin } from '#server/domain/deployment.ts';
 import { ruleOn } from '#server/domain/halting.ts';
 import type { Rollout, RolloutState } from '#server/domain/rollout.ts';
 import type { RolloutEvent } from '#server/domain/rollout-events.ts';
@@ -249,6 +249,33 @@ describe('a person', () => {
     );
   });
 
+  test('an acknowledged failure that turns out well after all excuses no new one', () => {
+    const fleet = fleetOf({
+      devices: 300,
+      behaviour: (n) => (n < 60 ? SILENT : GOOD),
+      policy: { ...quick, gate: { successShare: 0.5, soakMs: 0 } },
+    });
+    fleet.run();
+    expect(fleet.rollout.progress.state).toBe('halted');
+    fleet.happen({ kind: 'resume', by: 'alice', note: 'the site had no power' });
+    const excused = () =>
+      'acknowledged' in fleet.rollout.progress
+        ? (fleet.rollout.progress.acknowledged ?? []).reduce((sum, { failed }) => sum + failed, 0)
+        : 0;
+    const before = excused();
+    expect(before).toBe(fleet.count('overdue'));
+    const back = fleet.deployments.filter(({ state }) => state === 'overdue').slice(0, 3);
+    for (const { device } of back) fleet.says(Number(device.slice(3)), { outcome: 'committed' });
+    fleet.happen({ kind: 'tick' });
+    expect(excused()).toBe(before - 3);
+    fleet.happen({ kind: 'pause', by: 'alice', note: '' });
+    for (const { device } of fleet.deployments.filter(({ state }) => state === 'overdue')) {
+      fleet.says(Number(device.slice(3)), { outcome: 'committed' });
+    }
+    fleet.happen({ kind: 'tick' });
+    expect([excused(), fleet.rollout.progress.state]).toEqual([0, 'paused']);
+  });
+
   test('who withdraws the release halts it for good', () => {
     const fleet = running();
     const step = fleet.happen({ kind: 'release-withdrawn', by: 'carol' });
@@ -292,6 +319,29 @@ describe('limits', () => {
       hold: { kind: 'rate-limit', nextAt: since + 60_000 },
     });
   });
+
+  test.each([1, 2, 3, 4, 5, 6])(
+    'each group has its turn at a scarce limit, however regularly it ticks: every %i s',
+    (seconds) => {
+      const groups = ['gw2', 'gw3', 'gw4'];
+      const fleet = fleetOf({
+        devices: 300,
+        behaviour: () => GOOD,
+        compatible: (n) => groups[n % 3]!,
+        policy: { limits: { startsPerMinute: 1 } },
+      });
+      const bins = countOutcomes(fleet.deployments, 60_000);
+      const rollout: Rollout = {
+        ...fleet.rollout,
+        progress: { state: 'running', wave: 0, waveSince: START, gateSince: null, hold: null },
+      };
+      const first = Array.from({ length: 15 }, (_, tick) => {
+        const step = stepRollout(rollout, { kind: 'tick' }, { now: START + tick * seconds * 1_000, bins });
+        return step.offers[0]!.compatible;
+      });
+      expect([...new Set(first)].sort()).toEqual(groups);
+    },
+  );
 
   test('never more devices at risk than allowed', () => {
     const fleet = fleetOf({ devices: 60, behaviour: () => GOOD, policy: { ...quick, limits: { atRiskMax: 7 } } });
