@@ -14,6 +14,7 @@ import { openUploads } from './flow/accept-upload.ts';
 import { authenticateDevice } from './flow/authenticate-device.ts';
 import { reconcileDelegations } from './flow/create-product.ts';
 import { makeEnrolDevice } from './flow/enrol-device.ts';
+import { type FindDevice, gatherDevices } from './flow/find-device.ts';
 import { makeGreeter } from './flow/greet-device.ts';
 import { startHousekeeping } from './flow/housekeeping.ts';
 import { makeIngest } from './flow/ingest.ts';
@@ -93,6 +94,7 @@ type Parts = {
   store: Store;
   objects: Objects;
   connections: Connections;
+  findDevice: FindDevice;
   metrics: Metrics;
 };
 
@@ -115,7 +117,9 @@ const openAll = async (config: ServerConfig, now: () => number, closers: Closers
 
   const connections = makeConnections();
   const metrics = makeMetrics({ store, connectedDevices: () => connections.count(), version });
-  const parts: Parts = { config, now, log, version, tls, keyring, repository, store, objects, connections, metrics };
+  const findDevice = gatherDevices(store);
+  const opened = { config, now, log, version, tls, keyring, repository, store, objects };
+  const parts: Parts = { ...opened, connections, findDevice, metrics };
   const rollouts = openRollouts(parts, closers);
   const broker = await openBroker(parts, rollouts, closers);
   const { http, mqtt } = config;
@@ -170,7 +174,7 @@ const openRollouts = ({ store, now, log, keyring, connections }: Parts, closers:
 };
 
 const openBroker = async (parts: Parts, rollouts: Rollouts, closers: Closers): Promise<Broker> => {
-  const { config, store, now, log, connections, metrics, tls, keyring } = parts;
+  const { config, store, now, log, connections, findDevice, metrics, tls, keyring } = parts;
   const { link } = connections;
   const { observer } = metrics;
   const ingest = makeIngest({ store, link, now, log, observer, wake: (rollout) => rollouts.wake(rollout) });
@@ -183,7 +187,7 @@ const openBroker = async (parts: Parts, rollouts: Rollouts, closers: Closers): P
     { host, port, tls, connectionsMax, connectionsPerAddressMax, rate, log, observer },
     connections,
     {
-      authenticate: (login) => authenticateDevice({ store, now }, login),
+      authenticate: (login) => authenticateDevice({ findDevice, now }, login),
       presence: (device, online) => ingest.presence(device, online),
       wantsDesired: (device) => greeter.greet(device),
       message: (device, channel, payload) => ingest.message(device, channel, payload),
@@ -201,7 +205,7 @@ const openHttp = async (
   mqttUrl: string,
   closers: Closers,
 ): Promise<FastifyInstance> => {
-  const { config, store, now, log, keyring, repository, objects, connections, metrics, version } = parts;
+  const { config, store, now, log, keyring, repository, objects, connections, findDevice, metrics, version } = parts;
   const uploads = openUploads({ objects, now });
   const housekeeping = startHousekeeping({
     store,
@@ -229,7 +233,7 @@ const openHttp = async (
     logger: requestLog(parts),
     tls: parts.tls,
     findOperator: (tokenSha256) => store.findOperator(tokenSha256),
-    verifyDevice: (login) => authenticateDevice({ store, now }, login),
+    verifyDevice: (login) => authenticateDevice({ findDevice, now }, login),
   });
   closers.add(() => app.close());
   metrics.serve(app);

@@ -2,18 +2,18 @@
 import type { Id } from '#shared/ids.ts';
 import { accept, type Result, refuse } from '#shared/problems.ts';
 import { readLogin, verifyLogin } from '#shared/trust/login.ts';
-import type { Store } from '../store/store.ts';
+import type { FindDevice } from './find-device.ts';
 
 /**
  * Refusals: `unauthenticated` (no login, an unknown device, a signature of another key), `clock-skew` (with the server's
  * time, so that a device whose clock is wrong can tell), `forbidden` (known, but waiting or rejected).
  */
 export const authenticateDevice = async (
-  deps: { store: Pick<Store, 'getDevice'>; now: () => number },
+  deps: { findDevice: FindDevice; now: () => number },
   login: string,
 ): Promise<Result<Id>> => {
   const claimed = readLogin(login);
-  const device = claimed === undefined ? undefined : await deps.store.getDevice(claimed.device);
+  const device = claimed === undefined ? undefined : await deps.findDevice(claimed.device);
   if (device === undefined) return refuse('unauthenticated', 'no device is known that could have signed this login');
   const now = deps.now();
   const verified = verifyLogin(login, device.publicKey, now);
