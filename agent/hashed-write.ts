@@ -11,7 +11,7 @@ const FLUSH_BYTES = 8 * 1024 * 1024;
 
 /**
  * Writes `body` at the file's position, in order, and feeds `hash` with the same bytes. While one batch is being written the next
- * one is received and hashed, so memory stays at two batches. `onWritten` gets the bytes of this call that the file has.
+ * one is received and hashed, so memory stays at two batches. `handle` is not used any more when this settles. `onWritten` gets the bytes of this call that the file has.
  * Whatever fails, everything that was received before is in the file when this rejects, so that a download can resume.
  */
 export const writeHashed = async (
@@ -25,6 +25,7 @@ export const writeHashed = async (
   let unflushed = 0;
   let written = 0;
   let writing: Promise<void> = Promise.resolve();
+  let flushing: Promise<void> = Promise.resolve();
   let batchedAt = performance.now();
 
   const writeBatch = async (): Promise<void> => {
@@ -40,7 +41,10 @@ export const writeHashed = async (
       onWritten?.(written);
       if (unflushed < FLUSH_BYTES) return;
       unflushed = 0;
-      await handle.datasync();
+      // While one flush is under way writing goes on; only the next flush waits for it.
+      await flushing;
+      flushing = handle.datasync();
+      flushing.catch(() => undefined);
     })();
     // Awaited at the next batch; until then a failure must not count as unhandled.
     writing.catch(() => undefined);
@@ -56,6 +60,7 @@ export const writeHashed = async (
   } finally {
     if (batchBytes > 0) await writeBatch();
     await writing;
+    await flushing;
   }
   return written;
 };

@@ -48,6 +48,9 @@ export const openReporter = (options: ReporterOptions): Reporter => {
   const sentReceipts = new Map<number, Id>();
   let newestSent = 0;
   let repeats = 0;
+  /** Counts what happened; a report that took a while must not hide what changed meanwhile. */
+  let changes = 0;
+  let changesSent = 0;
   let reporting: NodeJS.Timeout | undefined;
   let beating: NodeJS.Timeout | undefined;
   let stopped = false;
@@ -58,6 +61,7 @@ export const openReporter = (options: ReporterOptions): Reporter => {
   };
 
   const report = async (): Promise<void> => {
+    const changesBefore = changes;
     try {
       const { install, desiredSeq, floor } = machine.memory();
       const receipt = receiptOf(install);
@@ -76,11 +80,12 @@ export const openReporter = (options: ReporterOptions): Reporter => {
       };
       if (stopped || !link().publish('state', message)) return;
       newestSent = message.seq;
+      changesSent = changesBefore;
       if (receipt !== null) sentReceipts.set(message.seq, receipt.deployment);
       for (const old of [...sentReceipts.keys()].slice(0, -SENT_MAX)) sentReceipts.delete(old);
       const waitMs = REPEAT.firstMs / 2 + backoffMs(repeats, REPEAT, Math.random());
       repeats += 1;
-      schedule(waitMs);
+      schedule(changes === changesBefore ? waitMs : GAP_MS);
     } catch (error) {
       if (stopped) return;
       log.error({ event: 'report-failed', err: error }, 'a report could not be made');
@@ -115,6 +120,7 @@ export const openReporter = (options: ReporterOptions): Reporter => {
   return {
     changed: () => {
       repeats = 0;
+      changes += 1;
       schedule(GAP_MS);
     },
     connected: () => {
@@ -133,7 +139,7 @@ export const openReporter = (options: ReporterOptions): Reporter => {
       sentReceipts.delete(seq);
       const waiting = receiptOf(machine.memory().install);
       if (waiting !== null && waiting.deployment === deployment) machine.send({ kind: 'acknowledged' });
-      if (seq === newestSent) clearTimeout(reporting);
+      if (seq === newestSent && changes === changesSent) clearTimeout(reporting);
     },
     stop: () => {
       stopped = true;

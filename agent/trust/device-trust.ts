@@ -4,6 +4,7 @@
  */
 import { TUF_METADATA, TUF_TARGETS } from '#shared/device-api.ts';
 import { type Id, manifestPath, type Sha256 } from '#shared/ids.ts';
+import { oneAtATime } from '#shared/in-turn.ts';
 import { MANIFEST_BYTES_MAX, Manifest } from '#shared/manifest.ts';
 import type { Desired, DesiredLeaf, Instruction } from '#shared/messages.ts';
 import { sha256Hex } from '#shared/trust/canonical.ts';
@@ -67,19 +68,22 @@ export const openDeviceTrust = async (options: {
   const { dir, ...rest } = options;
   const trust: Trust = { ...rest, files: await openTrustFiles(dir), rootProbedAt: null };
   let rooted = (await loadRoot(trust.files)) !== undefined;
+  const inTurn = oneAtATime();
   return {
-    pinRoot: async (sha256) => {
-      const pinned = await pinRoot(trust, sha256);
-      rooted ||= pinned.ok;
-      return pinned;
-    },
+    pinRoot: (sha256) =>
+      inTurn(async () => {
+        const pinned = await pinRoot(trust, sha256);
+        rooted ||= pinned.ok;
+        return pinned;
+      }),
     hasRoot: () => rooted,
-    checkDesired: (desired) => checkDesired(trust, desired),
-    acceptSeq: async (seq) => {
-      const before = trust.files.remembered();
-      if (seq > before.seq) await trust.files.remember({ ...before, seq });
-    },
-    checkManifest: (instruction, device) => checkManifest(trust, instruction, device),
+    checkDesired: (desired) => inTurn(() => checkDesired(trust, desired)),
+    acceptSeq: (seq) =>
+      inTurn(async () => {
+        const before = trust.files.remembered();
+        if (seq > before.seq) await trust.files.remember({ ...before, seq });
+      }),
+    checkManifest: (instruction, device) => inTurn(() => checkManifest(trust, instruction, device)),
   };
 };
 

@@ -1,0 +1,145 @@
+import { readdir, readFile, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { type CrashRig, openCrashRig } from './crash-rig.ts';
+import { APPS, readSelector, until } from './harness.ts';
+
+// The fault cases 4 to 8, 12 and 13.
+
+let rig: CrashRig;
+beforeAll(async () => {
+  rig = await openCrashRig();
+});
+afterAll(() => rig.close());
+beforeEach(() => rig.reset());
+
+describe('from activation on', () => {
+  test('4: killed with `activating` recorded, boot selector not written: idempotent retry', async () => {
+    const device = await rig.settledDevice();
+    const release = await rig.crashAt(device, 'journal.activating');
+    expect(await readSelector(device.dataDir)).toMatchObject({ active: 'a', trial: null });
+    await rig.finish(device);
+    rig.expectCommitted(release);
+  });
+
+  test('5: killed with the boot selector written, reboot not done: reboots, writes nothing again', async () => {
+    const device = await rig.settledDevice();
+    const release = await rig.crashAt(device, 'slots.activate.written');
+    expect(await readSelector(device.dataDir)).toMatchObject({ active: 'a', trial: { slot: 'b', triesLeft: 3 } });
+    await rig.finish(device, 'slots.activate.written');
+    rig.expectCommitted(release);
+  });
+
+  test('6: killed during the health gate: gate restarts', async () => {
+    const device = await rig.settledDevice();
+    const release = await rig.crashAt(device, 'journal.trial');
+    const agent = await rig.finish(device);
+    rig.expectCommitted(release);
+    expect(agent.states()).toContain('committing');
+  });
+
+  test('6: killed during the health gate: its deadline is kept', async () => {
+    const device = await rig.settledDevice();
+    const deadlineMs = 3_000;
+    const health = { checks: [{ kind: 'command', command: ['false'] }], soakMs: 0, deadlineMs, intervalMs: 50 };
+    await rig.crashAt(device, 'journal.trial', APPS.good, { health });
+    const killedAt = Date.now();
+    await until('some of the deadline has passed', () => Date.now() > killedAt + 1_000);
+    const agent = await rig.finish(device);
+    const [receipt] = rig.server.state.receipts;
+    expect(receipt).toMatchObject({
+      outcome: 'reverted',
+      error: { code: expect.stringMatching(/^(SELFTEST_FAILED|TRIAL_DEADLINE)$/) },
+      running: { version: '1.0.0' },
+    });
+    const trial = rig.server.state.reports.find(({ deployment }) => deployment?.state === 'trial');
+    expect(trial?.deployment?.since).toBeLessThanOrEqual(killedAt);
+    const started = agent.lines.find(({ event }) => event === 'agent-started') as unknown as { time: string };
+    // Less than a whole deadline after the restart.
+    expect(receipt!.at - Date.parse(started.time)).toBeLessThan(deadlineMs);
+  });
+
+  test.each(['journal.committing', 'slots.commit.written', 'journal.committed'])(
+    '7: killed around commit (%s): converges to committed, reported once',
+    async (step) => {
+      const device = await rig.settledDevice();
+      const release = await rig.crashAt(device, step);
+      await rig.finish(device);
+      rig.expectCommitted(release);
+      expect(await readSelector(device.dataDir)).toMatchObject({ active: 'b', trial: null });
+    },
+  );
+
+  test('7: a receipt whose acknowledgement was lost is sent again as it was, and counts once', async () => {
+    const device = await rig.settledDevice();
+    rig.server.state.acknowledge = false;
+    const agent = device.start();
+    const release = await rig.publishNext(APPS.good);
+    rig.server.desire(release.instruction);
+    await until('the receipt has come', () => rig.server.state.receipts.length > 0);
+    agent.kill();
+    await agent.ended;
+    rig.server.state.acknowledge = true;
+    const again = device.start();
+    await until('it is idle', () => again.states().at(-1) === 'idle');
+    rig.expectCommitted(release);
+  });
+
+  test.each(['journal.reverting', 'slots.revert.written', 'journal.verifying-revert', 'journal.reverted'])(
+    '8: killed in revert (%s): revert completes',
+    async (step) => {
+      const device = await rig.settledDevice();
+      const release = await rig.crashAt(device, step, APPS.crashing);
+      await rig.finish(device);
+      expect(rig.server.state.receipts).toMatchObject([
+        {
+          deployment: release.instruction.deployment,
+          outcome: 'reverted',
+          error: { code: 'TRIAL_CRASHED' },
+          running: { version: '1.0.0', slot: 'a' },
+        },
+      ]);
+      expect(await readSelector(device.dataDir)).toMatchObject({ active: 'a', trial: null });
+    },
+  );
+
+  test('an agent that is killed at every boot of a trial uses up its tries, and the device returns to what ran before', async () => {
+    const device = await rig.settledDevice();
+    await rig.crashAt(device, 'slots.boot.counted');
+    for (let boots = 0; boots < 2; boots += 1) await device.start('slots.boot.counted').ended;
+    await rig.finish(device);
+    expect(rig.server.state.receipts).toMatchObject([
+      { outcome: 'reverted', error: { code: 'TRIAL_CRASHED' }, running: { version: '1.0.0' } },
+    ]);
+  });
+});
+
+describe('the journal', () => {
+  test('12: truncated journal tail at the start: previous record used', async () => {
+    const device = await rig.settledDevice();
+    const release = await rig.crashAt(device, 'journal.trial');
+    const file = join(device.dataDir, 'journal');
+    const bytes = await readFile(file);
+    await writeFile(file, bytes.subarray(0, bytes.length - 7));
+    const agent = await rig.finish(device);
+    expect(agent.lines.map(({ event }) => event)).toContain('journal-torn-tail');
+    rig.expectCommitted(release);
+  });
+
+  test('13: bit flip in the middle of the journal: quarantined, state rebuilt from the slots', async () => {
+    const device = await rig.settledDevice();
+    const release = await rig.crashAt(device, 'journal.trial');
+    const file = join(device.dataDir, 'journal');
+    const bytes = await readFile(file);
+    bytes[Math.floor(bytes.length / 2)]! ^= 1;
+    await writeFile(file, bytes);
+    const agent = await rig.finish(device);
+    const events = agent.lines.map(({ event }) => event);
+    expect(events).toContain('journal-quarantined');
+    expect(events).toContain('trial-forgotten');
+    expect(await readdir(device.dataDir)).toContain('journal.damaged-1');
+    // What the server desires is begun again, and the floor was not forgotten.
+    rig.expectCommitted(release);
+    expect(rig.server.state.reports.every(({ floor }) => floor >= 1)).toBe(true);
+  });
+});
