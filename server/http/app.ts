@@ -6,9 +6,12 @@ import { randomUUID } from 'node:crypto';
 import {
   type FastifyBaseLogger,
   type FastifyInstance,
+  type FastifyReply,
+  type FastifyRequest,
   type FastifySerializerCompiler,
   type FastifyServerOptions,
   fastify,
+  LogController,
 } from 'fastify';
 import { serializerCompiler } from 'fastify-type-provider-zod';
 import { z } from 'zod';
@@ -81,6 +84,7 @@ export const buildApp = async (deps: AppDeps): Promise<FastifyInstance> => {
 const serverOptions = (deps: AppDeps): FastifyServerOptions => ({
   ...(deps.logger === undefined ? { logger: false } : { loggerInstance: deps.logger }),
   ...(deps.tls === undefined ? {} : { https: { ...deps.tls, minVersion: 'TLSv1.2' } }),
+  logController: new LogController({ disableRequestLogging: true, requestIdLogLabel: 'requestId' }),
   genReqId: () => randomUUID(),
   requestIdHeader: false,
   bodyLimit: BODY_BYTES_MAX,
@@ -132,12 +136,39 @@ const guard = (app: FastifyInstance, credentials: Credentials): void => {
       void reply.header('content-security-policy', "default-src 'none'; frame-ancestors 'none'");
     }
   });
-  app.addHook('onResponse', async (request) => {
+  app.addHook('onResponse', async (request, reply) => {
+    logRequest(request, reply);
     if (!isUnread(request.raw)) return;
     const { socket } = request.raw;
     const timer = setTimeout(() => socket.destroy(), DRAIN_MS_MAX);
     socket.once('close', () => clearTimeout(timer));
   });
+};
+
+/** One line a request: what changes something is worth reading, what only reads (devices ask all day) is for debugging. */
+const logRequest = (request: FastifyRequest, reply: FastifyReply): void => {
+  const { method } = request;
+  const line = {
+    event: 'http-request',
+    method,
+    path: request.url.split('?', 1)[0],
+    status: reply.statusCode,
+    ms: Math.round(reply.elapsedTime),
+    by: nameOf(request.who),
+  };
+  const level = method === 'GET' || method === 'HEAD' ? 'debug' : 'info';
+  request.log[level](line, `${method} ${line.path} ${line.status}`);
+};
+
+const nameOf = (who: Who | undefined): string => {
+  switch (who?.kind) {
+    case 'operator':
+      return who.name;
+    case 'device':
+      return `device:${who.device}`;
+    default:
+      return 'public';
+  }
 };
 
 /** Is there a long body that nobody has read to its end? */

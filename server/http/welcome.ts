@@ -17,10 +17,9 @@ const PAGE = (version: string): string => `<!doctype html>
 <h1>Sluice</h1>
 <p class="lead">Updates fleets of devices over the air, wave by wave, and stops by itself when an update is bad.</p>
 <dl>
-<dt><a href="/docs">/docs</a></dt><dd>The API, to read and to try</dd>
+<dt><a href="/docs">/docs</a></dt><dd>The API, to read and to try out</dd>
 <dt><a href="/openapi.json">/openapi.json</a></dt><dd>The same for programs (OpenAPI 3.1)</dd>
 <dt><a href="/health">/health</a></dt><dd>Whether this server is well</dd>
-<dt><a href="/tuf/metadata/timestamp.json">/tuf/metadata/</a></dt><dd>The signed metadata that devices trust</dd>
 </dl>
 <p>From a shell: <code>npx sluice login</code>, then <code>npx sluice device list</code> or <code>npx sluice rollout watch</code>.</p>
 <p><small>Version ${version}</small></p>
