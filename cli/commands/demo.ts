@@ -30,7 +30,7 @@ const runDemo = async (flags: Flags): Promise<void> => {
     } else if (flags.json === true) printJson(finale.result);
   } catch (error) {
     if (signal.aborted) {
-      printError('\nStopped; cleaning up.');
+      printError(`\nStopped by ${String(signal.reason)}; cleaning up.`);
       process.exitCode = 130;
       return;
     }
@@ -43,9 +43,9 @@ const runDemo = async (flags: Flags): Promise<void> => {
   }
 };
 /** When a process ended, that is the reason, and not whatever noticed first that it is gone. */
-const rootOf = async (error: unknown, processes: Processes): Promise<CliFailure> => {
+const rootOf = async (noticed: unknown, processes: Processes): Promise<CliFailure> => {
   const ended = processes.failure.catch((failure: unknown) => failure);
-  const cause: unknown = (await Promise.race([ended, pause(500)])) ?? error;
+  const cause: unknown = (await Promise.race([ended, pause(500)])) ?? noticed;
   return cause instanceof CliFailure ? cause : new CliFailure(messageOf(cause), { cause });
 };
 const messageOf = (error: unknown): string => (error instanceof Error ? error.message : String(error));

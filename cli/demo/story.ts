@@ -173,7 +173,7 @@ const startDevices = async (stage: Stage, admin: Client, server: z.infer<typeof 
     for (;;) {
       const { items } = await admin.call(routes.deviceList, {});
       if (items.filter(({ online }) => online).length === DEVICES.length) return;
-      await pause(POLL_MS);
+      await pause(POLL_MS, undefined, { signal: stage.signal });
     }
   };
   await before(stage, connected(), START_MS_MAX, 'The start of the devices');
@@ -213,20 +213,21 @@ const rollOut = async (stage: Stage, admin: Client, ci: Ci, sample: string): Pro
   await ci.client.call(routes.releaseStage, { params: { release }, body: { channel: 'production' } });
   const cohorts = [{ cohort: 'canary' }, { cohort: 'everyone' }];
   const { id } = await admin.call(routes.rolloutCreate, { body: { release, cohorts, policy: POLICY } });
-  const view = await before(stage, follow(stage.view, admin, id), ROLLOUT_MS_MAX, `The rollout of ${release}`);
+  const view = await before(stage, follow(stage, admin, id), ROLLOUT_MS_MAX, `The rollout of ${release}`);
   stage.view.settle();
   return view;
 };
 
 /** Until nothing moves any more: completed, or halted with every device that had begun at its outcome. */
-const follow = async (view: View, admin: Client, rollout: Id): Promise<RolloutView> => {
+const follow = async ({ view, signal }: Stage, admin: Client, rollout: Id): Promise<RolloutView> => {
   for (;;) {
     const snapshot = await look(admin, rollout);
+    signal.throwIfAborted();
     view.show(snapshot);
     const { state, counts } = snapshot.rollout;
     const moving = OPEN_STATES.some((open) => counts[open] > 0);
     if (state === 'completed' || ((state === 'halted' || state === 'aborted') && !moving)) return snapshot.rollout;
-    await pause(POLL_MS);
+    await pause(POLL_MS, undefined, { signal });
   }
 };
 
