@@ -9,7 +9,7 @@ export const Id = z
 export type Id = z.infer<typeof Id>;
 
 /** The hardware tag that a bundle and a device share. Also stands in TUF paths. */
-export const Compatible = Id;
+export const Compatible = Id.describe('the hardware tag that a bundle and a device share');
 
 /** Lower-case hexadecimal SHA-256. */
 export const Sha256 = z

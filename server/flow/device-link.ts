@@ -1,6 +1,7 @@
 /** The port through which flows reach connected devices. The embedded broker implements it; nothing here promises delivery. */
-import type { Ack, Desired } from '#shared/messages.ts';
+
 import type { Id } from '#shared/ids.ts';
+import type { Ack, Desired } from '#shared/messages.ts';
 
 export type DeviceLink = {
   /** Push a desired document to the device if it is connected now; a device that connects later gets its newest one then. */
