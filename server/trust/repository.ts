@@ -9,6 +9,7 @@ import { mkdir } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { readFileIfThere, syncFolder, writeFileDurably } from '#shared/durable.ts';
 import { Id, type Sha256 } from '#shared/ids.ts';
+import { oneAtATime } from '#shared/in-turn.ts';
 import { LOG_ROLE } from '#shared/trust/audit-export.ts';
 import { sha256Hex } from '#shared/trust/canonical.ts';
 import { isPathOf, roleOfProduct } from '#shared/trust/delegation.ts';
@@ -83,15 +84,6 @@ export const openRepository = async (options: {
 
 /** What the functions below share: `published` is what the timestamp on disk names, and only `publish` sets it. */
 type Writer = { files: MetadataFiles; keyring: Keyring; now: () => number; roots: string[]; published: Published };
-
-const oneAtATime = () => {
-  let last: Promise<unknown> = Promise.resolve();
-  return <T>(work: () => Promise<T>): Promise<T> => {
-    const result = last.then(work);
-    last = result.catch(() => undefined);
-    return result;
-  };
-};
 
 /** The first start, or what a crash in the middle of it left to do. */
 const initialise = async (writer: Writer): Promise<void> => {

@@ -1,6 +1,5 @@
 import { mkdir, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { createServer, type Server } from 'node:http';
-import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import { Updater } from 'tuf-js';
 import { afterEach, describe, expect, test } from 'vitest';
@@ -17,15 +16,18 @@ afterEach(async () => {
 });
 /** Serves the repository as the server does: through `read`. */
 const serve = async (repository: Pick<Repository, 'read'>): Promise<string> => {
-  const server = createServer(async (request, response) => {
+  const server = createServer((request, response) => {
     const [, , kind, ...name] = (request.url ?? '').split('/').map(decodeURIComponent);
-    const bytes = await repository.read(kind === 'metadata' ? 'metadata' : 'targets', name.join('/'));
-    response.writeHead(bytes === undefined ? 404 : 200).end(bytes);
+    repository.read(kind === 'metadata' ? 'metadata' : 'targets', name.join('/')).then(
+      (bytes) => response.writeHead(bytes === undefined ? 404 : 200).end(bytes),
+      () => response.writeHead(500).end(),
+    );
   });
   servers.push(server);
   await new Promise<void>((ready) => server.listen(0, '127.0.0.1', ready));
-  const address = server.address() as AddressInfo;
-  return `http://127.0.0.1:${address.port}/tuf`;
+  const address = server.address();
+  if (typeof address !== 'object') throw new Error('the server listens nowhere');
+  return `http://127.0.0.1:${address?.port}/tuf`;
 };
 
 /** A TUF client that knows nothing of Sluice but the root. */
