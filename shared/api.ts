@@ -419,7 +419,7 @@ export const routes = {
     summary: 'Plan a rollout: freeze its cohorts, cut its waves, and start',
     body: z.strictObject({
       release: ReleaseRef,
-      channel: Id.default('production' as Id),
+      channel: Id.default(Id.parse('production')),
       cohorts: z.array(CohortPlan).min(1).max(32),
       policy: Policy.prefault({}),
       startAt: Millis.optional(),

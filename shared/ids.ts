@@ -48,7 +48,7 @@ export const text = (charsMax: number) =>
   z
     .string()
     .max(charsMax)
-    .refine((value) => !/[\u0000-\u0008\u000B-\u001F\u007F]/.test(value), 'must not contain control characters');
+    .refine((value) => !/[^\P{Cc}\n\t]/u.test(value), 'must not contain control characters');
 
 export const unreachable = (value: never): never => {
   throw new Error(`unreachable: ${JSON.stringify(value)}`);

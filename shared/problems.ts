@@ -28,7 +28,8 @@ export const PROBLEMS = {
 } as const satisfies Record<string, readonly [number, string]>;
 
 export type ProblemCode = keyof typeof PROBLEMS;
-export const PROBLEM_CODES = Object.keys(PROBLEMS) as [ProblemCode, ...ProblemCode[]];
+// oxlint-disable-next-line typescript/no-unsafe-type-assertion -- Object.keys forgets what the keys are
+const PROBLEM_CODES = Object.keys(PROBLEMS) as [ProblemCode, ...ProblemCode[]];
 
 /** The body of every error answer, `application/problem+json` (RFC 9457, section 3). */
 export const Problem = z.object({

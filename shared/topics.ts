@@ -20,5 +20,6 @@ const UP_TOPIC = new RegExp(`^${PREFIX}/d/([A-Za-z0-9_-]{1,64})/up/(${UP.join('|
 /** What an up topic says, or undefined when it is none of ours. */
 export const parseUp = (topic: string): { device: Id; channel: UpChannel } | undefined => {
   const match = UP_TOPIC.exec(topic);
-  return match === null ? undefined : { device: Id.parse(match[1]), channel: match[2] as UpChannel };
+  const channel = UP.find((name) => name === match?.[2]);
+  return channel === undefined ? undefined : { device: Id.parse(match?.[1]), channel };
 };
