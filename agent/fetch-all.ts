@@ -60,7 +60,7 @@ const fetchOne = async (
           attempts = 0;
         }
         options.onProgress(bytesBefore + bytesDone, bytesTotal);
-        if (bytesDone > artifact.bytes / 2) crashPoint('fetch.half');
+        if (bytesBefore + bytesDone > bytesTotal / 2) crashPoint('fetch.half');
       },
     });
     if (result.ok) return result;

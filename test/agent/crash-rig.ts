@@ -48,7 +48,7 @@ export const openCrashRig = async () => {
       const agent = device.start(killAt);
       const facts = () => [agent.lines.map(({ msg }) => msg), agent.errorOutput()];
       const isDone = () => server.state.receipts.length > before && agent.states().at(-1) === 'idle';
-      await until('it reports the outcome and is idle', isDone, 20_000, facts);
+      await until('it reports the outcome and is idle', isDone, 20_000, () => [facts(), server.state.requests]);
       await until('it reports what runs', () => server.state.reports.at(-1)?.deployment === null, 20_000, facts);
       return agent;
     },
