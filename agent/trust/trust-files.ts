@@ -12,8 +12,8 @@ import { Millis } from '#shared/ids.ts';
  * `seq`: the highest that was accepted; `floor`: the latest time that the director attested. Kept in two copies, of which the
  * higher counts, so that one damaged file does not let old instructions in again.
  */
-export const Remembered = z.object({ seq: z.number().int().min(0), floor: Millis });
-export type Remembered = z.infer<typeof Remembered>;
+const Remembered = z.object({ seq: z.number().int().min(0), floor: Millis });
+type Remembered = z.infer<typeof Remembered>;
 const COPIES = ['state.json', 'state.copy.json'] as const;
 
 export type TrustFiles = {

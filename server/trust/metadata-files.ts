@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { readFileIfThere, writeFileDurably } from '#shared/durable.ts';
 
 const FILE = /^([1-9]\d{0,14})\.([A-Za-z0-9_-]{1,80})\.json$/;
-export const TIMESTAMP_FILE = 'timestamp.json';
+const TIMESTAMP_FILE = 'timestamp.json';
 
 export type MetadataFiles = {
   read(role: string, version: number): Promise<string | undefined>;

@@ -21,7 +21,7 @@ import { delegationOf, isSignedByRole, parseTuf, type TufDocument } from './tuf.
 /** The role in targets metadata whose key signs checkpoints. */
 export const LOG_ROLE = 'log';
 /** Longer than the longest possible line: the header has up to a hundred roots. */
-export const EXPORT_LINE_CHARS_MAX = 16_000_000;
+const EXPORT_LINE_CHARS_MAX = 16_000_000;
 
 const Header = z.strictObject({
   type: z.literal('sluice/audit-export/1'),

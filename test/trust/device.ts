@@ -9,7 +9,7 @@ import type { Signer } from '#shared/trust/signers.ts';
 import { parseTuf, signTuf, type TufKind, type TufSigned } from '#shared/trust/tuf.ts';
 import { COMPATIBLE, DAY_MS, manifestOf, newFolder, PRODUCT, type ThrowAway, throwAway } from './throw-away.ts';
 
-export const DEVICE = Id.parse('gw-01');
+const DEVICE = Id.parse('gw-01');
 export const BUILD_TIME = Date.UTC(2026, 0);
 export const METADATA = '/tuf/metadata/';
 
