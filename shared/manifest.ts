@@ -116,7 +116,8 @@ export const Manifest = z
   })
   .superRefine((manifest, context) => {
     const names = [...manifest.artifacts, ...manifest.attachments].map((part) => part.name);
-    if (new Set<string>(names).size !== names.length) context.addIssue({ code: 'custom', message: 'names must be distinct' });
+    if (new Set<string>(names).size !== names.length)
+      context.addIssue({ code: 'custom', message: 'names must be distinct' });
     const bytes = manifest.artifacts.reduce((sum, artifact) => sum + artifact.bytes, 0);
     if (bytes > ARTIFACT_BYTES_MAX) context.addIssue({ code: 'custom', message: 'artifacts are too large together' });
   });
