@@ -68,7 +68,10 @@ export const readDeployments = (sql: Sql, ids: readonly Id[]): DeploymentRecord[
 
 type Count = { wave: number; state: DeploymentState; overdue: OverdueClass | null; devices: number };
 
-/** The definition is `countOutcomes` of domain/deployment.ts; the contract suite holds this query against it. */
+/**
+ * The definition is `countOutcomes` of domain/deployment.ts; the contract suite holds this query against it. CAST, because
+ * numbers are bound as REAL, and dividing by one would give every millisecond a bin of its own.
+ */
 const OUTCOME_BINS = `
   WITH judged AS (
     SELECT cohort, compatible, wave, CASE
@@ -81,8 +84,8 @@ const OUTCOME_BINS = `
       END AS outcome, ifnull(accepted_at, offered_at) AS start, decided_at - accepted_at AS delay
     FROM deployments WHERE rollout = ?)
   SELECT cohort, compatible, wave, outcome,
-    iif(outcome IN ('planned', 'skipped'), NULL, start / ?) AS startBin,
-    iif(outcome = 'healthy', max(0, delay / ?), NULL) AS delayBins, count(*) AS devices
+    iif(outcome IN ('planned', 'skipped'), NULL, start / CAST(? AS INTEGER)) AS startBin,
+    iif(outcome = 'healthy', max(0, delay / CAST(? AS INTEGER)), NULL) AS delayBins, count(*) AS devices
   FROM judged GROUP BY 1, 2, 3, 4, 5, 6`;
 
 const numberOf = (sql: Sql, id: string): number | undefined =>
