@@ -56,7 +56,7 @@ test('an application runs in its slot, on the Node of the agent, and sees its ow
 
 test('stopping ends the application by SIGTERM and leaves neither process nor pid file', async () => {
   const { dir, supervisor, exits } = await supervise({ port: 0 });
-  await supervisor.start(application('serve.ts'));
+  await supervisor.start(application('serve.mjs'));
   await until(async () => (await supervisor.lastOutput(1_000)).includes('ready'));
   const running = supervisor.running();
   expect(running).toMatchObject({ slot: 'a' });
@@ -71,7 +71,7 @@ test('stopping ends the application by SIGTERM and leaves neither process nor pi
 
 test('what ignores SIGTERM, or has left the process group, is killed', async () => {
   const { dir, supervisor } = await supervise({ stopMs: 100 });
-  await supervisor.start(application('stubborn.ts'));
+  await supervisor.start(application('stubborn.mjs'));
   await until(async () => (await supervisor.lastOutput(1_000)).includes('child'));
   await until(async () => (await leftOf(dir)).length === 2);
   await supervisor.stop();
@@ -80,7 +80,7 @@ test('what ignores SIGTERM, or has left the process group, is killed', async () 
 
 test('on trial an exit is told and nothing starts again by itself', async () => {
   const { supervisor, exits } = await supervise();
-  await supervisor.start(application('crash.ts'));
+  await supervisor.start(application('crash.mjs'));
   await until(() => exits.length === 1);
   expect(exits[0]).toMatchObject({ slot: 'a', code: 3, signal: null, restartInMs: null });
   expect(supervisor.running()).toBeNull();
@@ -89,14 +89,14 @@ test('on trial an exit is told and nothing starts again by itself', async () => 
 
 test('after a commit an exit starts it again, each time after a longer wait', async () => {
   const { supervisor, exits } = await supervise();
-  await supervisor.start(application('crash.ts', { onExit: 'restart' }));
+  await supervisor.start(application('crash.mjs', { onExit: 'restart' }));
   await until(() => exits.length === 4);
   expect(exits.map((exit) => exit.restartInMs)).toEqual([10, 20, 40, 80]);
 });
 
 test('a commit makes a running trial one that is kept running', async () => {
   const { supervisor, exits } = await supervise();
-  await supervisor.start(application('serve.ts'));
+  await supervisor.start(application('serve.mjs'));
   const first = supervisor.running()!.pid;
   supervisor.keepRunning();
   process.kill(-first, 'SIGKILL');
@@ -106,9 +106,9 @@ test('a commit makes a running trial one that is kept running', async () => {
 
 test('starting another application ends the first one before', async () => {
   const { supervisor, exits } = await supervise();
-  await supervisor.start(application('serve.ts', { slot: 'a' }));
+  await supervisor.start(application('serve.mjs', { slot: 'a' }));
   const first = supervisor.running()!.pid;
-  await supervisor.start(application('serve.ts', { slot: 'b' }));
+  await supervisor.start(application('serve.mjs', { slot: 'b' }));
   expect(await alive(first)).toBe(false);
   expect(supervisor.running()?.slot).toBe('b');
   expect(exits).toEqual([]);
@@ -119,7 +119,7 @@ test('a command that does not exist exits with 127; a folder that does not exist
   expect(await supervisor.start(application('', { command: ['no-such-command'] }))).toEqual({ ok: true });
   await until(() => exits.length === 1);
   expect(exits[0]?.code).toBe(127);
-  const refused = await supervisor.start(application('serve.ts', { folder: join(apps, 'nowhere') }));
+  const refused = await supervisor.start(application('serve.mjs', { folder: join(apps, 'nowhere') }));
   expect(refused).toMatchObject({ ok: false });
   expect(supervisor.running()).toBeNull();
 });
@@ -171,7 +171,7 @@ const killedAgent = async (dir: string, script: string): Promise<number> => {
 
 test('what a killed agent has left running is killed by the next, whatever group it is in', async () => {
   const dir = await folder();
-  const pid = await killedAgent(dir, 'stubborn.ts');
+  const pid = await killedAgent(dir, 'stubborn.mjs');
   expect(await alive(pid)).toBe(true);
   expect(await leftOf(dir)).toHaveLength(2);
   const { supervisor } = await supervise({ dir, stopMs: 100 });

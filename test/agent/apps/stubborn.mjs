@@ -3,7 +3,7 @@ import { spawn } from 'node:child_process';
 
 process.on('SIGTERM', () => console.log('no'));
 if (process.argv[2] !== 'child') {
-  const child = spawn(process.execPath, [process.argv[1]!, 'child'], { detached: true, stdio: 'ignore' });
+  const child = spawn(process.execPath, [process.argv[1], 'child'], { detached: true, stdio: 'ignore' });
   console.log(`child ${child.pid}`);
 }
 setInterval(() => undefined, 1_000);

@@ -1,0 +1,285 @@
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { chmod, mkdtemp, readdir, readFile, rm, stat, symlink, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import * as fc from 'fast-check';
+import { expect, test } from 'vitest';
+import { openDirectorySlots, slotFolder } from '#agent/slots/directories.ts';
+import { other, type Slots } from '#agent/slots/slots.ts';
+import {
+  COPIES,
+  deploy,
+  fakeSupervisor,
+  flipByte,
+  folder,
+  install,
+  makeRelease,
+  newestSelector,
+  pair,
+  REFUSED,
+  type Release,
+  sha256,
+  viewOf,
+} from './slot-pair.ts';
+
+const DAMAGE: Record<string, (slot: string) => Promise<void>> = {
+  'a flipped bit': (slot) => flipByte(join(slot, 'lib/deep/data'), 40_000),
+  'a flipped bit in a file that was linked': (slot) => flipByte(join(slot, 'etc/settings'), 3),
+  'a missing file': (slot) => rm(join(slot, 'app.js')),
+  'an extra file': (slot) => writeFile(join(slot, 'lib/extra'), ''),
+  'a truncated file': (slot) => writeFile(join(slot, 'lib/deep/data'), Buffer.alloc(10)),
+  'a file that is no longer executable': (slot) => chmod(join(slot, 'app.js'), 0o644),
+  'a link to elsewhere': async (slot) => {
+    await rm(join(slot, 'lib/main.js'));
+    await symlink('deep/data', join(slot, 'lib/main.js'));
+  },
+  'a link instead of a file': async (slot) => {
+    await rm(join(slot, 'app.js'));
+    await symlink('lib/deep/data', join(slot, 'app.js'));
+  },
+  'a damaged list of files': (slot) => flipByte(`${slot}.files`, 100),
+};
+for (const [what, damage] of Object.entries(DAMAGE)) {
+  test(`${what} in the slot is found when it is read back, and it can not be activated`, async () => {
+    const { slots, release, pairDir } = await pair();
+    await deploy(slots, 'a', await release('1.0.0'), 'd1');
+    const { manifest, digest, fetched } = await release('2.0.0');
+    await slots.prepare('b');
+    await slots.write('b', manifest, digest, fetched);
+    await damage(slotFolder(pairDir, 'b'));
+    expect(await slots.verify('b')).toMatchObject({ ok: false, code: 'WRITE_VERIFY' });
+    expect(await slots.activate('b', { tries: 1, deployment: 'd2' })).toMatchObject({ ok: false });
+    expect(await slots.boot()).toEqual({ booted: 'a', trial: false });
+  });
+}
+
+test('a slot that was bootable and is damaged is not bootable any more once that is seen', async () => {
+  const { slots, release, pairDir } = await pair();
+  await install(slots, 'b', await release('1.0.0'));
+  await flipByte(join(slotFolder(pairDir, 'b'), 'app.js'), 0);
+  await slots.verify('b');
+  expect((await viewOf(slots)).slots.b).toEqual({ state: 'unbootable' });
+});
+
+test('an artifact that changed on the disk after it was fetched is refused', async () => {
+  const { slots, release } = await pair();
+  const { manifest, digest, fetched } = await release('1.0.0');
+  await slots.prepare('a');
+  await flipByte(fetched[0]!.file, 4); // the time in the gzip header: it still unpacks
+  expect(await slots.write('a', manifest, digest, fetched)).toMatchObject({ ok: false, code: 'TARGET_HASH' });
+  await writeFile(fetched[1]!.file, 'longer than it was when it was fetched');
+  expect(await slots.write('a', manifest, digest, fetched)).toMatchObject({ ok: false, code: 'TARGET_HASH' });
+  await rm(fetched[1]!.file);
+  expect(await slots.write('a', manifest, digest, fetched)).toMatchObject(REFUSED);
+});
+
+test('a release that is bigger than the slot is refused before any write', async () => {
+  const { slots, release, pairDir } = await pair({ slotBytesMax: 200 });
+  const { manifest, digest, fetched } = await release('1.0.0');
+  await slots.prepare('a');
+  const before = await readdir(pairDir, { recursive: true });
+  expect(await slots.write('a', manifest, digest, fetched)).toMatchObject({ ok: false, code: 'NO_SPACE' });
+  expect(await readdir(pairDir, { recursive: true })).toEqual(before);
+});
+
+test('a compressed tree that grows bigger than the slot is endless data', async () => {
+  const { slots, release } = await pair({ slotBytesMax: 40_000 });
+  const { manifest, digest, fetched } = await release('1.0.0');
+  await slots.prepare('a');
+  expect(await slots.write('a', manifest, digest, fetched)).toMatchObject({ ok: false, code: 'ENDLESS_DATA' });
+  expect((await viewOf(slots)).slots.a).toEqual({ state: 'unbootable' });
+});
+
+const TEARS: Record<string, (file: string) => Promise<void>> = {
+  'torn off': async (file) => writeFile(file, (await readFile(file)).subarray(0, 40)),
+  emptied: (file) => writeFile(file, ''),
+  'with a flipped bit': (file) => flipByte(file, 20),
+  'of zeros': async (file) => writeFile(file, Buffer.alloc((await stat(file)).size)),
+};
+for (const [how, tear] of Object.entries(TEARS)) {
+  test(`the newest copy of the boot selector ${how}: the previous copy wins`, async () => {
+    const { slots, release, pairDir, reopen } = await pair();
+    await deploy(slots, 'a', await release('1.0.0'), 'd1');
+    await install(slots, 'b', await release('2.0.0'));
+    await slots.activate('b', { tries: 2, deployment: 'd2' });
+    await tear(await newestSelector(pairDir));
+    const again = await reopen();
+    expect(await viewOf(again)).toMatchObject({ active: 'a', trial: null });
+    expect(await again.activate('b', { tries: 2, deployment: 'd2' })).toEqual({ ok: true });
+    expect((await viewOf(await reopen())).trial).toEqual({ slot: 'b', triesLeft: 2, deployment: 'd2' });
+  });
+}
+
+test('with both copies of the boot selector damaged nothing is written any more', async () => {
+  const { slots, release, pairDir, reopen } = await pair();
+  await deploy(slots, 'a', await release('1.0.0'), 'd1');
+  const { manifest, digest, fetched } = await release('2.0.0');
+  await slots.prepare('b');
+  for (const copy of COPIES) await flipByte(join(pairDir, copy), 30);
+  const before = await readdir(pairDir);
+  const again = await reopen();
+  const answers = [
+    await again.inspect(),
+    await again.prepare('b'),
+    await again.write('b', manifest, digest, fetched),
+    await again.verify('b'),
+    await again.activate('b', { tries: 1, deployment: 'd2' }),
+    await again.commit(),
+    await again.revert(),
+  ];
+  for (const answer of answers) expect(answer).toMatchObject(REFUSED);
+  expect(await readdir(pairDir)).toEqual(before);
+  // One slot is bootable, so there is no doubt what to run.
+  expect(await again.boot()).toEqual({ booted: 'a', trial: false });
+});
+
+test('a pair that has lost its boot selector altogether is not taken for a new one', async () => {
+  const { slots, release, pairDir, reopen } = await pair();
+  await deploy(slots, 'a', await release('1.0.0'), 'd1');
+  await install(slots, 'b', await release('2.0.0'));
+  for (const copy of COPIES) await rm(join(pairDir, copy), { force: true });
+  const again = await reopen();
+  expect(await again.inspect()).toMatchObject(REFUSED);
+  // Two slots are bootable, and nobody knows which was committed.
+  expect(await again.boot()).toMatchObject({ booted: null });
+});
+
+/** What an agent does from whatever it finds until version 2.0.0 is committed in slot b. */
+const goOn = async (slots: Slots, { manifest, digest, fetched }: Release): Promise<void> => {
+  const view = await viewOf(slots);
+  if (view.active === 'b') return;
+  if (view.trial === null) {
+    await slots.prepare('b');
+    await slots.write('b', manifest, digest, fetched);
+    await slots.verify('b');
+    await slots.activate('b', { tries: 3, deployment: 'd2' });
+  }
+  expect(await slots.boot()).toEqual({ booted: 'b', trial: true });
+  await slots.commit();
+};
+
+const CUTS = [
+  'slots.prepare.unbootable',
+  'slots.prepare.emptied',
+  'slots.write.content',
+  'slots.write.recorded',
+  'slots.verify.marked',
+  'slots.activate.written',
+  'slots.boot.counted',
+  'slots.commit.written',
+];
+for (const at of CUTS) {
+  test(`power lost at ${at}: a verified slot boots, and going on ends well`, async () => {
+    const { slots, release, reopen, supervisor } = await pair();
+    await deploy(slots, 'a', await release('1.0.0'), 'd1');
+    const second = await release('2.0.0');
+    const cut = await reopen((name) => {
+      if (name === at) throw new Error('power lost');
+    });
+    await expect(goOn(cut, second)).rejects.toThrow('power lost');
+    supervisor.application = null;
+    const again = await reopen();
+    const view = await viewOf(again);
+    expect(view.slots[view.trial?.slot ?? view.active!].state).toBe('bootable');
+    await goOn(again, second);
+    expect(await viewOf(again)).toMatchObject({ active: 'b', trial: null });
+  });
+}
+
+test('an agent killed in the middle of writing leaves an unbootable standby, and the old version', async () => {
+  const { slots, release, pairDir, reopen } = await pair();
+  await deploy(slots, 'a', await release('1.0.0'), 'd1');
+  const { manifest, digest, fetched } = await release('2.0.0');
+  const source = `
+    const { openDirectorySlots } = await import('#agent/slots/directories.ts');
+    const [dir, manifest, digest, fetched] = JSON.parse(process.argv[1]);
+    const slots = await openDirectorySlots({ dir, supervisor: { running: () => null } });
+    await slots.prepare('b');
+    await slots.write('b', manifest, digest, fetched);`;
+  const input = JSON.stringify([pairDir, manifest, digest, fetched]);
+  const agent = spawn(process.execPath, ['--input-type=module', '-e', source, input], {
+    stdio: 'inherit',
+    env: { ...process.env, SLUICE_AGENT_KILL_AT: 'slots.write.content' },
+  });
+  await once(agent, 'exit');
+  expect(agent.signalCode).toBe('SIGKILL');
+  const again = await reopen();
+  expect((await viewOf(again)).slots.b).toEqual({ state: 'unbootable' });
+  expect(await again.boot()).toEqual({ booted: 'a', trial: false });
+  expect(await again.write('b', manifest, digest, fetched)).toEqual({ ok: true });
+  expect(await again.verify('b')).toEqual({ ok: true });
+});
+
+const Act = fc.constantFrom(
+  ...(['prepare', 'write', 'verify', 'activate', 'boot', 'commit', 'revert', 'deploy', 'restart', 'tear'] as const),
+);
+const DEPLOY = ['revert', 'boot', 'prepare', 'write', 'verify', 'activate', 'boot', 'commit'] as const;
+
+test('whatever is asked, cut or torn: once something was committed, something verified always boots', async () => {
+  const dir = await folder();
+  const releases = [await makeRelease(dir, '1.0.0'), await makeRelease(dir, '2.0.0'), await makeRelease(dir, '3.0.0')];
+  const life = fc.array(fc.record({ act: Act, release: fc.nat(2), cutAfter: fc.option(fc.nat(3), { freq: 4 }) }), {
+    maxLength: 14,
+  });
+  const live = async (pairDir: string, steps: typeof life extends fc.Arbitrary<infer T> ? T : never): Promise<void> => {
+    const supervisor = fakeSupervisor();
+    let stepsLeft = Infinity;
+    let deployments = 0;
+    const crashPoint = (): void => {
+      stepsLeft -= 1;
+      if (stepsLeft < 0) throw new Error('power lost');
+    };
+    const start = (): Promise<Slots> => {
+      supervisor.application = null;
+      return openDirectorySlots({ dir: pairDir, supervisor, crashPoint });
+    };
+    let slots = await start();
+    await deploy(slots, 'a', releases[0]!, 'd0');
+
+    const take = async (
+      act: Exclude<typeof Act extends fc.Arbitrary<infer T> ? T : never, 'deploy'>,
+      release: Release,
+    ) => {
+      const standby = other((await viewOf(slots)).active!);
+      if (act === 'write') await slots.write(standby, release.manifest, release.digest, release.fetched);
+      else if (act === 'prepare' || act === 'verify') await slots[act](standby);
+      else if (act === 'activate') await slots.activate(standby, { tries: 2, deployment: `d${(deployments += 1)}` });
+      else if (act === 'boot' || act === 'commit' || act === 'revert') await slots[act]();
+      else if (act === 'restart') slots = await start();
+      else {
+        const texts = await Promise.all(COPIES.map((copy) => readFile(join(pairDir, copy), 'utf8')));
+        const whole = texts.every((text) => sha256(text.split('\n')[0]!) === text.split('\n')[1]);
+        // Only one copy at a time: a torn one must have been replaced by a write before the other may be.
+        if (whole) await flipByte(await newestSelector(pairDir), 20);
+      }
+    };
+
+    for (const { act, release, cutAfter } of steps) {
+      stepsLeft = cutAfter ?? Infinity;
+      try {
+        for (const part of act === 'deploy' ? DEPLOY : [act]) await take(part, releases[release]!);
+      } catch (error) {
+        if (!String(error).includes('power lost')) throw error;
+        slots = await start();
+      }
+      stepsLeft = Infinity;
+      const { active, trial, slots: contents } = await viewOf(slots);
+      expect(contents[active!].state).toBe('bootable');
+      expect(trial === null ? 'bootable' : contents[trial.slot].state).toBe('bootable');
+    }
+    slots = await start();
+    expect(await slots.boot()).not.toMatchObject({ booted: null });
+  };
+  await fc.assert(
+    fc.asyncProperty(life, async (steps) => {
+      const pairDir = await mkdtemp(join(tmpdir(), 'sluice-life-'));
+      try {
+        await live(pairDir, steps);
+      } finally {
+        await rm(pairDir, { recursive: true, force: true });
+      }
+    }),
+    { numRuns: 25 },
+  );
+});
