@@ -34,9 +34,9 @@ const run = (
     child.on('close', (code) => resolve({ code, out, all }));
   });
 
-/** Processes that work in the demo's folder or were told of it; of this user, where the system shows them. */
+/** Folders of the demo (npm keeps a cache of its own beside them), and processes that work in the demo's folder or were told of it; of this user, where the system shows them. */
 const leftovers = async (): Promise<string[]> => {
-  const found: string[] = [];
+  const found = (await readdir(temporary)).filter((name) => name.startsWith('sluice-'));
   for (const pid of await readdir('/proc').catch(() => [])) {
     if (!/^\d+$/.test(pid)) continue;
     const line = await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '');
@@ -83,7 +83,6 @@ test(
     for (const device of ['gw-03', 'gw-04', 'gw-05', 'gw-06', 'gw-07', 'gw-08']) {
       expect(demo.out).toContain(`${device}  committed gateway@1.0.0\n`);
     }
-    expect(await readdir(temporary)).toEqual([]);
     expect(await leftovers()).toEqual([]);
   },
   DEMO_MS_MAX,
@@ -99,7 +98,6 @@ test(
       interrupt();
     });
     expect({ code: demo.code, all: demo.all }).toMatchObject({ code: 130 });
-    expect(await readdir(temporary)).toEqual([]);
     expect(await leftovers()).toEqual([]);
   },
   DEMO_MS_MAX,

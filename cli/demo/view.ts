@@ -75,21 +75,24 @@ const rowOf = (device: DeviceView, snapshot: Snapshot) => {
   const deployment = snapshot.deployments.find((one) => one.device === device.id);
   const state = deployment?.state ?? 'planned';
   const runs = device.running === null ? 'nothing' : releaseRef(device.running.product, device.running.version);
-  return { state, runs, cohort: deployment?.cohort ?? '', colour: COLOURS[state] ?? paint.cyan };
+  // Once it is over, whoever was never offered anything never will be.
+  const over = ['halted', 'aborted'].includes(snapshot.rollout.state);
+  const meaning = over && state === 'planned' ? 'never touched' : (MEANINGS[state] ?? '');
+  return { state, meaning, runs, cohort: deployment?.cohort ?? '', colour: COLOURS[state] ?? paint.cyan };
 };
 
 /** One line a device: how far it is, and what it runs. No line is wider than the terminal, so that erasing stays exact. */
 const panel = (snapshot: Snapshot, columns: number): string[] => {
   const rows = snapshot.devices.map((device) => {
-    const { state, runs, cohort, colour } = rowOf(device, snapshot);
+    const { state, meaning, runs, cohort, colour } = rowOf(device, snapshot);
     const step = STEPS.indexOf(state);
     const bar = step < 0 ? 'x'.repeat(6) : '='.repeat(step).padEnd(6, '.');
     const head = `         ${device.id}  ${cohort.padEnd(9)} [`;
-    const words = `${state.padEnd(10)} ${(MEANINGS[state] ?? '').padEnd(27)} runs ${runs}`;
+    const words = `${state.padEnd(10)} ${meaning.padEnd(27)} runs ${runs}`;
     return `${head}${colour(bar)}] ${colour(words.slice(0, Math.max(0, columns - head.length - 9)))}`;
   });
   const { rollout } = snapshot;
-  const explanation = harmless(`${rollout.state}: ${rollout.explanation}`).slice(0, Math.max(0, columns - 10));
+  const explanation = harmless(rollout.explanation).slice(0, Math.max(0, columns - 10));
   return [...rows, `         ${paint.dim(explanation)}`];
 };
 
@@ -102,11 +105,10 @@ const sayChanges = (snapshot: Snapshot, seen: Map<string, string>, say: (text: s
     return before !== value;
   };
   for (const device of snapshot.devices) {
-    const { state, runs } = rowOf(device, snapshot);
+    const { state, meaning, runs } = rowOf(device, snapshot);
     if (changed(`${rollout.id}/${device.id}`, state) && state !== 'planned') {
-      say(`  ${device.id}  ${state.padEnd(10)} ${(MEANINGS[state] ?? '').padEnd(27)} runs ${runs}`);
+      say(`  ${device.id}  ${state.padEnd(10)} ${meaning.padEnd(27)} runs ${runs}`);
     }
   }
-  if (changed(rollout.id, `${rollout.state}/${rollout.wave}`))
-    say(`  rollout ${rollout.state}: ${harmless(rollout.explanation)}`);
+  if (changed(rollout.id, `${rollout.state}/${rollout.wave}`)) say(`  ${harmless(rollout.explanation)}`);
 };

@@ -2,7 +2,7 @@
 import { spawn } from 'node:child_process';
 import { join } from 'node:path';
 
-const SLUICE = join(import.meta.dirname, '..', '..', 'cli', 'sluice.ts');
+const SLUICE = join(import.meta.dirname, '..', '..', 'cli', 'sluice.mjs');
 export type Ran = { code: number | null; out: string; err: string };
 
 /** None of the tester's own settings, but those in `environment`. */
