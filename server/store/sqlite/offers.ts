@@ -21,7 +21,10 @@ const recordJourneys = (sql: Sql, journeys: readonly Journey[], event: (devices:
     inBatches(journeys).map((batch) => auditLine(event(batch.map(({ device }) => device)))),
   );
 
-/** Planned deployments of the group whose device is let in and owned by nobody; `runs` says whether it runs the release already. CROSS: from the few that are planned to their devices, never through the whole fleet. */
+/**
+ * Planned deployments of the group whose device is let in and owned by nobody; `runs` says whether it runs the release
+ * already. CROSS: from the few that are planned to their devices, never through the whole fleet.
+ */
 const candidates = (sql: Sql, rollout: Id, offer: OfferRequest, runs: boolean, atMost: number): Journey[] =>
   sql.all<Journey>(
     `SELECT deployments.id, device FROM deployments CROSS JOIN devices ON devices.id = device

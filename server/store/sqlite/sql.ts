@@ -2,7 +2,10 @@
 import Database from 'better-sqlite3';
 import { migrate } from './migrations.ts';
 
-/** What SQLite can bind: booleans and objects become 0, 1 and JSON text before they come here. Every number is bound as REAL: CAST it where it is divided by. */
+/**
+ * What SQLite can bind: booleans and objects become 0, 1 and JSON text before they come here. Every number is bound as
+ * REAL: CAST it where it is divided by.
+ */
 export type Value = string | number | null;
 // oxlint-disable typescript/no-unnecessary-type-parameters -- `Row` is the caller's word for what its SELECT yields: SQL has no types to infer it from
 export type Sql = {
