@@ -1,0 +1,371 @@
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import fc from 'fast-check';
+import { describe, expect, test } from 'vitest';
+import {
+  type Effect,
+  hasEnded,
+  type InstallEvent,
+  InstallState,
+  isBeforeActivation,
+  Memory,
+  REVERT_TRANSITIONS_MAX,
+  type StateName,
+  stepInstall,
+  stepMemory,
+  TRANSITIONS,
+  TRANSITIONS_MAX,
+} from '#agent/domain/install.ts';
+import { type EventOf, freshMemory, freshSlots, offerOf, outcomeIn, performOnModel, receipt } from './model.ts';
+
+const STATES = InstallState.options.map((option) => option.shape.state.value);
+const EFFECTS: Effect[] = [
+  'boot',
+  'check-manifest',
+  'await-permission',
+  'fetch',
+  'install',
+  'recheck',
+  'confirm-offer',
+  'inspect',
+  'activate',
+  'boot-trial',
+  'watch-trial',
+  'commit',
+  'revert',
+  'verify-revert',
+  'sign-receipt',
+  'send-receipt',
+  'clean-up',
+];
+
+/** Steps through events and gives the states on the way. */
+const chain = (
+  events: EventOf[],
+  from: Memory = freshMemory(),
+): { states: StateName[]; memory: Memory; effects: Effect[] } => {
+  let memory = from;
+  let effects: Effect[] = [];
+  const states = events.map((event, index) => {
+    const step = stepMemory(memory, { ...event, at: index + 1 } as InstallEvent);
+    memory = step.next;
+    effects = step.effects;
+    return memory.install.state;
+  });
+  return { states, memory, effects };
+};
+
+const offered: EventOf = { kind: 'offered', offer: offerOf(1) };
+const failure: EventOf = { kind: 'failed', error: { code: 'FETCH_FAILED', message: 'no route' } };
+const upToReady: EventOf[] = [
+  offered,
+  { kind: 'manifest-checked', slot: 'b' },
+  { kind: 'permitted' },
+  { kind: 'fetched' },
+  { kind: 'installed' },
+];
+const upToTrial: EventOf[] = [...upToReady, { kind: 'confirmed' }, { kind: 'booted-trial' }];
+const reportIt: EventOf[] = [{ kind: 'signed', receipt }, { kind: 'acknowledged' }, { kind: 'cleaned' }];
+
+describe('the table', () => {
+  test('knows each state and event once, and only effects that exist', () => {
+    const keys = TRANSITIONS.map(([state, event]) => `${state} ${event}`);
+    expect(new Set(keys).size).toBe(keys.length);
+    for (const [state, , next, effects] of TRANSITIONS) {
+      expect(STATES).toContain(state);
+      expect(STATES).toContain(next);
+      for (const effect of effects.split(' ').filter(Boolean)) expect(EFFECTS).toContain(effect);
+    }
+  });
+
+  test('says for every state what a restart does', () => {
+    const restarts = TRANSITIONS.filter(([, event]) => event === 'restarted').map(([state]) => state);
+    expect(restarts.sort()).toEqual([...STATES].sort());
+  });
+
+  test('before activation every state can be withdrawn; from activation on none', () => {
+    const withdrawable = TRANSITIONS.filter(([, event, next]) => event === 'withdrawn' && next === 'withdrawn').map(
+      ([state]) => state,
+    );
+    expect(withdrawable).toEqual(['accepted', 'waiting', 'fetching', 'verified', 'ready']);
+  });
+
+  test('leads to committed only from committing, and there only from a trial', () => {
+    const into = (name: StateName) => [
+      ...new Set(TRANSITIONS.filter(([state, , next]) => next === name && state !== name).map(([state]) => state)),
+    ];
+    expect(into('committed')).toEqual(['committing']);
+    expect(into('committing')).toEqual(['trial']);
+    expect(into('trial')).toEqual(['activating']);
+    expect(into('activating')).toEqual(['ready']);
+  });
+
+  test('stands in docs/agent.md as it is here', () => {
+    const page = readFileSync(join(import.meta.dirname, '../../../docs/agent.md'), 'utf8');
+    const rows = [...page.matchAll(/^\| `([a-z-]+)` \| `([a-z-]+)` \| `([a-z-]+)` \| (.*?) ?\|$/gm)].map(
+      ([, state, event, next, effects]) => [state, event, next, (effects ?? '').replaceAll('`', '').trim()],
+    );
+    expect(rows).toEqual(TRANSITIONS.map((row) => [...row]));
+  });
+});
+
+describe('a journey', () => {
+  test('that goes well', () => {
+    const { states, memory } = chain([...upToTrial, { kind: 'passed' }, { kind: 'committed' }, ...reportIt]);
+    expect(states).toEqual([
+      'accepted',
+      'waiting',
+      'fetching',
+      'verified',
+      'ready',
+      'activating',
+      'trial',
+      'committing',
+      'committed',
+      'committed',
+      'reported',
+      'idle',
+    ]);
+    expect(memory).toMatchObject({ desiredSeq: 1, floor: 1, last: { deployment: 'dep-1', outcome: 'committed' } });
+  });
+
+  test('whose trial fails goes back, and the floor stays where it was', () => {
+    const { states, memory } = chain([
+      ...upToTrial,
+      failure,
+      { kind: 'booted-other', why: '' },
+      { kind: 'revert-verified' },
+      ...reportIt,
+    ]);
+    expect(states.slice(6)).toEqual([
+      'trial',
+      'reverting',
+      'verifying-revert',
+      'reverted',
+      'reverted',
+      'reported',
+      'idle',
+    ]);
+    expect(memory).toMatchObject({ floor: 0, last: { outcome: 'reverted' } });
+  });
+
+  test('whose revert fails too says both reasons', () => {
+    const { memory } = chain([
+      ...upToTrial,
+      failure,
+      { kind: 'failed', error: { code: 'REVERT_FAILED', message: 'disk' } },
+    ]);
+    expect(memory.install).toMatchObject({
+      state: 'failed',
+      error: { code: 'REVERT_FAILED', message: 'disk; reverted because of FETCH_FAILED: no route' },
+    });
+  });
+
+  test.each([1, 2, 3, 4, 5])(
+    'that is withdrawn after %i steps ends as withdrawn, and may be offered again',
+    (steps) => {
+      const { states, memory } = chain([...upToReady.slice(0, steps), { kind: 'withdrawn', seq: 2 }, ...reportIt]);
+      expect(states.at(-4)).toBe('withdrawn');
+      expect(memory.desiredSeq).toBe(2);
+      expect(chain([{ kind: 'offered', offer: offerOf(1, 3) }], memory).states).toEqual(['accepted']);
+    },
+  );
+
+  test('that has activated ignores a withdrawal, and the withdrawing document is looked at again afterwards', () => {
+    const { states, memory } = chain([...upToTrial, { kind: 'withdrawn', seq: 2 }]);
+    expect(states.at(-1)).toBe('trial');
+    expect(memory.desiredSeq).toBe(1);
+  });
+
+  test('that is superseded is withdrawn, and leaves the newer document unseen so that it is accepted next', () => {
+    const { states, memory } = chain([...upToReady, { kind: 'superseded' }, ...reportIt]);
+    expect(states.at(-4)).toBe('withdrawn');
+    expect(memory.desiredSeq).toBe(1);
+    expect(chain([{ kind: 'offered', offer: offerOf(2) }], memory).states).toEqual(['accepted']);
+  });
+
+  test('whose document is signed anew goes on with the later expiry, undisturbed', () => {
+    const renewed = { ...offerOf(1, 2), expires: 20_000_000 };
+    const { states, memory, effects } = chain([...upToReady, { kind: 'renewed', offer: renewed }]);
+    expect(states.at(-1)).toBe('ready');
+    expect(effects).toEqual([]);
+    expect(memory).toMatchObject({ desiredSeq: 2, install: { since: 5, offer: { expires: 20_000_000 } } });
+  });
+
+  test('that has ended otherwise than withdrawn is not begun again', () => {
+    const { memory } = chain([...upToTrial, { kind: 'passed' }, { kind: 'committed' }, ...reportIt]);
+    const again = chain([{ kind: 'offered', offer: offerOf(1, 5) }], memory);
+    expect(again.states).toEqual(['idle']);
+    expect(again.memory.desiredSeq).toBe(5);
+  });
+
+  test('keeps the beginning of its trial over restarts', () => {
+    const { memory } = chain([
+      ...upToTrial,
+      { kind: 'restarted' },
+      { kind: 'found-on-trial' },
+      { kind: 'booted-trial' },
+    ]);
+    expect(memory.install).toMatchObject({ state: 'trial', since: 7 });
+  });
+
+  test('is not reported before its receipt is signed, and signs only one', () => {
+    const committed = chain([...upToTrial, { kind: 'passed' }, { kind: 'committed' }]).memory;
+    expect(chain([{ kind: 'acknowledged' }], committed).states).toEqual(['committed']);
+    const signed = chain([{ kind: 'signed', receipt }], committed).memory;
+    const another = { ...receipt, sig: 'ff' };
+    expect(chain([{ kind: 'signed', receipt: another }], signed).memory).toBe(signed);
+    expect(chain([{ kind: 'restarted' }], signed)).toMatchObject({
+      effects: ['boot', 'send-receipt'],
+      memory: { install: { receipt } },
+    });
+  });
+
+  test('that is restarted again and again gives up, bounded', () => {
+    const restart: EventOf[] = Array.from({ length: TRANSITIONS_MAX + REVERT_TRANSITIONS_MAX + 1 }, () => ({
+      kind: 'restarted',
+    }));
+    expect(chain([...upToReady, ...restart]).memory.install).toMatchObject({
+      state: 'failed',
+      error: { code: 'TRANSITIONS_EXCEEDED' },
+    });
+    expect(chain([...upToTrial, ...restart]).memory.install).toMatchObject({
+      state: 'failed',
+      error: { code: 'TRANSITIONS_EXCEEDED' },
+    });
+  });
+});
+
+const anyEvent: fc.Arbitrary<EventOf> = fc.oneof(
+  fc.constantFrom<EventOf>(
+    ...(
+      [
+        'superseded',
+        'restarted',
+        'permitted',
+        'fetched',
+        'installed',
+        'confirmed',
+        'booted-trial',
+        'found-untouched',
+        'found-on-trial',
+        'found-active',
+        'passed',
+        'committed',
+        'revert-verified',
+        'acknowledged',
+        'cleaned',
+      ] as const
+    ).map((kind) => ({ kind })),
+    { kind: 'booted-other', why: 'why' },
+    { kind: 'signed', receipt },
+    failure,
+    { kind: 'manifest-checked', slot: 'b' },
+  ),
+  fc.integer({ min: 1, max: 5 }).map((number): EventOf => ({ kind: 'offered', offer: offerOf(number) })),
+  fc.integer({ min: 1, max: 5 }).map((number): EventOf => ({ kind: 'renewed', offer: offerOf(number) })),
+  fc.integer({ min: 1, max: 9 }).map((seq): EventOf => ({ kind: 'withdrawn', seq })),
+);
+
+describe('whatever happens', () => {
+  test('every state fits the journal, time does not run backwards, and numbers only grow', () => {
+    fc.assert(
+      fc.property(fc.array(anyEvent, { maxLength: 200 }), (events) => {
+        let memory = freshMemory();
+        events.forEach((event, index) => {
+          const { next, effects } = stepMemory(memory, { ...event, at: index } as InstallEvent);
+          expect(Memory.parse(JSON.parse(JSON.stringify(next)))).toEqual(next);
+          expect(next.desiredSeq).toBeGreaterThanOrEqual(memory.desiredSeq);
+          expect(next.floor).toBeGreaterThanOrEqual(memory.floor);
+          if (next === memory) expect(effects).toEqual([]);
+          memory = next;
+        });
+      }),
+    );
+  });
+
+  test('nothing is committed that was not on trial, and the floor rises only then', () => {
+    fc.assert(
+      fc.property(fc.array(anyEvent, { maxLength: 300 }), (events) => {
+        let memory = freshMemory();
+        let onTrial: string | undefined;
+        events.forEach((event, index) => {
+          const before = memory;
+          memory = stepMemory(memory, { ...event, at: index } as InstallEvent).next;
+          const { install } = memory;
+          if (install.state === 'idle') onTrial = undefined;
+          else if (install.state === 'trial') onTrial = install.offer.install.deployment;
+          if (install.state === 'committed') expect(onTrial).toBe(install.offer.install.deployment);
+          if (memory.floor > before.floor) expect(install.state).toBe('committed');
+        });
+      }),
+    );
+  });
+
+  test('no state takes more than its share of transitions', () => {
+    fc.assert(
+      fc.property(fc.array(anyEvent, { minLength: 300, maxLength: 600 }), (events) => {
+        let install: InstallState = { state: 'idle' };
+        events.forEach((event, index) => {
+          install = stepInstall(install, { ...event, at: index } as InstallEvent).next;
+          if (install.state === 'idle' || hasEnded(install)) return;
+          expect(install.transitions).toBeLessThanOrEqual(TRANSITIONS_MAX + REVERT_TRANSITIONS_MAX);
+          if (isBeforeActivation(install)) expect(install.transitions).toBeLessThanOrEqual(TRANSITIONS_MAX);
+        });
+      }),
+    );
+  });
+
+  /**
+   * A whole device: each effect is performed on slots that keep state, with luck from the seed, and the agent may be killed after each record,
+   * before or after the effect. The model throws when the active slot would be touched or an unverified one activated.
+   */
+  test('every deployment ends, is acknowledged once, and leaves a slot that boots', () => {
+    fc.assert(
+      fc.property(
+        fc.array(fc.integer({ min: 0, max: 9 }), { minLength: 400, maxLength: 400 }),
+        fc.integer({ min: 0, max: 4 }),
+        (luck, badness) => {
+          let draws = 0;
+          const draw = (): number => luck[draws++ % luck.length]!;
+          const slots = freshSlots();
+          let memory = freshMemory();
+          const acknowledged: (string | undefined)[] = [];
+          const pending: EventOf[] = [offered];
+          // First with faults, later without: then it must come to its end.
+          for (
+            let turn = 0;
+            turn < 600 && (turn === 0 || memory.install.state !== 'idle' || pending.length > 0);
+            turn += 1
+          ) {
+            const faults = turn < 300;
+            const lucky = (): boolean => !faults || draw() >= badness;
+            const event: EventOf = pending.shift() ?? { kind: 'restarted' };
+            const before = memory;
+            const step = stepMemory(memory, { ...event, at: turn } as InstallEvent);
+            memory = step.next;
+            if (memory.install.state === 'reported' && before.install.state !== 'reported')
+              acknowledged.push(outcomeIn(before));
+            const killed = (): boolean => faults && draw() === 0;
+            let alive = !killed();
+            for (const effect of step.effects) {
+              if (!alive) break;
+              const next = performOnModel(effect, memory.install, slots, lucky);
+              alive = !killed();
+              if (alive && next !== undefined) pending.push(next);
+            }
+            if (!alive) pending.splice(0, pending.length, { kind: 'restarted' });
+            const committed = slots.active === null ? null : slots.content[slots.active];
+            expect(committed?.verified).toBe(true);
+            if (slots.trial !== null) expect(slots.content[slots.trial.slot]?.verified).toBe(true);
+          }
+          expect(memory.install.state).toBe('idle');
+          expect(acknowledged).toHaveLength(1);
+          expect(slots.active).toBe(acknowledged[0] === 'committed' ? 'b' : 'a');
+          expect(slots.trial).toBe(null);
+        },
+      ),
+      { numRuns: 500 },
+    );
+  });
+});
