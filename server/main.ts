@@ -23,6 +23,7 @@ import { ensureAdministrator } from './flow/operators.ts';
 import { type Rollouts, startRollouts } from './flow/rollouts.ts';
 import { apiRoutes } from './http/api.ts';
 import { buildApp } from './http/app.ts';
+import { closeApp } from './http/close-app.ts';
 import { deviceApi } from './http/device.ts';
 import { healthRoute } from './http/health.ts';
 import { type Metrics, makeMetrics } from './http/metrics.ts';
@@ -235,7 +236,7 @@ const openHttp = async (
     findOperator: (tokenSha256) => store.findOperator(tokenSha256),
     verifyDevice: (login) => authenticateDevice({ findDevice, now }, login),
   });
-  closers.add(() => app.close());
+  closers.add(() => closeApp(app));
   metrics.serve(app);
   healthRoute(app, { store, now });
   const { rootSha256 } = repository;
