@@ -60,7 +60,7 @@ export const parseDescription = (content: Record<string, unknown>, origin: strin
   throw usageFailure([`${origin} does not describe a bundle:`, ...issues].join('\n'));
 };
 
-export const bundleName = (description: Description, compatible: string): string =>
+const bundleName = (description: Description, compatible: string): string =>
   `${description.product}-${description.version}-${compatible}.sluice`;
 
 export type CreateOptions = {

@@ -11,7 +11,7 @@ export type Connection = z.infer<typeof Login>;
 export const DEFAULT_URL = 'http://127.0.0.1:8080';
 
 /** XDG base directories: `$XDG_CONFIG_HOME/sluice/login.json`, else `~/.config/sluice/login.json`. */
-export const loginFile = (environment: NodeJS.ProcessEnv): string => {
+const loginFile = (environment: NodeJS.ProcessEnv): string => {
   const base = environment['XDG_CONFIG_HOME'] ?? '';
   return join(base === '' ? join(homedir(), '.config') : base, 'sluice', 'login.json');
 };

@@ -90,7 +90,7 @@ export const readBundle = async (
 };
 
 /** Parse a manifest's bytes. Refusal: `manifest-invalid`, with every field that is wrong; `too-large`. */
-export const readManifest = (bytes: Uint8Array): Result<Manifest> => {
+const readManifest = (bytes: Uint8Array): Result<Manifest> => {
   if (bytes.length > MANIFEST_BYTES_MAX) return refuse('too-large', 'the manifest is larger than 256 KiB');
   let json: unknown;
   try {

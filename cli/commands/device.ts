@@ -10,7 +10,7 @@ import { collect, duration, id, pair, wholeNumber } from '../values.ts';
 
 const DEVICES_MAX = 100_000;
 
-export const runningOf = (device: Pick<DeviceView, 'running'>): string =>
+const runningOf = (device: Pick<DeviceView, 'running'>): string =>
   device.running === null ? '-' : releaseRef(device.running.product, device.running.version);
 const tagsOf = (tags: Record<string, string>): string =>
   Object.entries(tags)

@@ -36,7 +36,7 @@ const readSigner = async (keyFile: string | undefined): Promise<Signer> => {
   return valueOf(signerFromPem(pem), keyFile);
 };
 
-export const stateOf = (release: ReleaseView): Cell => {
+const stateOf = (release: ReleaseView): Cell => {
   const { progress } = release;
   if (progress.state === 'accepted') return 'accepted';
   if (progress.state === 'staged') return { text: `staged: ${progress.channels.join(', ')}`, paint: paint.green };

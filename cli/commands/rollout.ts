@@ -34,7 +34,7 @@ const plansOf = (plans: z.output<typeof CohortPlan>[]): string =>
     )
     .join(' ');
 
-export const describeRollout = (rollout: RolloutView): string => {
+const describeRollout = (rollout: RolloutView): string => {
   const pairs: [string, Cell][] = [
     ['rollout', { text: rollout.id, paint: paint.bold }],
     ['release', `${rollout.release} in ${rollout.channel}`],

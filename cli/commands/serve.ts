@@ -52,14 +52,14 @@ const welcome = (server: RunningServer, dataDir: string): void => {
   printError(`\nSluice listens on ${paint.bold(server.httpUrl)} (devices: ${server.mqttUrl}). Ctrl-C stops it.`);
   if (server.adminToken === null) return;
   printError(`
-This was the first start. All keys were made in ${dataDir}, and so was a token for the administrator.
-It is shown only now:
+This was the first start. All keys were made in ${dataDir}, and this token for the administrator:
 
   ${paint.bold(server.adminToken)}
 
+It is shown only now, and is also in ${dataDir}/admin-token: delete that file when you have it.
 Next, in another terminal:
 
-  sluice login --url ${server.httpUrl}              # asks for the token
+  sluice login --url ${server.httpUrl}
   sluice key new --out ci.pem                          # the key that CI signs with
   sluice product create gateway --key ci.pub.pem
   sluice device token --device gw-01                   # lets a device in: sluice agent --help

@@ -25,7 +25,7 @@ const SAMPLES = join(import.meta.dirname, '..', '..', 'firmware-samples');
 const KEY_KIND: KeyKind = 'ed25519';
 const PRODUCT = 'gateway';
 const COMPATIBLE = 'gw-arm';
-export const DEVICES = Array.from({ length: 8 }, (_, index) => `gw-0${index + 1}`);
+const DEVICES = Array.from({ length: 8 }, (_, index) => `gw-0${index + 1}`);
 const CANARIES = DEVICES.slice(0, 2);
 /** Two devices at risk at first, more as evidence of health arrives; two that fail are enough to halt. */
 const POLICY: z.input<typeof Policy> = {
