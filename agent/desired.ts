@@ -3,7 +3,8 @@
  * verified never reaches the state machine; one that comes while a version is on trial waits here until that has ended.
  */
 import { type Desired, DesiredLeaf, Instruction } from '#shared/messages.ts';
-import { type InstallState, isBeforeActivation, type Memory, type Offer } from './domain/install.ts';
+import { type InstallState, isBeforeActivation, type Offer } from './domain/install.ts';
+import type { Memory } from './domain/memory.ts';
 import { type Backoff, backoffMs } from './domain/retry.ts';
 import type { Log } from './log.ts';
 import type { EventOf } from './machine.ts';
@@ -12,7 +13,7 @@ import type { DeviceTrust } from './trust/device-trust.ts';
 export type Refusal = { seq: number; code: string; message: string };
 
 export type Inbox = {
-  receive(desired: Desired): void;
+  receive: (desired: Desired) => void;
   /** The state has changed, or the trust root is there: what waits may be ready now. */
   reconsider(): void;
   /** Why the newest document was not believed; null when it was. */
@@ -45,8 +46,8 @@ export const eventOf = (leaf: DesiredLeaf, state: InstallState): EventOf => {
 
 export const openInbox = (options: {
   trust: Pick<DeviceTrust, 'checkDesired' | 'hasRoot'>;
-  memory(): Memory;
-  send(event: EventOf): void;
+  memory: () => Memory;
+  send: (event: EventOf) => void;
   backoff: Backoff;
   log: Log;
 }): Inbox => {

@@ -23,7 +23,7 @@ export type Http = {
   /** With the device's login. What came is the caller's to judge; after a 401 it is asked once more, by the server's clock. */
   get: HttpGet;
   /** A whole document, cut off after `bytesMax` + 1 bytes or a little more; undefined when there is none (404). Throws when it can not be had. */
-  getBytes(path: string, bytesMax: number): Promise<Buffer | undefined>;
+  getBytes: (path: string, bytesMax: number) => Promise<Buffer | undefined>;
   /** Parses the answer by the schema. */
   getJson<S extends z.ZodType>(path: string, schema: S, signal: AbortSignal): Promise<HttpResult<z.output<S>>>;
   /** Without login: for enrolment. */

@@ -7,7 +7,7 @@ import { createHash } from 'node:crypto';
 import { type FileHandle, open, readdir, rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { readFileIfThere, syncFolder, writeFileDurably } from '#shared/durable.ts';
-import { Memory } from './domain/install.ts';
+import { Memory } from './domain/memory.ts';
 
 export type Journal = {
   /** Durable when it resolves. When it rejects (a full disk), the older record stands, and it may be called again. */

@@ -1,6 +1,7 @@
 /** The agent's own log: one JSON object a line, or lines for people on a terminal. Every line carries an `event` name. */
 import { type Logger, pino } from 'pino';
 import type { AgentConfig } from './config.ts';
+import { hasEnded, type InstallState } from './domain/install.ts';
 
 export type Log = Pick<Logger, 'debug' | 'info' | 'warn' | 'error'>;
 
@@ -23,4 +24,19 @@ export const makeAgentLog = async (config: AgentConfig['log'], deviceId: string)
       ignore: 'event,deviceId,deployment,state',
     }),
   );
+};
+
+/** One line when a state is entered: what a person follows. */
+export const tellState = (log: Log, install: InstallState): void => {
+  if (install.state === 'idle') {
+    log.info({ event: 'state-entered', state: install.state }, 'idle');
+    return;
+  }
+  const { deployment, product, version } = install.offer.install;
+  const why = 'error' in install ? `: ${install.error.code}: ${install.error.message}` : '';
+  const slot = 'slot' in install ? ` (slot ${install.slot})` : '';
+  const fields = { event: 'state-entered', state: install.state, deployment, release: `${product}@${version}` };
+  const sentence = `${product}@${version}: ${install.state}${slot}${why}`;
+  if ('error' in install && !hasEnded(install)) log.warn(fields, sentence);
+  else log.info(fields, sentence);
 };

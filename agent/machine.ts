@@ -4,7 +4,8 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { crashPoint } from './crash-point.ts';
-import { type Effect, type InstallEvent, type InstallState, type Memory, stepMemory } from './domain/install.ts';
+import type { Effect, InstallEvent, InstallState } from './domain/install.ts';
+import { type Memory, stepMemory } from './domain/memory.ts';
 import { type Backoff, backoffMs } from './domain/retry.ts';
 import type { Journal } from './journal.ts';
 import type { Log } from './log.ts';
@@ -26,8 +27,8 @@ export type MachineOptions = {
 };
 
 export type Machine = {
-  memory(): Memory;
-  send(event: EventOf): void;
+  memory: () => Memory;
+  send: (event: EventOf) => void;
   /** A number for a report or receipt that was never used before and never will be again, whatever crashes. */
   nextSeq(): Promise<number>;
   /** Ends what is being done; nothing is recorded any more. */
@@ -101,8 +102,7 @@ export const openMachine = (options: MachineOptions): Machine => {
 
   const handle = async (event: EventOf): Promise<void> => {
     const before = memory;
-    // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- Omit and its undoing, which TypeScript does not see through
-    const { next, effects } = stepMemory(before, { ...event, at: now() } as InstallEvent);
+    const { next, effects } = stepMemory(before, { ...event, at: now() });
     if (next === before) {
       if (event.kind !== 'restarted')
         log.debug(

@@ -8,23 +8,21 @@ import { Id } from '#shared/ids.ts';
 import { readCommandLine } from './command-line.ts';
 import type { AgentConfig } from './config.ts';
 import { openInbox } from './desired.ts';
-import { hasEnded, type InstallState, type Memory } from './domain/install.ts';
-import { rebuildMemory } from './domain/resume.ts';
 import { type Backoff, backoffMs } from './domain/retry.ts';
 import { type Enrolled, enrol, readEnrolled, refreshEnrolled, trustedRoot } from './enrol.ts';
-import { readFloor, writeFloor } from './floor.ts';
+import { writeFloor } from './floor.ts';
 import { lockFolder } from './folder-lock.ts';
 import { openHttp, openServerClock } from './http.ts';
 import { openIdentity } from './identity.ts';
-import { type Journal, openJournal } from './journal.ts';
 import { type Link, openLink } from './link.ts';
-import { type Log, makeAgentLog } from './log.ts';
+import { type Log, makeAgentLog, tellState } from './log.ts';
 import { openMachine } from './machine.ts';
-import { failureOf, openPerformer, runningNow } from './perform.ts';
+import { failureOf, openPerformer } from './perform.ts';
+import { runningNow } from './perform-parts.ts';
 import { openPoll } from './poll.ts';
+import { recall } from './recall.ts';
 import { openReporter } from './report.ts';
 import { openDirectorySlots } from './slots/directories.ts';
-import type { Slots } from './slots/slots.ts';
 import { openStatusFile } from './status-file.ts';
 import { openSupervisor } from './supervisor.ts';
 import { type DeviceTrust, openDeviceTrust } from './trust/device-trust.ts';
@@ -137,9 +135,15 @@ const runLocked = async (config: AgentConfig, log: Logger, signal: AbortSignal):
     heartbeatMs: config.heartbeatMs,
     log,
   });
-  const status = openStatusFile(dataDir, async () =>
-    statusOf(device, machine.memory(), progress, await running(), connected(), inbox.refusal(), now()),
-  );
+  const status = openStatusFile(dataDir, async () => ({
+    device,
+    at: now(),
+    progress,
+    running: await running(),
+    connected: connected(),
+    refusal: inbox.refusal(),
+    install: machine.memory().install,
+  }));
   const reportProgress = everyMs(PROGRESS_REPORT_MS, () => reporter.changed());
   const showProgress = everyMs(PROGRESS_STATUS_MS, () => status.changed());
   const poll = openPoll({
@@ -230,39 +234,6 @@ const folder = async (dataDir: string, name: string): Promise<string> => {
   return dir;
 };
 
-/** The memory from the journal; or, when that is new or lost, what the slots know. */
-const recall = async (
-  dataDir: string,
-  slots: Slots,
-  log: Log,
-  now: () => number,
-): Promise<{ journal: Journal; memory: Memory }> => {
-  const opened = await openJournal(dataDir);
-  if (opened.damage !== null) log.error({ event: `journal-${opened.damage.kind}` }, opened.damage.message);
-  const floor = await readFloor(dataDir);
-  if (opened.memory !== undefined) {
-    return { journal: opened.journal, memory: { ...opened.memory, floor: Math.max(opened.memory.floor, floor) } };
-  }
-  const inspected = await slots.inspect();
-  if (!inspected.ok) log.error({ event: 'slots-damaged', code: inspected.code }, inspected.message);
-  const nothing = {
-    active: null,
-    trial: null,
-    slots: { a: { state: 'unbootable' }, b: { state: 'unbootable' } },
-  } as const;
-  const rebuilt = rebuildMemory(inspected.ok ? inspected.view : nothing, floor, now());
-  if (rebuilt.revert) {
-    log.error(
-      { event: 'trial-forgotten', code: 'JOURNAL_LOST' },
-      'the rules of the pending trial are lost with the journal: going back to what ran before',
-    );
-    const reverted = await slots.revert();
-    if (!reverted.ok) log.error({ event: 'revert-failed', code: reverted.code }, reverted.message);
-  }
-  await opened.journal.append(rebuilt.memory);
-  return { journal: opened.journal, memory: rebuilt.memory };
-};
-
 const enrolOrStop = async (options: Parameters<typeof enrol>[0]): Promise<Enrolled> => {
   const enrolled = await enrol(options);
   if (!enrolled.ok) throw new AgentStopped(enrolled.detail);
@@ -287,50 +258,12 @@ const pinRoot = async (
   }
 };
 
-/** One line when a state is entered: what a person follows. */
-const tellState = (log: Log, install: InstallState): void => {
-  if (install.state === 'idle') {
-    log.info({ event: 'state-entered', state: install.state }, 'idle');
-    return;
-  }
-  const { deployment, product, version } = install.offer.install;
-  const why = 'error' in install ? `: ${install.error.code}: ${install.error.message}` : '';
-  const slot = 'slot' in install ? ` (slot ${install.slot})` : '';
-  const fields = { event: 'state-entered', state: install.state, deployment, release: `${product}@${version}` };
-  const sentence = `${product}@${version}: ${install.state}${slot}${why}`;
-  if ('error' in install && !hasEnded(install)) log.warn(fields, sentence);
-  else log.info(fields, sentence);
-};
-
 const attributesOf = (config: AgentConfig, refusal: { code: string } | null): Record<string, string> => ({
   ...config.attributes,
   arch: process.arch,
   platform: process.platform,
   node: process.versions.node,
   ...(refusal === null ? {} : { refused: refusal.code }),
-});
-
-const statusOf = (
-  device: string,
-  { install }: Memory,
-  progress: { bytesDone: number; bytesTotal: number } | null,
-  running: Awaited<ReturnType<typeof runningNow>>,
-  connected: boolean,
-  refusal: { seq: number; code: string; message: string } | null,
-  at: number,
-) => ({
-  v: 1 as const,
-  device,
-  at,
-  pid: process.pid,
-  state: install.state,
-  deployment: install.state === 'idle' ? null : install.offer.install.deployment,
-  release: install.state === 'idle' ? null : `${install.offer.install.product}@${install.offer.install.version}`,
-  progress,
-  error: 'error' in install ? install.error : null,
-  running,
-  connected,
-  refusal,
 });
 
 /** Calls at most once in so many milliseconds; what is left out is made up for by the next. */

@@ -38,11 +38,12 @@ export const openPoll = (options: PollOptions): Poll => {
   const stopping = new AbortController();
   let answeredAt = Number.NEGATIVE_INFINITY;
   let askedAt = performance.now();
+  /** When something was really asked; `askedAt` also moves while MQTT works. */
+  let lastAskedAt = Number.NEGATIVE_INFINITY;
   let nudged = false;
   let asking: Promise<void> = Promise.resolve();
 
   const ask = async (): Promise<void> => {
-    askedAt = performance.now();
     nudged = false;
     const { path, answer } = routes.desired;
     const result: HttpResult<z.infer<(typeof deviceRoutes)['desired']['answer']>> = await http.getJson(
@@ -66,11 +67,13 @@ export const openPoll = (options: PollOptions): Poll => {
       nudged = false;
       return;
     }
-    const waitedMs = performance.now() - askedAt;
-    const limitMs = nudged ? NUDGE_GAP_MS : options.hurried() ? HURRIED_MS : dueMs;
-    if (waitedMs < Math.min(limitMs, dueMs)) return;
+    const now = performance.now();
+    const isNudged = nudged && now - lastAskedAt >= NUDGE_GAP_MS;
+    const limitMs = options.hurried() ? Math.min(HURRIED_MS, dueMs) : dueMs;
+    if (!isNudged && now - askedAt < limitMs) return;
     dueMs = jitteredMs(options.pollMs, Math.random());
-    askedAt = performance.now();
+    askedAt = now;
+    lastAskedAt = now;
     asking = asking
       .then(ask)
       .catch((error: unknown) => log.error({ event: 'poll-failed', err: error }, 'polling failed'));

@@ -32,7 +32,7 @@ export type Reporter = {
   changed(): void;
   connected(): void;
   disconnected(): void;
-  ack(ack: Ack): void;
+  ack: (ack: Ack) => void;
   stop(): void;
 };
 

@@ -2,33 +2,42 @@
 import { rename, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Running } from '#shared/deployment.ts';
-import type { Memory } from './domain/install.ts';
+import { releaseRef } from '#shared/ids.ts';
+import type { Refusal } from './desired.ts';
+import type { InstallState } from './domain/install.ts';
 
-export type Status = {
-  v: 1;
+export type Facts = {
   device: string;
-  /** Milliseconds since 1970 of this word. */
   at: number;
-  pid: number;
-  state: Memory['install']['state'];
-  deployment: string | null;
-  release: string | null;
   progress: { bytesDone: number; bytesTotal: number } | null;
-  error: { code: string; message: string } | null;
   running: Running | null;
   connected: boolean;
-  /** Why the newest desired document was not believed. */
-  refusal: { seq: number; code: string; message: string } | null;
+  refusal: Refusal | null;
+  install: InstallState;
 };
 
-export const openStatusFile = (dir: string, make: () => Promise<Status>) => {
+/** `at` is in milliseconds since 1970; `refusal` is why the newest desired document was not believed. */
+const statusOf = ({ install, ...facts }: Facts) => {
+  const offered = install.state === 'idle' ? null : install.offer.install;
+  return {
+    v: 1,
+    ...facts,
+    pid: process.pid,
+    state: install.state,
+    deployment: offered?.deployment ?? null,
+    release: offered === null ? null : releaseRef(offered.product, offered.version),
+    error: 'error' in install ? install.error : null,
+  };
+};
+
+export const openStatusFile = (dir: string, look: () => Promise<Facts>) => {
   const file = join(dir, 'status.json');
   let writing: Promise<void> | undefined;
   let again = false;
 
   const write = async (): Promise<void> => {
     try {
-      await writeFile(`${file}.tmp`, `${JSON.stringify(await make())}\n`);
+      await writeFile(`${file}.tmp`, `${JSON.stringify(statusOf(await look()))}\n`);
       await rename(`${file}.tmp`, file);
     } catch {
       // Nothing depends on it: a full disk shows elsewhere.

@@ -1,6 +1,7 @@
 /** After a restart: what the slots say about a deployment, and what is left to know when the journal is lost. */
 import { other, type SlotName, type SlotsView } from '../slots/slots.ts';
-import type { EventKind, InstallState, Memory } from './install.ts';
+import type { EventKind, InstallState } from './install.ts';
+import type { Memory } from './memory.ts';
 
 /** From `activating` on the slots are asked; this is their answer as an event. */
 export const evidenceOf = (

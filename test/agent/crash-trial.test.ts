@@ -83,6 +83,7 @@ describe('from activation on', () => {
     const again = device.start();
     await until('it is idle', () => again.states().at(-1) === 'idle');
     rig.expectCommitted(release);
+    expect(again.states()).toEqual(['reported', 'idle']);
   });
 
   test.each(['journal.reverting', 'slots.revert.written', 'journal.verifying-revert', 'journal.reverted'])(

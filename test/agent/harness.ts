@@ -252,7 +252,10 @@ export const startTestServer = async (
       },
     };
   };
-  const desire = (instruction: Instruction, more: { seq?: number; expires?: number; device?: Id } = {}): Desired => {
+  const desire = (
+    instruction: Instruction,
+    more: { seq?: number; expires?: number; device?: Id; push?: false } = {},
+  ): Desired => {
     state.seq = more.seq ?? state.seq + 1;
     const times = { issuedAt: now(), expires: more.expires ?? now() + 86_400_000 };
     const leaf = {
@@ -264,7 +267,7 @@ export const startTestServer = async (
     };
     const [desired] = signDesired(keyring.director, [leaf], times);
     state.desired = desired!;
-    publish(down(DEVICE, 'desired'), desired!);
+    if (more.push !== false) publish(down(DEVICE, 'desired'), desired!);
     return desired!;
   };
 

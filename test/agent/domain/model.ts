@@ -1,15 +1,9 @@
 /** A device in memory for simulations: slots that keep state, a network and applications that a seed makes good or bad. */
-import {
-  type Effect,
-  type InstallEvent,
-  type InstallState,
-  type Memory,
-  type Offer,
-  outcomeOf,
-} from '#agent/domain/install.ts';
+import { type Effect, type InstallEvent, type InstallState, type Offer, outcomeOf } from '#agent/domain/install.ts';
+import type { Memory } from '#agent/domain/memory.ts';
 import { evidenceOf, standbyOf } from '#agent/domain/resume.ts';
 import type { SlotName, SlotsView } from '#agent/slots/slots.ts';
-import { Id, manifestPath, Sha256 } from '#shared/ids.ts';
+import { Id, manifestPath, Sha256, unreachable } from '#shared/ids.ts';
 import type { Signed } from '#shared/messages.ts';
 
 const PRODUCT = Id.parse('gateway');
@@ -153,6 +147,8 @@ const performOnSlot = (
       return { kind: 'booted-other', why: '' };
     case 'verify-revert':
       return slots.runs === slot ? { kind: 'failed', error: error('REVERT_FAILED') } : { kind: 'revert-verified' };
+    default:
+      return unreachable(effect);
   }
 };
 

@@ -1,0 +1,105 @@
+/** What performing every effect needs. */
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { DeviceErrorCode, Running } from '#shared/deployment.ts';
+import { readFileIfThere } from '#shared/durable.ts';
+import type { Id } from '#shared/ids.ts';
+import { Manifest } from '#shared/manifest.ts';
+import { sha256Hex } from '#shared/trust/canonical.ts';
+import type { AgentConfig } from './config.ts';
+import type { Inbox } from './desired.ts';
+import type { Journey } from './domain/install.ts';
+import { type Backoff, backoffMs } from './domain/retry.ts';
+import { runHooks } from './hooks.ts';
+import type { Http } from './http.ts';
+import type { Identity } from './identity.ts';
+import type { Log } from './log.ts';
+import type { EventOf, Machine } from './machine.ts';
+import { slotFolder } from './slots/directories.ts';
+import type { SlotName, Slots } from './slots/slots.ts';
+import type { Supervisor } from './supervisor.ts';
+import type { DeviceTrust } from './trust/device-trust.ts';
+
+/** Where things are, under the data folder. */
+export type Folders = { data: string; slots: string; downloads: string };
+
+export type PerformOptions = {
+  config: Pick<AgentConfig, 'compatible' | 'trialTries' | 'application'>;
+  folders: Folders;
+  boot: Id;
+  slots: Slots;
+  supervisor: Supervisor;
+  trust: Pick<DeviceTrust, 'checkManifest'>;
+  http: Pick<Http, 'get' | 'getJson'>;
+  identity: Identity;
+  machine: () => Pick<Machine, 'memory' | 'nextSeq' | 'send'>;
+  inbox: () => Pick<Inbox, 'receive'>;
+  serverReachable: () => boolean;
+  /** Of the fetch that goes on. */
+  onProgress: (bytesDone: number, bytesTotal: number) => void;
+  /** A receipt waits to be sent. */
+  onReceipt: () => void;
+  /** What the application last wrote, after a trial that failed. */
+  onApplicationOutput: (deployment: Id, text: string) => void;
+  now: () => number;
+  log: Log;
+  backoff: Backoff;
+};
+
+/** The next event; undefined when there is none, or when it was aborted. */
+export type Done = Promise<EventOf | undefined>;
+export type InSlot = Journey & { slot: SlotName };
+
+export const failed = (code: DeviceErrorCode, message: string): EventOf => ({
+  kind: 'failed',
+  error: { code, message: readable(message) },
+});
+
+/** Messages may quote what an application wrote; reports carry no control characters. */
+export const readable = (message: string): string =>
+  // oxlint-disable-next-line no-control-regex -- they are what is meant
+  message.replace(/[\u0000-\u0008\u000B-\u001F\u007F]/g, ' ').slice(0, 1_000);
+
+/** What runs now by the slots' word: the trial, or else the committed version. */
+export const runningNow = async (slots: Slots): Promise<Running | null> => {
+  const [inspected, running] = await Promise.all([slots.inspect(), slots.running()]);
+  if (!inspected.ok) return null;
+  const slot = running?.slot ?? inspected.view.active;
+  const content = slot === null ? undefined : inspected.view.slots[slot];
+  return content?.state === 'bootable' ? content.running : null;
+};
+
+/** The manifest that was checked and kept when the deployment was accepted. */
+export const manifestFile = (folders: Folders): string => join(folders.data, 'manifest.json');
+
+export const partsOf = (options: PerformOptions) => {
+  const { config, folders, now } = options;
+
+  const pause = (attempt: number, signal: AbortSignal): Promise<unknown> =>
+    sleep(backoffMs(attempt, options.backoff, Math.random()), undefined, { signal }).catch(() => undefined);
+
+  const hooks = (when: Manifest['hooks'][number]['when'], manifest: Manifest, journey: Journey, signal: AbortSignal) =>
+    runHooks({
+      when,
+      manifest,
+      folder: 'slot' in journey && when !== 'before-install' ? slotFolder(folders.slots, journey.slot) : folders.data,
+      deployment: journey.offer.install.deployment,
+      port: config.application.port,
+      // A hook may say "later" as long as nothing is decided.
+      deferUntil: when.startsWith('before-') ? journey.offer.expires : 0,
+      pause,
+      now,
+      signal,
+    });
+
+  const keptManifest = async (journey: Journey): Promise<Manifest> => {
+    const file = manifestFile(folders);
+    const bytes = await readFileIfThere(file);
+    if (bytes === undefined || sha256Hex(bytes) !== journey.offer.install.sha256) {
+      throw new Error(`${file} is not the manifest that was checked`);
+    }
+    return Manifest.parse(JSON.parse(bytes.toString('utf8')));
+  };
+
+  return { pause, hooks, keptManifest };
+};

@@ -1,0 +1,121 @@
+/** Performs activation, trial, commit and revert: from here on the slots know what is true. */
+import { setTimeout as sleep } from 'node:timers/promises';
+import { evidenceOf } from './domain/resume.ts';
+import { runTrialHealth } from './health.ts';
+import { type Done, failed, type InSlot, type PerformOptions, partsOf, readable } from './perform-parts.ts';
+import { slotFolder } from './slots/directories.ts';
+import type { SlotResult } from './slots/slots.ts';
+
+const SELECTOR_ATTEMPTS_MAX = 5;
+const REVERT_RUNNING_MS_MAX = 15_000;
+const OUTPUT_BYTES_MAX = 12 * 1024;
+
+export const trialEffects = (options: PerformOptions) => {
+  const { config, folders, slots, now, log } = options;
+  const { pause, hooks, keptManifest } = partsOf(options);
+
+  const inspect = async (journey: InSlot): Done => {
+    const inspected = await slots.inspect();
+    if (!inspected.ok) return failed(inspected.code, inspected.message);
+    return { kind: evidenceOf(inspected.view, journey) };
+  };
+
+  const activate = async (journey: InSlot, signal: AbortSignal): Done => {
+    const before = await hooks('before-activate', await keptManifest(journey), journey, signal);
+    if (!before.ok) return failed('HOOK_FAILED', before.message);
+    const { deployment } = journey.offer.install;
+    const activated = await slots.activate(journey.slot, { tries: config.trialTries, deployment });
+    if (!activated.ok) return failed(activated.code, activated.message);
+    return bootTrial(journey);
+  };
+
+  const bootTrial = async (journey: InSlot): Done => {
+    const booted = await slots.boot();
+    if (booted.booted === journey.slot && booted.trial) return { kind: 'booted-trial' };
+    const why =
+      booted.booted === null
+        ? booted.why
+        : `slot ${booted.booted} runs: the trial has no tries left, or its slot does not boot`;
+    return { kind: 'booted-other', why: readable(why) };
+  };
+
+  const watchTrial = async (journey: InSlot, signal: AbortSignal): Done => {
+    const manifest = await keptManifest(journey);
+    const verdict = await runTrialHealth({
+      policy: manifest.health,
+      elapsedMs: Math.max(0, now() - journey.since),
+      ...(config.application.port === undefined ? {} : { port: config.application.port }),
+      folder: slotFolder(folders.slots, journey.slot),
+      ...(manifest.run === undefined ? {} : { environment: manifest.run.environment }),
+      process: manifest.run === undefined ? null : options.supervisor,
+      serverReachable: () => options.serverReachable(),
+      signal,
+      onWaiting: (sentence) => log.debug({ event: 'trial-waits' }, `on trial: ${sentence}`),
+    });
+    if (verdict.verdict === 'aborted') return undefined;
+    return verdict.verdict === 'healthy' ? { kind: 'passed' } : failed(verdict.code, verdict.message);
+  };
+
+  /** The boot selector's writes are few and small: a failure of one is tried again before anything is concluded. */
+  const insist = async (act: () => Promise<SlotResult>, signal: AbortSignal): Promise<SlotResult> => {
+    for (let attempt = 0; ; attempt += 1) {
+      const result = await act();
+      if (result.ok || signal.aborted || attempt + 1 >= SELECTOR_ATTEMPTS_MAX) return result;
+      log.warn({ event: 'selector-retried', code: result.code }, result.message);
+      await pause(attempt, signal);
+    }
+  };
+
+  const commit = async (journey: InSlot, signal: AbortSignal): Done => {
+    const committed = await insist(() => slots.commit(), signal);
+    if (signal.aborted) return undefined;
+    if (!committed.ok) return failed(committed.code, committed.message);
+    // After a restart nothing runs yet.
+    if ((await slots.running()) === null) await slots.boot();
+    const manifest = await keptManifest(journey).catch(() => undefined);
+    const after =
+      manifest === undefined ? { ok: true as const } : await hooks('after-commit', manifest, journey, signal);
+    if (!after.ok) log.error({ event: 'hook-failed' }, `after commit, which stands: ${after.message}`);
+    return { kind: 'committed' };
+  };
+
+  const revert = async (journey: InSlot, signal: AbortSignal): Done => {
+    const output = await options.supervisor.lastOutput(OUTPUT_BYTES_MAX).catch(() => '');
+    if (output !== '') options.onApplicationOutput(journey.offer.install.deployment, output);
+    const reverted = await insist(() => slots.revert(), signal);
+    if (signal.aborted) return undefined;
+    if (!reverted.ok) return failed('REVERT_FAILED', `${reverted.code}: ${reverted.message}`);
+    // Where activation failed before it changed anything, what ran goes on running.
+    const [inspected, running] = await Promise.all([slots.inspect(), slots.running()]);
+    const untouched = inspected.ok && running !== null && !running.trial && running.slot === inspected.view.active;
+    if (untouched && running.slot !== journey.slot) return { kind: 'booted-other', why: '' };
+    const booted = await slots.boot();
+    if (booted.booted === journey.slot)
+      return failed('REVERT_FAILED', `slot ${journey.slot} still runs after the revert`);
+    return { kind: 'booted-other', why: '' };
+  };
+
+  const verifyRevert = async (journey: InSlot, signal: AbortSignal): Done => {
+    const deadline = performance.now() + REVERT_RUNNING_MS_MAX;
+    for (;;) {
+      const [inspected, running] = await Promise.all([slots.inspect(), slots.running()]);
+      if (!inspected.ok) return failed('REVERT_FAILED', inspected.message);
+      const { active, trial } = inspected.view;
+      if (trial !== null || active === journey.slot)
+        return failed('REVERT_FAILED', 'the boot selector still names the new version');
+      // Before the first commit there is nothing to go back to, and nothing runs.
+      if (running === null ? active === null : running.slot === active) break;
+      if (performance.now() >= deadline)
+        return failed('REVERT_FAILED', `what ran before, slot ${active}, does not come up`);
+      await sleep(50, undefined, { signal }).catch(() => undefined);
+      if (signal.aborted) return undefined;
+    }
+    const manifest = await keptManifest(journey).catch(() => undefined);
+    const after =
+      manifest === undefined ? { ok: true as const } : await hooks('after-revert', manifest, journey, signal);
+    if (!after.ok) log.error({ event: 'hook-failed' }, `after the revert, which stands: ${after.message}`);
+    return { kind: 'revert-verified' };
+  };
+
+  return { inspect, activate, bootTrial, watchTrial, commit, revert, verifyRevert };
+};

@@ -1,0 +1,41 @@
+/** What the agent knows when it starts. */
+
+import type { Memory } from './domain/memory.ts';
+import { rebuildMemory } from './domain/resume.ts';
+import { readFloor } from './floor.ts';
+import { type Journal, openJournal } from './journal.ts';
+import type { Log } from './log.ts';
+import type { Slots } from './slots/slots.ts';
+
+/** The memory from the journal; or, when that is new or lost, what the slots know. */
+export const recall = async (
+  dataDir: string,
+  slots: Slots,
+  log: Log,
+  now: () => number,
+): Promise<{ journal: Journal; memory: Memory }> => {
+  const opened = await openJournal(dataDir);
+  if (opened.damage !== null) log.error({ event: `journal-${opened.damage.kind}` }, opened.damage.message);
+  const floor = await readFloor(dataDir);
+  if (opened.memory !== undefined) {
+    return { journal: opened.journal, memory: { ...opened.memory, floor: Math.max(opened.memory.floor, floor) } };
+  }
+  const inspected = await slots.inspect();
+  if (!inspected.ok) log.error({ event: 'slots-damaged', code: inspected.code }, inspected.message);
+  const nothing = {
+    active: null,
+    trial: null,
+    slots: { a: { state: 'unbootable' }, b: { state: 'unbootable' } },
+  } as const;
+  const rebuilt = rebuildMemory(inspected.ok ? inspected.view : nothing, floor, now());
+  if (rebuilt.revert) {
+    log.error(
+      { event: 'trial-forgotten', code: 'JOURNAL_LOST' },
+      'the rules of the pending trial are lost with the journal: going back to what ran before',
+    );
+    const reverted = await slots.revert();
+    if (!reverted.ok) log.error({ event: 'revert-failed', code: reverted.code }, reverted.message);
+  }
+  await opened.journal.append(rebuilt.memory);
+  return { journal: opened.journal, memory: rebuilt.memory };
+};
