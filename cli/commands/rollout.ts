@@ -143,8 +143,8 @@ const addWatch = (group: Command): void => {
       watch(await connect(flags), rollout, flags),
     );
   withExamples(command, [
-    ['Live', 'sluice rollout watch r-1'],
-    ['In a pipeline, one JSON line for every change', 'sluice rollout watch r-1 --json --timeout 2h'],
+    ['Live', 'sluice rollout watch ro-5sjqphnd'],
+    ['In a pipeline, one JSON line for every change', 'sluice rollout watch ro-5sjqphnd --json --timeout 2h'],
   ]);
 };
 
@@ -212,15 +212,15 @@ export const addRollout = (program: Command): void => {
       ]);
       print(`\n${table(['DEVICE', 'WAVE', 'STATE', 'SINCE', 'ERROR'], rows)}`);
     });
-  withExamples(show, [['Where is every device?', 'sluice rollout show r-1 --devices']]);
+  withExamples(show, [['Where is every device?', 'sluice rollout show ro-5sjqphnd --devices']]);
   addWatch(group);
   addVerb(group, 'pause', 'Offer to nobody new until resumed', [
     'Wait',
-    'sluice rollout pause r-1 --note "the network is down in Lyon"',
+    'sluice rollout pause ro-5sjqphnd --note "the network is down in Lyon"',
   ]);
-  addVerb(group, 'resume', 'Go on after a pause', ['Go on', 'sluice rollout resume r-1']);
+  addVerb(group, 'resume', 'Go on after a pause', ['Go on', 'sluice rollout resume ro-5sjqphnd']);
   addVerb(group, 'abort', 'End a rollout for good: offers not acted on are withdrawn, trials in progress finish', [
     'Stop',
-    'sluice rollout abort r-1 --note "GW-31"',
+    'sluice rollout abort ro-5sjqphnd --note "GW-31"',
   ]);
 };
