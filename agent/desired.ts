@@ -34,7 +34,7 @@ export const sameInstall = (offer: Offer, instruction: Instruction): boolean =>
   JSON.stringify(Instruction.parse(offer.install)) === JSON.stringify(Instruction.parse(instruction));
 
 /** What a verified document means for the machine in its present state. */
-export const eventOf = (leaf: DesiredLeaf, state: InstallState): EventOf => {
+const eventOf = (leaf: DesiredLeaf, state: InstallState): EventOf => {
   const { instruction, seq, expires } = leaf;
   if (instruction.kind === 'none') return { kind: 'withdrawn', seq };
   const offer = { seq, expires, install: instruction };

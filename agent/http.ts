@@ -144,7 +144,7 @@ const answerOf = async <S extends z.ZodType>(
 };
 
 /** fetch hides the reason in `cause`. */
-export const reasonOf = (error: unknown): string => {
+const reasonOf = (error: unknown): string => {
   if (!(error instanceof Error)) return String(error);
   if (error.cause instanceof AggregateError) return error.cause.errors.map(reasonOf).join(', ');
   return error.cause instanceof Error ? `${error.message} (${error.cause.message})` : error.message;

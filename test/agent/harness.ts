@@ -31,8 +31,8 @@ import { generatePrivateKey, signerFromPem } from '#shared/trust/signers.ts';
 
 type ManifestInput = z.input<typeof Manifest>;
 
-export const PRODUCT = Id.parse('gateway');
-export const COMPATIBLE = Id.parse('gw-test');
+const PRODUCT = Id.parse('gateway');
+const COMPATIBLE = Id.parse('gw-test');
 export const DEVICE = Id.parse('gw-01');
 
 /** An application in one file, run by Node. */

@@ -2,7 +2,7 @@
 import { type Effect, type InstallEvent, type InstallState, type Offer, outcomeOf } from '#agent/domain/install.ts';
 import type { Memory } from '#agent/domain/memory.ts';
 import { evidenceOf, standbyOf } from '#agent/domain/resume.ts';
-import type { SlotName, SlotsView } from '#agent/slots/slots.ts';
+import type { SlotName } from '#agent/slots/slots.ts';
 import { Id, manifestPath, Sha256, unreachable } from '#shared/ids.ts';
 import type { Signed } from '#shared/messages.ts';
 
@@ -51,12 +51,6 @@ export const freshSlots = (): ModelSlots => ({
   trial: null,
   content: { a: { deployment: 'before', verified: true }, b: null },
   runs: 'a',
-});
-
-export const viewOf = (slots: ModelSlots): SlotsView => ({
-  active: slots.active,
-  trial: slots.trial,
-  slots: { a: { state: 'unbootable' }, b: { state: 'unbootable' } },
 });
 
 const error = (code: 'FETCH_FAILED' | 'SELFTEST_FAILED' | 'REVERT_FAILED' | 'WRITE_VERIFY') => ({

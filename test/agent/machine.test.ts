@@ -1,0 +1,89 @@
+import { expect, onTestFinished, test } from 'vitest';
+import type { Effect, InstallState } from '#agent/domain/install.ts';
+import type { Memory } from '#agent/domain/memory.ts';
+import type { Log } from '#agent/log.ts';
+import { type EventOf, openMachine } from '#agent/machine.ts';
+import { freshMemory, offerOf } from './domain/model.ts';
+import { until } from './harness.ts';
+
+const silent: Log = { debug: () => undefined, info: () => undefined, warn: () => undefined, error: () => undefined };
+
+/** A machine whose journal keeps its records in memory, and may be full; `perform` is the test's. */
+const open = (
+  perform: (effect: Effect, state: InstallState, signal: AbortSignal) => Promise<EventOf | undefined>,
+  memory: Memory = freshMemory(),
+) => {
+  const journal = { records: [] as Memory[], full: false };
+  const machine = openMachine({
+    memory,
+    journal: {
+      append: async (record) => {
+        if (journal.full) throw Object.assign(new Error('no space left'), { code: 'ENOSPC' });
+        journal.records.push(record);
+      },
+    },
+    now: () => 1_000,
+    log: silent,
+    perform,
+    failureOf: (_effect, error) => ({ kind: 'failed', error: { code: 'PRECONDITION', message: String(error) } }),
+    recorded: async () => undefined,
+  });
+  onTestFinished(() => machine.stop());
+  return { machine, journal };
+};
+const offered: EventOf = { kind: 'offered', offer: offerOf(1) };
+
+test('a state is recorded before anything is done about it; with a full disk nothing is done until it can be', async () => {
+  const done: [Effect, number][] = [];
+  const { machine, journal } = open(async (effect) => {
+    done.push([effect, journal.records.length]);
+    return undefined;
+  });
+  journal.full = true;
+  machine.send(offered);
+  await new Promise((resolve) => setImmediate(resolve));
+  expect([machine.memory().install.state, done]).toEqual(['idle', []]);
+  journal.full = false;
+  await until('it is recorded', () => done.length > 0);
+  expect(done).toEqual([['check-manifest', 1]]);
+  expect(journal.records.map(({ install }) => install.state)).toEqual(['accepted']);
+});
+
+test('a new state ends what was being done for the old one, and waits until that has really ended', async () => {
+  const story: string[] = [];
+  const { machine } = open(async (effect, state, signal) => {
+    story.push(`${effect} begins`);
+    if (effect !== 'check-manifest') return undefined;
+    await new Promise((resolve) => signal.addEventListener('abort', resolve));
+    await new Promise((resolve) => setImmediate(resolve));
+    story.push(`${effect} ends in ${state.state}`);
+    // Too late: nobody wants to know any more.
+    return { kind: 'manifest-checked', slot: 'b' };
+  });
+  machine.send(offered);
+  machine.send({ kind: 'withdrawn', seq: 2 });
+  await until('it is withdrawn', () => story.length === 3);
+  expect(story).toEqual(['check-manifest begins', 'check-manifest ends in accepted', 'sign-receipt begins']);
+  expect(machine.memory()).toMatchObject({ install: { state: 'withdrawn' }, desiredSeq: 2 });
+});
+
+test('an effect that throws fails the deployment, not the agent', async () => {
+  const { machine } = open(async (effect) => {
+    if (effect === 'check-manifest') throw new Error('a bug');
+    return undefined;
+  });
+  machine.send(offered);
+  await until('it has failed', () => machine.memory().install.state === 'failed');
+  expect(machine.memory().install).toMatchObject({ error: { code: 'PRECONDITION', message: 'Error: a bug' } });
+});
+
+test('numbers of reports only grow, whatever crashes, and few of them cost a write', async () => {
+  const first = open(async () => undefined, { ...freshMemory(), reportSeq: 5_000 });
+  const numbers = [];
+  for (let count = 0; count < 1_500; count += 1) numbers.push(await first.machine.nextSeq());
+  expect(numbers).toEqual(Array.from({ length: 1_500 }, (_, index) => 5_001 + index));
+  expect(first.journal.records.length).toBe(2);
+  // Killed here: the next agent begins above everything that may have been used.
+  const second = open(async () => undefined, first.journal.records.at(-1));
+  expect(await second.machine.nextSeq()).toBeGreaterThan(numbers.at(-1)!);
+});
