@@ -31,9 +31,9 @@ const checkReceipt = (signed: Signed, device: DeviceRecord): Checked => {
   return { ok: true, receipt };
 };
 
-/** In the order in which the device made them, however they came; those that are none last. */
+/** Each once, in the order in which the device made them, however they came; those that are none last. */
 export const inOrder = (receipts: Signed[], device: DeviceRecord): { signed: Signed; checked: Checked }[] =>
-  receipts
+  [...new Map(receipts.map((signed) => [signed.payload + signed.sig, signed])).values()]
     .map((signed) => ({ signed, checked: checkReceipt(signed, device) }))
     .sort((a, b) => seqOf(a.checked) - seqOf(b.checked));
 const seqOf = (checked: Checked): number => (checked.ok ? checked.receipt.seq : Number.MAX_SAFE_INTEGER);

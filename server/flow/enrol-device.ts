@@ -13,7 +13,7 @@ import { addressGroup, perKey } from './token-bucket.ts';
 const RATE = { burst: 200, perSecond: 5 };
 const ADDRESSES_MAX = 10_000;
 /** Anybody may ask to be let in, so the number of those who wait is bounded. */
-export const PENDING_MAX = 10_000;
+const PENDING_MAX = 10_000;
 /** How far a device's clock may be off when it enrols; its clock is only then set by many. */
 const CLOCK_SKEW_MS_MAX = 24 * 3_600_000;
 const ATTRIBUTES_MAX = 64;

@@ -20,13 +20,15 @@ const REPORTS_PER_DEVICE_MAX = 4;
 const REPORTS_MAX = 20_000;
 const HEARTBEATS_MAX = 100_000;
 const PRESENCE_MAX = 100_000;
-/** Complaints in the log about one device: a few, then one a minute. */
+/** Complaints about one device, in the log and in the audit log: a few, then one a minute. */
 const COMPLAINTS = { burst: 3, perSecond: 1 / 60 };
+/** Devices whose complaints are counted at once. */
+const DEVICES_MAX = 10_000;
 const LOG_CHARS_MAX = 4_096;
 
 type Presence = { device: Id; online: boolean; boot: Id | null; at: number };
 
-export type IngestDeps = ReceiveDeps & {
+export type IngestDeps = Omit<ReceiveDeps, 'mayTell'> & {
   store: ReceiveDeps['store'] & Pick<Store, 'saveHeartbeats' | 'setOnline'>;
   link: Pick<DeviceLink, 'acknowledge'>;
   observer: Observer;
@@ -46,11 +48,11 @@ export type Ingest = {
 };
 
 export const makeIngest = (deps: IngestDeps): Ingest => {
-  const lanes = makeLanes(deps);
-  const mayComplain = perKey(COMPLAINTS, 10_000);
+  const [mayComplain, mayTell] = [perKey(COMPLAINTS, DEVICES_MAX), perKey(COMPLAINTS, DEVICES_MAX)];
   const complain = (device: Id, event: string, text: string): void => {
     if (mayComplain(device, deps.now())) deps.log.warn({ event, deviceId: device }, text);
   };
+  const lanes = makeLanes({ ...deps, complain, mayTell: (device) => mayTell(device, deps.now()) });
   let stopped = false;
 
   const parse = <S extends z.ZodType>(schema: S, device: Id, channel: UpChannel, payload: Uint8Array) => {
@@ -102,8 +104,11 @@ export const makeIngest = (deps: IngestDeps): Ingest => {
   };
 };
 
+type LaneDeps = IngestDeps &
+  Pick<ReceiveDeps, 'mayTell'> & { complain: (device: Id, event: string, text: string) => void };
+
 /** The queues, and the one writer that empties them. */
-const makeLanes = (deps: IngestDeps) => {
+const makeLanes = (deps: LaneDeps) => {
   const heartbeats = new Map<Id, HeartbeatRow>();
   const reports = new Map<Id, StateReport[]>();
   const presences = new Map<Id, Presence>();
@@ -209,13 +214,13 @@ const writeHeartbeats = async (deps: IngestDeps, rows: HeartbeatRow[], since: nu
   deps.observer.ingested('heartbeat', performance.now() - since);
 };
 
-const writeReports = async (deps: IngestDeps, batch: Report[], since: number): Promise<void> => {
+const writeReports = async (deps: LaneDeps, batch: Report[], since: number): Promise<void> => {
   if (batch.length === 0) return;
   const received = await receiveReports(deps, batch);
   for (const { device, ack } of received.acks) deps.link.acknowledge(device, ack);
   for (const { device, why } of received.refusedReceipts) {
     deps.observer.receiptRefused();
-    deps.log.warn({ event: 'receipt-refused', deviceId: device, why }, `a receipt was refused: ${why}`);
+    deps.complain(device, 'receipt-refused', `a receipt was refused: ${why}`);
   }
   deps.observer.message('state', 'saved', received.saved);
   deps.observer.message('state', 'seen', received.acks.length - received.saved);

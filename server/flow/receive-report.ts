@@ -24,12 +24,19 @@ type ReportStore = Pick<
   Store,
   'getDevices' | 'getDeployments' | 'getRollout' | 'getRelease' | 'saveReports' | 'listDeviceAudit'
 >;
-export type ReceiveDeps = { store: ReportStore; now: () => number };
+export type ReceiveDeps = {
+  store: ReportStore;
+  now: () => number;
+  /** May one more line about a refused receipt of this device go into the audit log? */
+  mayTell: (device: Id) => boolean;
+};
 
 /** Somebody else (a halt, a deadline) moved the same deployment in between: rare, so a few attempts are plenty. */
 const ATTEMPTS_MAX = 5;
 /** How far back a repeated receipt is looked for. A device has at most a few lines per deployment. */
 const AUDIT_LOOKBACK = 200;
+/** Of those that change nothing: a device could sign new ones for ever. */
+const RECEIPTS_PER_DEPLOYMENT_MAX = 8;
 
 /** At most one report of each device in `reports`. What is not among the acks will be repeated by its device. */
 export const receiveReports = async (deps: ReceiveDeps, reports: Report[]): Promise<Received> => {
@@ -143,13 +150,15 @@ const prepareReport = async (
     }
     const { deployment, plan, receipt } = verdict;
     const did = apply(current(deployment.id) ?? deployment, plan, { outcome: receipt.outcome, error: receipt.error });
-    if (did || !(await isStored(deps, device.id, signed))) {
+    const known = did ? 'new' : await findStored(deps, device.id, deployment.id, signed);
+    if (known === 'too-many') refused.push('there are more receipts for the deployment than it can have outcomes');
+    if (known === 'new') {
       audit.push({
         at: facts.now,
         by: byDevice(device.id),
         kind: 'receipt',
         device: device.id,
-        deployment: receipt.deployment,
+        deployment: deployment.id,
         receipt: signed,
       });
     }
@@ -161,9 +170,9 @@ const prepareReport = async (
   if (said !== null && deployment?.device === device.id && plan !== undefined) {
     apply(deployment, plan, { state: said.state, error: said.error });
   }
-  // One line a report at most: a hostile device must not be able to flood the log that everybody has to keep.
+  // One line a report, and not for every report: a hostile device must not flood the log that everybody has to keep.
   const why = refused[0];
-  if (why !== undefined) {
+  if (why !== undefined && deps.mayTell(device.id)) {
     audit.push({ at: facts.now, by: byDevice(device.id), kind: 'receipt-refused', device: device.id, why });
   }
   return { row: rowOf(device.id, report, facts.now, [...moved.values()], audit), refused };
@@ -190,10 +199,18 @@ const rowOf = (
 });
 
 /** Receipts are repeated until acknowledged; the log keeps each once. Asked only when a receipt moved nothing, which is rare. */
-const isStored = async ({ store }: ReceiveDeps, device: Id, signed: Signed): Promise<boolean> => {
-  const entries = await store.listDeviceAudit(device, { limit: AUDIT_LOOKBACK });
-  return entries.some(({ payload }) => {
+const findStored = async (
+  { store }: ReceiveDeps,
+  device: Id,
+  deployment: Id,
+  signed: Signed,
+): Promise<'stored' | 'new' | 'too-many'> => {
+  let count = 0;
+  for (const { payload } of await store.listDeviceAudit(device, { limit: AUDIT_LOOKBACK })) {
     const event = parseAuditEvent(payload);
-    return event?.kind === 'receipt' && event.receipt.payload === signed.payload;
-  });
+    if (event?.kind !== 'receipt' || event.deployment !== deployment) continue;
+    if (event.receipt.payload === signed.payload) return 'stored';
+    count += 1;
+  }
+  return count < RECEIPTS_PER_DEPLOYMENT_MAX ? 'new' : 'too-many';
 };

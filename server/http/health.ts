@@ -29,7 +29,7 @@ export const healthRoute = (
 };
 
 /** Remembers what was first in the outbox, and since when: if that does not move, nobody performs effects. */
-export const makeHealthCheck = (deps: {
+const makeHealthCheck = (deps: {
   store: Pick<Store, 'takeOutbox'>;
   now: () => number;
 }): (() => Promise<Health>) => {

@@ -281,9 +281,23 @@ test.each<[string, () => Promise<Signed>]>([
 
 test('eight bad receipts make one line of audit', async () => {
   const bad = await receiptOf({}, newSigner());
-  await report(reportOf(1, { receipts: Array<Signed>(8).fill(bad) }));
+  await report(reportOf(1, { receipts: Array.from({ length: 8 }, (_, index) => ({ ...bad, sig: `0${index}` })) }));
   expect((await kindsOf(world)).filter((kind) => kind === 'receipt-refused')).toHaveLength(1);
   expect(counted.get('receipt refused')).toBe(8);
+});
+
+test('a device that signs ever new receipts for the same outcome fills nothing', async () => {
+  for (let seq = 1; seq <= 20; seq++) await report(reportOf(seq, { receipts: [await receiptOf({ seq })] }));
+  expect((await kindsOf(world)).filter((kind) => kind === 'receipt')).toHaveLength(8);
+  expect((await kindsOf(world)).filter((kind) => kind === 'receipt-refused')).toHaveLength(3);
+  expect(acks).toHaveLength(20);
+});
+
+test('the same receipt twice in one report counts once', async () => {
+  const receipt = await receiptOf();
+  await report(reportOf(1, { receipts: [receipt, receipt, { ...receipt, sig: '00' }] }));
+  expect((await kindsOf(world)).filter((kind) => kind === 'receipt')).toHaveLength(1);
+  expect(await deploymentOf(GW1)).toMatchObject({ state: 'committed' });
 });
 
 test('a device can not move the deployment of another', async () => {

@@ -23,7 +23,7 @@ export const configFor = (dataDir: string, flags: Record<string, string> = {}): 
   return config.value;
 };
 
-export const newKey = (): Signer => {
+const newKey = (): Signer => {
   const signer = signerFromPem(generatePrivateKey('ed25519'));
   if (!signer.ok) throw new Error(signer.detail);
   return signer.value;
@@ -101,7 +101,7 @@ export const connectDevice = async (mqttUrl: string, device: Device): Promise<Mq
   return client;
 };
 
-export const reportOf = (seq: number): StateReport => ({
+const reportOf = (seq: number): StateReport => ({
   v: 1,
   boot: Id.parse('boot-1'),
   seq,
@@ -116,7 +116,7 @@ export const reportOf = (seq: number): StateReport => ({
 });
 
 /** The next acknowledgement of this device. */
-export const nextAck = (client: MqttClient, device: Device): Promise<Ack> =>
+const nextAck = (client: MqttClient, device: Device): Promise<Ack> =>
   new Promise((resolve, reject) => {
     client.once('close', () => reject(new Error('closed before the acknowledgement')));
     client.on('message', (topic, payload) => {
