@@ -57,6 +57,8 @@ export const ServerConfig = z.strictObject({
       public: Switch.default(false),
     })
     .prefault({}),
+  /** After a start nobody is overdue for this long at most: time for devices to come back to a server that was away. */
+  restartGraceMs: count(86_400_000).default(600_000),
   /** How long a stop may take before connections are cut. */
   stopMs: count(600_000).default(10_000),
 });
@@ -80,6 +82,7 @@ export const SETTINGS = [
   'log.pretty',
   'channels',
   'artifacts.public',
+  'restartGraceMs',
   'stopMs',
 ] as const;
 export type Setting = (typeof SETTINGS)[number];

@@ -15,6 +15,7 @@ import { authenticateDevice } from './flow/authenticate-device.ts';
 import { reconcileDelegations } from './flow/create-product.ts';
 import { makeEnrolDevice } from './flow/enrol-device.ts';
 import { type FindDevice, gatherDevices } from './flow/find-device.ts';
+import { grantGrace, noteAlive } from './flow/grant-grace.ts';
 import { makeGreeter } from './flow/greet-device.ts';
 import { startHousekeeping } from './flow/housekeeping.ts';
 import { makeIngest } from './flow/ingest.ts';
@@ -115,6 +116,11 @@ const openAll = async (config: ServerConfig, now: () => number, closers: Closers
   // Nobody is connected yet, whatever the last process wrote, and nobody is connected any more when this one has ended.
   await store.setAllOffline();
   closers.add(() => store.setAllOffline());
+  // Before anything is judged. Devices that were on trial while nobody listened are late, not silent.
+  const grace = await grantGrace({ store, now }, config.restartGraceMs);
+  if (grace.deployments > 0)
+    log.info({ event: 'grace-granted', ...grace }, 'deadlines were moved: the server was away');
+  closers.add(() => noteAlive({ store, now }));
 
   const connections = makeConnections();
   const metrics = makeMetrics({ store, connectedDevices: () => connections.count(), version });

@@ -78,6 +78,10 @@ const isDecided = (state: ToldState): boolean =>
 const acceptanceOf = (deployment: DeploymentRecord, told: ToldState, now: Millis): Millis | null =>
   deployment.acceptedAt ?? (told === 'withdrawn' ? null : now);
 
+/** A deadline that was moved, because the server was away, stays moved. The one of an offer was only for accepting it. */
+const outcomeBy = ({ acceptedAt, deadlineAt }: DeploymentRecord, usual: Millis): Millis =>
+  acceptedAt === null || deadlineAt === null ? usual : Math.max(deadlineAt, usual);
+
 /**
  * One word of the device, applied. `policy` is the rollout's: its outcome deadline runs from acceptance.
  * Words about another deployment are the caller's to sort out.
@@ -100,7 +104,7 @@ export const stepDeployment = (
     stateAt: told === deployment.state ? deployment.stateAt : now,
     acceptedAt,
     decidedAt: decided ? now : null,
-    deadlineAt: decided || acceptedAt === null ? null : acceptedAt + policy.deadlines.outcomeMs,
+    deadlineAt: decided || acceptedAt === null ? null : outcomeBy(deployment, acceptedAt + policy.deadlines.outcomeMs),
     overdue: null,
     error: told === 'reverted' || told === 'failed' ? (word.error ?? null) : null,
   };

@@ -6,6 +6,7 @@ import type { Objects } from '../store/objects.ts';
 import type { Store } from '../store/store.ts';
 import type { Repository } from '../trust/repository.ts';
 import type { Uploads } from './accept-upload.ts';
+import { noteAlive } from './grant-grace.ts';
 import { keepCheckpoint } from './keep-checkpoint.ts';
 
 export type HousekeepingDeps = {
@@ -30,6 +31,7 @@ export type HousekeepingDeps = {
 
 /** Minute, hour, day of the month, month, day of the week; UTC. Odd minutes, so that not all fleets of the world do it at once. */
 const SCHEDULE = {
+  'note-alive': '* * * * *',
   'expire-uploads': '*/5 * * * *',
   'refresh-metadata': '7 * * * *',
   'sign-checkpoint': '17 * * * *',
@@ -38,6 +40,7 @@ const SCHEDULE = {
 } as const;
 export type Task = keyof typeof SCHEDULE;
 const TASKS: readonly Task[] = [
+  'note-alive',
   'expire-uploads',
   'refresh-metadata',
   'sign-checkpoint',
@@ -50,6 +53,10 @@ const RECOUNTED_MAX = 20;
 
 /** What each task does; the number says how much there was to do. */
 const PERFORM: Record<Task, (deps: HousekeepingDeps) => Promise<number>> = {
+  'note-alive': async (deps) => {
+    await noteAlive(deps);
+    return 1;
+  },
   'expire-uploads': (deps) => deps.uploads.expire(),
   // Devices refuse a stale timestamp: that protects them from a mirror that hides new releases (TUF 5.4.4, freeze attack).
   'refresh-metadata': async (deps) => {

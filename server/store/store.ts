@@ -211,6 +211,8 @@ export type Store = {
    * stays silent must be able to get something new one day, and two rollouts may never own it at once.
    */
   markOverdue(rollout: Id, now: Millis, limit: number, auditOf: AuditStamp): Promise<DeploymentRecord[]>;
+  /** At start: deadlines before `until`, passed ones too, are moved to it; nobody could report while the server was away. How many they were. */
+  extendDeadlines(until: Millis): Promise<number>;
   /**
    * The record half of "record, then act": saves the next state when `revision` still holds, makes the offers and
    * withdrawals that the step asked for, their desired documents and outbox lines, and the audit, all in one transaction.

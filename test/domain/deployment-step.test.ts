@@ -88,6 +88,13 @@ describe('a journey', () => {
     expect(journey(accepted, ...said('fetching', 'ready')).acceptedAt).toBe(T0 + 2_000);
   });
 
+  test('keeps a deadline that was moved, however it goes on', () => {
+    const moved = deploymentIn('fetching', { deadlineAt: T0 + 900_000 });
+    expect(journey(moved, ...said('ready', 'trial')).deadlineAt).toBe(T0 + 900_000);
+    // The time to accept is another matter than the time to an outcome.
+    expect(journey(deploymentIn('offered'), { state: 'accepted' }).deadlineAt).toBe(T0 + 602_000);
+  });
+
   test('whose reports were all lost but the receipt is accepted and decided at once', () => {
     expect(journey(deploymentIn('offered'), { outcome: 'committed' })).toMatchObject({
       state: 'committed',

@@ -38,9 +38,10 @@ afterEach(() => world.close());
 
 test('everything is done once at the start, and nothing after the stop', async () => {
   const housekeeping = startHousekeeping(deps);
-  await expect.poll(() => told.length).toBe(5);
+  await expect.poll(() => told.length).toBe(6);
   await housekeeping.stop();
   expect(told).toEqual([
+    'note-alive 1',
     'expire-uploads 0',
     'refresh-metadata 1',
     'sign-checkpoint 1',

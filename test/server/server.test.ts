@@ -4,7 +4,9 @@ import { createServer } from 'node:net';
 import { join } from 'node:path';
 import type { MqttClient } from 'mqtt';
 import { afterEach, beforeEach, expect, test } from 'vitest';
+import { ALIVE_META } from '#server/flow/grant-grace.ts';
 import { type RunningServer, startServer } from '#server/main.ts';
+import { openInProcessStore } from '#server/store/sqlite/open.ts';
 import {
   admit,
   ask,
@@ -84,6 +86,16 @@ test('stop is graceful: what was taken is written, devices are offline, and noth
     online: false,
     agent: '1.0.0',
   });
+});
+
+test('a stop notes when the server was last there', async () => {
+  const time = Date.now() + 3_600_000;
+  const server = await startServer(configFor(dir), { now: () => time });
+  servers.push(server);
+  await server.stop();
+  const store = openInProcessStore(join(dir, 'sluice.db'));
+  expect(Number(await store.getMeta(ALIVE_META))).toBe(time);
+  await store.close();
 });
 
 test('a second server on the same data folder is refused in words', async () => {

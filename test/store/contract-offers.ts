@@ -315,6 +315,28 @@ export const describeOffers = (open: OpenStore): void => {
       expect(await overdue(T0 + 99_999)).toEqual([]);
     });
 
+    test('deadlines that passed while nobody could report are moved, and no others', async (store) => {
+      await enrolFleet(store, ['gw-1', 'gw-2', 'gw-3', 'gw-4']);
+      await plan(store, 'r1', ['gw-1', 'gw-2', 'gw-3', 'gw-4']);
+      await save(store, 'r1', { offers: [offer('r1', { atMost: 3 })] });
+      const [first, second, third] = await store.listDeployments({ rollout: id('r1') }, { limit: 3 });
+      const until = T0 + 200_000;
+      const accepted = { state: 'trial' as const, acceptedAt: T0 + 1 };
+      await store.saveReports([
+        report('gw-2', 1, { deployments: [{ ...second!, ...accepted, deadlineAt: until + 1 }] }),
+        report('gw-3', 1, { deployments: [{ ...third!, ...accepted, state: 'committed', deadlineAt: null }] }),
+      ]);
+      expect(await store.extendDeadlines(until)).toBe(1);
+      const deadlines = (await store.listDeployments({ rollout: id('r1') }, { limit: 4 })).map((one) => one.deadlineAt);
+      expect(deadlines).toEqual([until, until + 1, null, null]);
+      const stamp = { kind: 'overdue' as const, rollout: id('r1'), by: 'server' };
+      expect(await store.markOverdue(id('r1'), until - 1, 10, stamp)).toEqual([]);
+      // A report that was read before does not undo it.
+      const stale = report('gw-1', 1, { deployments: [{ ...first!, ...accepted, deadlineAt: T0 + 60_001 }] });
+      expect(await store.saveReports([stale])).toEqual({ conflicts: [first!.id] });
+      expect(await store.extendDeadlines(until)).toBe(0);
+    });
+
     test('no more are marked overdue at once than asked for', async (store) => {
       await enrolFleet(store, ['gw-1', 'gw-2', 'gw-3']);
       await plan(store, 'r1', ['gw-1', 'gw-2', 'gw-3']);

@@ -132,6 +132,9 @@ export const deployments = (sql: Sql) => {
          WHERE rollout = ? AND state IN ('planned', 'withdrawn', 'overdue') AND accepted_at IS NULL`,
         rollout,
       )?.devices ?? 0,
+    // With the revision, so that a report that was read before is stepped again from the new deadline.
+    extendDeadlines: (until) =>
+      sql.run('UPDATE deployments SET deadline_at = ?, revision = revision + 1 WHERE deadline_at < ?', until, until),
     getOutcomeBins: (rollout, binMs) => sql.all<OutcomeBin>(OUTCOME_BINS, rollout, binMs, binMs),
   } satisfies Partial<SyncStore>;
 };
