@@ -2,6 +2,7 @@
 import { z } from 'zod';
 import { AGENT_STATES, DeviceError, Running } from './deployment.ts';
 import { Id, Millis, Sha256, text, Version } from './ids.ts';
+import { OpenSpan, SPANS_TOLD_MAX } from './windows.ts';
 
 export const MESSAGE_BYTES_MAX = 64 * 1024;
 export const LOG_BYTES_MAX = 16 * 1024;
@@ -28,6 +29,10 @@ export const Instruction = z.discriminatedUnion('kind', [
     path: z.string().max(256),
     sha256: Sha256,
     length: z.number().int().min(1),
+    /** Install and activate only within these; absent: at any time. All past: not until told more. Reckoned by the server, so that a device needs no calendar. */
+    windows: z.array(OpenSpan).max(SPANS_TOLD_MAX).optional(),
+    /** Not to be activated before; null: not until told; absent: as soon as it is installed. */
+    activateAt: Millis.nullable().optional(),
   }),
   z.object({ kind: z.literal('none'), reason: text(256) }),
 ]);

@@ -1,6 +1,7 @@
 /** A rollout's policy: every field with a safe default, so that `{}` is a policy. Read by the server's domain, shown by the CLI. */
 import { z } from 'zod';
-import { DurationMs, Id } from './ids.ts';
+import { DurationMs, Id, Millis } from './ids.ts';
+import { MaintenanceWindow } from './windows.ts';
 
 /** The judge of docs/judge.md: halts on evidence, halts on a budget of harmed devices, and lets a wave grow only as evidence of health arrives. */
 export const EvidenceRule = z.strictObject({
@@ -62,6 +63,12 @@ export const Policy = z.strictObject({
       atRiskMax: z.number().int().min(1).max(1_000_000).default(1_000_000),
     })
     .prefault({}),
+  /** Outside of these nothing is offered and nothing is activated; an install that runs may finish. None: any time is good. */
+  windows: z.array(MaintenanceWindow).max(8).default([]),
+  /** When what is installed is activated: by each device as soon as it can, by all from a time on, or when `rollout activate` says so. */
+  activation: z.union([z.literal('at-once'), z.literal('on-command'), Millis]).default('at-once'),
+  /** A rollout takes devices over from those with a lower number. */
+  priority: z.number().int().min(0).max(100).default(50),
 });
 export type Policy = z.infer<typeof Policy>;
 
@@ -73,5 +80,9 @@ export const CohortPlan = z.strictObject({
     .min(1)
     .max(32)
     .default([{ percent: 100 }]),
+  /** Instead of the policy's. */
+  windows: z.array(MaintenanceWindow).max(8).optional(),
+  /** Devices that come to match while the rollout is open are enrolled into the last wave. */
+  follow: z.boolean().optional(),
 });
 export type CohortPlan = z.infer<typeof CohortPlan>;
