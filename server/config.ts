@@ -6,8 +6,8 @@ import { readFileSync } from 'node:fs';
 import { resolve } from 'node:path';
 import { parse as parseYaml } from 'yaml';
 import { z } from 'zod';
-import { Id } from '#shared/ids.ts';
 import { accept, type Result, refuse } from '#shared/problems.ts';
+import { Channels } from './domain/channel.ts';
 
 const Port = z.coerce.number().int().min(0).max(65_535);
 const Host = z.string().min(1).max(255);
@@ -46,11 +46,11 @@ export const ServerConfig = z.strictObject({
       pretty: Switch.optional(),
     })
     .prefault({}),
-  /** Where releases can be staged. */
+  /** Where releases can be staged, in the order in which they are promoted. */
   channels: z
-    .union([z.array(Id), z.string().transform((list) => list.split(','))])
-    .pipe(z.array(Id).min(1).max(32))
-    .default(['staging', 'production'].map((name) => Id.parse(name))),
+    .union([z.array(z.unknown()), z.string().transform((list) => list.split(','))])
+    .pipe(Channels)
+    .prefault(['staging', 'production']),
   artifacts: z
     .strictObject({
       /** Open `/o/` and `/tuf/` to everybody, so that a cache or CDN may serve them. */

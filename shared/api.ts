@@ -46,6 +46,37 @@ export const ReleaseView = z.object({
 });
 export type ReleaseView = z.infer<typeof ReleaseView>;
 
+/** What each channel requires of a release, in the order in which it is promoted, and what was said of it so far. */
+export const RequirementsView = z.object({
+  release: ReleaseRef,
+  channels: z.array(
+    z.object({
+      channel: Id,
+      staged: z.boolean(),
+      /** Whether nothing is missing. */
+      met: z.boolean(),
+      requirements: z.array(
+        z.object({
+          kind: z.enum(['rollout', 'soak', 'check', 'sbom', 'approvals']),
+          met: z.boolean(),
+          sentence: z.string(),
+        }),
+      ),
+    }),
+  ),
+  checks: z.array(
+    z.object({
+      check: Id,
+      outcome: z.enum(['pass', 'fail']),
+      link: z.string().nullable(),
+      at: Millis,
+      by: z.string(),
+    }),
+  ),
+  approvals: z.array(z.object({ channel: Id, by: z.string(), note: z.string(), at: Millis })),
+});
+export type RequirementsView = z.infer<typeof RequirementsView>;
+
 export const DeviceView = z.object({
   id: Id,
   state: z.enum(['pending', 'accepted', 'rejected']),
@@ -292,6 +323,51 @@ export const routes = {
     ...release,
     body: z.strictObject({ channel: Id }),
     answer: ReleaseView,
+  }),
+  releasePromote: route({
+    method: 'POST',
+    path: '/api/v1/releases/:release/promote',
+    roles: PUBLISH,
+    tags: ['releases'],
+    summary: 'Take a release from one channel to the next: the same bytes, when the channel has all it requires',
+    ...release,
+    body: z.strictObject({ to: Id }),
+    answer: ReleaseView,
+  }),
+  releaseRequirements: route({
+    method: 'GET',
+    path: '/api/v1/releases/:release/requirements',
+    roles: READ,
+    tags: ['releases'],
+    summary: 'What each channel requires of a release, and what of it is missing',
+    ...release,
+    answer: RequirementsView,
+  }),
+  releaseCheck: route({
+    method: 'PUT',
+    path: '/api/v1/releases/:release/checks/:check',
+    roles: PUBLISH,
+    tags: ['releases'],
+    summary: 'Say how a named check of a release ended; the newest word counts',
+    params: z.object({ release: ReleaseRef, check: Id }),
+    body: z.strictObject({
+      outcome: z.enum(['pass', 'fail']),
+      link: z
+        .url({ protocol: /^https?$/ })
+        .max(1024)
+        .optional(),
+    }),
+    answer: RequirementsView,
+  }),
+  releaseApprove: route({
+    method: 'POST',
+    path: '/api/v1/releases/:release/approve',
+    roles: OPERATE,
+    tags: ['releases'],
+    summary: 'Approve a release for a channel; whoever published or promotes it does not count',
+    ...release,
+    body: z.strictObject({ channel: Id, note: text(512).default('') }),
+    answer: RequirementsView,
   }),
   releaseWithdraw: route({
     method: 'POST',

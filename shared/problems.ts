@@ -9,6 +9,7 @@ export const PROBLEMS = {
   forbidden: [403, 'You may not do this'],
   'not-found': [404, 'There is no such thing'],
   conflict: [409, 'That is not possible in the present state'],
+  'requirements-unmet': [409, 'The channel requires more of this release'],
   'already-exists': [409, 'That exists already'],
   'metadata-version-conflict': [409, 'Somebody else published in between: fetch the delegation again, sign anew'],
   'digest-mismatch': [422, 'The bytes received are not the bytes announced'],

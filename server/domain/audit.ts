@@ -29,6 +29,16 @@ export const AuditEvent = z.discriminatedUnion('kind', [
     keyId: z.string(),
   }),
   line('release-staged', { product: Id, version: z.string(), channel: Id }),
+  line('release-checked', {
+    product: Id,
+    version: z.string(),
+    check: Id,
+    outcome: z.enum(['pass', 'fail']),
+    link: z.string().nullable(),
+  }),
+  line('release-approved', { product: Id, version: z.string(), channel: Id, note: z.string() }),
+  /** `approvedBy`: whose approvals counted. */
+  line('release-promoted', { product: Id, version: z.string(), from: Id, to: Id, approvedBy: z.array(z.string()) }),
   line('release-withdrawn', { product: Id, version: z.string(), reason: z.string() }),
   line('enrolment-tokens-created', { tokens: count, device: Id.nullable() }),
   line('device-enrolled', {
@@ -56,6 +66,7 @@ export const AuditEvent = z.discriminatedUnion('kind', [
   line('rollout-resumed', { rollout: Id, note: z.string(), acknowledged: count.optional() }),
   line('rollout-halted', { rollout: Id, reason: HaltReason }),
   line('rollout-aborted', { rollout: Id, note: z.string() }),
+  line('rollout-activated', { rollout: Id, installed: count, note: z.string() }),
   line('rollout-completed', { rollout: Id }),
   /** At most 500 devices a line. */
   line('offered', { rollout: Id, wave: count, devices: z.array(Id) }),
@@ -71,6 +82,8 @@ export const AuditEvent = z.discriminatedUnion('kind', [
     to: z.string(),
     error: z.enum(DEVICE_ERRORS).optional(),
   }),
+  /** A device that committed did not do well while it was watched. */
+  line('regressed', { rollout: Id, deployment: Id, device: Id, to: z.enum(['reverted', 'failed']), why: z.string() }),
   /** The device-signed proof, its signature checked before it came here. */
   line('receipt', { device: Id, deployment: Id, receipt: Signed }),
   line('receipt-refused', { device: Id, why: z.string() }),
@@ -123,6 +136,11 @@ const WORDS: Words = {
   'bundle-accepted': (e) =>
     `${e.by} published ${e.product}@${e.version} for ${e.compatible}: manifest ${e.manifest}, signed by CI key ${e.keyId}.`,
   'release-staged': (e) => `${e.by} staged ${e.product}@${e.version} in channel ${e.channel}.`,
+  'release-checked': (e) =>
+    `${e.by} reported that check ${e.check} of ${e.product}@${e.version} ${e.outcome === 'pass' ? 'passed' : 'failed'}${e.link === null ? '' : ` (${e.link})`}.`,
+  'release-approved': (e) => `${e.by} approved ${e.product}@${e.version} for channel ${e.channel}${noted(e.note)}.`,
+  'release-promoted': (e) =>
+    `${e.by} promoted ${e.product}@${e.version} from ${e.from} to ${e.to}${e.approvedBy.length === 0 ? '' : `, approved by ${e.approvedBy.join(', ')}`}.`,
   'release-withdrawn': (e) => `${e.by} withdrew release ${e.product}@${e.version}${noted(e.reason)}.`,
   'enrolment-tokens-created': (e) =>
     `${e.by} made ${plural(e.tokens, 'enrolment token')}${e.device === null ? '' : ` for device ${e.device}`}.`,
@@ -146,6 +164,8 @@ const WORDS: Words = {
     `${e.by} resumed rollout ${e.rollout}${e.acknowledged === undefined ? '' : ` after its halt, acknowledging ${plural(e.acknowledged, 'failed device')}`}${noted(e.note)}.`,
   'rollout-halted': (e) => `Rollout ${e.rollout} halted: ${sentenceOfHalt(e.reason)}.`,
   'rollout-aborted': (e) => `${e.by} aborted rollout ${e.rollout}${noted(e.note)}.`,
+  'rollout-activated': (e) =>
+    `${e.by} let the devices of rollout ${e.rollout} activate the release; ${plural(e.installed, 'device')} had installed it${noted(e.note)}.`,
   'rollout-completed': (e) => `Rollout ${e.rollout} completed: every device is decided.`,
   offered: (e) => `Rollout ${e.rollout}, wave ${e.wave + 1}: offered to ${naming(e.devices)}.`,
   withdrawn: (e) => `Rollout ${e.rollout}: the offer to ${naming(e.devices)} was withdrawn${noted(e.reason)}.`,
@@ -156,6 +176,7 @@ const WORDS: Words = {
       : `Rollout ${e.rollout}: ${naming(e.devices)} never took the offer up in time; this counts neither as healthy nor as failed.`,
   'deployment-moved': (e) =>
     `Device ${e.device} moved from ${e.from} to ${e.to} in rollout ${e.rollout}${e.error === undefined ? '' : ` (${e.error})`}.`,
+  regressed: (e) => `Device ${e.device}, which had committed in rollout ${e.rollout}, counts as ${e.to} now: ${e.why}.`,
   receipt: (e) => `Device ${e.device} signed its receipt for deployment ${e.deployment}.`,
   'receipt-refused': (e) => `A receipt of device ${e.device} was refused${noted(e.why)}.`,
 };

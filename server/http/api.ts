@@ -5,6 +5,7 @@ import { cohortRoutes } from './cohorts.ts';
 import { deviceRoutes } from './devices.ts';
 import { operatorRoutes } from './operators.ts';
 import { productRoutes } from './products.ts';
+import { promotionRoutes } from './promotion.ts';
 import { releaseRoutes } from './releases.ts';
 import { rolloutRoutes } from './rollouts.ts';
 
@@ -14,12 +15,14 @@ export type ApiDeps = Parameters<typeof auditRoutes>[1] &
   Parameters<typeof operatorRoutes>[1] &
   Parameters<typeof productRoutes>[1] &
   Parameters<typeof releaseRoutes>[1] &
+  Parameters<typeof promotionRoutes>[1] &
   Parameters<typeof rolloutRoutes>[1];
 
 export const apiRoutes = (app: FastifyInstance, deps: ApiDeps): void => {
   operatorRoutes(app, deps);
   productRoutes(app, deps);
   releaseRoutes(app, deps);
+  promotionRoutes(app, deps);
   deviceRoutes(app, deps);
   cohortRoutes(app, deps);
   rolloutRoutes(app, deps);

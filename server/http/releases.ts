@@ -2,6 +2,7 @@ import type { FastifyInstance } from 'fastify';
 import { routes } from '#shared/api.ts';
 import { Id, releaseRef, Version } from '#shared/ids.ts';
 import { accept, type Result, refuse } from '#shared/problems.ts';
+import type { Channel } from '../domain/channel.ts';
 import type { Uploads } from '../flow/accept-upload.ts';
 import { publishRelease } from '../flow/publish-release.ts';
 import type { Rollouts } from '../flow/rollouts.ts';
@@ -20,7 +21,7 @@ type ReleaseDeps = RunDeps & {
   repository: Repository;
   uploads: Uploads;
   rollouts: Pick<Rollouts, 'wake'>;
-  channels: readonly string[];
+  channels: readonly Channel[];
 };
 
 export const releaseRoutes = (app: FastifyInstance, deps: ReleaseDeps): void => {

@@ -15,6 +15,8 @@ import type { Id, Sha256 } from '#shared/ids.ts';
 import type { Manifest } from '#shared/manifest.ts';
 import type { Desired, Instruction } from '#shared/messages.ts';
 import type { DeploymentRecord, OutcomeBin, OverdueClass } from '../domain/deployment.ts';
+import type { WatchedHealth } from '../domain/late-regression.ts';
+import type { ReleaseApproval, ReleaseCheck } from '../domain/promotion.ts';
 import type { RolloutPlan, RolloutState } from '../domain/rollout.ts';
 
 /** Owned by the domain; named here too for those who only know the store. */
@@ -139,6 +141,15 @@ export type Store = {
     to: ReleaseState,
     audit: AuditLine,
   ): Promise<'saved' | 'conflict'>;
+  /** The newest word of each check wins; `known` when it says nothing new, `full` beyond 64 checks of one release. */
+  saveCheck(check: ReleaseCheck, audit: AuditLine): Promise<'saved' | 'known' | 'full'>;
+  /** One approval of a release for a channel by each person; `known` when it was given before. */
+  approveRelease(approval: ReleaseApproval, audit: AuditLine): Promise<'approved' | 'known'>;
+  /**
+   * Checks by name, approvals in the order in which they were given. What was said of a release holds for the bundles that
+   * it had then: accepting another bundle of it forgets all of this.
+   */
+  getReleaseEvidence(product: Id, version: string): Promise<{ checks: ReleaseCheck[]; approvals: ReleaseApproval[] }>;
   findBundle(manifestSha256: Sha256): Promise<BundleRecord | undefined>;
   /** Digests that published or accepted bundles need: everything else on disk may go. */
   listReferencedObjects(): Promise<Sha256[]>;
@@ -193,6 +204,8 @@ export type Store = {
   getRollout(id: Id): Promise<RolloutRecord | undefined>;
   /** Newest first. */
   listRollouts(page: Page): Promise<RolloutRecord[]>;
+  /** All rollouts of a release, newest first; the newest 1,000. */
+  listRolloutsOf(product: Id, version: string): Promise<RolloutRecord[]>;
   listDueRollouts(now: Millis, limit: number): Promise<RolloutRecord[]>;
   /** Kept as counters in the transaction that changes a state. */
   countDeployments(
@@ -227,6 +240,13 @@ export type Store = {
     now: Millis;
     /** Ids of deployments; `withdrawn` without those that were only planned. */
   }): Promise<{ result: 'saved'; offered: Id[]; withdrawn: Id[]; skipped: Id[] } | { result: 'conflict' }>;
+  /**
+   * Deployments committed after `committedSince` whose device, by its heartbeats since, may not be well, at most `limit`. A
+   * device that was offered something since is not watched any more.
+   */
+  listSuspects(rollout: Id, committedSince: Millis, limit: number): Promise<WatchedDeployment[]>;
+  /** Those whose revision still holds, each with its audit lines. How many they were. */
+  saveRegressions(moves: { next: DeploymentRecord; audit: AuditLine[] }[]): Promise<number>;
   listDeployments(
     filter: { rollout?: Id | undefined; device?: Id | undefined; state?: DeploymentState | undefined },
     page: Page,
@@ -285,6 +305,9 @@ export type OfferRequest = {
 
 /** In whose name the store words the audit lines for rows that only it picks. */
 export type AuditStamp = { kind: 'overdue'; rollout: Id; by: string };
+
+/** A committed deployment, and how its device has been since. */
+export type WatchedDeployment = { deployment: DeploymentRecord; health: WatchedHealth };
 
 export type HeartbeatRow = {
   device: Id;

@@ -32,6 +32,34 @@ const SAMPLES: [AuditEvent, string][] = [
     'alice staged gateway@1.4.0 in channel production.',
   ],
   [
+    {
+      ...alice,
+      kind: 'release-checked',
+      product,
+      version,
+      check: Id.parse('e2e'),
+      outcome: 'fail',
+      link: 'https://ci.example.com/1',
+    },
+    'alice reported that check e2e of gateway@1.4.0 failed (https://ci.example.com/1).',
+  ],
+  [
+    { ...alice, kind: 'release-approved', product, version, channel: Id.parse('production'), note: 'looked at it' },
+    'alice approved gateway@1.4.0 for channel production: looked at it.',
+  ],
+  [
+    {
+      ...alice,
+      kind: 'release-promoted',
+      product,
+      version,
+      from: Id.parse('staging'),
+      to: Id.parse('production'),
+      approvedBy: ['bob', 'carol'],
+    },
+    'alice promoted gateway@1.4.0 from staging to production, approved by bob, carol.',
+  ],
+  [
     { ...alice, kind: 'release-withdrawn', product, version, reason: 'bad flash' },
     'alice withdrew release gateway@1.4.0: bad flash.',
   ],

@@ -107,7 +107,7 @@ describe('what a channel requires', () => {
 });
 
 test('approvals count each active person once, and no author, whatever is given in whatever order', () => {
-  const name = fc.constantFrom('ada', 'bob', 'carol', 'dan');
+  const name = fc.constantFrom<string>('ada', 'bob', 'carol', 'dan');
   fc.assert(
     fc.property(fc.array(name), fc.array(name), fc.array(name), (approvedBy, authors, active) => {
       const counting = countingApprovals(approvedBy, authors, active);

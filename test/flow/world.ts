@@ -2,6 +2,7 @@
 import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { type Channel, Channels } from '#server/domain/channel.ts';
 import { stepDeployment } from '#server/domain/deployment-step.ts';
 import { openUploads, type UploadLimits, type Uploads } from '#server/flow/accept-upload.ts';
 import { createProduct } from '#server/flow/create-product.ts';
@@ -52,7 +53,7 @@ export type World = {
   log: Signer;
   ci: Signer;
   link: DeviceLink & { pushed: Map<Id, Desired[]>; disconnected: Id[] };
-  channels: string[];
+  channels: Channel[];
   rollouts: { wake(): void };
   newId: () => Id;
   now: () => number;
@@ -88,7 +89,7 @@ export const openWorld = async (limits?: UploadLimits): Promise<World> => {
       acknowledge: () => {},
       disconnect: (device) => void disconnected.push(device),
     },
-    channels: ['staging', 'production'],
+    channels: Channels.parse(['staging', 'production']),
     rollouts: { wake: () => {} },
     newId: () => newId('ro-'),
     now,

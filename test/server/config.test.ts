@@ -24,7 +24,7 @@ test('nothing given is a configuration that works on this machine', () => {
   expect(load({})).toMatchObject({
     http: { host: '127.0.0.1', port: 8080 },
     mqtt: { host: '127.0.0.1', port: 1883 },
-    channels: ['staging', 'production'],
+    channels: [{ name: 'staging' }, { name: 'production' }],
     artifacts: { public: false },
   });
 });
@@ -41,7 +41,7 @@ test('flags win over the environment, which wins over the file, which wins over 
     http: { port: 3, host: 'from-file' },
     mqtt: { port: 2, host: '127.0.0.1' },
     log: { level: 'warn' },
-    channels: ['lab', 'field'],
+    channels: [{ name: 'lab' }, { name: 'field' }],
     artifacts: { public: true },
   });
 });

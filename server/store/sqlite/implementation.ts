@@ -8,15 +8,18 @@ import { ingest } from './ingest.ts';
 import { meta } from './meta.ts';
 import { operators } from './operators.ts';
 import { products } from './products.ts';
+import { promotion } from './promotion.ts';
 import { releases } from './releases.ts';
 import { rollouts } from './rollouts.ts';
 import type { Sql } from './sql.ts';
 import { type Method, methodsOf, type SyncStore, syncStoreOf } from './sync.ts';
+import { watch } from './watch.ts';
 
 export const implementStore = (sql: Sql): SyncStore => {
   const methods: SyncStore = {
     ...products(sql),
     ...releases(sql),
+    ...promotion(sql),
     ...operators(sql),
     ...devices(sql),
     ...cohorts(sql),
@@ -26,6 +29,7 @@ export const implementStore = (sql: Sql): SyncStore => {
     ...desired(sql),
     ...audit(sql),
     ...meta(sql),
+    ...watch(sql),
   };
   const inTransaction = ([name, method]: [string, Method]): [string, Method] => [
     name,

@@ -116,7 +116,35 @@ CREATE TRIGGER audit_is_kept BEFORE DELETE ON audit BEGIN SELECT raise(ABORT, 't
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
 `;
 
-export const MIGRATIONS: readonly string[] = [INITIAL];
+const PROMOTION = `
+-- The newest word on each check of a release.
+CREATE TABLE release_checks (
+  product TEXT NOT NULL, version TEXT NOT NULL, "check" TEXT NOT NULL, outcome TEXT NOT NULL, link TEXT,
+  at INTEGER NOT NULL, by TEXT NOT NULL,
+  PRIMARY KEY (product, version, "check"),
+  FOREIGN KEY (product, version) REFERENCES releases (product, version)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE release_approvals (
+  n INTEGER PRIMARY KEY, product TEXT NOT NULL, version TEXT NOT NULL, channel TEXT NOT NULL, by TEXT NOT NULL,
+  note TEXT NOT NULL, at INTEGER NOT NULL,
+  UNIQUE (product, version, channel, by),
+  FOREIGN KEY (product, version) REFERENCES releases (product, version)
+) STRICT;
+CREATE INDEX rollouts_by_release ON rollouts (plan ->> 'product', plan ->> 'version');
+`;
+
+/** How devices have been since they committed. `watched` is a deployment; `heard_boot` the boot of the last heartbeat. */
+const WATCH = `
+ALTER TABLE devices ADD COLUMN watched TEXT REFERENCES deployments (id);
+ALTER TABLE devices ADD COLUMN watched_manifest TEXT;
+ALTER TABLE devices ADD COLUMN unhealthy_since INTEGER;
+ALTER TABLE devices ADD COLUMN restarts INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE devices ADD COLUMN heard_boot TEXT;
+CREATE INDEX devices_suspect ON devices (watched)
+  WHERE (unhealthy_since IS NOT NULL OR restarts > 0 OR running_manifest <> watched_manifest);
+`;
+
+export const MIGRATIONS: readonly string[] = [INITIAL, PROMOTION, WATCH];
 
 /** Brings the database to the newest schema; throws when it was written by a newer Sluice than this one. */
 export const migrate = (database: Database.Database, migrations: readonly string[] = MIGRATIONS): void => {

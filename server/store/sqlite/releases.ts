@@ -1,6 +1,7 @@
 import { type Id, releaseRef, type Sha256 } from '#shared/ids.ts';
 import type { BundleRecord, ReleaseRecord, ReleaseState } from '../store.ts';
 import { appendAudit } from './audit.ts';
+import { forgetEvidence } from './promotion.ts';
 import { fromJson, limitOf, type Sql } from './sql.ts';
 import type { SyncStore } from './sync.ts';
 
@@ -74,6 +75,7 @@ export const releases = (sql: Sql) => {
           progressText({ state: 'accepted' }),
           bundle.acceptedAt,
         );
+        forgetEvidence(sql, bundle.product, bundle.version);
         if (!insertBundle(sql, bundle)) throw new Error(`two bundles share the manifest ${bundle.manifestSha256}`);
       }
       appendAudit(sql, audit);

@@ -54,6 +54,15 @@ export const rollouts = (sql: Sql) =>
           limitOf(page.limit),
         )
         .map(toRollout),
+    listRolloutsOf: (product, version) =>
+      sql
+        .all<RolloutRow>(
+          `SELECT ${COLUMNS} FROM rollouts WHERE plan ->> 'product' = ? AND plan ->> 'version' = ?
+           ORDER BY n DESC LIMIT 1000`,
+          product,
+          version,
+        )
+        .map(toRollout),
     listDueRollouts: (now, limit) =>
       sql
         .all<RolloutRow>(
