@@ -5,7 +5,7 @@
 import type { AgentState, DeploymentState, DeviceError, Outcome } from '#shared/deployment.ts';
 import type { Policy } from '#shared/policy.ts';
 import { type AuditEvent, byDevice } from './audit.ts';
-import type { DeploymentRecord } from './deployment.ts';
+import { type DeploymentRecord, HELD_FOR_COMMAND } from './deployment.ts';
 import type { Millis } from './rollout.ts';
 
 /** Either what a state report says (`state`), or what a receipt says whose signature was verified (`outcome`). Both fit as they are. */
@@ -82,6 +82,23 @@ const acceptanceOf = (deployment: DeploymentRecord, told: ToldState, now: Millis
 const outcomeBy = ({ acceptedAt, deadlineAt }: DeploymentRecord, usual: Millis): Millis =>
   acceptedAt === null || deadlineAt === null ? usual : Math.max(deadlineAt, usual);
 
+/** Until when the device's instruction lets it begin to install, and activate; null where it may do so now. */
+export type HeldBack = { install: Millis | null; activate: Millis | null };
+const NOT_HELD: HeldBack = { install: null, activate: null };
+
+/** A device that waits, as it was told to, has its time from when it may go on. */
+const heldOf = (
+  told: ToldState,
+  held: HeldBack,
+  { deadlines }: Pick<Policy, 'deadlines'>,
+): { heldUntil: Millis; deadlineAt: Millis | null } | undefined => {
+  if (told === 'offered' && held.install !== null)
+    return { heldUntil: held.install, deadlineAt: held.install + deadlines.acceptMs };
+  if (told !== 'ready' || held.activate === null) return undefined;
+  const forCommand = held.activate === HELD_FOR_COMMAND;
+  return { heldUntil: held.activate, deadlineAt: forCommand ? null : held.activate + deadlines.outcomeMs };
+};
+
 /**
  * One word of the device, applied. `policy` is the rollout's: its outcome deadline runs from acceptance.
  * Words about another deployment are the caller's to sort out.
@@ -91,12 +108,19 @@ export const stepDeployment = (
   word: DeviceWord,
   now: Millis,
   policy: Pick<Policy, 'deadlines'>,
+  held: HeldBack = NOT_HELD,
 ): DeploymentStep => {
   const told: ToldState = 'outcome' in word ? word.outcome : TOLD[word.state];
   const accepts = deployment.state === 'offered' && told === 'offered' && deployment.acceptedAt === null;
   if (!accepts && !movesOf(deployment).includes(told)) return { next: deployment, audit: [] };
 
-  const acceptedAt = acceptanceOf(deployment, told, now);
+  const waits = heldOf(told, held, policy);
+  if (accepts && waits !== undefined && deployment.heldUntil === waits.heldUntil)
+    return { next: deployment, audit: [] };
+  // Waiting for its window it has not begun; from the wait before activation on it is at risk as of now, not of when it installed.
+  const isStill = waits !== undefined && told === 'offered';
+  const wakes = deployment.heldUntil !== null && deployment.acceptedAt !== null && waits === undefined;
+  const acceptedAt = isStill ? null : wakes && told === 'trial' ? now : acceptanceOf(deployment, told, now);
   const decided = isDecided(told);
   const next: DeploymentRecord = {
     ...deployment,
@@ -104,7 +128,12 @@ export const stepDeployment = (
     stateAt: told === deployment.state ? deployment.stateAt : now,
     acceptedAt,
     decidedAt: decided ? now : null,
-    deadlineAt: decided || acceptedAt === null ? null : outcomeBy(deployment, acceptedAt + policy.deadlines.outcomeMs),
+    deadlineAt: waits
+      ? waits.deadlineAt
+      : decided || acceptedAt === null
+        ? null
+        : outcomeBy(deployment, acceptedAt + policy.deadlines.outcomeMs),
+    heldUntil: waits?.heldUntil ?? null,
     overdue: null,
     error: told === 'reverted' || told === 'failed' ? (word.error ?? null) : null,
   };

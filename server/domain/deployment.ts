@@ -26,15 +26,24 @@ export type DeploymentRecord = {
   deadlineAt: Millis | null;
   /** Not null exactly while the state is `overdue`. */
   overdue: OverdueClass | null;
+  /**
+   * The device waits, by instruction: for a window before it begins (`offered`), or for a window, a time or a command before
+   * it activates (`ready`). Until then it is not at risk and nothing is expected of it. `HELD_FOR_COMMAND`: until told.
+   */
+  heldUntil: Millis | null;
   error: DeviceError | null;
   revision: number;
 };
 
-/** `unaccepted`: offered, nothing heard. `undecided`: accepted, no outcome yet. `never-heard`: overdue without having accepted. */
+/** The last moment that a `Date` knows: longer than any wait. */
+export const HELD_FOR_COMMAND: Millis = 8_640_000_000_000_000;
+
+/** `installed`: ready, and held back by its window or until all activate. `unaccepted`: offered, nothing heard. `undecided`: accepted, no outcome yet. `never-heard`: overdue without having accepted. */
 export type OutcomeClass =
   | 'planned'
   | 'unaccepted'
   | 'undecided'
+  | 'installed'
   | 'healthy'
   | 'failed'
   | 'never-heard'
@@ -60,7 +69,9 @@ export const binMsOf = (policy: Pick<Policy, 'deadlines'>): number =>
   Math.max(1, Math.ceil(policy.deadlines.outcomeMs / AGE_BINS));
 
 /** How a deployment counts. Bad news is taken at the device's word, good news only with its receipt: `committed` is never reached without one. */
-export const outcomeOf = (deployment: Pick<DeploymentRecord, 'state' | 'acceptedAt' | 'overdue'>): OutcomeClass => {
+export const outcomeOf = (
+  deployment: Pick<DeploymentRecord, 'state' | 'acceptedAt' | 'overdue' | 'heldUntil'>,
+): OutcomeClass => {
   switch (deployment.state) {
     case 'planned':
     case 'skipped':
@@ -76,8 +87,10 @@ export const outcomeOf = (deployment: Pick<DeploymentRecord, 'state' | 'accepted
     case 'offered':
     case 'fetching':
     case 'installing':
-    case 'ready':
     case 'trial':
+      return deployment.acceptedAt === null ? 'unaccepted' : 'undecided';
+    case 'ready':
+      if (deployment.heldUntil !== null) return 'installed';
       return deployment.acceptedAt === null ? 'unaccepted' : 'undecided';
     default:
       return unreachable(deployment.state);

@@ -63,6 +63,18 @@ const explainHold = (hold: Hold | null, isLastWave: boolean, now: Millis): strin
       return `waits, because ${hold.atRisk} devices are between offer and outcome, where at most ${hold.limit} may be`;
     case 'rate-limit':
       return `waits ${durationWords(hold.nextAt - now)} for the next offers, as the policy limits starts per minute`;
+    case 'window':
+      return hold.opensAt === null
+        ? `waits for the maintenance window of ${hold.cohort}`
+        : `waits for the maintenance window of ${hold.cohort}, which opens in ${durationWords(hold.opensAt - now)}`;
+    case 'activation':
+      return `${hold.installed} devices have installed it and wait ${
+        hold.waits === 'command'
+          ? 'to be told to activate it (rollout activate)'
+          : hold.waits === 'time' && hold.at !== null
+            ? `until all activate it in ${durationWords(hold.at - now)}`
+            : 'for their maintenance window to activate it'
+      }`;
     case 'gate':
       if (hold.committed < hold.needed) {
         return `waits for devices to commit: ${hold.committed} so far, ${hold.needed} needed for the ${isLastWave ? 'rollout to succeed' : 'next wave to open'}`;

@@ -98,13 +98,18 @@ export type Gate = { wave: number; reachable: number; committed: number; failed:
 /** Guards against 0.55 * 100 = 55.00000000000001. */
 const ROUNDING = 1e-9;
 
-export const gateOf = (policy: Pick<Policy, 'gate'>, bins: OutcomeBin[], wave: number): Gate => {
+/** Where all activate together, a wave has done its part when it has installed. */
+export const gateOf = (
+  policy: Pick<Policy, 'gate'> & { activation?: Policy['activation'] },
+  bins: OutcomeBin[],
+  wave: number,
+): Gate => {
   const tally = tallyOf(bins.filter((bin) => bin.wave === wave));
   const reachable = reachableOf(tally);
   return {
     wave,
     reachable,
-    committed: tally.healthy,
+    committed: tally.healthy + ((policy.activation ?? 'at-once') === 'at-once' ? 0 : tally.installed),
     failed: tally.failed,
     needed: Math.ceil(policy.gate.successShare * reachable - ROUNDING),
   };

@@ -11,11 +11,21 @@ export type RolloutEvent =
   /** From a halt it needs a note: the failures known at this moment are acknowledged by it, and set aside from then on. */
   | { kind: 'resume'; by: string; note: string }
   | { kind: 'abort'; by: string; note: string }
+  /** Everybody who has installed it may activate it now, and whoever installs it later too. */
+  | { kind: 'activate'; by: string; note: string }
   /** The release that it rolls out was withdrawn. */
   | { kind: 'release-withdrawn'; by: string };
 
 /** `bins`: all outcomes of this rollout, counted in bins of `binMsOf(policy)`, as they are at `now`. */
-export type RolloutFacts = { now: Millis; bins: OutcomeBin[] };
+export type RolloutFacts = {
+  now: Millis;
+  bins: OutcomeBin[];
+  /** Of the cohorts that have maintenance windows. Absent: none has. */
+  windows?: WindowFacts[];
+};
+
+/** Whether some planned device of the cohort is in its window now; otherwise when the first of them will be. */
+export type WindowFacts = { cohort: Id; open: boolean; opensAt: Millis | null };
 
 /** Offer to at most so many planned devices of this wave and group. Over all offers of one step no limit is exceeded. */
 export type Offer = { wave: number; cohort: Id; compatible: Id; atMost: number; acceptBy: Millis };
@@ -26,6 +36,8 @@ export type RolloutStep = {
   /** Withdraw every offer that was not acted on to the point of activation; `planned` devices too when the rollout ends. */
   withdraw: { reason: string; planned: boolean } | null;
   audit: AuditEvent[];
+  /** Devices that are held back until a command may activate. */
+  activate?: boolean;
   /** When to tick next; null when nothing can happen by itself any more. */
   nextTickAt: Millis | null;
   /** Not null when the event is not possible in the present state; then nothing changes. */

@@ -4,7 +4,7 @@ import type { OutcomeBin } from './deployment.ts';
 import { waveName } from './halt-words.ts';
 import { type Gate, type Grant, gateOf, isMet } from './halting.ts';
 import type { Hold, Millis, Rollout, RolloutState, StartWindow } from './rollout.ts';
-import type { Offer, RolloutStep } from './rollout-events.ts';
+import type { Offer, RolloutFacts, RolloutStep, WindowFacts } from './rollout-events.ts';
 import { groupName, type Tally, tallyOf } from './tally.ts';
 
 export type Running = Extract<RolloutState, { state: 'running' }>;
@@ -20,15 +20,17 @@ export const runOn = (
   progress: Running,
   bins: OutcomeBin[],
   grants: Grant[],
-  now: Millis,
+  facts: Pick<RolloutFacts, 'now' | 'windows'>,
 ): RolloutStep => {
+  const { now } = facts;
   const total = tallyOf(bins);
-  if (total.planned + total.unaccepted + total.undecided === 0) return complete(rollout, now);
+  const isDecided = total.planned + total.unaccepted + total.undecided + total.installed === 0;
+  if (isDecided && !staysOpen(rollout, now)) return complete(rollout, now);
 
   const opened = openWaves(rollout, progress, bins, now);
   const starts = startsOf(rollout, progress.starts, total.planned, now);
-  const { offers, hold } = offersOf(rollout, opened, grants, total, starts, now);
-  const next: Running = { ...opened.progress, hold: hold ?? gateHold(rollout, opened, offers), starts };
+  const { offers, hold } = offersOf(rollout, opened, grants, total, starts, facts);
+  const next: Running = { ...opened.progress, hold: hold ?? gateHold(rollout, opened, offers, total, now), starts };
   return {
     next: { ...rollout, progress: next },
     offers,
@@ -39,7 +41,11 @@ export const runOn = (
   };
 };
 
-const complete = (rollout: Rollout, now: Millis): RolloutStep => ({
+/** A rollout that follows its cohorts waits for devices to come as long as it was said to. */
+const staysOpen = ({ cohorts, endBy }: Rollout, now: Millis): boolean =>
+  endBy !== undefined && now < endBy && cohorts.some(({ follow }) => follow === true);
+
+export const complete = (rollout: Rollout, now: Millis): RolloutStep => ({
   next: { ...rollout, progress: { state: 'completed', at: now } },
   offers: [],
   withdraw: null,
@@ -110,7 +116,7 @@ const offersOf = (
   grants: Grant[],
   total: Tally,
   starts: StartWindow,
-  now: Millis,
+  { now, windows }: Pick<RolloutFacts, 'now' | 'windows'>,
 ): { offers: Offer[]; hold: Hold | null } => {
   if (opened.waiting === 0) return { offers: [], hold: null };
   const { limits, deadlines } = rollout.policy;
@@ -127,6 +133,11 @@ const offersOf = (
   const offers: Offer[] = [];
   let held: Hold | null = null;
   for (const { grant, wave, planned } of inTurn(queuesOf(grants, opened.progress.wave), now)) {
+    const closed = windows?.find(({ cohort, open }) => cohort === grant.group.cohort && !open);
+    if (closed !== undefined) {
+      held ??= windowHold(closed);
+      continue;
+    }
     const allowed = granted.get(grant)!;
     if (allowed <= 0) held ??= judgeHold(grant);
     const atMost = Math.min(planned, allowed, left);
@@ -138,6 +149,8 @@ const offersOf = (
   }
   return { offers, hold: offers.length === 0 ? held : null };
 };
+
+const windowHold = ({ cohort, opensAt }: WindowFacts): Hold => ({ kind: 'window', cohort, opensAt });
 
 const judgeHold = ({ group, risk, upperBound }: Grant): Hold => ({
   kind: 'judge',
@@ -172,9 +185,11 @@ const inTurn = (queues: Queue[], now: Millis): Queue[] => {
   return [...queues.slice(first), ...queues.slice(0, first)];
 };
 
-/** Everybody of the open waves was offered: it waits for outcomes, or for the soak. */
-const gateHold = (rollout: Rollout, opened: Opened, offers: Offer[]): Hold | null => {
+/** Everybody of the open waves was offered: it waits for outcomes, for the soak, or for all to activate. */
+const gateHold = (rollout: Rollout, opened: Opened, offers: Offer[], total: Tally, now: Millis): Hold | null => {
   if (offers.length > 0 || opened.waiting > 0) return null;
+  if (total.installed > 0 && total.planned + total.unaccepted + total.undecided === 0)
+    return activationHold(rollout, total.installed, now);
   const { gateSince, wave } = opened.progress;
   const isLast = wave + 1 >= rollout.waveSizes.length;
   return {
@@ -183,6 +198,15 @@ const gateHold = (rollout: Rollout, opened: Opened, offers: Offer[]): Hold | nul
     needed: opened.gate.needed,
     soakEndsAt: gateSince === null || isLast ? null : gateSince + rollout.policy.gate.soakMs,
   };
+};
+
+const activationHold = ({ policy, activatedAt }: Rollout, installed: number, now: Millis): Hold => {
+  const { activation } = policy;
+  const isOpen = activatedAt !== undefined || activation === 'at-once';
+  if (!isOpen && activation === 'on-command') return { kind: 'activation', installed, waits: 'command', at: null };
+  return !isOpen && typeof activation === 'number' && activation > now
+    ? { kind: 'activation', installed, waits: 'time', at: activation }
+    : { kind: 'activation', installed, waits: 'window', at: null };
 };
 
 /** The next second, or sooner when something is due sooner. */

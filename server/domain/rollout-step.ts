@@ -7,9 +7,11 @@ import { refuse } from '#shared/problems.ts';
 import { BY_SERVER } from './audit.ts';
 import { binMsOf, type OutcomeBin } from './deployment.ts';
 import { gateOf, isOutOfReach, ruleOn } from './halting.ts';
+import { watchEndsAt } from './late-regression.ts';
 import type { Acknowledged, HaltReason, Millis, Rollout, RolloutState } from './rollout.ts';
 import type { RolloutEvent, RolloutFacts, RolloutStep } from './rollout-events.ts';
 import { runOn } from './rollout-run.ts';
+import { activateAll, endWhenOver } from './rollout-time.ts';
 import { failuresOf, setAside, stillFailing, tallyOf } from './tally.ts';
 
 type StateName = RolloutState['state'];
@@ -18,14 +20,14 @@ type EventName = RolloutEvent['kind'];
 /** Where each event may lead from each state; nowhere means that it is refused. */
 // biome-ignore format: a table is read by its columns
 export const TRANSITIONS: Record<StateName, Record<EventName, readonly StateName[]>> = {
-  draft:               { tick: ['draft'],                          pause: [],         resume: [],          abort: ['aborted'], 'release-withdrawn': ['aborted'] },
-  'awaiting-approval': { tick: ['awaiting-approval'],              pause: [],         resume: [],          abort: ['aborted'], 'release-withdrawn': ['aborted'] },
-  scheduled:           { tick: ['scheduled', 'running'],           pause: [],         resume: [],          abort: ['aborted'], 'release-withdrawn': ['aborted'] },
-  running:             { tick: ['running', 'halted', 'completed'], pause: ['paused'], resume: [],          abort: ['aborted'], 'release-withdrawn': ['halted'] },
-  paused:              { tick: ['paused', 'halted'],               pause: [],         resume: ['running'], abort: ['aborted'], 'release-withdrawn': ['halted'] },
-  halted:              { tick: ['halted'],                         pause: [],         resume: ['running'], abort: ['aborted'], 'release-withdrawn': ['halted'] },
-  completed:           { tick: ['completed'],                      pause: [],         resume: [],          abort: [],          'release-withdrawn': ['completed'] },
-  aborted:             { tick: ['aborted'],                        pause: [],         resume: [],          abort: [],          'release-withdrawn': ['aborted'] },
+  draft:               { tick: ['draft'],                                     pause: [],         resume: [],          activate: [],          abort: ['aborted'], 'release-withdrawn': ['aborted'] },
+  'awaiting-approval': { tick: ['awaiting-approval'],                         pause: [],         resume: [],          activate: [],          abort: ['aborted'], 'release-withdrawn': ['aborted'] },
+  scheduled:           { tick: ['scheduled', 'running', 'aborted'],           pause: [],         resume: [],          activate: [],          abort: ['aborted'], 'release-withdrawn': ['aborted'] },
+  running:             { tick: ['running', 'halted', 'completed', 'aborted'], pause: ['paused'], resume: [],          activate: ['running'], abort: ['aborted'], 'release-withdrawn': ['halted'] },
+  paused:              { tick: ['paused', 'halted', 'completed', 'aborted'],  pause: [],         resume: ['running'], activate: ['paused'],  abort: ['aborted'], 'release-withdrawn': ['halted'] },
+  halted:              { tick: ['halted'],                                    pause: [],         resume: ['running'], activate: [],          abort: ['aborted'], 'release-withdrawn': ['halted'] },
+  completed:           { tick: ['completed'],                                 pause: [],         resume: [],          activate: [],          abort: [],          'release-withdrawn': ['completed'] },
+  aborted:             { tick: ['aborted'],                                   pause: [],         resume: [],          activate: [],          abort: [],          'release-withdrawn': ['aborted'] },
 };
 
 const IDLE_TICK_MS_MIN = 1_000;
@@ -47,6 +49,8 @@ export const stepRollout = (rollout: Rollout, event: RolloutEvent, facts: Rollou
       return resume(rollout, event, facts, stay);
     case 'abort':
       return abort(rollout, event.by, event.note, facts, stay);
+    case 'activate':
+      return activateAll(rollout, event, facts, stay);
     case 'release-withdrawn':
       return onReleaseWithdrawn(rollout, event.by, facts, stay);
     default:
@@ -68,7 +72,9 @@ const idleTickAt = (rollout: Rollout, { now, bins }: RolloutFacts): Millis | nul
   if (rollout.progress.state === 'scheduled') return rollout.progress.startAt;
   if (rollout.progress.state === 'running') return now + IDLE_TICK_MS_MIN;
   const tally = tallyOf(bins);
-  if (tally.unaccepted + tally.undecided === 0) return null;
+  const watchedUntil = watchEndsAt(bins, binMsOf(rollout.policy), rollout.policy.watch.watchMs);
+  const isWatched = watchedUntil !== null && now < watchedUntil;
+  if (tally.unaccepted + tally.undecided === 0 && !isWatched) return null;
   return now + Math.min(IDLE_TICK_MS_MAX, Math.max(IDLE_TICK_MS_MIN, binMsOf(rollout.policy)));
 };
 
@@ -76,6 +82,8 @@ const tick = (known: Rollout, facts: RolloutFacts): RolloutStep => {
   const rollout = withoutRecovered(known, facts.bins);
   const stay = stayOf(rollout, facts);
   const { progress } = rollout;
+  const over = endWhenOver(rollout, facts);
+  if (over !== undefined) return over;
   if (progress.state === 'scheduled') return facts.now < progress.startAt ? stay : start(rollout, facts);
   if (progress.state !== 'running' && progress.state !== 'paused') return stay;
 
@@ -86,7 +94,9 @@ const tick = (known: Rollout, facts: RolloutFacts): RolloutStep => {
   if (isOutOfReach(gate)) return halt(rollout, progress, { kind: 'gate-unreachable', ...gate }, facts);
   // A pause stops offers, not outcomes: what is on its way may still prove the release bad.
   if (progress.state === 'paused') return stay;
-  return runOn(rollout, progress, bins, ruling.grants, facts.now);
+  const step = runOn(rollout, progress, bins, ruling.grants, facts);
+  // Complete, and yet its devices are watched for a while.
+  return step.next.progress.state === 'completed' ? { ...step, nextTickAt: idleTickAt(step.next, facts) } : step;
 };
 
 /** An acknowledged failure that turned out well since is not one any more. The very same rollout where there is none. */

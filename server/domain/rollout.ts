@@ -22,6 +22,10 @@ export type RolloutPlan = {
   excluded?: number;
   createdAt: Millis;
   createdBy: string;
+  /** From then on it offers to nobody, takes back what was not activated, and is over. */
+  endBy?: Millis;
+  /** When a person said that everybody may activate. The one thing of a plan, with the sizes of waves that follow their cohort, that changes later. */
+  activatedAt?: Millis;
 };
 
 /** A number that may have decimals. Canonical JSON knows only integers, so the audit log holds others as text (see `auditLine`). */
@@ -68,6 +72,10 @@ export type Hold =
   | { kind: 'judge'; risk: number; upperBound: number; unaccepted: number; group: string }
   | { kind: 'at-risk-limit'; atRisk: number; limit: number }
   | { kind: 'rate-limit'; nextAt: Millis }
+  /** Every device that could be offered to is outside of its maintenance window. */
+  | { kind: 'window'; cohort: Id; opensAt: Millis | null }
+  /** `installed` devices wait: for a command, until `at`, or for their windows. */
+  | { kind: 'activation'; installed: number; waits: 'command' | 'time' | 'window'; at: Millis | null }
   | { kind: 'gate'; committed: number; needed: number; soakEndsAt: Millis | null };
 
 /** Offers are counted in windows of a tenth of a minute, or longer where fewer than ten may start in a minute. */

@@ -15,6 +15,7 @@ export const tallyOf = (bins: OutcomeBin[]): Tally => {
     planned: 0,
     unaccepted: 0,
     undecided: 0,
+    installed: 0,
     healthy: 0,
     failed: 0,
     'never-heard': 0,
@@ -27,7 +28,7 @@ export const tallyOf = (bins: OutcomeBin[]): Tally => {
 
 /** Devices that can still say, or have said, how it went: everybody but the skipped, the withdrawn and the never heard. */
 export const reachableOf = (tally: Tally): number =>
-  tally.planned + tally.unaccepted + tally.undecided + tally.healthy + tally.failed;
+  tally.planned + tally.unaccepted + tally.undecided + tally.installed + tally.healthy + tally.failed;
 
 /** The bins without the acknowledged failures. One that turned out well since leaves nothing to set aside. */
 export const setAside = (bins: OutcomeBin[], acknowledged: Acknowledged[]): OutcomeBin[] => {

@@ -138,6 +138,7 @@ const deploymentOf = (rollout: Id, placement: Placement, index: number, at: numb
   stateAt: at,
   deadlineAt: null,
   overdue: null,
+  heldUntil: null,
   error: null,
   revision: 1,
 });

@@ -99,6 +99,10 @@ const SAMPLES: [AuditEvent, string][] = [
     'Rollout r-1 halted: 2 of 2 devices failed in all/gw2, which is 485 to 1 evidence of a failure rate above the tolerated one.',
   ],
   [{ ...alice, kind: 'rollout-aborted', rollout, note: 'wrong' }, 'alice aborted rollout r-1: wrong.'],
+  [
+    { ...alice, kind: 'rollout-activated', rollout, installed: 40, note: '' },
+    'alice let the devices of rollout r-1 activate the release; 40 devices had installed it.',
+  ],
   [{ ...server, kind: 'rollout-completed', rollout }, 'Rollout r-1 completed: every device is decided.'],
   [
     { ...server, kind: 'offered', rollout, wave: 1, devices: [device] },

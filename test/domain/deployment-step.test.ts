@@ -25,6 +25,7 @@ const deploymentIn = (state: DeploymentRecord['state'], part: Partial<Deployment
   stateAt: T0,
   deadlineAt: state === 'offered' ? T0 + 86_400_000 : null,
   overdue: state === 'overdue' ? 'silent' : null,
+  heldUntil: null,
   error: null,
   revision: 3,
   ...part,

@@ -64,6 +64,7 @@ export const fleetOf = (options: {
       stateAt: START,
       deadlineAt: null,
       overdue: null,
+      heldUntil: null,
       error: null,
       revision: 1,
     }),

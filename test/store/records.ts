@@ -104,6 +104,7 @@ export const planned = (
   stateAt: T0,
   deadlineAt: null,
   overdue: null,
+  heldUntil: null,
   error: null,
   revision: 0,
   ...more,

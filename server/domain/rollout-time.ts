@@ -1,0 +1,50 @@
+/** What time and a person's word about time do to a rollout: its end, and the activation of what is installed. */
+import { refuse } from '#shared/problems.ts';
+import { BY_SERVER } from './audit.ts';
+import type { Rollout } from './rollout.ts';
+import type { RolloutEvent, RolloutFacts, RolloutStep } from './rollout-events.ts';
+import { complete } from './rollout-run.ts';
+import { tallyOf } from './tally.ts';
+
+/** Its time is over: what was not activated is taken back, trials finish. Undefined as long as it is not. */
+export const endWhenOver = (rollout: Rollout, { now, bins }: RolloutFacts): RolloutStep | undefined => {
+  const { endBy, progress } = rollout;
+  if (endBy === undefined || now < endBy) return undefined;
+  if (progress.state !== 'scheduled' && progress.state !== 'running' && progress.state !== 'paused') return undefined;
+  const tally = tallyOf(bins);
+  if (tally.planned + tally.unaccepted + tally.undecided + tally.installed === 0) return complete(rollout, now);
+  const note = 'its time was over';
+  return {
+    next: { ...rollout, progress: { state: 'aborted', at: now, by: BY_SERVER, note } },
+    offers: [],
+    withdraw: { reason: `rollout ended: ${note}`, planned: true },
+    audit: [{ at: now, by: BY_SERVER, kind: 'rollout-aborted', rollout: rollout.id, note }],
+    nextTickAt: now,
+    refused: null,
+  };
+};
+
+/** Everybody who has installed it may activate. Only once, and only where activation is separate. */
+export const activateAll = (
+  rollout: Rollout,
+  { by, note }: Extract<RolloutEvent, { kind: 'activate' }>,
+  { now, bins }: RolloutFacts,
+  stay: RolloutStep,
+): RolloutStep => {
+  const { activation } = rollout.policy;
+  if (activation === 'at-once')
+    return {
+      ...stay,
+      refused: refuse('conflict', 'Its devices activate the release as soon as they have installed it.'),
+    };
+  if (rollout.activatedAt !== undefined || (typeof activation === 'number' && activation <= now))
+    return { ...stay, refused: refuse('conflict', 'Its devices were told to activate the release already.') };
+  const { installed } = tallyOf(bins);
+  return {
+    ...stay,
+    next: { ...rollout, activatedAt: now },
+    activate: true,
+    audit: [{ at: now, by, kind: 'rollout-activated', rollout: rollout.id, installed, note }],
+    nextTickAt: now,
+  };
+};
