@@ -22,6 +22,7 @@ import {
 } from '../terminal.ts';
 import { collectText, id, wholeNumber } from '../values.ts';
 import { readPublicKey } from './product.ts';
+import { addPromotion } from './promotion.ts';
 
 /** The signing key: from `--key`, or PEM text in SLUICE_SIGNING_KEY, where CI systems put secrets. */
 const readSigner = async (keyFile: string | undefined): Promise<Signer> => {
@@ -78,7 +79,7 @@ const addPublish = (group: Command): void => {
 };
 
 export const addRelease = (program: Command): void => {
-  const group = program.command('release').description('Releases: publish, stage, withdraw');
+  const group = program.command('release').description('Releases: publish, stage, promote, withdraw');
   addPublish(group);
   withExamples(
     withServer(group.command('list'))
@@ -118,8 +119,9 @@ export const addRelease = (program: Command): void => {
         if (flags.json === true) return printJson(view);
         showRelease(view);
       }),
-    [['Promote what staging has proven', 'sluice release stage gateway@1.1.0 --channel production']],
+    [['The first step', 'sluice release stage gateway@1.1.0 --channel staging']],
   );
+  addPromotion(group, showRelease);
   withExamples(
     withServer(group.command('withdraw'))
       .description('Take a release back: nobody may offer it again, and rollouts of it halt')

@@ -2,11 +2,12 @@ import { createHash } from 'node:crypto';
 import { request } from 'node:http';
 import type { FastifyInstance } from 'fastify';
 import { afterEach, beforeEach, expect, test } from 'vitest';
+import { Channels } from '#server/domain/channel.ts';
 import { createOperator } from '#server/flow/operators.ts';
 import { apiRoutes } from '#server/http/api.ts';
 import { buildApp } from '#server/http/app.ts';
 import type { OperatorRole } from '#server/store/store.ts';
-import { AUDIT_EXPORT_PATH, DeviceView, ReleaseView, RolloutView, routes } from '#shared/api.ts';
+import { AUDIT_EXPORT_PATH, DeviceView, ReleaseView, RequirementsView, RolloutView, routes } from '#shared/api.ts';
 import { Id } from '#shared/ids.ts';
 import { Problem, refuse } from '#shared/problems.ts';
 import type { Route } from '#shared/route.ts';
@@ -193,6 +194,44 @@ test('from product to rollout over HTTP', async () => {
   expect((await call('viewer', 'GET', `rollouts/${rollout.id}`)).body.state).toBe('halted');
   const aborted = await call('operator', 'POST', `rollouts/${rollout.id}/abort`, { note: 'enough' });
   expect(aborted.body).toMatchObject({ state: 'aborted', untouched: 2 });
+});
+
+test('a release goes to the next channel when checks and people have said yes', async () => {
+  const requires = { checks: ['e2e'], approvals: 1 };
+  world.channels.splice(0, 9, ...Channels.parse(['staging', { name: 'production', requires }]));
+  must(await makeProduct(world));
+  must(await publish(world, [await makeBundle(world, '1.0.0')]));
+  const at = 'releases/gateway@1.0.0';
+  expect((await call('ci', 'POST', `${at}/stage`, { channel: 'staging' })).status).toBe(200);
+  const refused = await call('ci', 'POST', `${at}/promote`, { to: 'production' });
+  expect([...problemOf(refused), refused.body.detail]).toEqual([
+    409,
+    'requirements-unmet',
+    'gateway@1.0.0 may not go to production yet: check e2e has not been reported; approvals: 0 of 1 given, from others than ci, ci-1',
+  ]);
+  const link = 'https://ci.example.com/812';
+  expect((await call('ci', 'PUT', `${at}/checks/e2e`, { outcome: 'pass', link })).status).toBe(200);
+  expect(problemOf(await call('ci', 'PUT', `${at}/checks/e2e`, { outcome: 'maybe' }))).toEqual([
+    400,
+    'invalid-request',
+  ]);
+  expect(problemOf(await call('ci', 'POST', `${at}/approve`, { channel: 'production' }))).toEqual([403, 'forbidden']);
+  const approved = await call('operator', 'POST', `${at}/approve`, { channel: 'production', note: 'read it' });
+  const view = RequirementsView.parse(approved.body);
+  expect(view.channels).toMatchObject([
+    { channel: 'staging', staged: true, met: true, requirements: [] },
+    { channel: 'production', staged: false, met: true },
+  ]);
+  expect(view.checks).toMatchObject([{ check: 'e2e', outcome: 'pass', link, by: 'ci-1' }]);
+  expect(view.approvals).toMatchObject([{ channel: 'production', by: 'operator-1', note: 'read it' }]);
+  expect((await call('viewer', 'GET', `${at}/requirements`)).body).toEqual(approved.body);
+  expect(problemOf(await call('operator', 'POST', `${at}/promote`, { to: 'production' }))).toEqual([
+    409,
+    'requirements-unmet',
+  ]);
+  const promoted = await call('ci', 'POST', `${at}/promote`, { to: 'production' });
+  expect(promoted.body.progress).toEqual({ state: 'staged', channels: ['staging', 'production'] });
+  expect(problemOf(await call('viewer', 'GET', 'releases/gateway@9.9.9/requirements'))).toEqual([404, 'not-found']);
 });
 
 test('an upload that is refused leaves nothing, and says what is wrong', async () => {

@@ -72,6 +72,47 @@ export const describeCatalogue = (open: OpenStore): void => {
       expect(await store.acceptBundles([bundle('1.0.0', 'gw4', 3, 3)], metadata(3), [])).toBe('taken');
     });
 
+    test('the newest word on each check counts, and is logged only when it is new', async (store) => {
+      await store.createProduct(GATEWAY, line('product-created'));
+      await store.acceptBundles([bundle('1.0.0', 'gw2', 1)], metadata(1), []);
+      const word = { product: id('gateway'), version: '1.0.0', check: id('e2e'), link: null, at: T0, by: 'ci' };
+      expect(await store.saveCheck({ ...word, outcome: 'pass' }, line('passed'))).toBe('saved');
+      expect(await store.saveCheck({ ...word, outcome: 'pass', at: T0 + 1 }, line('again'))).toBe('known');
+      expect(await store.saveCheck({ ...word, outcome: 'fail', link: 'https://x.example' }, line('failed'))).toBe(
+        'saved',
+      );
+      const { checks } = await store.getReleaseEvidence(id('gateway'), '1.0.0');
+      expect(checks).toEqual([{ ...word, outcome: 'fail', link: 'https://x.example' }]);
+      for (let n = 1; n < 64; n += 1) {
+        await store.saveCheck({ ...word, outcome: 'pass', check: id(`c-${n}`) }, line('more'));
+      }
+      expect(await store.saveCheck({ ...word, outcome: 'pass', check: id('one-more') }, line('lost'))).toBe('full');
+      expect(new Set(await kindsOf(store))).toEqual(new Set(['product-created', 'passed', 'failed', 'more']));
+    });
+
+    test('each person approves a release for a channel once; another bundle makes all of that void', async (store) => {
+      await store.createProduct(GATEWAY, line('product-created'));
+      await store.acceptBundles([bundle('1.0.0', 'gw2', 1)], metadata(1), []);
+      const given = {
+        product: id('gateway'),
+        version: '1.0.0',
+        channel: id('production'),
+        by: 'zoe',
+        note: 'ok',
+        at: T0,
+      };
+      expect(await store.approveRelease(given, line('approved'))).toBe('approved');
+      expect(await store.approveRelease({ ...given, note: 'again' }, line('lost'))).toBe('known');
+      const bob = { ...given, by: 'bob' };
+      const staging = { ...given, channel: id('staging') };
+      for (const more of [bob, staging]) expect(await store.approveRelease(more, line('approved'))).toBe('approved');
+      const evidence = await store.getReleaseEvidence(id('gateway'), '1.0.0');
+      expect(evidence).toEqual({ checks: [], approvals: [given, bob, staging] });
+      await store.acceptBundles([bundle('1.0.0', 'gw3', 2, 2)], metadata(2), []);
+      expect((await store.getReleaseEvidence(id('gateway'), '1.0.0')).approvals).toEqual([]);
+      expect(await kindsOf(store)).toEqual(['product-created', 'approved', 'approved', 'approved']);
+    });
+
     test('metadata must follow the newest accepted one by exactly one', async (store) => {
       await store.createProduct(GATEWAY, line('product-created'));
       expect(await store.getDelegationMetadata(id('gateway'))).toBeUndefined();

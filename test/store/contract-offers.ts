@@ -45,6 +45,9 @@ export const describeOffers = (open: OpenStore): void => {
         (await store.listRollouts({ after, limit: 2 })).map(({ plan }) => plan.id);
       expect(await names()).toEqual(['r3', 'r2']);
       expect(await names('r2')).toEqual(['r1']);
+      const ofRelease = await store.listRolloutsOf(id('gateway'), '1.0.0');
+      expect(ofRelease.map(({ plan }) => plan.id)).toEqual(['r3', 'r2', 'r1']);
+      expect(await store.listRolloutsOf(id('gateway'), '1.0.1')).toEqual([]);
     });
 
     test('a save counts the revision up, and refuses whoever read an older one', async (store) => {
