@@ -99,6 +99,8 @@ export const DEVICE_ERRORS = [
   'REVERT_FAILED',
   'JOURNAL_LOST',
   'TRANSITIONS_EXCEEDED',
+  /** The server's word, not the agent's: the device committed, and did not do well afterwards. */
+  'REGRESSED',
 ] as const;
 export type DeviceErrorCode = (typeof DEVICE_ERRORS)[number];
 

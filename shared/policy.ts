@@ -55,6 +55,16 @@ export const Policy = z.strictObject({
       outcomeMs: DurationMs.min(1).default(3_600_000),
     })
     .prefault({}),
+  watch: z
+    .strictObject({
+      /** For so long after its commit a device may still turn out to have failed, by its heartbeats; 0 watches nobody. */
+      watchMs: DurationMs.default(3_600_000),
+      /** Unhealthy without interruption for so long is a failure. */
+      unhealthyMs: DurationMs.min(1).default(300_000),
+      /** Falling ill or starting anew more often than this is a crash loop. */
+      restartsMax: z.number().int().min(0).max(10_000).default(5),
+    })
+    .prefault({}),
   limits: z
     .strictObject({
       /** Offers per minute at most. */

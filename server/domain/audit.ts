@@ -59,6 +59,8 @@ export const AuditEvent = z.discriminatedUnion('kind', [
     waveSizes: z.array(count),
     excluded: count,
   }),
+  /** `approvedBy`: everybody whose approval counts with this one. */
+  line('rollout-approved', { rollout: Id, approvedBy: z.array(z.string()), needed: count, note: z.string() }),
   line('rollout-started', { rollout: Id }),
   line('wave-opened', { rollout: Id, wave: count, why: z.string() }),
   line('rollout-paused', { rollout: Id, note: z.string() }),
@@ -71,6 +73,8 @@ export const AuditEvent = z.discriminatedUnion('kind', [
   /** At most 500 devices a line. */
   line('offered', { rollout: Id, wave: count, devices: z.array(Id) }),
   line('withdrawn', { rollout: Id, devices: z.array(Id), reason: z.string() }),
+  /** `rollout` gets these devices back when `for`, which comes first, is done with them. */
+  line('taken-over', { rollout: Id, for: Id, devices: z.array(Id) }),
   line('skipped', { rollout: Id, devices: z.array(Id) }),
   line('overdue', { rollout: Id, class: z.enum(['never-heard', 'silent']), devices: z.array(Id) }),
   /** The device moved on by its own word. */
@@ -157,6 +161,8 @@ const WORDS: Words = {
   'cohort-created': (e) => `${e.by} created cohort ${e.cohort}.`,
   'rollout-planned': (e) =>
     `${e.by} planned rollout ${e.rollout} of ${e.product}@${e.version} to ${plural(e.devices, 'device')} in ${plural(e.waveSizes.length, 'wave')} (${e.waveSizes.join(', ')})${e.excluded === 0 ? '' : `, leaving out ${e.excluded}`}.`,
+  'rollout-approved': (e) =>
+    `${e.by} approved rollout ${e.rollout}, ${e.approvedBy.length} of ${plural(e.needed, 'approval')}${noted(e.note)}.`,
   'rollout-started': (e) => `Rollout ${e.rollout} started.`,
   'wave-opened': (e) => `Rollout ${e.rollout} opened wave ${e.wave + 1}: ${e.why}.`,
   'rollout-paused': (e) => `${e.by} paused rollout ${e.rollout}${noted(e.note)}.`,
@@ -169,6 +175,7 @@ const WORDS: Words = {
   'rollout-completed': (e) => `Rollout ${e.rollout} completed: every device is decided.`,
   offered: (e) => `Rollout ${e.rollout}, wave ${e.wave + 1}: offered to ${naming(e.devices)}.`,
   withdrawn: (e) => `Rollout ${e.rollout}: the offer to ${naming(e.devices)} was withdrawn${noted(e.reason)}.`,
+  'taken-over': (e) => `Rollout ${e.for} comes first and took over ${naming(e.devices)} from rollout ${e.rollout}.`,
   skipped: (e) => `Rollout ${e.rollout}: skipped ${naming(e.devices)}, which ran the release already.`,
   overdue: (e) =>
     e.class === 'silent'

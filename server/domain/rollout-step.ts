@@ -9,6 +9,7 @@ import { binMsOf, type OutcomeBin } from './deployment.ts';
 import { gateOf, isOutOfReach, ruleOn } from './halting.ts';
 import { watchEndsAt } from './late-regression.ts';
 import type { Acknowledged, HaltReason, Millis, Rollout, RolloutState } from './rollout.ts';
+import { approve } from './rollout-approval.ts';
 import type { RolloutEvent, RolloutFacts, RolloutStep } from './rollout-events.ts';
 import { runOn } from './rollout-run.ts';
 import { activateAll, endWhenOver } from './rollout-time.ts';
@@ -20,14 +21,14 @@ type EventName = RolloutEvent['kind'];
 /** Where each event may lead from each state; nowhere means that it is refused. */
 // biome-ignore format: a table is read by its columns
 export const TRANSITIONS: Record<StateName, Record<EventName, readonly StateName[]>> = {
-  draft:               { tick: ['draft'],                                     pause: [],         resume: [],          activate: [],          abort: ['aborted'], 'release-withdrawn': ['aborted'] },
-  'awaiting-approval': { tick: ['awaiting-approval'],                         pause: [],         resume: [],          activate: [],          abort: ['aborted'], 'release-withdrawn': ['aborted'] },
-  scheduled:           { tick: ['scheduled', 'running', 'aborted'],           pause: [],         resume: [],          activate: [],          abort: ['aborted'], 'release-withdrawn': ['aborted'] },
-  running:             { tick: ['running', 'halted', 'completed', 'aborted'], pause: ['paused'], resume: [],          activate: ['running'], abort: ['aborted'], 'release-withdrawn': ['halted'] },
-  paused:              { tick: ['paused', 'halted', 'completed', 'aborted'],  pause: [],         resume: ['running'], activate: ['paused'],  abort: ['aborted'], 'release-withdrawn': ['halted'] },
-  halted:              { tick: ['halted'],                                    pause: [],         resume: ['running'], activate: [],          abort: ['aborted'], 'release-withdrawn': ['halted'] },
-  completed:           { tick: ['completed'],                                 pause: [],         resume: [],          activate: [],          abort: [],          'release-withdrawn': ['completed'] },
-  aborted:             { tick: ['aborted'],                                   pause: [],         resume: [],          activate: [],          abort: [],          'release-withdrawn': ['aborted'] },
+  draft:               { tick: ['draft'],                                     pause: [],         resume: [],          activate: [],          approve: [],                                 abort: ['aborted'], 'release-withdrawn': ['aborted'] },
+  'awaiting-approval': { tick: ['awaiting-approval'],                         pause: [],         resume: [],          activate: [],          approve: ['awaiting-approval', 'scheduled'], abort: ['aborted'], 'release-withdrawn': ['aborted'] },
+  scheduled:           { tick: ['scheduled', 'running', 'aborted'],           pause: [],         resume: [],          activate: [],          approve: [],                                 abort: ['aborted'], 'release-withdrawn': ['aborted'] },
+  running:             { tick: ['running', 'halted', 'completed', 'aborted'], pause: ['paused'], resume: [],          activate: ['running'], approve: [],                                 abort: ['aborted'], 'release-withdrawn': ['halted'] },
+  paused:              { tick: ['paused', 'halted', 'completed', 'aborted'],  pause: [],         resume: ['running'], activate: ['paused'],  approve: [],                                 abort: ['aborted'], 'release-withdrawn': ['halted'] },
+  halted:              { tick: ['halted'],                                    pause: [],         resume: ['running'], activate: [],          approve: [],                                 abort: ['aborted'], 'release-withdrawn': ['halted'] },
+  completed:           { tick: ['completed'],                                 pause: [],         resume: [],          activate: [],          approve: [],                                 abort: [],          'release-withdrawn': ['completed'] },
+  aborted:             { tick: ['aborted'],                                   pause: [],         resume: [],          activate: [],          approve: [],                                 abort: [],          'release-withdrawn': ['aborted'] },
 };
 
 const IDLE_TICK_MS_MIN = 1_000;
@@ -47,6 +48,8 @@ export const stepRollout = (rollout: Rollout, event: RolloutEvent, facts: Rollou
       return pause(rollout, event, facts, stay);
     case 'resume':
       return resume(rollout, event, facts, stay);
+    case 'approve':
+      return approve(rollout, event, facts, stay);
     case 'abort':
       return abort(rollout, event.by, event.note, facts, stay);
     case 'activate':

@@ -6,6 +6,7 @@ import { binMsOf } from '../domain/deployment.ts';
 import type { Offer, RolloutEvent } from '../domain/rollout-events.ts';
 import { stepRollout } from '../domain/rollout-step.ts';
 import type { InstructionTemplate, ReleaseRecord, RolloutRecord, Store } from '../store/store.ts';
+import { watchCommitted } from './watch-committed.ts';
 
 /** Another writer can win a few times in a row, but not for ever: each time somebody made progress. */
 const ATTEMPTS_MAX = 16;
@@ -22,6 +23,7 @@ export type RunDeps = { store: Store; now: () => number };
  */
 export const runRollout = async (deps: RunDeps, id: Id): Promise<Result<RolloutRecord>> => {
   await markAllOverdue(deps, id);
+  await watchCommitted(deps, id);
   let result = await applyEvent(deps, id, { kind: 'tick' });
   for (let step = 1; step < STEPS_MAX && result.ok && isDue(result.value, deps.now()); step += 1) {
     result = await applyEvent(deps, id, { kind: 'tick' });

@@ -14,6 +14,7 @@ import type { DeploymentState, Running } from '#shared/deployment.ts';
 import type { Id, Sha256 } from '#shared/ids.ts';
 import type { Manifest } from '#shared/manifest.ts';
 import type { Desired, Instruction } from '#shared/messages.ts';
+import type { OpenSpan } from '#shared/windows.ts';
 import type { DeploymentRecord, OutcomeBin, OverdueClass } from '../domain/deployment.ts';
 import type { WatchedHealth } from '../domain/late-regression.ts';
 import type { ReleaseApproval, ReleaseCheck } from '../domain/promotion.ts';
@@ -236,6 +237,8 @@ export type Store = {
     offers: OfferRequest[];
     /** Withdraw everything offered and not yet activated (offered, fetching, installing, ready); `planned` too when the rollout ends. Done before the offers. */
     withdraw: { reason: string; planned: boolean } | null;
+    /** Record in the plan that everybody may activate, and tell those who wait for it. Done before the offers. */
+    activate?: boolean;
     audit: AuditLine[];
     now: Millis;
     /** Ids of deployments; `withdrawn` without those that were only planned. */
@@ -247,6 +250,16 @@ export type Store = {
   listSuspects(rollout: Id, committedSince: Millis, limit: number): Promise<WatchedDeployment[]>;
   /** Those whose revision still holds, each with its audit lines. How many they were. */
   saveRegressions(moves: { next: DeploymentRecord; audit: AuditLine[] }[]): Promise<number>;
+  /** Which rollouts own the planned devices of this one or come first for them, and how many each; most first. */
+  listBlockers(rollout: Id): Promise<{ rollout: Id; devices: number }[]>;
+  /** Time zones that the planned devices of a rollout report, by cohort; '' for none. */
+  listTimeZones(rollout: Id): Promise<{ cohort: Id; zone: string }[]>;
+  /** Ends the waits that are over: what is installed counts as accepted `now`, and has `outcomeMs`. How many. */
+  releaseHeld(rollout: Id, now: Millis, outcomeMs: number): Promise<number>;
+  /** Devices that have not activated and were told only of windows that are past. */
+  listOutOfWindows(rollout: Id, now: Millis, limit: number): Promise<{ deployment: Id; cohort: Id; zone: string }[]>;
+  /** Tells them of these instead. */
+  renewWindows(renewals: { deployment: Id; windows: OpenSpan[] }[], now: Millis): Promise<void>;
   listDeployments(
     filter: { rollout?: Id | undefined; device?: Id | undefined; state?: DeploymentState | undefined },
     page: Page,
@@ -292,7 +305,9 @@ export type InstructionTemplate = Omit<Extract<Instruction, { kind: 'install' }>
 /**
  * Offer the release to at most `atMost` planned deployments of this wave and group whose device is accepted and owned by
  * no other deployment: connected ones first, then by position. Those of the group that run exactly this manifest
- * already are `skipped` on the way, even where `atMost` is 0.
+ * already are `skipped` on the way, even where `atMost` is 0. A device that a running rollout of higher priority still wants is
+ * left to it. Where these are not enough, devices are taken over from rollouts of lower priority as long as they have not
+ * activated: there they are planned again.
  */
 export type OfferRequest = {
   wave: number;
@@ -301,6 +316,8 @@ export type OfferRequest = {
   atMost: number;
   acceptBy: Millis;
   instruction: InstructionTemplate;
+  /** Only to devices in one of these time zones ('' for those that report none), each with the spans in which it may act. Absent: at any time. */
+  zones?: { zone: string; windows: OpenSpan[] }[];
 };
 
 /** In whose name the store words the audit lines for rows that only it picks. */

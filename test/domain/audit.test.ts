@@ -79,6 +79,10 @@ const SAMPLES: [AuditEvent, string][] = [
     { ...alice, kind: 'rollout-planned', rollout, product, version, devices: 8, waveSizes: [2, 6], excluded: 1 },
     'alice planned rollout r-1 of gateway@1.4.0 to 8 devices in 2 waves (2, 6), leaving out 1.',
   ],
+  [
+    { ...alice, kind: 'rollout-approved', rollout, approvedBy: ['bob', 'alice'], needed: 2, note: 'looks good' },
+    'alice approved rollout r-1, 2 of 2 approvals: looks good.',
+  ],
   [{ ...server, kind: 'rollout-started', rollout }, 'Rollout r-1 started.'],
   [
     { ...server, kind: 'wave-opened', rollout, wave: 0, why: 'the rollout started' },
@@ -99,6 +103,10 @@ const SAMPLES: [AuditEvent, string][] = [
     'Rollout r-1 halted: 2 of 2 devices failed in all/gw2, which is 485 to 1 evidence of a failure rate above the tolerated one.',
   ],
   [{ ...alice, kind: 'rollout-aborted', rollout, note: 'wrong' }, 'alice aborted rollout r-1: wrong.'],
+  [
+    { ...server, kind: 'taken-over', rollout, for: Id.parse('r-2'), devices: [Id.parse('gw-1')] },
+    'Rollout r-2 comes first and took over device gw-1 from rollout r-1.',
+  ],
   [
     { ...alice, kind: 'rollout-activated', rollout, installed: 40, note: '' },
     'alice let the devices of rollout r-1 activate the release; 40 devices had installed it.',
@@ -138,6 +146,10 @@ const SAMPLES: [AuditEvent, string][] = [
       error: 'TRIAL_CRASHED',
     },
     'Device gw-01 moved from trial to reverted in rollout r-1 (TRIAL_CRASHED).',
+  ],
+  [
+    { ...server, kind: 'regressed', rollout, deployment: Id.parse('d-1'), device, to: 'failed', why: 'it is ill' },
+    'Device gw-01, which had committed in rollout r-1, counts as failed now: it is ill.',
   ],
   [
     { ...server, kind: 'receipt', device, deployment: Id.parse('d-1'), receipt: signed },

@@ -3,6 +3,7 @@ import * as fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { binMsOf, countOutcomes, type OutcomeBin } from '#server/domain/deployment.ts';
 import { ruleOn } from '#server/domain/halting.ts';
+import { watchEndsAt } from '#server/domain/late-regression.ts';
 import type { Rollout, RolloutState } from '#server/domain/rollout.ts';
 import type { RolloutEvent } from '#server/domain/rollout-events.ts';
 import { startLimit } from '#server/domain/rollout-run.ts';
@@ -224,6 +225,9 @@ describe('a person', () => {
     expect(step.nextTickAt).not.toBeNull();
     fleet.pass(60_000);
     expect(fleet.count('committed')).toBe(4);
+    expect(fleet.happen({ kind: 'tick' }).offers).toEqual([]);
+    // The four that committed are watched a while longer.
+    fleet.pass(2 * 3_600_000);
     expect(fleet.happen({ kind: 'tick' })).toMatchObject({ offers: [], nextTickAt: null });
     expect(fleet.happen({ kind: 'resume', by: 'alice', note: 'why not' }).refused).toMatchObject({ code: 'conflict' });
   });
@@ -406,7 +410,7 @@ const anyBins = (policy: Policy) =>
 const wave = fc.integer({ min: 0, max: 2 });
 const anyProgress: fc.Arbitrary<RolloutState> = fc.oneof(
   fc.constant<RolloutState>({ state: 'draft' }),
-  fc.constant<RolloutState>({ state: 'awaiting-approval', needed: 1, approvedBy: [] }),
+  fc.constant<RolloutState>({ state: 'awaiting-approval', needed: 1, approvedBy: [], startAt: 0 }),
   fc.integer({ min: -5_000, max: 5_000 }).map((ms): RolloutState => ({ state: 'scheduled', startAt: START + ms })),
   fc.record({ wave, soaked: fc.integer({ min: 0, max: 100_000 }), planned: fc.integer({ min: 0, max: 500 }) }).map(
     ({ wave, soaked, planned }): RolloutState => ({
@@ -514,6 +518,8 @@ describe('whatever the facts', () => {
         const { state } = step.next.progress;
         const tally = tallyOf(bins);
         const pending = state === 'running' || tally.unaccepted + tally.undecided > 0;
+        const watchedUntil = watchEndsAt(bins, binMsOf(rollout.policy), rollout.policy.watch.watchMs);
+        if (!pending && watchedUntil !== null && watchedUntil > START) return step.nextTickAt !== null;
         if (state === 'scheduled') return step.nextTickAt !== null;
         if (state === 'completed') return true;
         return pending ? step.nextTickAt! >= START && step.nextTickAt! <= START + 60_000 : step.nextTickAt === null;

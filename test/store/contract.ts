@@ -7,6 +7,7 @@ import { describeDeployments } from './contract-deployments.ts';
 import { describeDevices } from './contract-devices.ts';
 import { describeIngest } from './contract-ingest.ts';
 import { describeOffers } from './contract-offers.ts';
+import { describeWatch } from './contract-watch.ts';
 
 /** Opens an empty store; the suite closes it. */
 export type OpenStore = () => Promise<Store>;
@@ -19,5 +20,6 @@ export const describeStore = (name: string, open: OpenStore): void => {
     describeIngest(open);
     describeDeployments(open);
     describeAudit(open);
+    describeWatch(open);
   });
 };

@@ -13,6 +13,7 @@ import { releases } from './releases.ts';
 import { rollouts } from './rollouts.ts';
 import type { Sql } from './sql.ts';
 import { type Method, methodsOf, type SyncStore, syncStoreOf } from './sync.ts';
+import { timing } from './timing.ts';
 import { watch } from './watch.ts';
 
 export const implementStore = (sql: Sql): SyncStore => {
@@ -28,6 +29,7 @@ export const implementStore = (sql: Sql): SyncStore => {
     ...ingest(sql),
     ...desired(sql),
     ...audit(sql),
+    ...timing(sql),
     ...meta(sql),
     ...watch(sql),
   };

@@ -5,6 +5,7 @@ import { appendAudit } from './audit.ts';
 import { OWNING_STATES, updateDeployment } from './deployments.ts';
 import { type Sql, toJson } from './sql.ts';
 import type { SyncStore } from './sync.ts';
+import { watchCommitted } from './watch.ts';
 
 /** How far back a server's clock may be set before the times it wrote earlier stop counting as newer. */
 const CLOCK_SET_BACK_MS = 60_000;
@@ -53,6 +54,7 @@ const saveReport = (sql: Sql, report: ReportRow): void => {
   for (const next of report.deployments) {
     updateDeployment(sql, next);
     settleOwner(sql, next);
+    watchCommitted(sql, next);
   }
   appendAudit(sql, report.audit);
 };
@@ -63,12 +65,21 @@ export const ingest = (sql: Sql) =>
       // A heartbeat waits in a batch longer than a report does, so it may arrive after what overtook it.
       for (const heartbeat of heartbeats)
         sql.run(
-          `UPDATE devices SET boot = ?, running = ?, healthy = ?, last_seen_at = ?
+          `UPDATE devices SET boot = ?, running = ?, healthy = ?, last_seen_at = ?,
+             unhealthy_since = iif(?, NULL, ifnull(unhealthy_since, ?)),
+             restarts = restarts + (watched IS NOT NULL
+               AND ((NOT ? AND unhealthy_since IS NULL) OR ifnull(heard_boot <> ?, 0))),
+             heard_boot = ?
            WHERE id = ? AND (last_seen_at IS NULL OR last_seen_at <= ? OR last_seen_at > ?)`,
           heartbeat.boot,
           toJson(heartbeat.running),
           heartbeat.healthy ? 1 : 0,
           heartbeat.at,
+          heartbeat.healthy ? 1 : 0,
+          heartbeat.at,
+          heartbeat.healthy ? 1 : 0,
+          heartbeat.boot,
+          heartbeat.boot,
           heartbeat.device,
           heartbeat.at,
           heartbeat.at + CLOCK_SET_BACK_MS,

@@ -144,7 +144,19 @@ CREATE INDEX devices_suspect ON devices (watched)
   WHERE (unhealthy_since IS NOT NULL OR restarts > 0 OR running_manifest <> watched_manifest);
 `;
 
-export const MIGRATIONS: readonly string[] = [INITIAL, PROMOTION, WATCH];
+/** Who waits until when, which rollout comes first, and what a device was last told to run. */
+const STEERING = `
+ALTER TABLE deployments ADD COLUMN held_until INTEGER;
+CREATE INDEX deployments_held ON deployments (rollout, held_until) WHERE held_until IS NOT NULL;
+ALTER TABLE rollouts ADD COLUMN priority INTEGER GENERATED ALWAYS AS (ifnull(plan ->> '$.policy.priority', 50)) VIRTUAL;
+ALTER TABLE rollouts ADD COLUMN state TEXT GENERATED ALWAYS AS (progress ->> 'state') VIRTUAL;
+CREATE INDEX rollouts_by_state ON rollouts (state, priority);
+ALTER TABLE devices ADD COLUMN expected TEXT;
+ALTER TABLE devices ADD COLUMN drifted_at INTEGER;
+CREATE INDEX devices_drifted ON devices (id) WHERE drifted_at IS NOT NULL;
+`;
+
+export const MIGRATIONS: readonly string[] = [INITIAL, PROMOTION, WATCH, STEERING];
 
 /** Brings the database to the newest schema; throws when it was written by a newer Sluice than this one. */
 export const migrate = (database: Database.Database, migrations: readonly string[] = MIGRATIONS): void => {

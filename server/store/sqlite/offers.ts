@@ -3,10 +3,12 @@
 import { type AuditEvent, auditLine, BY_SERVER } from '#server/domain/audit.ts';
 import type { Id } from '#shared/ids.ts';
 import type { Instruction } from '#shared/messages.ts';
+import type { OpenSpan } from '#shared/windows.ts';
 import type { AuditStamp, DeploymentRecord, OfferRequest } from '../store.ts';
 import { appendAudit } from './audit.ts';
 import { readDeployments } from './deployments.ts';
 import { inBatches, instruct } from './desired.ts';
+import { hasRivalsAbove, takeOver, WANTED_BY_NOBODY_ABOVE, zonesOf } from './priority.ts';
 import { limitOf, type Sql } from './sql.ts';
 
 type Journey = { id: Id; device: Id };
@@ -30,6 +32,8 @@ const candidates = (sql: Sql, rollout: Id, offer: OfferRequest, runs: boolean, a
     `SELECT deployments.id, device FROM deployments CROSS JOIN devices ON devices.id = device
      WHERE rollout = ? AND wave = ? AND cohort = ? AND deployments.compatible = ? AND deployments.state = 'planned'
        AND devices.state = 'accepted' AND devices.deployment IS NULL AND (running_manifest IS ?) = ?
+       AND (? IS NULL OR ifnull(attributes ->> '$.timezone', '') IN (SELECT value FROM json_each(?)))
+       ${hasRivalsAbove(sql, rollout) ? `AND ${WANTED_BY_NOBODY_ABOVE}` : ''}
      ORDER BY online DESC, position LIMIT ?`,
     rollout,
     offer.wave,
@@ -37,6 +41,8 @@ const candidates = (sql: Sql, rollout: Id, offer: OfferRequest, runs: boolean, a
     offer.compatible,
     offer.instruction.sha256,
     runs ? 1 : 0,
+    zonesOf(offer),
+    zonesOf(offer),
     atMost,
   );
 
@@ -55,7 +61,8 @@ export const makeOffer = (
       now,
       id,
     );
-  const offered = candidates(sql, rollout, offer, false, offer.atMost);
+  const free = candidates(sql, rollout, offer, false, offer.atMost);
+  const offered = [...free, ...takeOver(sql, rollout, offer, offer.atMost - free.length, now)];
   for (const { id, device } of offered) {
     sql.run(
       `UPDATE deployments SET state = 'offered', state_at = ?, offered_at = ?, deadline_at = ?, revision = revision + 1
@@ -65,17 +72,31 @@ export const makeOffer = (
       offer.acceptBy,
       id,
     );
-    sql.run('UPDATE devices SET deployment = ? WHERE id = ?', id, device);
+    // Whatever it ran before is not watched any more: from here on this offer may be the cause of what happens.
+    sql.run('UPDATE devices SET deployment = ?, watched = NULL WHERE id = ?', id, device);
   }
   instruct(
     sql,
-    offered.map(({ id, device }) => ({ device, instruction: { ...offer.instruction, deployment: id } })),
+    offered.map(({ id, device }) => ({
+      device,
+      instruction: { ...offer.instruction, deployment: id, ...windowsOf(sql, device, offer) },
+    })),
     now,
   );
   const by = BY_SERVER;
   recordJourneys(sql, skipped, (devices) => ({ at: now, by, kind: 'skipped', rollout, devices }));
   recordJourneys(sql, offered, (devices) => ({ at: now, by, kind: 'offered', rollout, wave: offer.wave, devices }));
   return { offered, skipped };
+};
+
+/** In the device's own time zone, which is why only the store can say which. */
+const windowsOf = (sql: Sql, device: Id, { zones }: OfferRequest): { windows?: OpenSpan[] } => {
+  if (zones === undefined) return {};
+  const row = sql.get<{ zone: string }>(
+    "SELECT ifnull(attributes ->> '$.timezone', '') AS zone FROM devices WHERE id = ?",
+    device,
+  );
+  return { windows: zones.find(({ zone }) => zone === row?.zone)?.windows ?? [] };
 };
 
 /** Frees the devices that these deployments still own, and supersedes what they were told by "stay as you are". */
@@ -96,7 +117,7 @@ const withdrawEach = (sql: Sql, journeys: readonly Journey[], now: number): void
   for (const { id } of journeys)
     sql.run(
       `UPDATE deployments SET state = 'withdrawn', state_at = ?, decided_at = ?, deadline_at = NULL,
-         revision = revision + 1 WHERE id = ?`,
+         held_until = NULL, revision = revision + 1 WHERE id = ?`,
       now,
       now,
       id,
@@ -196,7 +217,7 @@ export const markOverdue = (
     for (const { id } of journeys)
       sql.run(
         `UPDATE deployments SET state = 'overdue', overdue = ?, state_at = ?, decided_at = ?, deadline_at = NULL,
-           revision = revision + 1 WHERE id = ?`,
+           held_until = NULL, revision = revision + 1 WHERE id = ?`,
         overdue,
         now,
         now,
