@@ -69,7 +69,12 @@ export const MOVES: Record<DeploymentState, readonly ToldState[]> = {
 const NEVER_HEARD_MOVES: readonly ToldState[] = ['offered', ...MOVES.offered];
 
 const movesOf = (deployment: DeploymentRecord): readonly ToldState[] =>
-  deployment.state === 'overdue' && deployment.overdue === 'never-heard' ? NEVER_HEARD_MOVES : MOVES[deployment.state];
+  // Taken over by another rollout, and planned again: it may have activated before it heard of that.
+  deployment.state === 'planned' && deployment.offeredAt !== null
+    ? MOVES.withdrawn
+    : deployment.state === 'overdue' && deployment.overdue === 'never-heard'
+      ? NEVER_HEARD_MOVES
+      : MOVES[deployment.state];
 
 const isDecided = (state: ToldState): boolean =>
   state === 'committed' || state === 'reverted' || state === 'failed' || state === 'withdrawn';

@@ -19,7 +19,7 @@ const deploymentIn = (state: DeploymentRecord['state'], part: Partial<Deployment
   wave: 0,
   position: 0,
   state,
-  offeredAt: T0,
+  offeredAt: state === 'planned' ? null : T0,
   acceptedAt: state === 'offered' || state === 'planned' ? null : T0 + 1_000,
   decidedAt: null,
   stateAt: T0,

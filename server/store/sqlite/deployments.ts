@@ -6,7 +6,7 @@ import type { SyncStore } from './sync.ts';
 
 type DeploymentRow = Omit<DeploymentRecord, 'error'> & { error: string | null };
 const COLUMNS = `id, rollout, device, cohort, compatible, wave, position, state, offered_at AS offeredAt,
-  accepted_at AS acceptedAt, decided_at AS decidedAt, state_at AS stateAt, deadline_at AS deadlineAt, overdue, error,
+  accepted_at AS acceptedAt, decided_at AS decidedAt, state_at AS stateAt, deadline_at AS deadlineAt, overdue, held_until AS heldUntil, error,
   revision`;
 const toDeployment = (row: DeploymentRow): DeploymentRecord => ({
   ...row,
@@ -19,8 +19,8 @@ export const OWNING_STATES: readonly DeploymentState[] = ['offered', 'fetching',
 export const insertDeployment = (sql: Sql, deployment: DeploymentRecord): void => {
   sql.run(
     `INSERT INTO deployments (id, rollout, device, cohort, compatible, wave, position, state, offered_at, accepted_at,
-       decided_at, state_at, deadline_at, overdue, error, revision)
-     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+       decided_at, state_at, deadline_at, overdue, held_until, error, revision)
+     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
     deployment.id,
     deployment.rollout,
     deployment.device,
@@ -35,6 +35,7 @@ export const insertDeployment = (sql: Sql, deployment: DeploymentRecord): void =
     deployment.stateAt,
     deployment.deadlineAt,
     deployment.overdue,
+    deployment.heldUntil,
     toJson(deployment.error),
     deployment.revision,
   );
@@ -44,7 +45,7 @@ export const insertDeployment = (sql: Sql, deployment: DeploymentRecord): void =
 export const updateDeployment = (sql: Sql, next: DeploymentRecord): number =>
   sql.run(
     `UPDATE deployments SET state = ?, offered_at = ?, accepted_at = ?, decided_at = ?, state_at = ?, deadline_at = ?,
-       overdue = ?, error = ?, revision = revision + 1
+       overdue = ?, held_until = ?, error = ?, revision = revision + 1
      WHERE id = ? AND revision = ?`,
     next.state,
     next.offeredAt,
@@ -53,6 +54,7 @@ export const updateDeployment = (sql: Sql, next: DeploymentRecord): number =>
     next.stateAt,
     next.deadlineAt,
     next.overdue,
+    next.heldUntil,
     toJson(next.error),
     next.id,
     next.revision,
@@ -79,6 +81,7 @@ const OUTCOME_BINS = `
         WHEN state = 'committed' THEN 'healthy'
         WHEN state = 'overdue' AND overdue = 'never-heard' THEN 'never-heard'
         WHEN state IN ('reverted', 'failed', 'overdue') THEN 'failed'
+        WHEN state = 'ready' AND held_until IS NOT NULL THEN 'installed'
         WHEN accepted_at IS NULL THEN 'unaccepted'
         ELSE 'undecided'
       END AS outcome, ifnull(accepted_at, offered_at) AS start, decided_at - accepted_at AS delay

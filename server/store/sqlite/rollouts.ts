@@ -6,6 +6,7 @@ import { insertDeployment } from './deployments.ts';
 import { makeOffer, markOverdue, withdrawOffers, withdrawShutOut } from './offers.ts';
 import { fromJson, limitOf, type Sql } from './sql.ts';
 import type { SyncStore } from './sync.ts';
+import { letActivate } from './timing.ts';
 
 type RolloutRow = { plan: string; progress: string; nextTickAt: number | null; revision: number };
 const COLUMNS = 'plan, progress, next_tick_at AS nextTickAt, revision';
@@ -72,7 +73,7 @@ export const rollouts = (sql: Sql) =>
         )
         .map(toRollout),
     markOverdue: (rollout, now, limit, stamp) => markOverdue(sql, rollout, now, limit, stamp),
-    saveRollout: ({ rollout, offers, withdraw, audit, now }) => {
+    saveRollout: ({ rollout, offers, withdraw, activate, audit, now }) => {
       const { id } = rollout.plan;
       const saved = sql.run(
         'UPDATE rollouts SET progress = ?, next_tick_at = ?, revision = revision + 1 WHERE id = ? AND revision = ?',
@@ -82,6 +83,10 @@ export const rollouts = (sql: Sql) =>
         rollout.revision,
       );
       if (saved === 0) return { result: 'conflict' };
+      if (activate === true) {
+        sql.run("UPDATE rollouts SET plan = json_set(plan, '$.activatedAt', CAST(? AS INTEGER)) WHERE id = ?", now, id);
+        letActivate(sql, id, now);
+      }
       appendAudit(sql, audit);
       const withdrawn = withdraw === null ? [] : withdrawOffers(sql, id, withdraw, now);
       const made = offers.map((offer) => makeOffer(sql, id, offer, now));

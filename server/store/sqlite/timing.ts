@@ -1,0 +1,93 @@
+/** Devices that wait because they were told to: for a window, for a time, or for a command. */
+import type { Id } from '#shared/ids.ts';
+import type { Instruction } from '#shared/messages.ts';
+import { firstOpenAt, type OpenSpan } from '#shared/windows.ts';
+import { instruct } from './desired.ts';
+import { blockersOf } from './priority.ts';
+import { fromJson, limitOf, type Sql } from './sql.ts';
+import type { SyncStore } from './sync.ts';
+
+const OFFERED = "deployments.state IN ('offered', 'fetching', 'installing', 'ready')";
+
+type Told = { device: Id; deployment: Id; cohort: Id; zone: string; instruction: Instruction };
+/** What the devices that act for this rollout were told, where `condition` holds and they have not activated. */
+const toldBy = (sql: Sql, rollout: Id, condition: string, values: (string | number)[]): Told[] =>
+  sql
+    .all<Omit<Told, 'instruction'> & { instruction: string }>(
+      `SELECT deployments.device, deployments.id AS deployment, cohort, ifnull(attributes ->> '$.timezone', '') AS zone,
+         instruction
+       FROM deployments JOIN devices ON devices.id = deployments.device AND devices.deployment = deployments.id
+         JOIN desired ON desired.device = deployments.device
+       WHERE rollout = ? AND ${OFFERED} AND instruction ->> '$.deployment' = deployments.id AND ${condition}`,
+      rollout,
+      ...values,
+    )
+    .map((row) => ({ ...row, instruction: fromJson<Instruction>(row.instruction) }));
+
+/** Ends a wait: what is installed is at risk from now on, and has its whole time before it. */
+const release = (sql: Sql, rollout: Id, now: number, outcomeMs: number, until: number): number =>
+  sql.run(
+    `UPDATE deployments SET held_until = NULL, revision = revision + 1,
+       accepted_at = iif(state = 'ready', ?1, accepted_at), deadline_at = iif(state = 'ready', ?1 + ?2, deadline_at)
+     WHERE rollout = ?3 AND held_until <= ?4`,
+    now,
+    outcomeMs,
+    rollout,
+    until,
+  );
+
+/** Everybody may activate: instructions are made anew without their wait. Within the caller's transaction. */
+export const letActivate = (sql: Sql, rollout: Id, now: number): void => {
+  const told = toldBy(sql, rollout, "json_type(instruction, '$.activateAt') IS NOT NULL", []);
+  instruct(
+    sql,
+    told.map(({ device, instruction }) => {
+      if (instruction.kind !== 'install') return { device, instruction };
+      const { activateAt: _, ...rest } = instruction;
+      return { device, instruction: rest };
+    }),
+    now,
+  );
+  for (const { deployment, instruction } of told) {
+    const windows = instruction.kind === 'install' ? instruction.windows : undefined;
+    sql.run(
+      "UPDATE deployments SET held_until = ?, revision = revision + 1 WHERE id = ? AND state = 'ready'",
+      firstOpenAt(windows, now) ?? now,
+      deployment,
+    );
+  }
+};
+
+export const timing = (sql: Sql) =>
+  ({
+    listBlockers: (rollout) => blockersOf(sql, rollout),
+    listTimeZones: (rollout) =>
+      sql.all<{ cohort: Id; zone: string }>(
+        `SELECT DISTINCT cohort, ifnull(attributes ->> '$.timezone', '') AS zone
+         FROM deployments CROSS JOIN devices ON devices.id = device
+         WHERE rollout = ? AND deployments.state = 'planned' ORDER BY 1, 2 LIMIT 10000`,
+        rollout,
+      ),
+    releaseHeld: (rollout, now, outcomeMs) => release(sql, rollout, now, outcomeMs, now),
+    listOutOfWindows: (rollout, now, limit) =>
+      toldBy(sql, rollout, "instruction ->> '$.windows[#-1].closes' <= ? ORDER BY deployments.n LIMIT ?", [
+        now,
+        limitOf(limit),
+      ]).map(({ deployment, cohort, zone }) => ({ deployment, cohort, zone })),
+    renewWindows: (renewals, now) => {
+      const instructions = renewals.flatMap(({ deployment, windows }) => renewed(sql, deployment, windows));
+      instruct(sql, instructions, now);
+    },
+  }) satisfies Partial<SyncStore>;
+
+/** Nothing where the device was told something else since. */
+const renewed = (sql: Sql, deployment: Id, windows: OpenSpan[]): { device: Id; instruction: Instruction }[] => {
+  const row = sql.get<{ device: Id; instruction: string }>(
+    `SELECT desired.device, instruction FROM desired JOIN deployments ON deployments.device = desired.device
+     WHERE deployments.id = ? AND ${OFFERED} AND instruction ->> '$.deployment' = deployments.id`,
+    deployment,
+  );
+  if (row === undefined) return [];
+  const instruction = fromJson<Instruction>(row.instruction);
+  return instruction.kind === 'install' ? [{ device: row.device, instruction: { ...instruction, windows } }] : [];
+};
