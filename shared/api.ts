@@ -135,6 +135,8 @@ export const RolloutView = z.object({
   createdAt: Millis,
   createdBy: z.string(),
   state: z.enum(['draft', 'awaiting-approval', 'scheduled', 'running', 'paused', 'halted', 'completed', 'aborted']),
+  /** While it waits for approvals: how many, and whose count so far. */
+  approval: z.object({ needed: z.number().int(), approvedBy: z.array(z.string()) }).nullable(),
   /** One sentence for people: why it is where it is, and what it waits for. */
   explanation: z.string(),
   /** The present wave, from 0; null before the first and after the last. */
@@ -547,6 +549,16 @@ export const routes = {
     roles: OPERATE,
     tags: ['rollouts'],
     summary: 'Go on after a pause',
+    ...rollout,
+    body: z.strictObject({ note: text(512).default('') }),
+    answer: RolloutView,
+  }),
+  rolloutApprove: route({
+    method: 'POST',
+    path: '/api/v1/rollouts/:rollout/approve',
+    roles: OPERATE,
+    tags: ['rollouts'],
+    summary: 'Approve a rollout that waits for it; its author can not',
     ...rollout,
     body: z.strictObject({ note: text(512).default('') }),
     answer: RolloutView,

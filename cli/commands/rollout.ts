@@ -150,11 +150,16 @@ const addWatch = (group: Command): void => {
 
 const addVerb = (
   group: Command,
-  verb: 'pause' | 'resume' | 'abort',
+  verb: 'pause' | 'resume' | 'approve' | 'abort',
   description: string,
   example: [string, string],
 ): void => {
-  const route = { pause: routes.rolloutPause, resume: routes.rolloutResume, abort: routes.rolloutAbort }[verb];
+  const route = {
+    pause: routes.rolloutPause,
+    resume: routes.rolloutResume,
+    approve: routes.rolloutApprove,
+    abort: routes.rolloutAbort,
+  }[verb];
   const command = withServer(group.command(verb))
     .description(description)
     .argument('<rollout>', 'its id', id)
@@ -219,6 +224,10 @@ export const addRollout = (program: Command): void => {
     'sluice rollout pause ro-5sjqphnd --note "the network is down in Lyon"',
   ]);
   addVerb(group, 'resume', 'Go on after a pause', ['Go on', 'sluice rollout resume ro-5sjqphnd']);
+  addVerb(group, 'approve', 'Approve a rollout that waits for it; its author can not', [
+    'The second pair of eyes',
+    'sluice rollout approve ro-5sjqphnd --note "the waves are fine"',
+  ]);
   addVerb(group, 'abort', 'End a rollout for good: offers not acted on are withdrawn, trials in progress finish', [
     'Stop',
     'sluice rollout abort ro-5sjqphnd --note "GW-31"',

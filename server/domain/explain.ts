@@ -1,5 +1,6 @@
 /** One sentence for people: why a rollout is where it is, and what it waits for. */
 import { unreachable } from '#shared/ids.ts';
+import { approvalsWords } from './approvals.ts';
 import { percentOf, sentenceOfHalt, short, waveName } from './halt-words.ts';
 import type { Hold, Millis, Rollout } from './rollout.ts';
 
@@ -29,7 +30,7 @@ export const explainRollout = ({ progress, waveSizes }: Rollout, now: Millis): s
     case 'draft':
       return 'A draft: it has not been submitted.';
     case 'awaiting-approval':
-      return `Waits for approval: ${progress.approvedBy.length} of ${progress.needed} given.`;
+      return `Waits for approval: ${approvalsWords(progress.approvedBy, progress.needed)}.`;
     case 'scheduled':
       return now < progress.startAt ? `Starts in ${durationWords(progress.startAt - now)}.` : 'Starts now.';
     case 'running':

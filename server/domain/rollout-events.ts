@@ -10,6 +10,8 @@ export type RolloutEvent =
   | { kind: 'pause'; by: string; note: string }
   /** From a halt it needs a note: the failures known at this moment are acknowledged by it, and set aside from then on. */
   | { kind: 'resume'; by: string; note: string }
+  /** `active`: the operators who may approve at this moment. */
+  | { kind: 'approve'; by: string; note: string; active: string[] }
   | { kind: 'abort'; by: string; note: string }
   /** Everybody who has installed it may activate it now, and whoever installs it later too. */
   | { kind: 'activate'; by: string; note: string }

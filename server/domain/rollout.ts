@@ -89,7 +89,8 @@ export type Acknowledged = { cohort: Id; compatible: Id; wave: number; failed: n
 
 export type RolloutState =
   | { state: 'draft' }
-  | { state: 'awaiting-approval'; needed: number; approvedBy: string[] }
+  /** `approvedBy`: whose approvals counted when the last one was given; `startAt`: not before this, even when all are there. */
+  | { state: 'awaiting-approval'; needed: number; approvedBy: string[]; startAt: Millis }
   | { state: 'scheduled'; startAt: Millis }
   | {
       state: 'running';

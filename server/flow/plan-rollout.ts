@@ -3,9 +3,11 @@ import { Id, releaseRef } from '#shared/ids.ts';
 import type { CohortPlan, Policy } from '#shared/policy.ts';
 import { accept, type Result, refuse } from '#shared/problems.ts';
 import { auditLine } from '../domain/audit.ts';
+import { type Channel, findChannel } from '../domain/channel.ts';
 import type { DeploymentRecord } from '../domain/deployment.ts';
 import { type Placement, planWaves, type WaveCohort } from '../domain/waves.ts';
 import type { CohortRecord, ReleaseRecord, RolloutRecord, Store } from '../store/store.ts';
+import { noChannel } from './promote-release.ts';
 import { allDevices, membershipOf } from './resolve-cohort.ts';
 
 export type PlanInput = {
@@ -16,11 +18,14 @@ export type PlanInput = {
   policy: Policy;
   /** Not before this time; at once when it is absent or past. */
   startAt?: number | undefined;
+  /** It is over by then, done or not. */
+  endBy?: number | undefined;
   by: string;
 };
 
 type PlanDeps = {
   store: Pick<Store, 'getRelease' | 'getCohort' | 'listDevices' | 'createRollout'>;
+  channels: readonly Channel[];
   now: () => number;
   /** Short, and never given before. */
   newId: () => Id;
@@ -31,6 +36,9 @@ type PlanDeps = {
  * Refusals: `not-found` (release, cohort), `conflict` (not staged in the channel, nobody to offer to), `invalid-request`.
  */
 export const planRollout = async (deps: PlanDeps, input: PlanInput): Promise<Result<RolloutRecord>> => {
+  const place = findChannel(deps.channels, input.channel);
+  // Without its configuration nobody knows how many must approve.
+  if (place === undefined) return noChannel(deps.channels, input.channel);
   const release = await findRelease(deps, input);
   if (!release.ok) return release;
   const cohorts = await findCohorts(deps, input.cohorts);
@@ -46,6 +54,7 @@ export const planRollout = async (deps: PlanDeps, input: PlanInput): Promise<Res
   }
   const at = deps.now();
   const startAt = Math.max(at, input.startAt ?? at);
+  const needed = place.channel.rolloutApprovals;
   const { product, version, channel, policy, by } = input;
   const rollout: RolloutRecord = {
     plan: {
@@ -60,8 +69,9 @@ export const planRollout = async (deps: PlanDeps, input: PlanInput): Promise<Res
       createdAt: at,
       createdBy: by,
     },
-    progress: { state: 'scheduled', startAt },
-    nextTickAt: startAt,
+    progress:
+      needed === 0 ? { state: 'scheduled', startAt } : { state: 'awaiting-approval', needed, approvedBy: [], startAt },
+    nextTickAt: needed === 0 ? startAt : null,
     revision: 1,
   };
   const devices = placements.length;

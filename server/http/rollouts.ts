@@ -2,11 +2,12 @@ import type { FastifyInstance } from 'fastify';
 import { routes } from '#shared/api.ts';
 import type { Id } from '#shared/ids.ts';
 import { accept, type Result, refuse } from '#shared/problems.ts';
+import type { Channel } from '../domain/channel.ts';
 import { planRollout } from '../flow/plan-rollout.ts';
 import { reportRollout } from '../flow/report-rollout.ts';
 import type { Rollouts } from '../flow/rollouts.ts';
 import { type RunDeps, runRollout } from '../flow/run-rollout.ts';
-import { steerRollout } from '../flow/steer-rollout.ts';
+import { approveRollout, steerRollout } from '../flow/steer-rollout.ts';
 import type { RolloutRecord } from '../store/store.ts';
 import { handle } from './app.ts';
 import { pageOf } from './page.ts';
@@ -15,7 +16,7 @@ import { deploymentView, rolloutView } from './views.ts';
 
 export const rolloutRoutes = (
   app: FastifyInstance,
-  deps: RunDeps & { rollouts: Pick<Rollouts, 'wake'>; newId: () => Id },
+  deps: RunDeps & { rollouts: Pick<Rollouts, 'wake'>; newId: () => Id; channels: readonly Channel[] },
 ): void => {
   const show = async (rollout: Result<RolloutRecord>) =>
     rollout.ok ? accept(rolloutView(await reportRollout(deps, rollout.value))) : rollout;
@@ -55,6 +56,9 @@ export const rolloutRoutes = (
   );
   handle(app, routes.rolloutResume, async ({ params, body, who }) =>
     showAndWake(await steerRollout(deps, { rollout: params.rollout, verb: 'resume', note: body.note, by: who.name })),
+  );
+  handle(app, routes.rolloutApprove, async ({ params, body, who }) =>
+    showAndWake(await approveRollout(deps, { rollout: params.rollout, note: body.note, by: who.name })),
   );
   handle(app, routes.rolloutAbort, async ({ params, body, who }) =>
     showAndWake(await steerRollout(deps, { rollout: params.rollout, verb: 'abort', note: body.note, by: who.name })),

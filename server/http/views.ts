@@ -116,6 +116,8 @@ export const rolloutView = (report: RolloutReport): RolloutView => {
     createdAt: plan.createdAt,
     createdBy: plan.createdBy,
     state: progress.state,
+    approval:
+      progress.state === 'awaiting-approval' ? { needed: progress.needed, approvedBy: progress.approvedBy } : null,
     explanation: report.explanation,
     wave: 'wave' in progress ? progress.wave : null,
     devices: plan.waveSizes.reduce((sum, devices) => sum + devices, 0),

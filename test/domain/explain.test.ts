@@ -18,7 +18,10 @@ const halted = (reason: HaltReason): string => explain({ state: 'halted', wave: 
 describe('why a rollout is where it is', () => {
   test.each<[RolloutState, string]>([
     [{ state: 'draft' }, 'A draft: it has not been submitted.'],
-    [{ state: 'awaiting-approval', needed: 2, approvedBy: ['bob'] }, 'Waits for approval: 1 of 2 given.'],
+    [
+      { state: 'awaiting-approval', needed: 2, approvedBy: ['bob'], startAt: 0 },
+      'Waits for approval: 1 of 2 given (bob).',
+    ],
     [{ state: 'scheduled', startAt: NOW + 7_500_000 }, 'Starts in 2 h 5 min.'],
     [{ state: 'scheduled', startAt: NOW }, 'Starts now.'],
     [
