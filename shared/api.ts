@@ -120,6 +120,8 @@ export const DeploymentView = z.object({
   decidedAt: Millis.nullable(),
   stateAt: Millis,
   error: DeviceError.nullable(),
+  /** After an attempt that is to be repeated: how many ended, how many of them failed, and when the next may begin. */
+  attempts: z.object({ ended: z.number().int(), failed: z.number().int(), notBefore: Millis.nullable() }).nullable(),
 });
 export type DeploymentView = z.infer<typeof DeploymentView>;
 
@@ -137,6 +139,10 @@ export const RolloutView = z.object({
   state: z.enum(['draft', 'awaiting-approval', 'scheduled', 'running', 'paused', 'halted', 'completed', 'aborted']),
   /** While it waits for approvals: how many, and whose count so far. */
   approval: z.object({ needed: z.number().int(), approvedBy: z.array(z.string()) }).nullable(),
+  /** It is over by then, done or not. */
+  endBy: Millis.nullable(),
+  /** When a person said that everybody may activate. */
+  activatedAt: Millis.nullable(),
   /** One sentence for people: why it is where it is, and what it waits for. */
   explanation: z.string(),
   /** The present wave, from 0; null before the first and after the last. */
@@ -150,6 +156,12 @@ export const RolloutView = z.object({
   waves: z.array(z.object({ devices: z.number().int(), counts: StateCounts })),
 });
 export type RolloutView = z.infer<typeof RolloutView>;
+/** A rollout in the queue. `waitsFor`: how many of its planned devices other rollouts have, or come first for. */
+export const QueuedView = z.object({
+  ...RolloutView.shape,
+  priority: z.number().int(),
+  waitsFor: z.array(z.object({ rollout: Id, devices: z.number().int() })),
+});
 
 export const AuditView = z.object({
   index: z.number().int(),
@@ -501,6 +513,7 @@ export const routes = {
       cohorts: z.array(CohortPlan).min(1).max(32),
       policy: Policy.prefault({}),
       startAt: Millis.optional(),
+      endBy: Millis.optional(),
     }),
     answer: RolloutView,
     success: 201,
@@ -562,6 +575,24 @@ export const routes = {
     ...rollout,
     body: z.strictObject({ note: text(512).default('') }),
     answer: RolloutView,
+  }),
+  rolloutActivate: route({
+    method: 'POST',
+    path: '/api/v1/rollouts/:rollout/activate',
+    roles: OPERATE,
+    tags: ['rollouts'],
+    summary: 'Let every device that has installed the release activate it, and those that install it later too',
+    ...rollout,
+    body: z.strictObject({ note: text(512).default('') }),
+    answer: RolloutView,
+  }),
+  rolloutQueue: route({
+    method: 'GET',
+    path: '/api/v1/rollout-queue',
+    roles: READ,
+    tags: ['rollouts'],
+    summary: 'Rollouts that are not over, in the order in which they get devices, and whom each waits for',
+    answer: z.object({ items: z.array(QueuedView) }),
   }),
   rolloutAbort: route({
     method: 'POST',

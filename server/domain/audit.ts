@@ -86,6 +86,15 @@ export const AuditEvent = z.discriminatedUnion('kind', [
     to: z.string(),
     error: z.enum(DEVICE_ERRORS).optional(),
   }),
+  /** A device failed for a cause outside of the release: it is offered it again, not before `notBefore`. */
+  line('retry-planned', {
+    rollout: Id,
+    deployment: Id,
+    device: Id,
+    error: z.enum(DEVICE_ERRORS).optional(),
+    notBefore: Millis.nullable(),
+    ended: count,
+  }),
   /** A device that committed did not do well while it was watched. */
   line('regressed', { rollout: Id, deployment: Id, device: Id, to: z.enum(['reverted', 'failed']), why: z.string() }),
   /** The device-signed proof, its signature checked before it came here. */
@@ -183,6 +192,8 @@ const WORDS: Words = {
       : `Rollout ${e.rollout}: ${naming(e.devices)} never took the offer up in time; this counts neither as healthy nor as failed.`,
   'deployment-moved': (e) =>
     `Device ${e.device} moved from ${e.from} to ${e.to} in rollout ${e.rollout}${e.error === undefined ? '' : ` (${e.error})`}.`,
+  'retry-planned': (e) =>
+    `Device ${e.device} could not take up the offer of rollout ${e.rollout}${e.error === undefined ? '' : ` (${e.error})`}; it gets another after its attempt ${e.ended}${e.notBefore === null ? '' : `, not before ${new Date(e.notBefore).toISOString()}`}.`,
   regressed: (e) => `Device ${e.device}, which had committed in rollout ${e.rollout}, counts as ${e.to} now: ${e.why}.`,
   receipt: (e) => `Device ${e.device} signed its receipt for deployment ${e.deployment}.`,
   'receipt-refused': (e) => `A receipt of device ${e.device} was refused${noted(e.why)}.`,

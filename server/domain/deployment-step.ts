@@ -6,6 +6,7 @@ import type { AgentState, DeploymentState, DeviceError, Outcome } from '#shared/
 import type { Policy } from '#shared/policy.ts';
 import { type AuditEvent, byDevice } from './audit.ts';
 import { type DeploymentRecord, HELD_FOR_COMMAND } from './deployment.ts';
+import { type Attempts, retryOf, returnOf } from './retry.ts';
 import type { Millis } from './rollout.ts';
 
 /** Either what a state report says (`state`), or what a receipt says whose signature was verified (`outcome`). Both fit as they are. */
@@ -104,6 +105,35 @@ const heldOf = (
   return { heldUntil: held.activate, deadlineAt: forCommand ? null : held.activate + deadlines.outcomeMs };
 };
 
+/** Its user, or a program of theirs, has it wait. */
+const isDeferred = ({ state }: DeploymentRecord, word: DeviceWord): boolean =>
+  state === 'offered' && 'state' in word && word.state === 'waiting';
+
+/** Nothing has begun, so nothing is at risk: its time runs as if it had not accepted yet. */
+const defer = (deployment: DeploymentRecord, now: Millis, { deadlines }: Pick<Policy, 'deadlines'>): DeploymentStep =>
+  deployment.acceptedAt === null
+    ? { next: deployment, audit: [] }
+    : { next: { ...deployment, acceptedAt: null, deadlineAt: now + deadlines.acceptMs }, audit: [] };
+
+/** Back to the planned, to be offered again when its cool-down is over. */
+const planAgain = (
+  deployment: DeploymentRecord,
+  attempts: Attempts,
+  error: DeviceError | null,
+  now: Millis,
+): DeploymentStep => {
+  const { rollout, id, device } = deployment;
+  const times = { stateAt: now, acceptedAt: null, decidedAt: null, deadlineAt: null, heldUntil: null };
+  const { notBefore, ended } = attempts;
+  const code = error?.code;
+  return {
+    next: { ...deployment, state: 'planned', ...times, overdue: null, error, attempts },
+    audit: [
+      { at: now, by: byDevice(device), kind: 'retry-planned', rollout, deployment: id, device, error: code, notBefore, ended },
+    ],
+  };
+};
+
 /**
  * One word of the device, applied. `policy` is the rollout's: its outcome deadline runs from acceptance.
  * Words about another deployment are the caller's to sort out.
@@ -112,13 +142,18 @@ export const stepDeployment = (
   deployment: DeploymentRecord,
   word: DeviceWord,
   now: Millis,
-  policy: Pick<Policy, 'deadlines'>,
+  policy: Pick<Policy, 'deadlines' | 'retries'>,
   held: HeldBack = NOT_HELD,
 ): DeploymentStep => {
   const told: ToldState = 'outcome' in word ? word.outcome : TOLD[word.state];
+  if (isDeferred(deployment, word) && held.install === null) return defer(deployment, now, policy);
   const accepts = deployment.state === 'offered' && told === 'offered' && deployment.acceptedAt === null;
   if (!accepts && !movesOf(deployment).includes(told)) return { next: deployment, audit: [] };
 
+  const retry = told === 'failed' ? retryOf(deployment, word.error?.code, now, policy) : null;
+  if (retry !== null) return planAgain(deployment, retry, word.error ?? null, now);
+  const attempts = deployment.state === 'withdrawn' && told === 'trial' ? returnOf(deployment) : deployment.attempts;
+  if (attempts === null) return { next: deployment, audit: [] };
   const waits = heldOf(told, held, policy);
   if (accepts && waits !== undefined && deployment.heldUntil === waits.heldUntil)
     return { next: deployment, audit: [] };
@@ -140,6 +175,7 @@ export const stepDeployment = (
         : outcomeBy(deployment, acceptedAt + policy.deadlines.outcomeMs),
     heldUntil: waits?.heldUntil ?? null,
     overdue: null,
+    ...(attempts === undefined ? {} : { attempts }),
     error: told === 'reverted' || told === 'failed' ? (word.error ?? null) : null,
   };
   if (told === deployment.state) return { next, audit: [] };

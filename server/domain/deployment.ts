@@ -2,6 +2,7 @@
 import type { DeploymentState, DeviceError } from '#shared/deployment.ts';
 import { type Id, unreachable } from '#shared/ids.ts';
 import type { Policy } from '#shared/policy.ts';
+import type { Attempts } from './retry.ts';
 import type { Millis } from './rollout.ts';
 
 /** Why a deployment is overdue. Only `silent` counts as a failure (docs/decisions/0003). */
@@ -32,6 +33,8 @@ export type DeploymentRecord = {
    */
   heldUntil: Millis | null;
   error: DeviceError | null;
+  /** Absent as long as everything went straight. */
+  attempts?: Attempts;
   revision: number;
 };
 

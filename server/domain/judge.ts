@@ -65,6 +65,9 @@ export const delayCurve = (confirmed: JudgeInput['confirmed'], bins: number): nu
     const start = Math.max(delay, clampBin(startAgeBins, last));
     counts[start * bins + delay]! += devices;
   }
+  // byStart, added up over the delays: how many were confirmed after at most d bins.
+  const upToDelay = Float64Array.from(counts);
+  for (let at = 0; at < upToDelay.length; at++) if (at % bins > 0) upToDelay[at]! += upToDelay[at - 1]!;
   const curve = Array.from({ length: bins }, () => LATE_CHANCE);
   let reported = 1;
   for (let bin = last; bin >= 1; bin--) {
@@ -72,7 +75,7 @@ export const delayCurve = (confirmed: JudgeInput['confirmed'], bins: number): nu
     let upTo = 0;
     for (let start = bin; start <= last; start++) {
       at += counts[start * bins + bin]!;
-      for (let delay = 0; delay <= bin; delay++) upTo += counts[start * bins + delay]!;
+      upTo += upToDelay[start * bins + bin]!;
     }
     reported *= 1 - at / (upTo + PRIOR_CONFIRMATIONS);
     curve[bin - 1] = LATE_CHANCE + (1 - LATE_CHANCE) * (1 - reported);

@@ -7,6 +7,7 @@ import { type Channel, findChannel } from '../domain/channel.ts';
 import type { DeploymentRecord } from '../domain/deployment.ts';
 import { type Placement, planWaves, type WaveCohort } from '../domain/waves.ts';
 import type { CohortRecord, ReleaseRecord, RolloutRecord, Store } from '../store/store.ts';
+import { checkWindows } from './calendar.ts';
 import { noChannel } from './promote-release.ts';
 import { allDevices, membershipOf } from './resolve-cohort.ts';
 
@@ -41,6 +42,8 @@ export const planRollout = async (deps: PlanDeps, input: PlanInput): Promise<Res
   if (place === undefined) return noChannel(deps.channels, input.channel);
   const release = await findRelease(deps, input);
   if (!release.ok) return release;
+  const times = checkTimes(input, deps.now());
+  if (!times.ok) return times;
   const cohorts = await findCohorts(deps, input.cohorts);
   if (!cohorts.ok) return cohorts;
   const { members, excluded } = await freeze(deps, input.cohorts, cohorts.value, release.value);
@@ -68,6 +71,7 @@ export const planRollout = async (deps: PlanDeps, input: PlanInput): Promise<Res
       excluded,
       createdAt: at,
       createdBy: by,
+      ...(input.endBy === undefined ? {} : { endBy: input.endBy }),
     },
     progress:
       needed === 0 ? { state: 'scheduled', startAt } : { state: 'awaiting-approval', needed, approvedBy: [], startAt },
@@ -81,6 +85,12 @@ export const planRollout = async (deps: PlanDeps, input: PlanInput): Promise<Res
     [auditLine({ at, by, kind: 'rollout-planned', rollout: id, product, version, devices, waveSizes, excluded })],
   );
   return accept(rollout);
+};
+
+const checkTimes = ({ policy, cohorts, startAt, endBy }: PlanInput, now: number): Result<void> => {
+  if (endBy !== undefined && endBy <= Math.max(now, startAt ?? now))
+    return refuse('invalid-request', 'a rollout must end after it starts');
+  return checkWindows([...policy.windows, ...cohorts.flatMap(({ windows }) => windows ?? [])], now);
 };
 
 const findRelease = async (deps: PlanDeps, input: PlanInput): Promise<Result<ReleaseRecord>> => {

@@ -7,8 +7,10 @@ import type { Ack, Signed, StateReport } from '#shared/messages.ts';
 import { type AuditEvent, auditLine, byDevice, parseAuditEvent } from '../domain/audit.ts';
 import type { DeploymentRecord } from '../domain/deployment.ts';
 import { type DeviceWord, stepDeployment } from '../domain/deployment-step.ts';
+import type { RolloutPlan } from '../domain/rollout.ts';
 import type { DeviceRecord, ReportRow, Store } from '../store/store.ts';
 import { fits, inOrder, type PlanFacts, parseReceipt } from './check-receipt.ts';
+import { heldBack } from './rollout-time.ts';
 
 export type Report = { device: Id; report: StateReport };
 export type Received = {
@@ -111,7 +113,7 @@ const loadFacts = async ({ store, now }: ReceiveDeps, reports: Report[]): Promis
     const { product, version, policy } = record.plan;
     const bundles = (await store.getRelease(product, version))?.bundles ?? [];
     const manifests = new Map(bundles.map(({ compatible, manifestSha256 }) => [compatible, manifestSha256]));
-    plans.set(rollout, { product, version, policy, manifests });
+    plans.set(rollout, { product, version, policy, plan: record.plan, manifests });
   }
   return {
     now: now(),
@@ -133,8 +135,10 @@ const prepareReport = async (
   const refused: string[] = [];
   const moved = new Map<Id, DeploymentRecord>();
   const current = (id: Id): DeploymentRecord | undefined => moved.get(id) ?? facts.deployments.get(id);
+  const held = (plan: RolloutPlan, { cohort }: DeploymentRecord) =>
+    heldBack(plan, cohort, report.attributes, facts.now);
   const apply = (deployment: DeploymentRecord, plan: PlanFacts, word: DeviceWord): boolean => {
-    const step = stepDeployment(deployment, word, facts.now, plan.policy);
+    const step = stepDeployment(deployment, word, facts.now, plan.policy, held(plan.plan, deployment));
     if (step.next === deployment) return false;
     moved.set(deployment.id, step.next);
     audit.push(...step.audit);

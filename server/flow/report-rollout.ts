@@ -1,4 +1,6 @@
 /** Everything there is to say about a rollout at this moment. */
+
+import { blockedWords } from '../domain/blockers.ts';
 import { explainRollout } from '../domain/explain.ts';
 import type { RolloutRecord, Store } from '../store/store.ts';
 
@@ -11,11 +13,13 @@ export type RolloutReport = {
 };
 
 export const reportRollout = async (
-  deps: { store: Pick<Store, 'countDeployments' | 'countUntouched'>; now: () => number },
+  deps: { store: Pick<Store, 'countDeployments' | 'countUntouched' | 'listBlockers'>; now: () => number },
   rollout: RolloutRecord,
 ): Promise<RolloutReport> => ({
   rollout,
   counts: await deps.store.countDeployments(rollout.plan.id),
   untouched: await deps.store.countUntouched(rollout.plan.id),
-  explanation: explainRollout({ ...rollout.plan, progress: rollout.progress }, deps.now()),
+  explanation:
+    explainRollout({ ...rollout.plan, progress: rollout.progress }, deps.now()) +
+    (rollout.progress.state === 'running' ? blockedWords(await deps.store.listBlockers(rollout.plan.id)) : ''),
 });

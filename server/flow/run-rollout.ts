@@ -3,9 +3,11 @@ import type { Id } from '#shared/ids.ts';
 import { accept, type Result, refuse } from '#shared/problems.ts';
 import { auditLine, BY_SERVER } from '../domain/audit.ts';
 import { binMsOf } from '../domain/deployment.ts';
+import type { RolloutPlan } from '../domain/rollout.ts';
 import type { Offer, RolloutEvent } from '../domain/rollout-events.ts';
 import { stepRollout } from '../domain/rollout-step.ts';
-import type { InstructionTemplate, ReleaseRecord, RolloutRecord, Store } from '../store/store.ts';
+import type { InstructionTemplate, OfferRequest, ReleaseRecord, RolloutRecord, Store } from '../store/store.ts';
+import { activateAtOf, keepTime, type RolloutTime, timeOf } from './rollout-time.ts';
 import { watchCommitted } from './watch-committed.ts';
 
 /** Another writer can win a few times in a row, but not for ever: each time somebody made progress. */
@@ -24,6 +26,7 @@ export type RunDeps = { store: Store; now: () => number };
 export const runRollout = async (deps: RunDeps, id: Id): Promise<Result<RolloutRecord>> => {
   await markAllOverdue(deps, id);
   await watchCommitted(deps, id);
+  await keepTime(deps, id);
   let result = await applyEvent(deps, id, { kind: 'tick' });
   for (let step = 1; step < STEPS_MAX && result.ok && isDue(result.value, deps.now()); step += 1) {
     result = await applyEvent(deps, id, { kind: 'tick' });
@@ -45,16 +48,28 @@ export const applyEvent = async (deps: RunDeps, id: Id, event: RolloutEvent): Pr
       throw new Error(`rollout ${id} is of ${plan.product}@${plan.version}, which is not there`);
     const bins = await deps.store.getOutcomeBins(id, binMsOf(plan.policy));
     const now = deps.now();
+    const time = await timeOf(deps.store, plan, now);
     const rollout = { ...plan, progress: record.progress };
-    const step = stepRollout(rollout, eventNow(event, release), { now, bins });
+    const step = stepRollout(rollout, eventNow(event, release), {
+      now,
+      bins,
+      ...(time === undefined ? {} : { windows: time.facts }),
+    });
     if (step.refused !== null) return step.refused;
     // A rollout at rest is not written again and again.
     if (step.next === rollout && step.nextTickAt === record.nextTickAt) return accept(record);
-    const next = { ...record, progress: step.next.progress, nextTickAt: step.nextTickAt };
+    const { activatedAt } = step.next;
+    const nextPlan = activatedAt === undefined ? plan : { ...plan, activatedAt };
+    const next = { ...record, plan: nextPlan, progress: step.next.progress, nextTickAt: step.nextTickAt };
     const saved = await deps.store.saveRollout({
       rollout: next,
-      offers: step.offers.map((offer) => ({ ...offer, instruction: instructionOf(release, plan.id, offer) })),
+      offers: step.offers.map((offer) => ({
+        ...offer,
+        ...zonesOf(time, offer),
+        instruction: { ...instructionOf(release, plan.id, offer), ...activationOf(nextPlan, now) },
+      })),
       withdraw: step.withdraw,
+      ...(step.activate === true ? { activate: true } : {}),
       audit: step.audit.map(auditLine),
       now,
     });
@@ -66,6 +81,15 @@ export const applyEvent = async (deps: RunDeps, id: Id, event: RolloutEvent): Pr
 /** A withdrawn release halts its rollouts even when the server stopped between the withdrawal and the halt. */
 const eventNow = (event: RolloutEvent, { progress }: ReleaseRecord): RolloutEvent =>
   event.kind === 'tick' && progress.state === 'withdrawn' ? { kind: 'release-withdrawn', by: progress.by } : event;
+
+const zonesOf = (time: RolloutTime | undefined, { cohort }: Offer): Pick<OfferRequest, 'zones'> => {
+  const zones = time?.open.get(cohort);
+  return zones === undefined ? {} : { zones };
+};
+const activationOf = (plan: RolloutPlan, now: number): { activateAt?: number | null } => {
+  const activateAt = activateAtOf(plan, now);
+  return activateAt === undefined ? {} : { activateAt };
+};
 
 const instructionOf = (release: ReleaseRecord, rollout: Id, { compatible }: Offer): InstructionTemplate => {
   const bundle = release.bundles.find((candidate) => candidate.compatible === compatible);

@@ -8,7 +8,7 @@ import { applyEvent, type RunDeps, runRollout } from './run-rollout.ts';
 /** Refusals: `not-found`, `conflict` (not possible in its state), `invalid-request` (resuming after a halt needs a note). */
 export const steerRollout = async (
   deps: RunDeps,
-  input: { rollout: Id; verb: 'pause' | 'resume' | 'abort'; note: string; by: string },
+  input: { rollout: Id; verb: 'pause' | 'resume' | 'abort' | 'activate'; note: string; by: string },
 ): Promise<Result<RolloutRecord>> => {
   const steered = await applyEvent(deps, input.rollout, { kind: input.verb, by: input.by, note: input.note });
   // What is due now is done now, so that the answer shows where it leads.

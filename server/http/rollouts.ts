@@ -4,6 +4,7 @@ import type { Id } from '#shared/ids.ts';
 import { accept, type Result, refuse } from '#shared/problems.ts';
 import type { Channel } from '../domain/channel.ts';
 import { planRollout } from '../flow/plan-rollout.ts';
+import { queueRollouts } from '../flow/queue-rollouts.ts';
 import { reportRollout } from '../flow/report-rollout.ts';
 import type { Rollouts } from '../flow/rollouts.ts';
 import { type RunDeps, runRollout } from '../flow/run-rollout.ts';
@@ -12,7 +13,7 @@ import type { RolloutRecord } from '../store/store.ts';
 import { handle } from './app.ts';
 import { pageOf } from './page.ts';
 import { parseReleaseRef } from './releases.ts';
-import { deploymentView, rolloutView } from './views.ts';
+import { deploymentView, queuedView, rolloutView } from './views.ts';
 
 export const rolloutRoutes = (
   app: FastifyInstance,
@@ -60,6 +61,10 @@ export const rolloutRoutes = (
   handle(app, routes.rolloutApprove, async ({ params, body, who }) =>
     showAndWake(await approveRollout(deps, { rollout: params.rollout, note: body.note, by: who.name })),
   );
+  handle(app, routes.rolloutActivate, async ({ params, body, who }) =>
+    showAndWake(await steerRollout(deps, { rollout: params.rollout, verb: 'activate', note: body.note, by: who.name })),
+  );
+  handle(app, routes.rolloutQueue, async () => accept({ items: (await queueRollouts(deps)).map(queuedView) }));
   handle(app, routes.rolloutAbort, async ({ params, body, who }) =>
     showAndWake(await steerRollout(deps, { rollout: params.rollout, verb: 'abort', note: body.note, by: who.name })),
   );

@@ -8,6 +8,7 @@ import type {
   DeviceView,
   OperatorView,
   ProductView,
+  QueuedView,
   ReleaseView,
   RolloutView,
   StateCounts,
@@ -18,6 +19,7 @@ import { roleOfProduct } from '#shared/trust/delegation.ts';
 import { keyIdOf } from '#shared/trust/keys.ts';
 import { parseAuditEvent, sentenceOf } from '../domain/audit.ts';
 import { keysOf } from '../flow/create-product.ts';
+import type { Queued } from '../flow/queue-rollouts.ts';
 import type { RolloutReport } from '../flow/report-rollout.ts';
 import type {
   AuditEntry,
@@ -96,7 +98,10 @@ export const deploymentView = (deployment: DeploymentRecord): DeploymentView => 
   decidedAt: deployment.decidedAt,
   stateAt: deployment.stateAt,
   error: deployment.error,
+  attempts: attemptsOf(deployment),
 });
+const attemptsOf = ({ attempts }: DeploymentRecord): DeploymentView['attempts'] =>
+  attempts === undefined ? null : { ended: attempts.ended, failed: attempts.failed, notBefore: attempts.notBefore };
 
 export const rolloutView = (report: RolloutReport): RolloutView => {
   const { plan, progress } = report.rollout;
@@ -118,6 +123,8 @@ export const rolloutView = (report: RolloutReport): RolloutView => {
     state: progress.state,
     approval:
       progress.state === 'awaiting-approval' ? { needed: progress.needed, approvedBy: progress.approvedBy } : null,
+    endBy: plan.endBy ?? null,
+    activatedAt: plan.activatedAt ?? null,
     explanation: report.explanation,
     wave: 'wave' in progress ? progress.wave : null,
     devices: plan.waveSizes.reduce((sum, devices) => sum + devices, 0),
@@ -127,6 +134,12 @@ export const rolloutView = (report: RolloutReport): RolloutView => {
     waves,
   };
 };
+
+export const queuedView = (queued: Queued): z.infer<typeof QueuedView> => ({
+  ...rolloutView(queued),
+  priority: queued.rollout.plan.policy.priority,
+  waitsFor: queued.waitsFor,
+});
 
 const zeroCounts = (): StateCounts => {
   const counts: Partial<StateCounts> = {};

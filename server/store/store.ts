@@ -207,6 +207,8 @@ export type Store = {
   listRollouts(page: Page): Promise<RolloutRecord[]>;
   /** All rollouts of a release, newest first; the newest 1,000. */
   listRolloutsOf(product: Id, version: string): Promise<RolloutRecord[]>;
+  /** Not completed or aborted, in the order in which they get devices: highest priority first, then the oldest; at most 1,000. */
+  listOpenRollouts(): Promise<RolloutRecord[]>;
   listDueRollouts(now: Millis, limit: number): Promise<RolloutRecord[]>;
   /** Kept as counters in the transaction that changes a state. */
   countDeployments(

@@ -1,15 +1,17 @@
+import type { Attempts } from '#server/domain/retry.ts';
 import type { DeploymentState, DeviceError } from '#shared/deployment.ts';
 import type { Id } from '#shared/ids.ts';
 import type { DeploymentRecord, OutcomeBin, OverdueClass } from '../store.ts';
 import { fromJson, idList, limitOf, type Sql, toJson } from './sql.ts';
 import type { SyncStore } from './sync.ts';
 
-type DeploymentRow = Omit<DeploymentRecord, 'error'> & { error: string | null };
+type DeploymentRow = Omit<DeploymentRecord, 'error' | 'attempts'> & { error: string | null; attempts: string | null };
 const COLUMNS = `id, rollout, device, cohort, compatible, wave, position, state, offered_at AS offeredAt,
-  accepted_at AS acceptedAt, decided_at AS decidedAt, state_at AS stateAt, deadline_at AS deadlineAt, overdue, held_until AS heldUntil, error,
+  accepted_at AS acceptedAt, decided_at AS decidedAt, state_at AS stateAt, deadline_at AS deadlineAt, overdue, held_until AS heldUntil, error, attempts,
   revision`;
-const toDeployment = (row: DeploymentRow): DeploymentRecord => ({
+const toDeployment = ({ attempts, ...row }: DeploymentRow): DeploymentRecord => ({
   ...row,
+  ...(attempts === null ? {} : { attempts: fromJson<Attempts>(attempts) }),
   error: row.error === null ? null : fromJson<DeviceError>(row.error),
 });
 
@@ -45,7 +47,7 @@ export const insertDeployment = (sql: Sql, deployment: DeploymentRecord): void =
 export const updateDeployment = (sql: Sql, next: DeploymentRecord): number =>
   sql.run(
     `UPDATE deployments SET state = ?, offered_at = ?, accepted_at = ?, decided_at = ?, state_at = ?, deadline_at = ?,
-       overdue = ?, held_until = ?, error = ?, revision = revision + 1
+       overdue = ?, held_until = ?, error = ?, attempts = ?, revision = revision + 1
      WHERE id = ? AND revision = ?`,
     next.state,
     next.offeredAt,
@@ -56,6 +58,7 @@ export const updateDeployment = (sql: Sql, next: DeploymentRecord): number =>
     next.overdue,
     next.heldUntil,
     toJson(next.error),
+    toJson(next.attempts ?? null),
     next.id,
     next.revision,
   );

@@ -156,7 +156,10 @@ ALTER TABLE devices ADD COLUMN drifted_at INTEGER;
 CREATE INDEX devices_drifted ON devices (id) WHERE drifted_at IS NOT NULL;
 `;
 
-export const MIGRATIONS: readonly string[] = [INITIAL, PROMOTION, WATCH, STEERING];
+/** JSON: what became of a deployment's earlier attempts. */
+const RETRIES = 'ALTER TABLE deployments ADD COLUMN attempts TEXT';
+
+export const MIGRATIONS: readonly string[] = [INITIAL, PROMOTION, WATCH, STEERING, RETRIES];
 
 /** Brings the database to the newest schema; throws when it was written by a newer Sluice than this one. */
 export const migrate = (database: Database.Database, migrations: readonly string[] = MIGRATIONS): void => {

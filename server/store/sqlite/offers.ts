@@ -27,11 +27,12 @@ const recordJourneys = (sql: Sql, journeys: readonly Journey[], event: (devices:
  * Planned deployments of the group whose device is let in and owned by nobody; `runs` says whether it runs the release
  * already. CROSS: from the few that are planned to their devices, never through the whole fleet.
  */
-const candidates = (sql: Sql, rollout: Id, offer: OfferRequest, runs: boolean, atMost: number): Journey[] =>
+const candidates = (sql: Sql, rollout: Id, offer: OfferRequest, runs: boolean, atMost: number, now: number): Journey[] =>
   sql.all<Journey>(
     `SELECT deployments.id, device FROM deployments CROSS JOIN devices ON devices.id = device
      WHERE rollout = ? AND wave = ? AND cohort = ? AND deployments.compatible = ? AND deployments.state = 'planned'
        AND devices.state = 'accepted' AND devices.deployment IS NULL AND (running_manifest IS ?) = ?
+       AND ifnull(attempts ->> 'notBefore', 0) <= ?
        AND (? IS NULL OR ifnull(attributes ->> '$.timezone', '') IN (SELECT value FROM json_each(?)))
        ${hasRivalsAbove(sql, rollout) ? `AND ${WANTED_BY_NOBODY_ABOVE}` : ''}
      ORDER BY online DESC, position LIMIT ?`,
@@ -41,10 +42,20 @@ const candidates = (sql: Sql, rollout: Id, offer: OfferRequest, runs: boolean, a
     offer.compatible,
     offer.instruction.sha256,
     runs ? 1 : 0,
+    now,
     zonesOf(offer),
     zonesOf(offer),
     atMost,
   );
+
+/** Which attempt this is, from the second on: without it the agent would not begin again what has failed. */
+const attemptOf = (sql: Sql, deployment: Id): { attempt?: number } => {
+  const ended = sql.get<{ ended: number | null }>(
+    "SELECT attempts ->> 'ended' AS ended FROM deployments WHERE id = ?",
+    deployment,
+  )?.ended;
+  return ended ? { attempt: ended + 1 } : {};
+};
 
 /** Marks as skipped who runs the release already, and offers it to the next `atMost` of the group. */
 export const makeOffer = (
@@ -53,7 +64,7 @@ export const makeOffer = (
   offer: OfferRequest,
   now: number,
 ): { offered: Journey[]; skipped: Journey[] } => {
-  const skipped = candidates(sql, rollout, offer, true, SKIPPED_MAX);
+  const skipped = candidates(sql, rollout, offer, true, SKIPPED_MAX, now);
   for (const { id } of skipped)
     sql.run(
       "UPDATE deployments SET state = 'skipped', state_at = ?, decided_at = ?, revision = revision + 1 WHERE id = ?",
@@ -61,7 +72,7 @@ export const makeOffer = (
       now,
       id,
     );
-  const free = candidates(sql, rollout, offer, false, offer.atMost);
+  const free = candidates(sql, rollout, offer, false, offer.atMost, now);
   const offered = [...free, ...takeOver(sql, rollout, offer, offer.atMost - free.length, now)];
   for (const { id, device } of offered) {
     sql.run(
@@ -79,7 +90,7 @@ export const makeOffer = (
     sql,
     offered.map(({ id, device }) => ({
       device,
-      instruction: { ...offer.instruction, deployment: id, ...windowsOf(sql, device, offer) },
+      instruction: { ...offer.instruction, deployment: id, ...attemptOf(sql, id), ...windowsOf(sql, device, offer) },
     })),
     now,
   );

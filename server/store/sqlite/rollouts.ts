@@ -9,6 +9,7 @@ import type { SyncStore } from './sync.ts';
 import { letActivate } from './timing.ts';
 
 type RolloutRow = { plan: string; progress: string; nextTickAt: number | null; revision: number };
+const OPEN_MAX = 1_000;
 const COLUMNS = 'plan, progress, next_tick_at AS nextTickAt, revision';
 const toRollout = (row: RolloutRow): RolloutRecord => ({
   ...row,
@@ -62,6 +63,13 @@ export const rollouts = (sql: Sql) =>
            ORDER BY n DESC LIMIT 1000`,
           product,
           version,
+        )
+        .map(toRollout),
+    listOpenRollouts: () =>
+      sql
+        .all<RolloutRow>(
+          `SELECT ${COLUMNS} FROM rollouts WHERE state NOT IN ('completed', 'aborted')
+           ORDER BY priority DESC, n LIMIT ${OPEN_MAX}`,
         )
         .map(toRollout),
     listDueRollouts: (now, limit) =>

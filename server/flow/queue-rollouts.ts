@@ -1,0 +1,20 @@
+/** Which rollouts come in which order, and whom each waits for. */
+import type { Blocker } from '../domain/blockers.ts';
+import type { RolloutRecord, Store } from '../store/store.ts';
+import { type RolloutReport, reportRollout } from './report-rollout.ts';
+
+export type Queued = RolloutReport & { waitsFor: Blocker[] };
+
+type Deps = {
+  store: Pick<Store, 'listOpenRollouts' | 'listBlockers' | 'countDeployments' | 'countUntouched'>;
+  now: () => number;
+};
+
+/** All that are not over, in the order in which they get devices: highest priority first, then the oldest. */
+export const queueRollouts = async (deps: Deps): Promise<Queued[]> =>
+  Promise.all((await deps.store.listOpenRollouts()).map((rollout) => queued(deps, rollout)));
+
+const queued = async (deps: Deps, rollout: RolloutRecord): Promise<Queued> => {
+  const report = await reportRollout(deps, rollout);
+  return { ...report, waitsFor: await deps.store.listBlockers(rollout.plan.id) };
+};

@@ -1,0 +1,85 @@
+/** Time, for one rollout: who is in a window now, what devices are told about it, and who may stop waiting. */
+import type { Id } from '#shared/ids.ts';
+import {
+  firstOpenAt,
+  type MaintenanceWindow,
+  mayActivateAt,
+  mayInstallAt,
+  type OpenSpan,
+  TIME_ZONE_ATTRIBUTE,
+} from '#shared/windows.ts';
+import { HELD_FOR_COMMAND } from '../domain/deployment.ts';
+import type { HeldBack } from '../domain/deployment-step.ts';
+import type { RolloutPlan } from '../domain/rollout.ts';
+import type { WindowFacts } from '../domain/rollout-events.ts';
+import type { OfferRequest, Store } from '../store/store.ts';
+import { spansAt } from './calendar.ts';
+
+const RENEWED_AT_ONCE = 1_000;
+
+const windowsOf = ({ cohorts, policy }: RolloutPlan, cohort: Id): MaintenanceWindow[] =>
+  cohorts.find((one) => one.cohort === cohort)?.windows ?? policy.windows;
+const hasWindows = (plan: RolloutPlan): boolean =>
+  plan.cohorts.some(({ cohort }) => windowsOf(plan, cohort).length > 0);
+
+/** As long as it is not yet: null for "when told", undefined for "at once". */
+export const activateAtOf = ({ policy, activatedAt }: RolloutPlan, now: number): number | null | undefined => {
+  if (activatedAt !== undefined || policy.activation === 'at-once') return undefined;
+  if (policy.activation === 'on-command') return null;
+  return policy.activation > now ? policy.activation : undefined;
+};
+
+type Zones = NonNullable<OfferRequest['zones']>;
+/** By cohort, where it has windows: the zones of its planned devices, and whether any of them may be offered to now. */
+export type RolloutTime = { facts: WindowFacts[]; open: Map<Id, Zones> };
+
+export const timeOf = async (
+  store: Pick<Store, 'listTimeZones'>,
+  plan: RolloutPlan,
+  now: number,
+): Promise<RolloutTime | undefined> => {
+  if (!hasWindows(plan)) return undefined;
+  const byCohort = new Map<Id, Zones>();
+  for (const { cohort, zone } of await store.listTimeZones(plan.id)) {
+    const windows = spansAt(windowsOf(plan, cohort), zone, now);
+    if (windows !== undefined) byCohort.set(cohort, [...(byCohort.get(cohort) ?? []), { zone, windows }]);
+  }
+  const isOpen = (windows: OpenSpan[]): boolean => firstOpenAt(windows, now) === now;
+  const facts = [...byCohort].map(([cohort, zones]): WindowFacts => {
+    const opens = zones.map(({ windows }) => firstOpenAt(windows, now) ?? Number.POSITIVE_INFINITY);
+    const opensAt = Math.min(...opens);
+    return { cohort, open: opensAt === now, opensAt: Number.isFinite(opensAt) ? opensAt : null };
+  });
+  const open = [...byCohort].map(([cohort, zones]): [Id, Zones] => [
+    cohort,
+    zones.filter(({ windows }) => isOpen(windows)),
+  ]);
+  return { facts, open: new Map(open) };
+};
+
+/** Until when a device of the rollout is held back, by what it was or would be told now. */
+export const heldBack = (plan: RolloutPlan, cohort: Id, attributes: Record<string, string>, now: number): HeldBack => {
+  const windows = spansAt(windowsOf(plan, cohort), attributes[TIME_ZONE_ATTRIBUTE], now);
+  const activateAt = activateAtOf(plan, now);
+  const timing = { windows, activateAt };
+  const later = (at: number | undefined): number | null => (at === undefined ? HELD_FOR_COMMAND : at > now ? at : null);
+  return { install: later(mayInstallAt(timing, now)), activate: later(mayActivateAt(timing, now)) };
+};
+
+/** Ends waits that are over, and tells devices of more windows before they know of none. */
+export const keepTime = async (
+  deps: { store: Pick<Store, 'getRollout' | 'releaseHeld' | 'listOutOfWindows' | 'renewWindows'>; now: () => number },
+  rollout: Id,
+): Promise<void> => {
+  const plan = (await deps.store.getRollout(rollout))?.plan;
+  if (plan === undefined) return;
+  const now = deps.now();
+  await deps.store.releaseHeld(rollout, now, plan.policy.deadlines.outcomeMs);
+  if (!hasWindows(plan)) return;
+  const stale = await deps.store.listOutOfWindows(rollout, now, RENEWED_AT_ONCE);
+  const renewals = stale.flatMap(({ deployment, cohort, zone }) => {
+    const windows = spansAt(windowsOf(plan, cohort), zone, now);
+    return windows === undefined ? [] : [{ deployment, windows }];
+  });
+  if (renewals.length > 0) await deps.store.renewWindows(renewals, now);
+};
