@@ -18,7 +18,23 @@ let samples: Awaited<ReturnType<typeof buildSamples>>;
 
 beforeAll(async () => {
   folder = await mkdtemp(join(tmpdir(), 'sluice-cli-server-'));
-  const flags = ['--data-dir', join(folder, 'data'), '--http-port', '0', '--mqtt-port', '0', '--log-level', 'warn'];
+  const config = join(folder, 'sluice.yaml');
+  await writeFile(
+    config,
+    'channels: [staging, production, { name: field, requires: { checks: [e2e], approvals: 1 } }]\n',
+  );
+  const flags = [
+    '--config',
+    config,
+    '--data-dir',
+    join(folder, 'data'),
+    '--http-port',
+    '0',
+    '--mqtt-port',
+    '0',
+    '--log-level',
+    'warn',
+  ];
   server = fork(join(import.meta.dirname, '../../cli/sluice.ts'), ['serve', ...flags], {
     stdio: 'ignore',
     execArgv: [],
@@ -96,6 +112,23 @@ test('what is signed by somebody else is refused, here and by the server', async
 test('a release is promoted, and withdrawn', async () => {
   const staged = await json(['release', 'stage', 'gateway@1.1.0', '--channel', 'production']);
   expect(staged).toMatchObject({ progress: { state: 'staged', channels: ['production'] } });
+  const early = await sluice(['release', 'promote', 'gateway@1.1.0', '--to', 'field']);
+  expect(early).toMatchObject({ code: 1, err: expect.stringContaining('check e2e has not been reported') });
+  const link = 'https://ci.example.com/812';
+  const checked = await json(['release', 'check', 'gateway@1.1.0', 'e2e', 'pass', '--link', link]);
+  expect(checked).toMatchObject({ checks: [{ check: 'e2e', outcome: 'pass', link, by: 'admin' }] });
+  expect(await sluice(['release', 'check', 'gateway@1.1.0', 'e2e', 'perhaps'])).toMatchObject({ code: 2 });
+  const { token } = z
+    .object({ token: z.string() })
+    .parse(await json(['operator', 'create', 'eve', '--role', 'operator']));
+  const eve = { SLUICE_URL: url, SLUICE_TOKEN: token };
+  const approved = await sluice(['release', 'approve', 'gateway@1.1.0', '--to', 'field', '--note', 'read it'], eve);
+  expect(approved.out).toMatch(/field +eve +.+ +read it/);
+  const needs = await sluice(['release', 'requirements', 'gateway@1.1.0']);
+  expect(needs.out).toMatch(/field +met +check e2e passed .https:..ci.example.com.812./);
+  expect(await json(['release', 'promote', 'gateway@1.1.0', '--to', 'field'])).toMatchObject({
+    progress: { channels: ['production', 'field'] },
+  });
   const withdrawn = await json(['release', 'withdraw', 'gateway@1.3.0', '--reason', 'GW-31']);
   expect(withdrawn).toMatchObject({ progress: { state: 'withdrawn', reason: 'GW-31' } });
   const table = await sluice(['release', 'list']);

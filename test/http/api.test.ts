@@ -234,6 +234,26 @@ test('a release goes to the next channel when checks and people have said yes', 
   expect(problemOf(await call('viewer', 'GET', 'releases/gateway@9.9.9/requirements'))).toEqual([404, 'not-found']);
 });
 
+test('a rollout in a channel that says so starts when somebody else has approved it', async () => {
+  await enrolFleet(world, 1);
+  await releaseOf(world, '1.0.0');
+  world.channels.splice(0, 9, ...Channels.parse([{ name: 'production', rolloutApprovals: 1 }]));
+  const body = { release: 'gateway@1.0.0', cohorts: [{ cohort: 'fleet' }] };
+  const rollout = RolloutView.parse((await call('operator', 'POST', 'rollouts', body)).body);
+  expect(rollout).toMatchObject({
+    state: 'awaiting-approval',
+    approval: { needed: 1, approvedBy: [] },
+    explanation: 'Waits for approval: 0 of 1 given.',
+  });
+  const approve = (role: OperatorRole) => call(role, 'POST', `rollouts/${rollout.id}/approve`, { note: 'fine' });
+  expect(problemOf(await approve('operator'))).toEqual([403, 'forbidden']);
+  expect(problemOf(await approve('ci'))).toEqual([403, 'forbidden']);
+  expect((await approve('admin')).body).toMatchObject({ state: 'running', approval: null });
+  expect(problemOf(await approve('admin'))).toEqual([409, 'conflict']);
+  const nightly = { ...body, channel: 'nightly' };
+  expect(problemOf(await call('operator', 'POST', 'rollouts', nightly))).toEqual([400, 'invalid-request']);
+});
+
 test('an upload that is refused leaves nothing, and says what is wrong', async () => {
   const bundle = await makeBundle(world, '1.0.0');
   const wrong = createHash('sha256').update('other').digest('hex');
