@@ -5,6 +5,7 @@ import { rebuildMemory } from './domain/resume.ts';
 import { readFloor } from './floor.ts';
 import { type Journal, openJournal } from './journal.ts';
 import type { Log } from './log.ts';
+import { keepingReportSeq, readReportSeq } from './report-numbers.ts';
 import type { Slots } from './slots/slots.ts';
 
 /** The memory from the journal; or, when that is new or lost, what the slots know. */
@@ -16,9 +17,10 @@ export const recall = async (
 ): Promise<{ journal: Journal; memory: Memory }> => {
   const opened = await openJournal(dataDir);
   if (opened.damage !== null) log.error({ event: `journal-${opened.damage.kind}` }, opened.damage.message);
-  const floor = await readFloor(dataDir);
+  const [floor, reportSeq] = [await readFloor(dataDir), await readReportSeq(dataDir)];
+  const journal = keepingReportSeq(dataDir, opened.journal, reportSeq);
   if (opened.memory !== undefined) {
-    return { journal: opened.journal, memory: { ...opened.memory, floor: Math.max(opened.memory.floor, floor) } };
+    return { journal, memory: { ...opened.memory, floor: Math.max(opened.memory.floor, floor) } };
   }
   const inspected = await slots.inspect();
   if (!inspected.ok) log.error({ event: 'slots-damaged', code: inspected.code }, inspected.message);
@@ -36,6 +38,7 @@ export const recall = async (
     const reverted = await slots.revert();
     if (!reverted.ok) log.error({ event: 'revert-failed', code: reverted.code }, reverted.message);
   }
-  await opened.journal.append(rebuilt.memory);
-  return { journal: opened.journal, memory: rebuilt.memory };
+  const memory = { ...rebuilt.memory, reportSeq: Math.max(rebuilt.memory.reportSeq, reportSeq) };
+  await journal.append(memory);
+  return { journal, memory };
 };
