@@ -77,6 +77,26 @@ export const RequirementsView = z.object({
 });
 export type RequirementsView = z.infer<typeof RequirementsView>;
 
+export const ChangeView = z.object({
+  change: z.string(),
+  /** Newest first. */
+  releases: z.array(
+    z.object({
+      release: ReleaseRef,
+      state: z.enum(['accepted', 'staged', 'withdrawn']),
+      channels: z.array(Id),
+      /** The bundles that contain it, and on how many devices each runs. */
+      bundles: z.array(z.object({ compatible: Id, devices: z.number().int() })),
+    }),
+  ),
+  /** Accepted devices that run a bundle with the change, of how many accepted devices. */
+  running: z.number().int(),
+  fleet: z.number().int(),
+  /** From 0 to 1. */
+  share: z.number(),
+});
+const Differences = z.array(z.object({ change: z.string(), compatibles: z.array(Id) }));
+
 export const DeviceView = z.object({
   id: Id,
   state: z.enum(['pending', 'accepted', 'rejected']),
@@ -392,6 +412,36 @@ export const routes = {
     ...release,
     body: z.strictObject({ reason: text(512).min(1) }),
     answer: ReleaseView,
+  }),
+
+  releaseDiff: route({
+    method: 'GET',
+    path: '/api/v1/releases/:release/diff/:other',
+    roles: READ,
+    tags: ['releases'],
+    summary:
+      'The changes that the other release contains and this one does not, and the reverse, each with its hardware',
+    params: z.object({ release: ReleaseRef, other: ReleaseRef }),
+    answer: z.object({ from: ReleaseRef, to: ReleaseRef, added: Differences, removed: Differences }),
+  }),
+  changeShow: route({
+    method: 'GET',
+    path: '/api/v1/changes/:change',
+    roles: READ,
+    tags: ['changes'],
+    summary: 'Which releases contain a change, in which channels, and on what share of the fleet it runs',
+    params: z.object({ change: text(128).min(1) }),
+    answer: ChangeView,
+  }),
+  changeDevices: route({
+    method: 'GET',
+    path: '/api/v1/changes/:change/devices',
+    roles: READ,
+    tags: ['changes'],
+    summary: 'The accepted devices that run a bundle with the change, by id',
+    params: z.object({ change: text(128).min(1) }),
+    query: z.object(PageQuery),
+    answer: page(z.object({ device: Id, release: ReleaseRef, compatible: Id, online: z.boolean() })),
   }),
 
   deviceList: route({

@@ -29,6 +29,8 @@ export const Instruction = z.discriminatedUnion('kind', [
     path: z.string().max(256),
     sha256: Sha256,
     length: z.number().int().min(1),
+    /** From the second time that this deployment is offered on. */
+    attempt: z.number().int().min(2).optional(),
     /** Install and activate only within these; absent: at any time. All past: not until told more. Reckoned by the server, so that a device needs no calendar. */
     windows: z.array(OpenSpan).max(SPANS_TOLD_MAX).optional(),
     /** Not to be activated before; null: not until told; absent: as soon as it is installed. */

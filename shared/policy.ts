@@ -55,6 +55,14 @@ export const Policy = z.strictObject({
       outcomeMs: DurationMs.min(1).default(3_600_000),
     })
     .prefault({}),
+  retries: z
+    .strictObject({
+      /** How often a device that failed for want of network, space or time is offered the release again; 0 never. */
+      max: z.number().int().min(0).max(100).default(3),
+      /** How long it waits before that, twice as long each time. */
+      coolDownMs: DurationMs.min(1_000).default(600_000),
+    })
+    .prefault({}),
   watch: z
     .strictObject({
       /** For so long after its commit a device may still turn out to have failed, by its heartbeats; 0 watches nobody. */

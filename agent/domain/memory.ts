@@ -8,8 +8,14 @@ export const Memory = z.object({
   install: InstallState,
   /** The newest desired document that was acted on; an older or equal one is not news. */
   desiredSeq: z.number().int().min(0),
-  /** How the newest finished deployment ended: it is not begun again, unless it was withdrawn. */
-  last: z.object({ deployment: Id, outcome: z.enum(['committed', 'reverted', 'failed', 'withdrawn']) }).nullable(),
+  /** How the newest finished deployment ended: it is not begun again, unless it was withdrawn, or the server asks for another attempt. */
+  last: z
+    .object({
+      deployment: Id,
+      outcome: z.enum(['committed', 'reverted', 'failed', 'withdrawn']),
+      attempt: z.number().int().optional(),
+    })
+    .nullable(),
   /** The highest security counter ever committed. */
   floor: z.number().int().min(0),
   /** Numbers of reports and receipts up to this one may have been used. */
@@ -23,7 +29,8 @@ export const stepMemory = (memory: Memory, event: InstallEvent): { next: Memory;
   const endedBefore =
     event.kind === 'offered' &&
     memory.last?.deployment === event.offer.install.deployment &&
-    memory.last.outcome !== 'withdrawn';
+    memory.last.outcome !== 'withdrawn' &&
+    (event.offer.install.attempt ?? 1) <= (memory.last.attempt ?? 1);
   const { next, effects } = endedBefore ? { next: now, effects: [] } : stepInstall(now, event);
   const desiredSeq = seenSeq(now, event) ?? memory.desiredSeq;
   if (next === now && desiredSeq <= memory.desiredSeq) return { next: memory, effects };
@@ -35,7 +42,13 @@ export const stepMemory = (memory: Memory, event: InstallEvent): { next: Memory;
       // Only a committed version may raise it: a trial that reverts must be able to go back.
       floor: next.state === 'committed' ? Math.max(memory.floor, next.offer.install.securityCounter) : memory.floor,
       last:
-        next.state === 'reported' ? { deployment: next.offer.install.deployment, outcome: next.outcome } : memory.last,
+        next.state === 'reported'
+          ? {
+              deployment: next.offer.install.deployment,
+              outcome: next.outcome,
+              ...(next.offer.install.attempt === undefined ? {} : { attempt: next.offer.install.attempt }),
+            }
+          : memory.last,
     },
     effects,
   };

@@ -2,14 +2,25 @@
 import { setTimeout as pause } from 'node:timers/promises';
 import type { Command } from 'commander';
 import type { z } from 'zod';
-import { type RolloutView, routes } from '#shared/api.ts';
+import { type DeploymentView, type RolloutView, routes } from '#shared/api.ts';
 import { Id, ReleaseRef } from '#shared/ids.ts';
-import type { CohortPlan } from '#shared/policy.ts';
+import type { CohortPlan, Policy } from '#shared/policy.ts';
+import type { MaintenanceWindow } from '#shared/windows.ts';
 import { type Client, listAll } from '../client.ts';
 import { connect, type ServerFlags, withExamples, withServer } from '../command.ts';
 import { CliFailure, EXIT, usageFailure } from '../failure.ts';
 import { type Cell, facts, formatTime, liveTerminal, paint, print, printJson, table } from '../terminal.ts';
-import { cohortPlan, collect, duration, id, moment, pair, readPolicy, wholeNumber } from '../values.ts';
+import {
+  cohortPlan,
+  collect,
+  duration,
+  id,
+  maintenanceWindow,
+  moment,
+  pair,
+  readPolicy,
+  wholeNumber,
+} from '../values.ts';
 
 const WATCH_MS = 1000;
 
@@ -33,6 +44,12 @@ const plansOf = (plans: z.output<typeof CohortPlan>[]): string =>
         `${cohort}=${waves.map((wave) => ('count' in wave ? wave.count : `${wave.percent}%`)).join(',')}`,
     )
     .join(' ');
+
+/** A device that waits for another attempt. */
+const againOf = ({ state, attempts }: DeploymentView): string =>
+  state !== 'planned' || attempts === null || attempts.notBefore === null
+    ? ''
+    : ` (attempt ${attempts.ended + 1} from ${formatTime(attempts.notBefore)})`;
 
 const describeRollout = (rollout: RolloutView): string => {
   const pairs: [string, Cell][] = [
@@ -91,7 +108,41 @@ type CreateFlags = ServerFlags & {
   policy?: string;
   set?: [string, string][];
   startAt?: number;
+  endBy?: number;
+  window?: z.input<typeof MaintenanceWindow>[];
+  cohortWindow?: [string, string][];
+  activateAt?: number;
+  activateOnCommand?: boolean;
+  priority?: number;
+  urgent?: boolean;
+  follow?: boolean;
   watch?: boolean;
+};
+
+/** The part of the policy that has flags of its own. */
+const steeringOf = (flags: CreateFlags): z.input<typeof Policy> => {
+  if (flags.activateAt !== undefined && flags.activateOnCommand === true)
+    throw usageFailure('give either --activate-at or --activate-on-command');
+  const activation = flags.activateOnCommand === true ? 'on-command' : flags.activateAt;
+  const priority = flags.priority ?? (flags.urgent === true ? 90 : undefined);
+  return {
+    ...(flags.window === undefined ? {} : { windows: flags.window }),
+    ...(activation === undefined ? {} : { activation }),
+    ...(priority === undefined ? {} : { priority }),
+  };
+};
+const cohortsOf = (flags: CreateFlags): z.input<typeof CohortPlan>[] => {
+  const own = flags.cohortWindow ?? [];
+  const stranger = own.find(([cohort]) => flags.cohort.every((plan) => plan.cohort !== cohort));
+  if (stranger !== undefined) throw usageFailure(`--cohort-window names ${stranger[0]}, which is no --cohort`);
+  return flags.cohort.map((plan) => {
+    const windows = own.filter(([cohort]) => cohort === plan.cohort).map(([, window]) => maintenanceWindow(window));
+    return {
+      ...plan,
+      ...(windows.length === 0 ? {} : { windows }),
+      ...(flags.follow === true ? { follow: true } : {}),
+    };
+  });
 };
 
 const addCreate = (group: Command): void => {
@@ -111,14 +162,29 @@ const addCreate = (group: Command): void => {
       collect(pair),
     )
     .option('--start-at <time>', 'when: 2026-12-01T02:00:00Z, or +15m', moment)
+    .option('--end-by <time>', 'it is over by then, done or not', moment)
+    .option(
+      '--window <window>',
+      'only then: "0 2 * * 1-5 for 2h in Europe/Paris", in the device\'s own time zone where it reports one; "only in" for all; repeatable',
+      collect(maintenanceWindow),
+    )
+    .option('--cohort-window <cohort=window>', 'another window for this cohort; repeatable', collect(pair))
+    .option('--activate-at <time>', 'install now, activate together at this time', moment)
+    .option('--activate-on-command', 'install now, activate when told by rollout activate')
+    .option('--priority <0-100>', 'takes devices over from lower ones (default 50)', wholeNumber)
+    .option('--urgent', 'priority 90')
+    .option('--follow', 'enrol devices that come to match its cohorts later, into the last wave')
     .option('--watch', 'go on watching it; see rollout watch for the exit codes')
     .action(async (text: string, flags: CreateFlags) => {
       const release = ReleaseRef.safeParse(text);
       if (!release.success) throw usageFailure(`${text} ${release.error.issues[0]?.message}`);
-      const policy = await readPolicy(flags.policy, flags.set ?? []);
+      const policy = { ...(await readPolicy(flags.policy, flags.set ?? [])), ...steeringOf(flags) };
       const client = await connect(flags);
-      const body = { release: release.data, channel: flags.channel, cohorts: flags.cohort, policy };
-      const start = flags.startAt === undefined ? {} : { startAt: flags.startAt };
+      const body = { release: release.data, channel: flags.channel, cohorts: cohortsOf(flags), policy };
+      const start = {
+        ...(flags.startAt === undefined ? {} : { startAt: flags.startAt }),
+        ...(flags.endBy === undefined ? {} : { endBy: flags.endBy }),
+      };
       const view = await client.call(routes.rolloutCreate, { body: { ...body, ...start } });
       if (flags.watch === true) return watch(client, view.id, flags);
       if (flags.json === true) return printJson(view);
@@ -130,6 +196,11 @@ const addCreate = (group: Command): void => {
     [
       'In waves, tonight, harming five devices at most',
       'sluice rollout create gateway@1.1.0 --cohort everyone=2,10%,50%,100% --set judge.budget=5 --start-at 2026-12-01T02:00:00Z',
+    ],
+    ['A hotfix, before all others', 'sluice rollout create gateway@1.1.1 --cohort everyone --urgent'],
+    [
+      'At night where each device is, activated together',
+      'sluice rollout create gateway@1.2.0 --cohort everyone --window "0 2 * * * for 3h" --activate-on-command',
     ],
   ]);
 };
@@ -150,7 +221,7 @@ const addWatch = (group: Command): void => {
 
 const addVerb = (
   group: Command,
-  verb: 'pause' | 'resume' | 'approve' | 'abort',
+  verb: 'pause' | 'resume' | 'approve' | 'activate' | 'abort',
   description: string,
   example: [string, string],
 ): void => {
@@ -158,6 +229,7 @@ const addVerb = (
     pause: routes.rolloutPause,
     resume: routes.rolloutResume,
     approve: routes.rolloutApprove,
+    activate: routes.rolloutActivate,
     abort: routes.rolloutAbort,
   }[verb];
   const command = withServer(group.command(verb))
@@ -170,6 +242,25 @@ const addVerb = (
       print(describeRollout(view));
     });
   withExamples(command, [example]);
+};
+
+const addQueue = (group: Command): void => {
+  const command = withServer(group.command('queue'))
+    .description('Rollouts that are not over, in the order in which they get devices, and whom each waits for')
+    .action(async (flags: ServerFlags) => {
+      const { items } = await (await connect(flags)).call(routes.rolloutQueue, {});
+      if (flags.json === true) return printJson(items);
+      const rows = items.map((one): Cell[] => [
+        one.id,
+        one.release,
+        one.priority,
+        stateOf(one),
+        countsOf(one.counts),
+        one.waitsFor.map(({ rollout, devices }) => `${devices} with ${rollout}`).join(', '),
+      ]);
+      print(table(['ROLLOUT', 'RELEASE', 'PRIORITY', 'STATE', 'STATES', 'WAITS FOR'], rows));
+    });
+  withExamples(command, [['Who comes first, and who waits', 'sluice rollout queue']]);
 };
 
 export const addRollout = (program: Command): void => {
@@ -213,7 +304,7 @@ export const addRollout = (program: Command): void => {
         one.wave,
         one.state,
         formatTime(one.stateAt),
-        one.error === null ? '' : `${one.error.code}: ${one.error.message}`,
+        `${one.error === null ? '' : `${one.error.code}: ${one.error.message}`}${againOf(one)}`,
       ]);
       print(`\n${table(['DEVICE', 'WAVE', 'STATE', 'SINCE', 'ERROR'], rows)}`);
     });
@@ -228,6 +319,11 @@ export const addRollout = (program: Command): void => {
     'The second pair of eyes',
     'sluice rollout approve ro-5sjqphnd --note "the waves are fine"',
   ]);
+  addVerb(group, 'activate', 'Let every device that has installed the release activate it', [
+    'Switch the fleet over',
+    'sluice rollout activate ro-5sjqphnd --note "the release party"',
+  ]);
+  addQueue(group);
   addVerb(group, 'abort', 'End a rollout for good: offers not acted on are withdrawn, trials in progress finish', [
     'Stop',
     'sluice rollout abort ro-5sjqphnd --note "GW-31"',

@@ -129,7 +129,17 @@ const planAgain = (
   return {
     next: { ...deployment, state: 'planned', ...times, overdue: null, error, attempts },
     audit: [
-      { at: now, by: byDevice(device), kind: 'retry-planned', rollout, deployment: id, device, error: code, notBefore, ended },
+      {
+        at: now,
+        by: byDevice(device),
+        kind: 'retry-planned',
+        rollout,
+        deployment: id,
+        device,
+        error: code,
+        notBefore,
+        ended,
+      },
     ],
   };
 };

@@ -4,11 +4,12 @@
  */
 import type { Id } from '#shared/ids.ts';
 import type { Ack, Signed, StateReport } from '#shared/messages.ts';
+import type { Policy } from '#shared/policy.ts';
 import { type AuditEvent, auditLine, byDevice, parseAuditEvent } from '../domain/audit.ts';
 import type { DeploymentRecord } from '../domain/deployment.ts';
 import { type DeviceWord, stepDeployment } from '../domain/deployment-step.ts';
 import type { RolloutPlan } from '../domain/rollout.ts';
-import type { DeviceRecord, ReportRow, Store } from '../store/store.ts';
+import type { DeviceRecord, ReportRow, RolloutRecord, Store } from '../store/store.ts';
 import { fits, inOrder, type PlanFacts, parseReceipt } from './check-receipt.ts';
 import { heldBack } from './rollout-time.ts';
 
@@ -94,6 +95,10 @@ type Facts = {
   plans: Map<Id, PlanFacts>;
 };
 
+/** A rollout that has ended offers nothing again. */
+const policyOf = ({ plan: { policy }, progress: { state } }: RolloutRecord): Policy =>
+  state === 'aborted' || state === 'completed' ? { ...policy, retries: { ...policy.retries, max: 0 } } : policy;
+
 const loadFacts = async ({ store, now }: ReceiveDeps, reports: Report[]): Promise<Facts> => {
   const devices = await store.getDevices(reports.map(({ device }) => device));
   const named = new Set<Id>();
@@ -110,7 +115,8 @@ const loadFacts = async ({ store, now }: ReceiveDeps, reports: Report[]): Promis
     if (plans.has(rollout)) continue;
     const record = await store.getRollout(rollout);
     if (record === undefined) continue;
-    const { product, version, policy } = record.plan;
+    const { product, version } = record.plan;
+    const policy = policyOf(record);
     const bundles = (await store.getRelease(product, version))?.bundles ?? [];
     const manifests = new Map(bundles.map(({ compatible, manifestSha256 }) => [compatible, manifestSha256]));
     plans.set(rollout, { product, version, policy, plan: record.plan, manifests });

@@ -148,6 +148,19 @@ const SAMPLES: [AuditEvent, string][] = [
     'Device gw-01 moved from trial to reverted in rollout r-1 (TRIAL_CRASHED).',
   ],
   [
+    {
+      ...server,
+      kind: 'retry-planned',
+      rollout,
+      deployment: Id.parse('d-1'),
+      device,
+      error: 'NO_SPACE',
+      notBefore: 0,
+      ended: 1,
+    },
+    'Device gw-01 could not take up the offer of rollout r-1 (NO_SPACE); it gets another after its attempt 1, not before 1970-01-01T00:00:00.000Z.',
+  ],
+  [
     { ...server, kind: 'regressed', rollout, deployment: Id.parse('d-1'), device, to: 'failed', why: 'it is ill' },
     'Device gw-01, which had committed in rollout r-1, counts as failed now: it is ill.',
   ],

@@ -159,7 +159,16 @@ CREATE INDEX devices_drifted ON devices (id) WHERE drifted_at IS NOT NULL;
 /** JSON: what became of a deployment's earlier attempts. */
 const RETRIES = 'ALTER TABLE deployments ADD COLUMN attempts TEXT';
 
-export const MIGRATIONS: readonly string[] = [INITIAL, PROMOTION, WATCH, STEERING, RETRIES];
+const CHANGES = `
+CREATE TABLE bundle_changes (
+  change TEXT NOT NULL, manifest_sha256 TEXT NOT NULL REFERENCES bundles (manifest_sha256),
+  PRIMARY KEY (change, manifest_sha256)
+) STRICT, WITHOUT ROWID;
+INSERT INTO bundle_changes
+  SELECT DISTINCT change.value, manifest_sha256 FROM bundles, json_each(manifest, '$.changes') AS change;
+`;
+
+export const MIGRATIONS: readonly string[] = [INITIAL, PROMOTION, WATCH, STEERING, RETRIES, CHANGES];
 
 /** Brings the database to the newest schema; throws when it was written by a newer Sluice than this one. */
 export const migrate = (database: Database.Database, migrations: readonly string[] = MIGRATIONS): void => {

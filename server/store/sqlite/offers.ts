@@ -27,7 +27,14 @@ const recordJourneys = (sql: Sql, journeys: readonly Journey[], event: (devices:
  * Planned deployments of the group whose device is let in and owned by nobody; `runs` says whether it runs the release
  * already. CROSS: from the few that are planned to their devices, never through the whole fleet.
  */
-const candidates = (sql: Sql, rollout: Id, offer: OfferRequest, runs: boolean, atMost: number, now: number): Journey[] =>
+const candidates = (
+  sql: Sql,
+  rollout: Id,
+  offer: OfferRequest,
+  runs: boolean,
+  atMost: number,
+  now: number,
+): Journey[] =>
   sql.all<Journey>(
     `SELECT deployments.id, device FROM deployments CROSS JOIN devices ON devices.id = device
      WHERE rollout = ? AND wave = ? AND cohort = ? AND deployments.compatible = ? AND deployments.state = 'planned'

@@ -197,6 +197,18 @@ describe('a journey', () => {
     expect(again.memory.desiredSeq).toBe(5);
   });
 
+  test('that failed is begun again when the server asks for another attempt, and each attempt once', () => {
+    const failed: EventOf = { kind: 'failed', error: { code: 'FETCH_FAILED', message: 'no route' } };
+    const { memory } = chain([{ kind: 'offered', offer: offerOf(1) }, failed, ...reportIt]);
+    expect(chain([{ kind: 'offered', offer: offerOf(1, 5) }], memory).states).toEqual(['idle']);
+    const { install, ...rest } = offerOf(1, 6);
+    const second = { ...rest, install: { ...install, attempt: 2 } };
+    const again = chain([{ kind: 'offered', offer: second }], memory);
+    expect(again.states).toEqual(['accepted']);
+    const ended = chain([failed, ...reportIt], again.memory);
+    expect(chain([{ kind: 'offered', offer: { ...second, seq: 7 } }], ended.memory).states).toEqual(['idle']);
+  });
+
   test('keeps the beginning of its trial over restarts', () => {
     const { memory } = chain([
       ...upToTrial,

@@ -1,0 +1,62 @@
+/**
+ * Whether a device that failed is offered the release again. Only where the cause lies outside the release, only so often,
+ * and not at once: a device that flaps waits longer each time, and uses up neither the rollout nor the judge's patience.
+ */
+import type { DeviceErrorCode } from '#shared/deployment.ts';
+import type { Policy } from '#shared/policy.ts';
+import type { DeploymentRecord } from './deployment.ts';
+import type { Millis } from './rollout.ts';
+
+/** What became of a deployment's earlier attempts. */
+export type Attempts = {
+  /** Attempts that ended and are to be repeated, deferred ones too. */
+  ended: number;
+  /** Those of them that failed: what the policy limits. */
+  failed: number;
+  /** It is not offered again before. */
+  notBefore: Millis | null;
+  /** How often the device went on trial after it had said that it was withdrawn. */
+  returns: number;
+};
+
+/** The network, the disk or the server was at fault. Not a signature, a digest, a hook or a self-test: those fail again, and tell of the release. */
+export const RETRIED: ReadonlySet<DeviceErrorCode> = new Set([
+  'TIME_UNTRUSTED',
+  'TIMESTAMP_UNAVAILABLE',
+  'SNAPSHOT_UNAVAILABLE',
+  'TARGETS_UNAVAILABLE',
+  'DELEGATED_UNAVAILABLE',
+  'NO_SPACE',
+  'SLOW_RETRIEVAL',
+  'FETCH_FAILED',
+]);
+/** Its user held it back until the offer expired. That is no failure, however often. */
+const DEFERRED: DeviceErrorCode = 'INSTRUCTION_EXPIRED';
+
+const NONE: Attempts = { ended: 0, failed: 0, notBefore: null, returns: 0 };
+const DOUBLINGS_MAX = 10;
+/** A device that says "withdrawn" and "on trial" in turn is believed so often. */
+const RETURNS_MAX = 3;
+
+/** The attempts so far with this one, which failed before anything could boot; null where it is not to be repeated. */
+export const retryOf = (
+  deployment: Pick<DeploymentRecord, 'state' | 'attempts'>,
+  code: DeviceErrorCode | undefined,
+  now: Millis,
+  { retries }: Pick<Policy, 'retries'>,
+): Attempts | null => {
+  const before = deployment.attempts ?? NONE;
+  const { state } = deployment;
+  const isEarly = state === 'offered' || state === 'fetching' || state === 'installing' || state === 'ready';
+  if (!isEarly || code === undefined || retries.max === 0) return null;
+  if (code === DEFERRED) return { ...before, ended: before.ended + 1, notBefore: now + retries.coolDownMs };
+  if (!RETRIED.has(code) || before.failed >= retries.max) return null;
+  const waitMs = retries.coolDownMs * 2 ** Math.min(before.failed, DOUBLINGS_MAX);
+  return { ...before, ended: before.ended + 1, failed: before.failed + 1, notBefore: now + waitMs };
+};
+
+/** The attempts with one more return from `withdrawn`; null where there were too many. */
+export const returnOf = ({ attempts }: Pick<DeploymentRecord, 'attempts'>): Attempts | null => {
+  const before = attempts ?? NONE;
+  return before.returns >= RETURNS_MAX ? null : { ...before, returns: before.returns + 1 };
+};

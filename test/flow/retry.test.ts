@@ -1,0 +1,52 @@
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import { stepDeployment } from '#server/domain/deployment-step.ts';
+import type { Id } from '#shared/ids.ts';
+import { Policy } from '#shared/policy.ts';
+import { report as row } from '#test/store/records.ts';
+import { deploymentsOf, enrolFleet, lastTold, openWorld, releaseOf, run, startRollout, type World } from './world.ts';
+
+let world: World;
+beforeEach(async () => {
+  world = await openWorld();
+});
+afterEach(() => world.close());
+
+let seq = 0;
+const failToFetch = async (rollout: Id): Promise<void> => {
+  const [deployment] = await deploymentsOf(world, rollout);
+  const error = { code: 'FETCH_FAILED' as const, message: 'no route' };
+  const step = stepDeployment(deployment!, { outcome: 'failed', error }, world.now(), Policy.parse({}));
+  seq += 1;
+  await world.store.saveReports([row('gw-1', seq, { deployments: [step.next], at: world.now() })]);
+};
+const only = async (rollout: Id) => (await deploymentsOf(world, rollout))[0];
+
+test('a device that could not fetch is offered the release again when its cool-down is over, as another attempt', async () => {
+  const [device] = await enrolFleet(world, 1);
+  await releaseOf(world, '1.0.0');
+  const rollout = await startRollout(world, '1.0.0');
+  expect(lastTold(world, device!)).not.toHaveProperty('attempt');
+  await failToFetch(rollout);
+  expect(await only(rollout)).toMatchObject({ state: 'planned', attempts: { ended: 1 } });
+  expect(await world.store.getDevice(device!)).toMatchObject({ deployment: null });
+  world.pass(599_000);
+  expect((await run(world, rollout)).progress.state).toBe('running');
+  expect(await only(rollout)).toMatchObject({ state: 'planned' });
+  world.pass(2_000);
+  await run(world, rollout);
+  expect(await only(rollout)).toMatchObject({ state: 'offered', attempts: { ended: 1 } });
+  expect(lastTold(world, device!)).toMatchObject({ kind: 'install', attempt: 2 });
+  expect(await world.store.countDeployments(rollout)).toEqual(await world.store.recountDeployments(rollout));
+});
+
+test('when its retries are used up it has failed, and counts', async () => {
+  await enrolFleet(world, 1);
+  await releaseOf(world, '1.0.0');
+  const rollout = await startRollout(world, '1.0.0');
+  for (let attempt = 0; attempt < 4; attempt += 1) {
+    await failToFetch(rollout);
+    world.pass(10_000_000);
+    await run(world, rollout);
+  }
+  expect(await only(rollout)).toMatchObject({ state: 'failed', attempts: { failed: 3 } });
+});
