@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from 'pino';
 import { Id } from '#shared/ids.ts';
+import { TIME_ZONE_ATTRIBUTE } from '#shared/windows.ts';
 import { readCommandLine } from './command-line.ts';
 import type { AgentConfig } from './config.ts';
 import { openInbox } from './desired.ts';
@@ -259,6 +260,8 @@ const pinRoot = async (
 };
 
 const attributesOf = (config: AgentConfig, refusal: { code: string } | null): Record<string, string> => ({
+  // Where maintenance windows are in the device's own time; configuration may say otherwise.
+  [TIME_ZONE_ATTRIBUTE]: Intl.DateTimeFormat().resolvedOptions().timeZone,
   ...config.attributes,
   arch: process.arch,
   platform: process.platform,

@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { deviceRoutes } from '#shared/device-api.ts';
 import { readFileIfThere, writeFileDurably } from '#shared/durable.ts';
+import { mayActivateAt, mayInstallAt, type Timing } from '#shared/windows.ts';
 import { leafOf, sameInstall } from './desired.ts';
 import type { Journey } from './domain/install.ts';
 import { standbyOf } from './domain/resume.ts';
@@ -12,6 +13,12 @@ import { type Done, failed, type InSlot, manifestFile, type PerformOptions, part
 
 const MANIFEST_ATTEMPTS_MAX = 60;
 const INHIBITED_LOOK_MS = 1_000;
+/** The clock may be set, and the instruction renewed, while the device waits. */
+const HELD_LOOK_MS = 1_000;
+const CONFIRMED_WITHIN_MS = 86_400_000;
+
+const waitWords = (at: number | undefined): string =>
+  at === undefined ? 'waiting until told to go on' : `waiting until ${new Date(at).toISOString()}, as told`;
 
 export const installEffects = (options: PerformOptions) => {
   const { config, folders, slots, trust, now, log } = options;
@@ -39,14 +46,37 @@ export const installEffects = (options: PerformOptions) => {
   /** A local program holds installs back as long as a file named `inhibit` is in the data folder. */
   const awaitPermission = async (journey: Journey, signal: AbortSignal): Done => {
     const inhibitor = join(folders.data, 'inhibit');
+    const waited = await untilTime(mayInstallAt, 'waiting', signal);
+    if (waited === undefined) return undefined;
     for (let told = false; (await readFileIfThere(inhibitor)) !== undefined; told = true) {
       if (!told) log.info({ event: 'inhibited' }, `waiting as long as ${inhibitor} exists`);
-      if (now() >= journey.offer.expires)
+      if (now() >= Math.max(journey.offer.expires, waited))
         return failed('INSTRUCTION_EXPIRED', 'the offer expired while a local program inhibited it');
       await sleep(INHIBITED_LOOK_MS, undefined, { signal }).catch(() => undefined);
       if (signal.aborted) return undefined;
     }
     return { kind: 'permitted' };
+  };
+
+  /**
+   * Waits until the newest instruction lets the device go on, which it knows offline too. An offer may expire meanwhile: returns
+   * until when it may still be confirmed then. Undefined when it was aborted, or has nothing to wait for any more.
+   */
+  const untilTime = async (
+    allowedAt: (timing: Timing, now: number) => number | undefined,
+    state: 'waiting' | 'ready',
+    signal: AbortSignal,
+  ): Promise<number | undefined> => {
+    for (let told = false; !signal.aborted; told = true) {
+      const { install } = options.machine().memory();
+      if (install.state !== state) return undefined;
+      const at = allowedAt(install.offer.install, now());
+      if (at !== undefined && at <= now()) return told ? now() + CONFIRMED_WITHIN_MS : 0;
+      if (!told) log.info({ event: 'held-back', until: at ?? null }, `${state}: ${waitWords(at)}`);
+      const waitMs = Math.min(HELD_LOOK_MS, (at ?? Number.POSITIVE_INFINITY) - now());
+      await sleep(waitMs, undefined, { signal }).catch(() => undefined);
+    }
+    return undefined;
   };
 
   const fetch = async (journey: InSlot, signal: AbortSignal): Done => {
@@ -90,10 +120,13 @@ export const installEffects = (options: PerformOptions) => {
 
   /** Right before activation: does the offer still stand? Unasked nothing is activated; without an answer the offer expires. */
   const confirmOffer = async (_journey: Journey, signal: AbortSignal): Done => {
+    let confirmBy = 0;
     for (let attempt = 0; !signal.aborted; attempt += 1) {
+      const waited = await untilTime(mayActivateAt, 'ready', signal);
       const current = options.machine().memory().install;
-      if (current.state !== 'ready') return undefined;
-      if (now() >= current.offer.expires)
+      if (waited === undefined || current.state !== 'ready') return undefined;
+      confirmBy = Math.max(confirmBy, waited);
+      if (now() >= Math.max(current.offer.expires, confirmBy))
         return failed('INSTRUCTION_EXPIRED', 'the offer expired before the server could confirm it');
       const { path, answer } = deviceRoutes.desired;
       const asked = await options.http.getJson(path, answer, signal);

@@ -5,6 +5,7 @@ import { parse as parseYaml } from 'yaml';
 import { z } from 'zod';
 import { Id } from '#shared/ids.ts';
 import { CohortPlan, Policy } from '#shared/policy.ts';
+import { MaintenanceWindow } from '#shared/windows.ts';
 import { usageFailure } from './failure.ts';
 
 const UNITS_MS: Record<string, number> = { ms: 1, s: 1000, m: 60_000, min: 60_000, h: 3_600_000, d: 86_400_000 };
@@ -54,6 +55,22 @@ export const cohortPlan = (text: string): z.input<typeof CohortPlan> => {
   const parsed = CohortPlan.safeParse(plan);
   if (!parsed.success) throw new InvalidArgumentError(parsed.error.issues.map((issue) => issue.message).join('; '));
   return parsed.data;
+};
+
+/** `0 2 * * 1-5 for 2h`, `... for 2h in Europe/Paris` (for devices that report no zone), `... only in Europe/Paris` (for all). */
+export const maintenanceWindow = (text: string): z.input<typeof MaintenanceWindow> => {
+  const match = /^(.+?) for (\S+)(?: (only )?in (\S+))?$/.exec(text.trim());
+  const parsed =
+    match &&
+    MaintenanceWindow.safeParse({
+      cron: match[1],
+      durationMs: duration(match[2]!),
+      ...(match[4] === undefined ? {} : { timeZone: match[4] }),
+      ...(match[3] === undefined ? {} : { ofDevice: false }),
+    });
+  if (parsed?.success === true) return parsed.data;
+  const why = parsed?.error.issues.map((issue) => issue.message).join('; ');
+  throw new InvalidArgumentError(`${why ?? 'must be a window'}, as in "0 2 * * 1-5 for 2h in Europe/Paris"`);
 };
 
 /** A moment: ISO 8601, or `+15m` from now. */

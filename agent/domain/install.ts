@@ -7,6 +7,7 @@ import { z } from 'zod';
 import { DeviceError, type Outcome } from '#shared/deployment.ts';
 import { Millis, unreachable } from '#shared/ids.ts';
 import { Instruction, Signed } from '#shared/messages.ts';
+import { mayActivateAt, mayInstallAt } from '#shared/windows.ts';
 
 const Slot = z.enum(['a', 'b']);
 
@@ -223,8 +224,16 @@ export const stepInstall = (now: InstallState, event: InstallEvent): Step => {
   return { next: enter(row[2], now, event), effects: effectsOf(row, now, event) };
 };
 
-/** A receipt is signed once and acknowledged only then. */
+/** Whoever was let go on just before a window closed may take so long to say so. */
+const SAID_WITHIN_MS = 60_000;
+/** The instruction lets the device go on, as far as it knows: it needs nobody to tell it. */
+const isTime = (allowedAt: typeof mayInstallAt, now: Journey, at: number): boolean =>
+  [at, at - SAID_WITHIN_MS].some((moment) => (allowedAt(now.offer.install, moment) ?? Number.POSITIVE_INFINITY) <= at);
+
+/** Nothing begins and nothing is activated before its time. A receipt is signed once and acknowledged only then. */
 const fits = (now: InstallState, event: InstallEvent): boolean => {
+  if (now.state === 'waiting' && event.kind === 'permitted') return isTime(mayInstallAt, now, event.at);
+  if (now.state === 'ready' && event.kind === 'confirmed') return isTime(mayActivateAt, now, event.at);
   if (event.kind === 'signed') return 'receipt' in now && now.receipt === null;
   if (event.kind === 'acknowledged') return 'receipt' in now && now.receipt !== null;
   return true;

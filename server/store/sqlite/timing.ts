@@ -25,15 +25,15 @@ const toldBy = (sql: Sql, rollout: Id, condition: string, values: (string | numb
     .map((row) => ({ ...row, instruction: fromJson<Instruction>(row.instruction) }));
 
 /** Ends a wait: what is installed is at risk from now on, and has its whole time before it. */
-const release = (sql: Sql, rollout: Id, now: number, outcomeMs: number, until: number): number =>
+const release = (sql: Sql, rollout: Id, now: number, outcomeMs: number): number =>
   sql.run(
     `UPDATE deployments SET held_until = NULL, revision = revision + 1,
-       accepted_at = iif(state = 'ready', ?1, accepted_at), deadline_at = iif(state = 'ready', ?1 + ?2, deadline_at)
-     WHERE rollout = ?3 AND held_until <= ?4`,
+       accepted_at = iif(state = 'ready', ?, accepted_at), deadline_at = iif(state = 'ready', ?, deadline_at)
+     WHERE rollout = ? AND held_until <= ?`,
     now,
-    outcomeMs,
+    now + outcomeMs,
     rollout,
-    until,
+    now,
   );
 
 /** Everybody may activate: instructions are made anew without their wait. Within the caller's transaction. */
@@ -68,7 +68,7 @@ export const timing = (sql: Sql) =>
          WHERE rollout = ? AND deployments.state = 'planned' ORDER BY 1, 2 LIMIT 10000`,
         rollout,
       ),
-    releaseHeld: (rollout, now, outcomeMs) => release(sql, rollout, now, outcomeMs, now),
+    releaseHeld: (rollout, now, outcomeMs) => release(sql, rollout, now, outcomeMs),
     listOutOfWindows: (rollout, now, limit) =>
       toldBy(sql, rollout, "instruction ->> '$.windows[#-1].closes' <= ? ORDER BY deployments.n LIMIT ?", [
         now,

@@ -1,0 +1,93 @@
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import { queueRollouts } from '#server/flow/queue-rollouts.ts';
+import { reportRollout } from '#server/flow/report-rollout.ts';
+import { steerRollout } from '#server/flow/steer-rollout.ts';
+import type { Id } from '#shared/ids.ts';
+import {
+  deploymentsOf,
+  enrolFleet,
+  kindsOf,
+  lastTold,
+  must,
+  openWorld,
+  releaseOf,
+  report,
+  run,
+  startRollout,
+  type World,
+} from './world.ts';
+
+let world: World;
+beforeEach(async () => {
+  world = await openWorld();
+});
+afterEach(() => world.close());
+const statesOf = async (rollout: Id) =>
+  Object.fromEntries((await deploymentsOf(world, rollout)).map((one) => [one.device, one.state]));
+
+test('an urgent rollout takes devices over; trials finish; what was taken comes back to the lower one afterwards', async () => {
+  await releaseOf(world, '1.1.0');
+  await releaseOf(world, '1.2.0');
+  const [gw1, gw2] = await enrolFleet(world, 2);
+  const low = await startRollout(world, '1.1.0');
+  const [first, second] = await deploymentsOf(world, low);
+  const trial = first!.device === gw1 ? first! : second!;
+  await report(world, trial, { state: 'trial' });
+  const urgent = await startRollout(world, '1.2.0', { policy: { priority: 90 } });
+  expect(await statesOf(low)).toEqual({ [gw1!]: 'trial', [gw2!]: 'planned' });
+  expect(await statesOf(urgent)).toEqual({ [gw1!]: 'planned', [gw2!]: 'offered' });
+  const told = lastTold(world, gw2!);
+  expect(told?.kind === 'install' && told.rollout).toBe(urgent);
+  expect(await kindsOf(world)).toContain('taken-over');
+
+  // The lower one gets nobody that the urgent one still wants, and says why.
+  await report(world, trial, { outcome: 'committed' });
+  await run(world, low);
+  expect(await statesOf(low)).toEqual({ [gw1!]: 'committed', [gw2!]: 'planned' });
+  const explanation = (await reportRollout(world, (await world.store.getRollout(low))!)).explanation;
+  expect(explanation).toContain(`1 with ${urgent}`);
+  await run(world, urgent);
+  for (const deployment of await deploymentsOf(world, urgent))
+    await report(world, deployment, { outcome: 'committed' });
+  await run(world, urgent);
+  await run(world, low);
+  expect(await statesOf(low)).toEqual({ [gw1!]: 'committed', [gw2!]: 'offered' });
+});
+
+test('an activation that the takeover comes too late for is still believed', async () => {
+  await releaseOf(world, '1.1.0');
+  await releaseOf(world, '1.2.0');
+  await enrolFleet(world, 1);
+  const low = await startRollout(world, '1.1.0');
+  const [mine] = await deploymentsOf(world, low);
+  await startRollout(world, '1.2.0', { policy: { priority: 90 } });
+  await report(world, mine!, { state: 'trial' });
+  expect((await deploymentsOf(world, low))[0]?.state).toBe('trial');
+});
+
+test('of equal priority, whoever has a device keeps it', async () => {
+  await releaseOf(world, '1.1.0');
+  await releaseOf(world, '1.2.0');
+  await enrolFleet(world, 1);
+  const one = await startRollout(world, '1.1.0');
+  const two = await startRollout(world, '1.2.0');
+  expect(Object.values(await statesOf(one))).toEqual(['offered']);
+  expect(Object.values(await statesOf(two))).toEqual(['planned']);
+});
+
+test('a paused urgent rollout keeps nobody waiting; the queue shows who waits for whom', async () => {
+  await releaseOf(world, '1.1.0');
+  await releaseOf(world, '1.2.0');
+  const devices = await enrolFleet(world, 2);
+  const urgent = await startRollout(world, '1.2.0', { policy: { priority: 90 }, waves: [{ count: 1 }, { count: 2 }] });
+  const low = await startRollout(world, '1.1.0');
+  expect(Object.values(await statesOf(low))).toEqual(['planned', 'planned']);
+  const queue = await queueRollouts(world);
+  expect(queue.map(({ rollout, waitsFor }) => [rollout.plan.id, waitsFor])).toEqual([
+    [urgent, []],
+    [low, [{ rollout: urgent, devices: devices.length }]],
+  ]);
+  must(await steerRollout(world, { rollout: urgent, verb: 'pause', note: '', by: 'ada' }));
+  await run(world, low);
+  expect(Object.values(await statesOf(low)).sort()).toEqual(['offered', 'planned']);
+});
