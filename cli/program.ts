@@ -6,6 +6,7 @@ import { z } from 'zod';
 import { addAgent } from './commands/agent.ts';
 import { addAudit } from './commands/audit.ts';
 import { addBundle } from './commands/bundle.ts';
+import { addChange } from './commands/change.ts';
 import { addCohort } from './commands/cohort.ts';
 import { addDemo } from './commands/demo.ts';
 import { addDevice } from './commands/device.ts';
@@ -16,6 +17,7 @@ import { addProduct } from './commands/product.ts';
 import { addRelease } from './commands/release.ts';
 import { addRollout } from './commands/rollout.ts';
 import { addServe } from './commands/serve.ts';
+import { addSimulate } from './commands/simulate.ts';
 
 const version = (): string => {
   const file = join(import.meta.dirname, '..', 'package.json');
@@ -47,6 +49,6 @@ export const buildProgram = (): Command => {
     .exitOverride()
     .addHelpText('after', AFTER);
   for (const add of [addServe, addAgent, addDemo, addLogin, addKey, addProduct, addBundle, addRelease]) add(program);
-  for (const add of [addDevice, addCohort, addRollout, addAudit, addOperator]) add(program);
+  for (const add of [addChange, addDevice, addCohort, addRollout, addAudit, addOperator, addSimulate]) add(program);
   return program;
 };

@@ -21,6 +21,7 @@ import {
   withProgress,
 } from '../terminal.ts';
 import { collectText, id, wholeNumber } from '../values.ts';
+import { addDiff } from './change.ts';
 import { readPublicKey } from './product.ts';
 import { addPromotion } from './promotion.ts';
 
@@ -107,6 +108,7 @@ export const addRelease = (program: Command): void => {
     [['Of one product', 'sluice release list --product gateway']],
   );
   addOne(group, 'show', 'Show one release and its bundles', 'sluice release show gateway@1.1.0');
+  addDiff(group);
   const channel = ['--channel <channel>', 'where it becomes offerable'] as const;
   withExamples(
     withServer(group.command('stage'))

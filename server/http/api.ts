@@ -1,6 +1,7 @@
 /** Every route of the operators' API, registered in one go. */
 import type { FastifyInstance } from 'fastify';
 import { auditRoutes } from './audit.ts';
+import { changeRoutes } from './changes.ts';
 import { cohortRoutes } from './cohorts.ts';
 import { deviceRoutes } from './devices.ts';
 import { operatorRoutes } from './operators.ts';
@@ -16,6 +17,7 @@ export type ApiDeps = Parameters<typeof auditRoutes>[1] &
   Parameters<typeof productRoutes>[1] &
   Parameters<typeof releaseRoutes>[1] &
   Parameters<typeof promotionRoutes>[1] &
+  Parameters<typeof changeRoutes>[1] &
   Parameters<typeof rolloutRoutes>[1];
 
 export const apiRoutes = (app: FastifyInstance, deps: ApiDeps): void => {
@@ -23,6 +25,7 @@ export const apiRoutes = (app: FastifyInstance, deps: ApiDeps): void => {
   productRoutes(app, deps);
   releaseRoutes(app, deps);
   promotionRoutes(app, deps);
+  changeRoutes(app, deps);
   deviceRoutes(app, deps);
   cohortRoutes(app, deps);
   rolloutRoutes(app, deps);

@@ -17,6 +17,7 @@ const TAGS = {
   releases: 'Bundles from CI: uploaded, accepted, staged, withdrawn',
   rollouts: 'Campaigns of one release, wave by wave',
   cohorts: 'Named selections of devices',
+  changes: 'Issues and commits, followed to the devices',
   devices: 'The fleet, its tags, its history',
   products: 'What is versioned, and who may sign for it',
   audit: 'Everything that happened, in a log that can be checked offline',

@@ -51,6 +51,14 @@ export type BundleRecord = {
   acceptedAt: Millis;
   acceptedBy: string;
 };
+export type BundleWithChange = Pick<BundleRecord, 'product' | 'version' | 'compatible'> & {
+  progress: ReleaseState;
+  devices: number;
+};
+export type DeviceWithChange = Pick<BundleRecord, 'product' | 'version' | 'compatible'> & {
+  device: Id;
+  online: boolean;
+};
 export type ReleaseRecord = {
   product: Id;
   version: string;
@@ -152,6 +160,10 @@ export type Store = {
    */
   getReleaseEvidence(product: Id, version: string): Promise<{ checks: ReleaseCheck[]; approvals: ReleaseApproval[] }>;
   findBundle(manifestSha256: Sha256): Promise<BundleRecord | undefined>;
+  /** Bundles whose manifest names the change, those of the newest release first, with how many accepted devices run each; at most 1,000. */
+  findChange(change: string): Promise<BundleWithChange[]>;
+  /** Accepted devices that run such a bundle, by id. */
+  listDevicesWithChange(change: string, page: Page): Promise<DeviceWithChange[]>;
   /** Digests that published or accepted bundles need: everything else on disk may go. */
   listReferencedObjects(): Promise<Sha256[]>;
 
@@ -252,6 +264,15 @@ export type Store = {
   listSuspects(rollout: Id, committedSince: Millis, limit: number): Promise<WatchedDeployment[]>;
   /** Those whose revision still holds, each with its audit lines. How many they were. */
   saveRegressions(moves: { next: DeploymentRecord; audit: AuditLine[] }[]): Promise<number>;
+  /** Of these devices, those that have no deployment in the rollout. */
+  listOutside(rollout: Id, devices: Id[]): Promise<Id[]>;
+  /** Devices join the rollout, as it was read: the sizes of its waves grow with them, and it is due. */
+  addDeployments(
+    rollout: RolloutRecord,
+    joined: DeploymentRecord[],
+    audit: AuditLine[],
+    now: Millis,
+  ): Promise<'added' | 'conflict'>;
   /** Which rollouts own the planned devices of this one or come first for them, and how many each; most first. */
   listBlockers(rollout: Id): Promise<{ rollout: Id; devices: number }[]>;
   /** Time zones that the planned devices of a rollout report, by cohort; '' for none. */

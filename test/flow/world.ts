@@ -107,7 +107,13 @@ export const openWorld = async (limits?: UploadLimits): Promise<World> => {
 export const makeBundle = async (
   world: World,
   version: string,
-  more: { compatible?: string; securityCounter?: number; content?: string; product?: string } = {},
+  more: {
+    compatible?: string;
+    securityCounter?: number;
+    content?: string;
+    product?: string;
+    changes?: string[];
+  } = {},
 ): Promise<BundleFile> => {
   const work = await mkdtemp(join(world.dir, 'bundle-'));
   const app = join(work, 'app');
@@ -122,6 +128,7 @@ export const makeBundle = async (
         version,
         compatible: Id.parse(compatible),
         securityCounter: more.securityCounter ?? 0,
+        changes: more.changes ?? [],
       },
       artifacts: [{ name: 'app', file: app, install: { kind: 'file', path: 'app' } }],
       out,

@@ -7,13 +7,21 @@ import { createOperator } from '#server/flow/operators.ts';
 import { apiRoutes } from '#server/http/api.ts';
 import { buildApp } from '#server/http/app.ts';
 import type { OperatorRole } from '#server/store/store.ts';
-import { AUDIT_EXPORT_PATH, DeviceView, ReleaseView, RequirementsView, RolloutView, routes } from '#shared/api.ts';
+import {
+  AUDIT_EXPORT_PATH,
+  ChangeView,
+  DeviceView,
+  ReleaseView,
+  RequirementsView,
+  RolloutView,
+  routes,
+} from '#shared/api.ts';
 import { Id } from '#shared/ids.ts';
 import { Problem, refuse } from '#shared/problems.ts';
 import type { Route } from '#shared/route.ts';
 import { verifyAuditExport } from '#shared/trust/audit-export.ts';
 import { publicKeyPem } from '#shared/trust/keys.ts';
-import { line } from '#test/store/records.ts';
+import { line, report, running } from '#test/store/records.ts';
 import {
   type BundleFile,
   enrolFleet,
@@ -252,6 +260,57 @@ test('a rollout in a channel that says so starts when somebody else has approved
   expect(problemOf(await approve('admin'))).toEqual([409, 'conflict']);
   const nightly = { ...body, channel: 'nightly' };
   expect(problemOf(await call('operator', 'POST', 'rollouts', nightly))).toEqual([400, 'invalid-request']);
+});
+
+test('a change is followed from its releases to the devices, and two releases are compared', async () => {
+  must(await makeProduct(world));
+  const [older, newer] = [
+    await makeBundle(world, '1.0.0', { changes: ['GW-1', 'fix/a b'] }),
+    await makeBundle(world, '1.1.0', { changes: ['GW-1', 'GW-2'] }),
+  ];
+  for (const bundle of [older, newer]) must(await publish(world, [bundle]));
+  await call('ci', 'POST', 'releases/gateway@1.1.0/stage', { channel: 'staging' });
+  const [device] = await enrolFleet(world, 4);
+  const manifest = (await world.store.getRelease(Id.parse('gateway'), '1.1.0'))!.bundles[0]!.manifestSha256;
+  await world.store.saveReports([report(device!, 1, { running: running(manifest) })]);
+
+  const found = await call('viewer', 'GET', 'changes/GW-1');
+  expect(ChangeView.parse(found.body)).toEqual({
+    change: 'GW-1',
+    releases: [
+      {
+        release: 'gateway@1.1.0',
+        state: 'staged',
+        channels: ['staging'],
+        bundles: [{ compatible: 'gw2', devices: 1 }],
+      },
+      { release: 'gateway@1.0.0', state: 'accepted', channels: [], bundles: [{ compatible: 'gw2', devices: 0 }] },
+    ],
+    running: 1,
+    fleet: 4,
+    share: 0.25,
+  });
+  expect((await call('viewer', 'GET', 'changes/GW-1/devices')).body).toEqual({
+    items: [{ device: 'gw-1', release: 'gateway@1.1.0', compatible: 'gw2', online: true }],
+    next: null,
+  });
+  expect((await call('viewer', 'GET', `changes/${encodeURIComponent('fix/a b')}`)).body).toMatchObject({ running: 0 });
+  expect(problemOf(await call('viewer', 'GET', 'changes/GW-9'))).toEqual([404, 'not-found']);
+  const diff = await call('viewer', 'GET', 'releases/gateway@1.0.0/diff/gateway@1.1.0');
+  expect(diff.body).toEqual({
+    from: 'gateway@1.0.0',
+    to: 'gateway@1.1.0',
+    added: [{ change: 'GW-2', compatibles: ['gw2'] }],
+    removed: [{ change: 'fix/a b', compatibles: ['gw2'] }],
+  });
+  expect(problemOf(await call('viewer', 'GET', 'releases/gateway@1.0.0/diff/gateway@9.9.9'))).toEqual([
+    404,
+    'not-found',
+  ]);
+  expect(problemOf(await call('viewer', 'GET', 'releases/gateway@1.0.0/diff/other@1.0.0'))).toEqual([
+    400,
+    'invalid-request',
+  ]);
 });
 
 test('an upload that is refused leaves nothing, and says what is wrong', async () => {

@@ -1,6 +1,6 @@
 import { describe, expect } from 'vitest';
 import type { OpenStore } from './contract.ts';
-import { bundle, digest, GATEWAY, id, kindsOf, line, metadata, T0 } from './records.ts';
+import { bundle, digest, enrolFleet, GATEWAY, id, kindsOf, line, metadata, report, running, T0 } from './records.ts';
 import { storeTest } from './with-store.ts';
 
 const withOperator = {
@@ -111,6 +111,41 @@ export const describeCatalogue = (open: OpenStore): void => {
       await store.acceptBundles([bundle('1.0.0', 'gw3', 2, 2)], metadata(2), []);
       expect((await store.getReleaseEvidence(id('gateway'), '1.0.0')).approvals).toEqual([]);
       expect(await kindsOf(store)).toEqual(['product-created', 'approved', 'approved', 'approved']);
+    });
+
+    test('a change is found in every bundle that names it, and on every accepted device that runs one', async (store) => {
+      await store.createProduct(GATEWAY, line('product-created'));
+      const naming = (made: ReturnType<typeof bundle>, changes: string[]) => ({
+        ...made,
+        manifest: { ...made.manifest, changes },
+      });
+      await store.acceptBundles([naming(bundle('1.0.0', 'gw2', 1), ['GW-1', 'GW-1'])], metadata(1), []);
+      const two = [
+        naming(bundle('1.1.0', 'gw2', 2, 2), ['GW-1', 'GW-2']),
+        naming(bundle('1.1.0', 'gw3', 3, 2), ['GW-2']),
+      ];
+      await store.acceptBundles(two, metadata(2), []);
+      await enrolFleet(store, ['d1', 'd2', 'd3', 'd4']);
+      await store.saveReports(
+        ['d1', 'd2', 'd3'].map((name, n) => report(name, 1, { running: running(digest([1, 2, 2][n]!)) })),
+      );
+      await store.setDeviceState(id('d3'), 'rejected', T0, line('rejected'));
+      const found = { product: 'gateway', progress: { state: 'accepted' }, compatible: 'gw2', devices: 1 };
+      expect(await store.findChange('GW-1')).toEqual([
+        { ...found, version: '1.1.0' },
+        { ...found, version: '1.0.0' },
+      ]);
+      expect(await store.findChange('GW-2')).toEqual([
+        { ...found, version: '1.1.0' },
+        { ...found, version: '1.1.0', compatible: 'gw3', devices: 0 },
+      ]);
+      expect(await store.findChange('gw-2')).toEqual([]);
+      const runs = { product: 'gateway', compatible: 'gw2', online: false };
+      expect(await store.listDevicesWithChange('GW-1', { limit: 9 })).toEqual([
+        { ...runs, device: 'd1', version: '1.0.0' },
+        { ...runs, device: 'd2', version: '1.1.0' },
+      ]);
+      expect(await store.listDevicesWithChange('GW-1', { after: 'd1', limit: 1 })).toMatchObject([{ device: 'd2' }]);
     });
 
     test('metadata must follow the newest accepted one by exactly one', async (store) => {

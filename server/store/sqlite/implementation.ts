@@ -1,5 +1,6 @@
 /** Every method of the store on one SQLite database, synchronous, each one transaction. It runs in a worker, or in-process for simulations. */
 import { audit } from './audit.ts';
+import { changes } from './changes.ts';
 import { cohorts } from './cohorts.ts';
 import { deployments } from './deployments.ts';
 import { desired } from './desired.ts';
@@ -21,6 +22,7 @@ export const implementStore = (sql: Sql): SyncStore => {
     ...products(sql),
     ...releases(sql),
     ...promotion(sql),
+    ...changes(sql),
     ...operators(sql),
     ...devices(sql),
     ...cohorts(sql),

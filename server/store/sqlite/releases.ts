@@ -1,6 +1,7 @@
 import { type Id, releaseRef, type Sha256 } from '#shared/ids.ts';
 import type { BundleRecord, ReleaseRecord, ReleaseState } from '../store.ts';
 import { appendAudit } from './audit.ts';
+import { indexChanges } from './changes.ts';
 import { forgetEvidence } from './promotion.ts';
 import { fromJson, limitOf, type Sql } from './sql.ts';
 import type { SyncStore } from './sync.ts';
@@ -77,6 +78,7 @@ export const releases = (sql: Sql) => {
         );
         forgetEvidence(sql, bundle.product, bundle.version);
         if (!insertBundle(sql, bundle)) throw new Error(`two bundles share the manifest ${bundle.manifestSha256}`);
+        indexChanges(sql, bundle);
       }
       appendAudit(sql, audit);
       return 'accepted';
