@@ -77,13 +77,14 @@ export const formatBytes = (bytes: number): string => {
 export const withProgress = async <T>(
   label: string,
   work: (onProgress: (done: number, total: number) => void) => Promise<T>,
+  amountWords: (amount: number) => string = formatBytes,
 ): Promise<T> => {
   if (!process.stderr.isTTY) return work(() => {});
   let last = '';
   const onProgress = (done: number, total: number): void => {
     const share = total === 0 ? 1 : done / total;
     const bar = '#'.repeat(Math.floor(share * 24)).padEnd(24, '.');
-    const line = `${label} [${bar}] ${Math.floor(share * 100)} % of ${formatBytes(total)}`;
+    const line = `${label} [${bar}] ${Math.floor(share * 100)} % of ${amountWords(total)}`;
     if (line !== last) process.stderr.write(`\r\u001b[2K${line}`);
     last = line;
   };

@@ -6,6 +6,7 @@ import { expect, test } from 'vitest';
 const MAY_IMPORT: Record<string, string[]> = {
   shared: ['shared'],
   'server/domain': ['shared', 'server/domain'],
+  'server/simulate': ['shared', 'server/domain', 'server/simulate'],
   'server/store': ['shared', 'server/domain', 'server/store'],
   'server/trust': ['shared', 'server/domain', 'server/store', 'server/trust'],
   'server/flow': ['shared', 'server/domain', 'server/store', 'server/trust', 'server/flow'],
@@ -19,6 +20,7 @@ const MAY_IMPORT: Record<string, string[]> = {
 const LAUNCHES: Record<string, string> = {
   'cli/commands/serve.ts': 'server',
   'cli/commands/agent.ts': 'agent',
+  'cli/commands/simulate.ts': 'server/simulate',
 };
 /** What pure code may import: types and schemas of ours, and zod, which reads no clock and does no input or output. */
 const PURE_PACKAGES = new Set(['zod', 'semver']);

@@ -1,0 +1,99 @@
+import { describe, expect, test } from 'vitest';
+import { COMPARISONS } from '#server/simulate/comparisons.ts';
+import { dueQueue } from '#server/simulate/due-queue.ts';
+import { figuresOf } from '#server/simulate/figures.ts';
+import { FleetModel, Simulation, Trial } from '#server/simulate/model.ts';
+import { randomOf, twoStages } from '#server/simulate/random.ts';
+import { planTrial, runOnce } from '#server/simulate/run-once.ts';
+import { simulate } from '#server/simulate/simulate.ts';
+import { virtualFleet } from '#server/simulate/virtual-fleet.ts';
+import { Policy } from '#shared/policy.ts';
+
+const SEED = 7;
+const trialNamed = (name: string): Trial => COMPARISONS.find((trial) => trial.name === name)!;
+/** `runs` of one of the compared policies, in this thread. */
+const runsOf = (name: string, model: Partial<FleetModel>, runs: number) => {
+  const full = FleetModel.parse(model);
+  const planned = planTrial(trialNamed(name), full.devices);
+  const outcomes = Array.from({ length: runs }, (_, run) => runOnce(planned, full, SEED, run));
+  return figuresOf(name, outcomes, outcomes);
+};
+
+describe('the table of docs/judge.md, within its sampling error, for the judge with a budget of 20', () => {
+  test.each([
+    { failing: 0.05, silent: 0.3, harm: 26, within: 9 },
+    { failing: 0.1, silent: 0.3, harm: 15, within: 5 },
+    { failing: 0.3, silent: 0.3, harm: 11, within: 4 },
+    { failing: 1, silent: 0.3, harm: 20, within: 0 },
+    { failing: 0.1, silent: 1, harm: 26, within: 4 },
+    { failing: 0.3, silent: 1, harm: 21, within: 2 },
+    { failing: 1, silent: 1, harm: 20, within: 0 },
+  ])('$failing failing, $silent of them silent: $harm harmed', ({ failing, silent, harm, within }) => {
+    const figures = runsOf('evidence-20', { failing, silent }, 16);
+    expect(figures.halted).toBe(1);
+    expect(Math.abs(figures.harmed.mean - harm)).toBeLessThanOrEqual(within);
+  });
+
+  test('a good release is never halted, and through in under three hours', () => {
+    const figures = runsOf('evidence-20', { failing: 0.005 }, 3);
+    expect(figures.falseHalts).toBe(0);
+    expect(figures.minutesTo99).toBeGreaterThan(115);
+    expect(figures.minutesTo99).toBeLessThan(155);
+  });
+});
+
+test('a percentage of the decided halts good releases when failures report first; the judge does not', () => {
+  const sooner = { failing: 0.01, devices: 2_000, failureReportMs: 60_000 };
+  expect(runsOf('percentage-after-1', sooner, 5).halted).toBeGreaterThan(0.4);
+  expect(runsOf('evidence-20', sooner, 5).halted).toBe(0);
+});
+
+test('the running count of a virtual fleet is what counting all journeys anew gives', () => {
+  const policy = Policy.parse({});
+  const fleet = virtualFleet(FleetModel.parse({ failing: 0.2 }), { waveSizes: [100, 50], policy }, randomOf(SEED, 0));
+  fleet.offer(0, 70, 0);
+  for (let minute = 1; minute <= 50; minute++) fleet.pass(minute * 60_000);
+  fleet.offer(1, 500, 50 * 60_000);
+  for (let minute = 51; minute <= 180; minute++) fleet.pass(minute * 60_000);
+  const devices = (outcome: string) =>
+    fleet
+      .bins()
+      .filter((bin) => bin.outcome === outcome)
+      .reduce((sum, bin) => sum + bin.devices, 0);
+  expect(fleet.counted).toMatchObject({ exposed: 120, decided: 120 });
+  expect(devices('planned')).toBe(30);
+  expect(devices('undecided')).toBe(0);
+  expect(devices('failed')).toBe(fleet.counted.harmed);
+  expect(devices('healthy')).toBe(120 - fleet.counted.harmed);
+});
+
+test('the same seed gives the same figures, however many threads there are; another seed gives others', async () => {
+  const simulation = (seed: number) =>
+    Simulation.parse({
+      trials: [trialNamed('evidence-20'), trialNamed('wave-percentage-5')],
+      model: { devices: 500, failing: 0.1 },
+      good: 0.01,
+      runs: 4,
+      seed,
+    });
+  const progress: number[] = [];
+  const first = await simulate(simulation(1), (done) => progress.push(done));
+  expect(await simulate(simulation(1))).toEqual(first);
+  expect(await simulate(simulation(2))).not.toEqual(first);
+  expect(progress.at(-1)).toBe(16);
+  expect(first.map(({ policy }) => policy)).toEqual(['evidence-20', 'wave-percentage-5']);
+});
+
+test('what is due comes soonest first, and only once', () => {
+  const queue = dueQueue<string>();
+  for (const at of [5, 1, 9, 3, 7, 3]) queue.add(at, `at ${at}`);
+  const taken = Array.from({ length: 7 }, () => queue.take(8)?.at);
+  expect(taken).toEqual([1, 3, 3, 5, 7, undefined, undefined]);
+  expect(queue.nextAt()).toBe(9);
+});
+
+test('reports take their mean, on average', () => {
+  const random = randomOf(SEED, 1);
+  const waits = Array.from({ length: 20_000 }, () => twoStages(random, 10));
+  expect(waits.reduce((sum, wait) => sum + wait, 0) / waits.length).toBeCloseTo(10, 0);
+});
