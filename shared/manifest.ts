@@ -94,7 +94,7 @@ export const Manifest = z
       )
       .max(16)
       .default([]),
-    /** Issue keys and commits that this version contains. */
+    /** Issue keys and commits that this version contains: all of them, not only what is new in it. `sluice change show` finds them. */
     changes: z.array(text(128).min(1)).max(2000).default([]),
     notes: text(16_384).default(''),
     /** Files for people and auditors: they travel with the bundle and are kept, but are not installed. */

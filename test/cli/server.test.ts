@@ -129,6 +129,15 @@ test('a release is promoted, and withdrawn', async () => {
   expect(await json(['release', 'promote', 'gateway@1.1.0', '--to', 'field'])).toMatchObject({
     progress: { channels: ['production', 'field'] },
   });
+  expect(await json(['change', 'show', 'GW-7'])).toMatchObject({
+    releases: [{ release: 'gateway@1.1.0', state: 'staged', channels: ['production', 'field'] }],
+    running: 0,
+    devices: [],
+  });
+  expect((await sluice(['change', 'show', 'GW-1'])).out).toMatch(/runs on +0 of 0 devices/);
+  expect(await sluice(['change', 'show', 'GW-99'])).toMatchObject({ code: 1 });
+  const diff = await sluice(['release', 'diff', 'gateway@1.0.0', 'gateway@1.1.0']);
+  expect(diff.out).toMatch(/^\+ +GW-7 +/m);
   const withdrawn = await json(['release', 'withdraw', 'gateway@1.3.0', '--reason', 'GW-31']);
   expect(withdrawn).toMatchObject({ progress: { state: 'withdrawn', reason: 'GW-31' } });
   const table = await sluice(['release', 'list']);
