@@ -52,8 +52,13 @@ export const AuditEvent = z.discriminatedUnion('kind', [
   line('rollout-started', { rollout: Id }),
   line('wave-opened', { rollout: Id, wave: count, why: z.string() }),
   line('rollout-paused', { rollout: Id, note: z.string() }),
-  /** `acknowledged`: after a halt, how many failed devices no longer count. */
-  line('rollout-resumed', { rollout: Id, note: z.string(), acknowledged: count.optional() }),
+  /** `acknowledged`: after a halt, how many failed devices no longer count; `neverHeard`: the same of those never heard. */
+  line('rollout-resumed', {
+    rollout: Id,
+    note: z.string(),
+    acknowledged: count.optional(),
+    neverHeard: count.optional(),
+  }),
   line('rollout-halted', { rollout: Id, reason: HaltReason }),
   line('rollout-aborted', { rollout: Id, note: z.string() }),
   line('rollout-completed', { rollout: Id }),
@@ -143,7 +148,7 @@ const WORDS: Words = {
   'wave-opened': (e) => `Rollout ${e.rollout} opened wave ${e.wave + 1}: ${e.why}.`,
   'rollout-paused': (e) => `${e.by} paused rollout ${e.rollout}${noted(e.note)}.`,
   'rollout-resumed': (e) =>
-    `${e.by} resumed rollout ${e.rollout}${e.acknowledged === undefined ? '' : ` after its halt, acknowledging ${plural(e.acknowledged, 'failed device')}`}${noted(e.note)}.`,
+    `${e.by} resumed rollout ${e.rollout}${e.acknowledged === undefined ? '' : ` after its halt, acknowledging ${plural(e.acknowledged, 'failed device')}${(e.neverHeard ?? 0) > 0 ? ` and ${e.neverHeard} never heard` : ''}`}${noted(e.note)}.`,
   'rollout-halted': (e) => `Rollout ${e.rollout} halted: ${sentenceOfHalt(e.reason)}.`,
   'rollout-aborted': (e) => `${e.by} aborted rollout ${e.rollout}${noted(e.note)}.`,
   'rollout-completed': (e) => `Rollout ${e.rollout} completed: every device is decided.`,

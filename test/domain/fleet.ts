@@ -157,6 +157,10 @@ export const fleetOf = (options: {
     count(...states: DeploymentRecord['state'][]): number {
       return deployments.filter((d) => states.includes(d.state)).length;
     },
+    /** Something else moves a deployment. */
+    becomes(id: Id, state: DeploymentRecord['state']): void {
+      deployments = deployments.map((d) => (d.id === id ? { ...d, state, stateAt: now } : d));
+    },
     /** One device says something now. */
     says(n: number, word: Parameters<typeof stepDeployment>[1]): void {
       deployments = deployments.map((d) => (d.device === `gw-${n}` ? stepDeployment(d, word, now, policy).next : d));
