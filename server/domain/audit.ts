@@ -65,6 +65,7 @@ export const AuditEvent = z.discriminatedUnion('kind', [
   /** At most 500 devices a line. */
   line('offered', { rollout: Id, wave: count, devices: z.array(Id) }),
   line('withdrawn', { rollout: Id, devices: z.array(Id), reason: z.string() }),
+  line('replanned', { rollout: Id, devices: z.array(Id) }),
   line('skipped', { rollout: Id, devices: z.array(Id) }),
   line('overdue', { rollout: Id, class: z.enum(['never-heard', 'silent']), devices: z.array(Id) }),
   /** The device moved on by its own word. */
@@ -154,6 +155,8 @@ const WORDS: Words = {
   'rollout-completed': (e) => `Rollout ${e.rollout} completed: every device is decided.`,
   offered: (e) => `Rollout ${e.rollout}, wave ${e.wave + 1}: offered to ${naming(e.devices)}.`,
   withdrawn: (e) => `Rollout ${e.rollout}: the offer to ${naming(e.devices)} was withdrawn${noted(e.reason)}.`,
+  replanned: (e) =>
+    `Rollout ${e.rollout}: ${naming(e.devices)} will be offered the release again, after the halt that withdrew the offer.`,
   skipped: (e) => `Rollout ${e.rollout}: skipped ${naming(e.devices)}, which ran the release already.`,
   overdue: (e) =>
     e.class === 'silent'

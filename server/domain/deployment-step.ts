@@ -45,7 +45,7 @@ export const TOLD: Record<AgentState, ToldState> = {
 
 /** From each state, where a device's word may lead. Whatever is not listed is ignored. */
 export const MOVES: Record<DeploymentState, readonly ToldState[]> = {
-  // Nothing was offered: no word of the device can be about this deployment.
+  // Nothing was offered: no word of the device can be about this deployment. After a halt: see `movesOf`.
   planned: [],
   // Onward only: an agent that starts over is still shown as far as it once came, and what may have booted is never taken for safe again.
   offered: ['fetching', 'installing', 'ready', 'trial', 'committed', 'reverted', 'failed', 'withdrawn'],
@@ -68,8 +68,12 @@ export const MOVES: Record<DeploymentState, readonly ToldState[]> = {
 /** A device that was never heard has not used up any time: its late acceptance starts its clock as an early one would have. */
 const NEVER_HEARD_MOVES: readonly ToldState[] = ['offered', ...MOVES.offered];
 
-const movesOf = (deployment: DeploymentRecord): readonly ToldState[] =>
-  deployment.state === 'overdue' && deployment.overdue === 'never-heard' ? NEVER_HEARD_MOVES : MOVES[deployment.state];
+const movesOf = (deployment: DeploymentRecord): readonly ToldState[] => {
+  if (deployment.state === 'overdue' && deployment.overdue === 'never-heard') return NEVER_HEARD_MOVES;
+  // A halt withdrew its offer, and a person went on. It may have activated all the same, as any withdrawn one may.
+  if (deployment.state === 'planned' && deployment.offeredAt !== null) return MOVES.withdrawn;
+  return MOVES[deployment.state];
+};
 
 const isDecided = (state: ToldState): boolean =>
   state === 'committed' || state === 'reverted' || state === 'failed' || state === 'withdrawn';

@@ -59,6 +59,7 @@ const stayOf = (rollout: Rollout, facts: RolloutFacts): RolloutStep => ({
   next: rollout,
   offers: [],
   withdraw: null,
+  replan: false,
   audit: [],
   nextTickAt: idleTickAt(rollout, facts),
   refused: null,
@@ -105,6 +106,7 @@ const start = (rollout: Rollout, { now }: RolloutFacts): RolloutStep => ({
   next: { ...rollout, progress: { state: 'running', wave: 0, waveSince: now, gateSince: null, hold: null } },
   offers: [],
   withdraw: null,
+  replan: false,
   audit: [
     { at: now, by: BY_SERVER, kind: 'rollout-started', rollout: rollout.id },
     { at: now, by: BY_SERVER, kind: 'wave-opened', rollout: rollout.id, wave: 0, why: 'the rollout started' },
@@ -127,6 +129,7 @@ const halt = (
     next,
     offers: [],
     withdraw: { reason: `rollout halted: ${reason.kind}`, planned: false },
+    replan: false,
     audit: [{ at: facts.now, by: BY_SERVER, kind: 'rollout-halted', rollout: rollout.id, reason }],
     nextTickAt: idleTickAt(next, facts),
     refused: null,
@@ -190,6 +193,7 @@ const resume = (
         ...kept(acknowledged),
       },
     },
+    replan: progress.state === 'halted',
     audit: [
       {
         at: facts.now,

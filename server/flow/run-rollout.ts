@@ -53,6 +53,7 @@ export const applyEvent = async (deps: RunDeps, id: Id, event: RolloutEvent): Pr
       rollout: next,
       offers: step.offers.map((offer) => ({ ...offer, instruction: instructionOf(release, plan.id, offer) })),
       withdraw: step.withdraw,
+      replan: step.replan,
       audit: step.audit.map(auditLine),
       now,
     });

@@ -223,6 +223,11 @@ export type Store = {
     offers: OfferRequest[];
     /** Withdraw everything offered and not yet activated (offered, fetching, installing, ready); `planned` too when the rollout ends. Done before the offers. */
     withdraw: { reason: string; planned: boolean } | null;
+    /**
+     * Back to `planned` with what a halt (a `withdraw` without `planned`) withdrew of accepted devices, and nobody has moved
+     * since: what was withdrawn because a device was shut out, or by its own word, stays so. Done before the offers.
+     */
+    replan: boolean;
     audit: AuditLine[];
     now: Millis;
     /** Ids of deployments; `withdrawn` without those that were only planned. */

@@ -87,6 +87,10 @@ const SAMPLES: [AuditEvent, string][] = [
     'Rollout r-1: the offer to 7 devices (gw-0, gw-1, gw-2, gw-3, gw-4, ...) was withdrawn: rollout aborted.',
   ],
   [
+    { ...server, kind: 'replanned', rollout, devices: [device] },
+    'Rollout r-1: device gw-01 will be offered the release again, after the halt that withdrew the offer.',
+  ],
+  [
     { ...server, kind: 'skipped', rollout, devices: [device, compatible] },
     'Rollout r-1: skipped devices gw-01, gw2, which ran the release already.',
   ],

@@ -310,6 +310,31 @@ describe('a person', () => {
     );
   });
 
+  test('resumes after a halt with those whose offers the halt withdrew: they are offered again, at the judge’s pace', () => {
+    const fleet = fleetOf({
+      devices: 60,
+      behaviour: (n) => (n < 3 ? BAD : n < 40 ? { ...GOOD, acceptMs: 120_000 } : GOOD),
+      policy: { ...quick, judge: { rule: 'evidence', budget: 2 } },
+    });
+    for (let halts = 0; halts < 4 && fleet.rollout.progress.state !== 'completed'; halts++) {
+      fleet.run();
+      if (fleet.rollout.progress.state !== 'halted') break;
+      const before = { planned: fleet.count('planned'), withdrawn: fleet.count('withdrawn') };
+      const step = fleet.happen({ kind: 'resume', by: 'alice', note: 'known bad flash' });
+      expect([step.replan, step.offers]).toEqual([true, []]);
+      expect([fleet.count('planned'), fleet.count('withdrawn')]).toEqual([before.planned + before.withdrawn, 0]);
+    }
+    expect(fleet.rollout.progress.state).toBe('completed');
+    expect([fleet.count('withdrawn'), fleet.count('committed', 'reverted')]).toEqual([0, 60]);
+    expect(fleet.steps.filter(({ withdraw }) => withdraw !== null).length).toBeGreaterThan(0);
+  });
+
+  test('resumes from a pause without planning anything anew, since a pause withdraws nothing', () => {
+    const fleet = running();
+    fleet.happen({ kind: 'pause', by: 'alice', note: '' });
+    expect(fleet.happen({ kind: 'resume', by: 'alice', note: '' }).replan).toBe(false);
+  });
+
   test('an acknowledged failure that turns out well after all excuses no new one', () => {
     const fleet = fleetOf({
       devices: 300,

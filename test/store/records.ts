@@ -135,7 +135,15 @@ export const save = async (
   more: Partial<Parameters<Store['saveRollout']>[0]> = {},
 ): ReturnType<Store['saveRollout']> => {
   const stored = await store.getRollout(id(name));
-  return store.saveRollout({ rollout: stored!, offers: [], withdraw: null, audit: [], now: T0, ...more });
+  return store.saveRollout({
+    rollout: stored!,
+    offers: [],
+    withdraw: null,
+    replan: false,
+    audit: [],
+    now: T0,
+    ...more,
+  });
 };
 
 export const running = (manifest: Sha256 = RELEASED) => ({

@@ -44,7 +44,7 @@ export const insertDeployment = (sql: Sql, deployment: DeploymentRecord): void =
 export const updateDeployment = (sql: Sql, next: DeploymentRecord): number =>
   sql.run(
     `UPDATE deployments SET state = ?, offered_at = ?, accepted_at = ?, decided_at = ?, state_at = ?, deadline_at = ?,
-       overdue = ?, error = ?, revision = revision + 1
+       overdue = ?, error = ?, withdrawn_by = NULL, revision = revision + 1
      WHERE id = ? AND revision = ?`,
     next.state,
     next.offeredAt,

@@ -116,7 +116,10 @@ CREATE TRIGGER audit_is_kept BEFORE DELETE ON audit BEGIN SELECT raise(ABORT, 't
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
 `;
 
-export const MIGRATIONS: readonly string[] = [INITIAL];
+/** Why a withdrawn deployment is withdrawn: what a halt took back, and nothing else, is planned again when a person resumes. */
+const WITHDRAWN_BY = 'ALTER TABLE deployments ADD COLUMN withdrawn_by TEXT';
+
+export const MIGRATIONS: readonly string[] = [INITIAL, WITHDRAWN_BY];
 
 /** Brings the database to the newest schema; throws when it was written by a newer Sluice than this one. */
 export const migrate = (database: Database.Database, migrations: readonly string[] = MIGRATIONS): void => {

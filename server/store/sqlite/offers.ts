@@ -58,8 +58,8 @@ export const makeOffer = (
   const offered = candidates(sql, rollout, offer, false, offer.atMost);
   for (const { id, device } of offered) {
     sql.run(
-      `UPDATE deployments SET state = 'offered', state_at = ?, offered_at = ?, deadline_at = ?, revision = revision + 1
-       WHERE id = ?`,
+      `UPDATE deployments SET state = 'offered', state_at = ?, offered_at = ?, accepted_at = NULL, deadline_at = ?,
+         revision = revision + 1 WHERE id = ?`,
       now,
       now,
       offer.acceptBy,
@@ -92,15 +92,40 @@ const release = (sql: Sql, journeys: readonly Journey[], reason: string, now: nu
   );
 };
 
-const withdrawEach = (sql: Sql, journeys: readonly Journey[], now: number): void => {
+/** Who withdrew; only a halt can be resumed. Kept until somebody else moves the deployment. */
+type WithdrawnBy = 'halt' | 'abort' | 'rejection';
+
+const withdrawEach = (sql: Sql, journeys: readonly Journey[], by: WithdrawnBy, now: number): void => {
   for (const { id } of journeys)
     sql.run(
-      `UPDATE deployments SET state = 'withdrawn', state_at = ?, decided_at = ?, deadline_at = NULL,
+      `UPDATE deployments SET state = 'withdrawn', withdrawn_by = ?, state_at = ?, decided_at = ?, deadline_at = NULL,
          revision = revision + 1 WHERE id = ?`,
+      by,
       now,
       now,
       id,
     );
+};
+
+/**
+ * Plans again what a halt withdrew. When it was offered and accepted is kept until the next offer: a device that had
+ * activated all the same may still say so, and one that had begun to fetch was not untouched.
+ */
+export const replanHalted = (sql: Sql, rollout: Id, now: number): void => {
+  const journeys = sql.all<Journey>(
+    `SELECT deployments.id, device FROM deployments JOIN devices ON devices.id = device
+     WHERE rollout = ? AND deployments.state = 'withdrawn' AND withdrawn_by = 'halt' AND devices.state = 'accepted'
+     ORDER BY deployments.n`,
+    rollout,
+  );
+  for (const { id } of journeys)
+    sql.run(
+      `UPDATE deployments SET state = 'planned', withdrawn_by = NULL, state_at = ?, decided_at = NULL,
+         revision = revision + 1 WHERE id = ?`,
+      now,
+      id,
+    );
+  recordJourneys(sql, journeys, (devices) => ({ at: now, by: BY_SERVER, kind: 'replanned', rollout, devices }));
 };
 
 /**
@@ -113,7 +138,7 @@ export const withdrawDevice = (sql: Sql, device: Id, now: number): void => {
      WHERE device = ? AND state IN ('planned', 'offered', 'fetching', 'installing', 'ready', 'trial') ORDER BY n`,
     device,
   );
-  withdrawEach(sql, journeys, now);
+  withdrawEach(sql, journeys, 'rejection', now);
   release(sql, journeys, REJECTED, now);
   for (const { rollout, ...journey } of journeys)
     recordJourneys(sql, [journey], (devices) => ({
@@ -133,7 +158,7 @@ export const withdrawShutOut = (sql: Sql, rollout: Id, now: number): void => {
      WHERE rollout = ? AND deployments.state = 'planned' AND devices.state = 'rejected' ORDER BY deployments.n`,
     rollout,
   );
-  withdrawEach(sql, journeys, now);
+  withdrawEach(sql, journeys, 'rejection', now);
   recordJourneys(sql, journeys, (devices) => ({
     at: now,
     by: BY_SERVER,
@@ -156,7 +181,7 @@ export const withdrawOffers = (
      WHERE rollout = ? AND state IN ('offered', 'fetching', 'installing', 'ready') ORDER BY n`,
     rollout,
   );
-  withdrawEach(sql, journeys, now);
+  withdrawEach(sql, journeys, withdraw.planned ? 'abort' : 'halt', now);
   release(sql, journeys, withdraw.reason, now);
   const { reason } = withdraw;
   recordJourneys(sql, journeys, (devices) => ({ at: now, by: BY_SERVER, kind: 'withdrawn', rollout, devices, reason }));
