@@ -42,7 +42,7 @@ test('every command explains itself, with examples that name it and only flags t
     const [, examples = ''] = help.split('Examples:');
     const lines = [...examples.matchAll(/\$ (.+)/g)].map((match) => match[1]!);
     expect(lines.filter((line) => line.includes(name))).toEqual(lines);
-    const known = command.options.map((option) => option.long);
+    const known = command.options.flatMap((option) => [option.short, option.long]);
     const used = lines.flatMap((line) => {
       const own = line.split(/[|&]/).find((part) => part.includes(name)) ?? '';
       return [...own.matchAll(/(?<=\s)--[a-z-]+/g)].map((match) => match[0]);
@@ -53,6 +53,49 @@ test('every command explains itself, with examples that name it and only flags t
       known: expect.arrayContaining(used),
     });
   }
+});
+
+/** What documents tell people to type, in code blocks and in tables: each line as words, without what the shell does. */
+const typedLines = (text: string): string[][] => {
+  const blocks = [...text.matchAll(/```sh\n([\s\S]*?)```/g)].flatMap((match) => match[1]!.split('\n'));
+  const cells = [...text.matchAll(/\| `((?:npx )?sluice [^`]+ [^`]+)` +\|$/gm)].map((match) => match[1]!);
+  return [...blocks, ...cells].flatMap((line) =>
+    [...line.matchAll(/(?:^|&& |\| |" )\s*(?:npx )?sluice ([^#|&>]+)/g)].map((match) =>
+      [...match[1]!.matchAll(/'([^']*)'|"([^"]*)"|(\S+)/g)].map((word) => word[1] ?? word[2] ?? word[3]!),
+    ),
+  );
+};
+
+test('every command that a document tells people to type is one that there is', async () => {
+  const files = [
+    'README.md',
+    'docs/cli.md',
+    'docs/agent.md',
+    'docs/operations.md',
+    'docs/trust.md',
+    'docs/selectors.md',
+  ];
+  const wrong: string[] = [];
+  let parsed = 0;
+  for (const file of files) {
+    for (const words of typedLines(await readFile(join(ROOT, file), 'utf8'))) {
+      const program = buildProgram();
+      const errors: string[] = [];
+      const prepare = (command: Command): void => {
+        command.configureOutput({ writeErr: (text) => errors.push(text), writeOut: () => {} });
+        if (command.commands.length === 0) command.action(() => (parsed += 1));
+        for (const inner of command.commands) prepare(inner);
+      };
+      prepare(program);
+      try {
+        program.parse(words, { from: 'user' });
+      } catch {
+        wrong.push(`${file}: ${words.join(' ')}: ${errors[0] ?? 'no command'}`);
+      }
+    }
+  }
+  expect(wrong).toEqual([]);
+  expect(parsed).toBeGreaterThan(40);
 });
 
 test('exit code 2 for a wrong command line, 0 for help', async () => {
