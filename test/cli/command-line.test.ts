@@ -83,7 +83,11 @@ test('every command that a document tells people to type is one that there is', 
       const errors: string[] = [];
       const prepare = (command: Command): void => {
         command.configureOutput({ writeErr: (text) => errors.push(text), writeOut: () => {} });
-        if (command.commands.length === 0) command.action(() => (parsed += 1));
+        if (command.commands.length === 0) {
+          command.action(() => {
+            parsed += 1;
+          });
+        }
         for (const inner of command.commands) prepare(inner);
       };
       prepare(program);
