@@ -36,6 +36,8 @@ export const AuditEvent = z.discriminatedUnion('kind', [
     publicKey: z.string(),
     compatible: Id,
     state: z.enum(['pending', 'accepted']),
+    /** Another key had this id before; it counts no more from here on. */
+    replaced: z.literal(true).optional(),
   }),
   line('device-accepted', { device: Id }),
   line('device-rejected', { device: Id }),
@@ -133,9 +135,11 @@ const WORDS: Words = {
   'enrolment-tokens-created': (e) =>
     `${e.by} made ${plural(e.tokens, 'enrolment token')}${e.device === null ? '' : ` for device ${e.device}`}.`,
   'device-enrolled': (e) =>
-    e.state === 'accepted'
-      ? `Device ${e.device} (${e.compatible}) enrolled with a token and was let in; its key is ${e.publicKey}.`
-      : `Device ${e.device} (${e.compatible}) enrolled without a token and waits to be let in; its key is ${e.publicKey}.`,
+    e.replaced === true
+      ? `Device ${e.device} (${e.compatible}) enrolled anew with a token made for it; its key is now ${e.publicKey}, and the one before counts no more.`
+      : e.state === 'accepted'
+        ? `Device ${e.device} (${e.compatible}) enrolled with a token and was let in; its key is ${e.publicKey}.`
+        : `Device ${e.device} (${e.compatible}) enrolled without a token and waits to be let in; its key is ${e.publicKey}.`,
   'device-accepted': (e) => `${e.by} let device ${e.device} in.`,
   'device-rejected': (e) => `${e.by} shut device ${e.device} out.`,
   'device-tagged': (e) =>

@@ -122,6 +122,13 @@ const SAMPLES: [AuditEvent, string][] = [
 ];
 
 describe('every audit event', () => {
+  test('tells a device that took the place of another from one that came new', () => {
+    const event = { at, by: byDevice(device), kind: 'device-enrolled' as const, device, publicKey: 'ff', compatible };
+    expect(sentenceOf({ ...event, state: 'accepted', replaced: true })).toBe(
+      'Device gw-01 (gw2) enrolled anew with a token made for it; its key is now ff, and the one before counts no more.',
+    );
+  });
+
   test('has a sample here', () => {
     const kinds = AuditEvent.options.map((option) => option.shape.kind.value);
     expect(SAMPLES.map(([event]) => event.kind)).toEqual(kinds);

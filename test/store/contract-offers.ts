@@ -363,6 +363,40 @@ export const describeOffers = (open: OpenStore): void => {
       expect(await statesOf(store, 'r2')).toEqual({ 'gw-1': 'withdrawn' });
     });
 
+    test('what takes the place of a device begins anew: open journeys end, planned ones stay unless it is other hardware', async (store) => {
+      await enrolFleet(store, ['same', 'other', 'done']);
+      for (const name of ['r1', 'r2']) await plan(store, name, ['same', 'other', 'done']);
+      await save(store, 'r1', { offers: [offer('r1')] });
+      const [finished] = await store.getDeployments([id('r1-done')]);
+      const end = { ...finished!, state: 'committed' as const, acceptedAt: T0, decidedAt: T0, deadlineAt: null };
+      await store.saveReports([report('done', 1, { deployments: [end] })]);
+      const names = ['same', 'other', 'done'];
+      await store.createEnrolmentTokens(
+        names.map((name, index) => ({
+          tokenSha256: digest(index + 1),
+          expiresAt: T0 + 99,
+          device: id(name),
+          tags: {},
+          usedBy: null,
+        })),
+        line('tokens'),
+      );
+      for (const [index, name] of names.entries()) {
+        const newcomer = device(name, { publicKey: digest(8), ...(name === 'other' ? { compatible: id('gw9') } : {}) });
+        const enrolled = await store.enrolDevice(newcomer, digest(index + 1), T0 + 9, line('lost'), line('replaced'));
+        expect(enrolled).toMatchObject({ result: 'replaced', device: { deployment: null } });
+        expect(await store.getDesired(id(name))).toMatchObject({
+          seq: 2,
+          instruction: { kind: 'none', reason: 'device replaced' },
+        });
+      }
+      expect(await statesOf(store, 'r1')).toEqual({ same: 'withdrawn', other: 'withdrawn', done: 'committed' });
+      expect(await statesOf(store, 'r2')).toEqual({ same: 'planned', other: 'withdrawn', done: 'planned' });
+      for (const name of ['r1', 'r2'])
+        expect(await store.countDeployments(id(name))).toEqual(await store.recountDeployments(id(name)));
+      expect(await save(store, 'r2', { offers: [offer('r2')] })).toMatchObject({ offered: ['r2-same', 'r2-done'] });
+    });
+
     test('a device that is shut out while a rollout is planned is withdrawn from it at once', async (store) => {
       await enrolFleet(store, ['gw-1', 'gw-2']);
       await store.setDeviceState(id('gw-2'), 'rejected', T0, line('device-rejected'));

@@ -154,6 +154,7 @@ export const running = (manifest: Sha256 = RELEASED) => ({
 });
 export const report = (name: string, seq: number, more: Partial<ReportRow> = {}): ReportRow => ({
   device: id(name),
+  publicKey: digest(7),
   boot: id('boot-1'),
   seq,
   at: T0 + seq,

@@ -14,6 +14,7 @@ type Journey = { id: Id; device: Id };
 const SKIPPED_MAX = 10_000;
 const REASON_CHARS_MAX = 256;
 const REJECTED = 'device rejected';
+const REPLACED = 'device replaced';
 
 const recordJourneys = (sql: Sql, journeys: readonly Journey[], event: (devices: Id[]) => AuditEvent): void =>
   appendAudit(
@@ -93,7 +94,7 @@ const release = (sql: Sql, journeys: readonly Journey[], reason: string, now: nu
 };
 
 /** Who withdrew; only a halt can be resumed. Kept until somebody else moves the deployment. */
-type WithdrawnBy = 'halt' | 'abort' | 'rejection';
+type WithdrawnBy = 'halt' | 'abort' | 'rejection' | 'replacement';
 
 const withdrawEach = (sql: Sql, journeys: readonly Journey[], by: WithdrawnBy, now: number): void => {
   for (const { id } of journeys)
@@ -128,6 +129,27 @@ export const replanHalted = (sql: Sql, rollout: Id, now: number): void => {
   recordJourneys(sql, journeys, (devices) => ({ at: now, by: BY_SERVER, kind: 'replanned', rollout, devices }));
 };
 
+/** Ends these journeys of one device, of whatever rollouts. */
+const withdrawJourneys = (
+  sql: Sql,
+  journeys: readonly (Journey & { rollout: Id })[],
+  by: WithdrawnBy,
+  reason: string,
+  now: number,
+): void => {
+  withdrawEach(sql, journeys, by, now);
+  release(sql, journeys, reason, now);
+  for (const { rollout, ...journey } of journeys)
+    recordJourneys(sql, [journey], (devices) => ({
+      at: now,
+      by: BY_SERVER,
+      kind: 'withdrawn',
+      rollout,
+      devices,
+      reason,
+    }));
+};
+
 /**
  * Ends every journey of a device that nobody hears any more: planned ones would never be offered, trials never decided,
  * and their rollouts never completed.
@@ -138,17 +160,27 @@ export const withdrawDevice = (sql: Sql, device: Id, now: number): void => {
      WHERE device = ? AND state IN ('planned', 'offered', 'fetching', 'installing', 'ready', 'trial') ORDER BY n`,
     device,
   );
-  withdrawEach(sql, journeys, 'rejection', now);
-  release(sql, journeys, REJECTED, now);
-  for (const { rollout, ...journey } of journeys)
-    recordJourneys(sql, [journey], (devices) => ({
-      at: now,
-      by: BY_SERVER,
-      kind: 'withdrawn',
-      rollout,
-      devices,
-      reason: REJECTED,
-    }));
+  withdrawJourneys(sql, journeys, 'rejection', REJECTED, now);
+};
+
+/**
+ * What the device before it was on the way to ends with it. Planned journeys are for whoever holds the post, unless it is
+ * other hardware now: their releases have other bundles for that.
+ */
+export const withdrawReplaced = (sql: Sql, device: Id, isOtherHardware: boolean, now: number): void => {
+  if (isOtherHardware)
+    sql.run("UPDATE deployments SET withdrawn_by = 'replacement' WHERE device = ? AND withdrawn_by = 'halt'", device);
+  const journeys = sql.all<Journey & { rollout: Id }>(
+    `SELECT id, device, rollout FROM deployments
+     WHERE device = ? AND (state IN ('offered', 'fetching', 'installing', 'ready', 'trial') OR (? AND state = 'planned'))
+     ORDER BY n`,
+    device,
+    isOtherHardware ? 1 : 0,
+  );
+  withdrawJourneys(sql, journeys, 'replacement', REPLACED, now);
+  // A finished journey still has its instruction, which the newcomer would take for its own.
+  const told = sql.get("SELECT 1 FROM desired WHERE device = ? AND instruction ->> 'kind' <> 'none'", device);
+  if (told !== undefined) instruct(sql, [{ device, instruction: { kind: 'none', reason: REPLACED } }], now);
 };
 
 /** The same for those of a new rollout's devices that were shut out while it was planned. */
