@@ -45,7 +45,7 @@ const describeRollout = (rollout: RolloutView): string => {
     ['created', `${formatTime(rollout.createdAt)} by ${rollout.createdBy}`],
   ];
   const rows = rollout.waves.map((wave, index): Cell[] => [
-    index,
+    index + 1,
     wave.devices,
     index === rollout.wave ? { text: countsOf(wave.counts), paint: paint.cyan } : countsOf(wave.counts),
   ]);
@@ -58,20 +58,25 @@ const ended = (rollout: RolloutView): boolean => ['completed', 'halted', 'aborte
 const watch = async (client: Client, rollout: Id, flags: { json?: boolean; timeout?: number }): Promise<void> => {
   const until = flags.timeout === undefined ? Number.POSITIVE_INFINITY : performance.now() + flags.timeout;
   let last = '';
+  let lastNews = '';
   let lines = 0;
   for (;;) {
     const view = await client.call(routes.rolloutShow, { params: { rollout } });
     const text = JSON.stringify([view.state, view.wave, view.counts, view.explanation]);
     if (text !== last && flags.json === true) printJson(view);
     else if (liveTerminal() && flags.json !== true) lines = redraw(describeRollout(view), lines);
-    else if (text !== last)
+    else if (newsOf(view) !== lastNews)
       print(`${formatTime(Date.now())}  ${view.state}  ${countsOf(view.counts)}  ${view.explanation}`);
     last = text;
+    lastNews = newsOf(view);
     if (ended(view)) return finish(view);
     if (performance.now() > until) throw new CliFailure(`${rollout} is still ${view.state} after ${flags.timeout} ms`);
     await pause(WATCH_MS);
   }
 };
+/** What deserves a new line in a log: a countdown that went on does not. */
+const newsOf = (view: RolloutView): string =>
+  JSON.stringify([view.state, view.wave, view.counts, view.explanation.replaceAll(/\d+/g, '')]);
 const finish = (view: RolloutView): void => {
   if (view.state === 'halted')
     throw new CliFailure(`${view.id} halted: ${view.explanation}`, { exitCode: EXIT.halted });
@@ -205,7 +210,7 @@ export const addRollout = (program: Command): void => {
       if (deployments === undefined) return;
       const rows = deployments.map((one) => [
         one.device,
-        one.wave,
+        one.wave + 1,
         one.state,
         formatTime(one.stateAt),
         one.error === null ? '' : `${one.error.code}: ${one.error.message}`,
