@@ -8,7 +8,7 @@ import type { CohortPlan } from '#shared/policy.ts';
 import { type Client, listAll } from '../client.ts';
 import { connect, type ServerFlags, withExamples, withServer } from '../command.ts';
 import { CliFailure, EXIT, usageFailure } from '../failure.ts';
-import { type Cell, facts, formatTime, liveTerminal, paint, print, printJson, table } from '../terminal.ts';
+import { type Cell, facts, formatTime, liveTerminal, paint, print, printError, printJson, table } from '../terminal.ts';
 import { cohortPlan, collect, duration, id, moment, pair, readPolicy, wholeNumber } from '../values.ts';
 
 const WATCH_MS = 1000;
@@ -44,6 +44,7 @@ const describeRollout = (rollout: RolloutView): string => {
     ['devices', `${rollout.devices}: ${countsOf(rollout.counts)}; ${rollout.untouched} untouched`],
     ['created', `${formatTime(rollout.createdAt)} by ${rollout.createdBy}`],
   ];
+  // People count waves from 1, as the explanation does; JSON keeps the API's index.
   const rows = rollout.waves.map((wave, index): Cell[] => [
     index + 1,
     wave.devices,
@@ -62,7 +63,7 @@ const watch = async (client: Client, rollout: Id, flags: { json?: boolean; timeo
   let lines = 0;
   for (;;) {
     const view = await client.call(routes.rolloutShow, { params: { rollout } });
-    const text = JSON.stringify([view.state, view.wave, view.counts, view.explanation]);
+    const text = JSON.stringify([view.state, view.wave, view.counts, withoutCountdown(view.explanation)]);
     if (text !== last && flags.json === true) printJson(view);
     else if (liveTerminal() && flags.json !== true) lines = redraw(describeRollout(view), lines);
     else if (newsOf(view) !== lastNews)
@@ -74,6 +75,8 @@ const watch = async (client: Client, rollout: Id, flags: { json?: boolean; timeo
     await pause(WATCH_MS);
   }
 };
+/** A time that only runs down is no change worth a line of its own. */
+const withoutCountdown = (explanation: string): string => explanation.replace(/\d+ (?:ms|s|min|h|days)\b/g, '');
 /** What deserves a new line in a log: a countdown that went on does not. */
 const newsOf = (view: RolloutView): string =>
   JSON.stringify([view.state, view.wave, view.counts, view.explanation.replaceAll(/\d+/g, '')]);
@@ -125,6 +128,7 @@ const addCreate = (group: Command): void => {
       const body = { release: release.data, channel: flags.channel, cohorts: flags.cohort, policy };
       const start = flags.startAt === undefined ? {} : { startAt: flags.startAt };
       const view = await client.call(routes.rolloutCreate, { body: { ...body, ...start } });
+      await warnOfEmpty(client, flags.cohort);
       if (flags.watch === true) return watch(client, view.id, flags);
       if (flags.json === true) return printJson(view);
       print(describeRollout(view));
@@ -137,6 +141,14 @@ const addCreate = (group: Command): void => {
       'sluice rollout create gateway@1.1.0 --cohort everyone=2,10%,50%,100% --set judge.budget=5 --start-at 2026-12-01T02:00:00Z',
     ],
   ]);
+};
+
+/** A selector that matches nobody, mistyped perhaps, would take the canaries away without a word. */
+const warnOfEmpty = async (client: Client, plans: CreateFlags['cohort']): Promise<void> => {
+  for (const { cohort } of plans) {
+    const { devices } = await client.call(routes.cohortShow, { params: { cohort: Id.parse(cohort) } });
+    if (devices === 0) printError(`warning: nobody is in cohort ${cohort}; the rollout goes on without it`);
+  }
 };
 
 const addWatch = (group: Command): void => {
