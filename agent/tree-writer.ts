@@ -1,9 +1,11 @@
-/** Fills one empty folder, never outside of it, flushing every file and folder, and says of each what it wrote. */
+/** Fills one empty folder, never outside of it, and says of every file, folder and link what it wrote. */
 import { createHash } from 'node:crypto';
-import { type FileHandle, link, mkdir, open, stat, symlink } from 'node:fs/promises';
+import { chmod, type FileHandle, link, mkdir, open, stat, symlink } from 'node:fs/promises';
 import { join, posix } from 'node:path';
 import { z } from 'zod';
 import type { DeviceErrorCode } from '#shared/deployment.ts';
+import { linkFault, pathFault } from '#shared/tree-path.ts';
+import { flushTree } from './flush.ts';
 import { writeHashed } from './hashed-write.ts';
 import { errorCode } from './system-error.ts';
 
@@ -38,66 +40,53 @@ export type TreeWriter = {
   /** A file that is on this file system already, whose hash is known, without copying it; false when the system can not. */
   adopt(path: string, options: { bytes: number; executable: boolean; sha256: string; file: string }): Promise<boolean>;
   link(path: string, to: string): Promise<void>;
-  /** Waits until everything is on the disk. */
+  /** Waits until everything is on the disk; only then is anything of it certain. */
   finish(): Promise<void>;
-  /** After a failure: waits for what is under way and closes it. */
+  /** After a failure: waits for what is under way. */
   abandon(): Promise<void>;
 };
 
-const PATH_BYTES_MAX = 4096;
-const NAME_BYTES_MAX = 255;
-/** How many files wait for their fsync at once: the file system then commits many together. */
-const FLUSHES_MAX = 32;
+/** Files up to this size are written beside each other, so that their latencies overlap; with the next constant 4 MiB of memory. */
+const SMALL_BYTES_MAX = 256 * 1024;
+const SMALL_AT_ONCE_MAX = 16;
 
-/** The path as it may be written: relative, without `.`, `..`, empty or control parts; `./` in front and `/` at the end are dropped. '' is the root. */
+/** The path as it may be written; `./` in front and `/` at the end are dropped. '' is the root. Throws `TreeRefused`. */
 export const checkPath = (name: string): string => {
   const path = name.replace(/^(\.\/)+/, '').replace(/\/+$/, '');
   if (path === '' || path === '.') return '';
-  const wrong =
-    Buffer.byteLength(path) > PATH_BYTES_MAX ||
-    /[\p{Cc}\\]/u.test(path) ||
-    path
-      .split('/')
-      .some((part) => part === '' || part === '.' || part === '..' || Buffer.byteLength(part) > NAME_BYTES_MAX);
-  if (wrong) throw new TreeRefused('WRITE_FAILED', `the path ${JSON.stringify(path.slice(0, 200))} is not allowed`);
+  const fault = pathFault(path);
+  if (fault !== undefined) throw new TreeRefused('WRITE_FAILED', `the path ${quoted(path)} ${fault}`);
   return path;
 };
 
-/**
- * A symbolic link may climb first and then only descend, and not above the root. Since no folder on the way to a link is
- * itself a link, and `..` never follows a name (which could be a link elsewhere), no chain of links leaves the root.
- */
+/** Throws `TreeRefused` for a symbolic link that could lead out of the slot. */
 export const checkLink = (path: string, to: string): void => {
-  const parts = to.split('/').filter((part) => part !== '' && part !== '.');
-  const climbs = parts.findIndex((part) => part !== '..');
-  const up = climbs === -1 ? parts.length : climbs;
-  const depth = path.split('/').length - 1;
-  const wrong = to === '' || to.startsWith('/') || /[\p{Cc}\\]/u.test(to) || Buffer.byteLength(to) > PATH_BYTES_MAX;
-  if (wrong || up > depth || parts.slice(up).includes('..')) {
-    throw new TreeRefused('WRITE_FAILED', `the symbolic link ${path} -> ${to.slice(0, 200)} could leave the slot`);
-  }
+  const fault = linkFault(path, to);
+  if (fault !== undefined) throw new TreeRefused('WRITE_FAILED', `the symbolic link ${path} -> ${quoted(to)} ${fault}`);
 };
 
-/** `onEntry` hears of every file, folder and link when it is written (not yet flushed). */
+/** From outside, so it must not be long, nor act on a terminal. */
+const quoted = (text: string): string => JSON.stringify(text.slice(0, 200));
+
+/** `onEntry` hears of every file, folder and link in the order in which they come; a small file may not be written yet. */
 export const openTreeWriter = (root: string, limits: TreeLimits, onEntry: (entry: TreeEntry) => void): TreeWriter => {
   const folders = new Set(['']);
-  const flushes = new Set<Promise<void>>();
+  const files: string[] = [];
+  const underWay = new Set<Promise<void>>();
   let failure: unknown;
   let entries = 0;
   let bytes = 0;
 
-  const flushed = (work: Promise<void>): void => {
-    const flush = work
+  /** What fails meanwhile is thrown by the next file, or by `finish`. */
+  const inBackground = async (work: () => Promise<void>): Promise<void> => {
+    while (underWay.size >= SMALL_AT_ONCE_MAX) await Promise.race(underWay);
+    if (failure !== undefined) throw failure;
+    const done = work()
       .catch((error: unknown) => {
         failure ??= error;
       })
-      .finally(() => flushes.delete(flush));
-    flushes.add(flush);
-  };
-
-  const room = async (): Promise<void> => {
-    while (flushes.size >= FLUSHES_MAX) await Promise.race(flushes);
-    if (failure !== undefined) throw failure;
+      .finally(() => underWay.delete(done));
+    underWay.add(done);
   };
 
   const count = (more: number, path: string): void => {
@@ -118,30 +107,40 @@ export const openTreeWriter = (root: string, limits: TreeLimits, onEntry: (entry
     folders.add(path);
     onEntry({ kind: 'folder', path });
   };
+  /** Exclusive: neither an earlier entry nor a link that it planted is ever written through. */
+  const fill = async <T>(path: string, executable: boolean, write: (handle: FileHandle) => Promise<T>): Promise<T> => {
+    const handle = await once(path, open(join(root, path), 'wx', 0o644));
+    try {
+      const written = await write(handle);
+      // Not by opening with it: the process's umask would take bits away.
+      await handle.chmod(modeOf(executable));
+      return written;
+    } finally {
+      await handle.close();
+    }
+  };
   const parentOf = (path: string): string => (path.includes('/') ? posix.dirname(path) : '');
 
   return {
     folder: ensureFolder,
     file: async (path, options, body) => {
-      await room();
       await ensureFolder(parentOf(path));
       count(options.bytes, path);
-      // Exclusive: neither an earlier entry nor a link that it planted is ever written through.
-      const handle = await once(path, open(join(root, path), 'wx', 0o644));
       const hash = createHash('sha256');
-      try {
-        const written = await writeHashed(handle, body, hash);
-        if (written !== options.bytes) throw new TreeRefused('WRITE_FAILED', `${path} is shorter than announced`);
-        await handle.chmod(modeOf(options.executable));
-      } catch (error) {
-        await handle.close();
-        throw error;
+      const short = (): TreeRefused => new TreeRefused('WRITE_FAILED', `${path} has not the announced length`);
+      if (options.bytes <= SMALL_BYTES_MAX) {
+        const content = await takeSmall(body, options.bytes);
+        if (content === undefined) throw short();
+        hash.update(content);
+        await inBackground(() => fill(path, options.executable, (handle) => handle.writeFile(content)));
+      } else {
+        const written = await fill(path, options.executable, (handle) => writeHashed(handle, body, hash));
+        if (written !== options.bytes) throw short();
       }
-      flushed(syncAndClose(handle));
+      files.push(path);
       onEntry({ kind: 'file', path, ...options, sha256: hash.digest('hex') });
     },
     adopt: async (path, { file, ...options }) => {
-      await room();
       await ensureFolder(parentOf(path));
       try {
         await link(file, join(root, path));
@@ -152,9 +151,8 @@ export const openTreeWriter = (root: string, limits: TreeLimits, onEntry: (entry
       const there = await stat(join(root, path));
       if (there.size !== options.bytes) throw new TreeRefused('TARGET_HASH', `${file} has not the size it had`);
       count(options.bytes, path);
-      const handle = await open(join(root, path), 'r');
-      await handle.chmod(modeOf(options.executable));
-      flushed(syncAndClose(handle));
+      await chmod(join(root, path), modeOf(options.executable));
+      files.push(path);
       onEntry({ kind: 'file', path, ...options });
       return true;
     },
@@ -166,29 +164,28 @@ export const openTreeWriter = (root: string, limits: TreeLimits, onEntry: (entry
       onEntry({ kind: 'link', path, to });
     },
     finish: async () => {
-      await Promise.all(flushes);
-      // Folders after their files: only a folder's own fsync makes the names in it durable.
-      for (const folder of folders) {
-        await room();
-        flushed(open(join(root, folder), 'r').then(syncAndClose));
-      }
-      await Promise.all(flushes);
+      await Promise.all(underWay);
       if (failure !== undefined) throw failure;
+      await flushTree(root, [...files, ...folders]);
     },
     abandon: async () => {
-      await Promise.all(flushes);
+      await Promise.all(underWay);
     },
   };
 };
 
 const modeOf = (executable: boolean): number => (executable ? 0o755 : 0o644);
 
-const syncAndClose = async (handle: FileHandle): Promise<void> => {
-  try {
-    await handle.sync();
-  } finally {
-    await handle.close();
+/** All of the body; undefined when it is not as long as announced. */
+const takeSmall = async (body: AsyncIterable<Uint8Array>, bytes: number): Promise<Buffer | undefined> => {
+  const content = Buffer.allocUnsafe(bytes);
+  let taken = 0;
+  for await (const piece of body) {
+    if (taken + piece.length > bytes) return undefined;
+    content.set(piece, taken);
+    taken += piece.length;
   }
+  return taken === bytes ? content : undefined;
 };
 
 /** The slot began empty, so whatever is there already came from this same content. */

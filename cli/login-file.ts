@@ -58,7 +58,7 @@ export const findConnection = async (
   const url = normaliseUrl(chosen ?? login?.url ?? DEFAULT_URL);
   const found = token ?? (login !== undefined && normaliseUrl(login.url) === url ? login.token : undefined);
   if (found === undefined) {
-    const message = `No token for ${url}: log in with \`sluice login --url ${url}\`, or set SLUICE_TOKEN`;
+    const message = `No token for ${url}: log in with \`sluice login ${url}\`, or set SLUICE_TOKEN`;
     throw new CliFailure(message, { exitCode: EXIT.unreachable });
   }
   return { url, token: found };

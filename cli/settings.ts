@@ -1,14 +1,16 @@
 /** The two programs that `sluice` launches take every setting of theirs as a flag; their own schema checks the values. */
 import type { Command } from 'commander';
 
-/** Adds `--<flag> <value>` for each, saying its name in the environment. */
+/** Adds `--<flag> <value>` for each, saying its name in the environment; those that are typed often may have a shorter name too. */
 export const addSettings = <S extends string>(
   command: Command,
   settings: readonly S[],
   names: { flag: (setting: S) => string; environment: (setting: S) => string },
+  shorter: Partial<Record<S, string>> = {},
 ): void => {
   for (const setting of settings) {
-    command.option(`--${names.flag(setting)} <value>`, `also ${names.environment(setting)}`);
+    const short = shorter[setting] === undefined ? '' : `--${shorter[setting]}, `;
+    command.option(`${short}--${names.flag(setting)} <value>`, `also ${names.environment(setting)}`);
   }
 };
 

@@ -103,7 +103,7 @@ const welcome = ({ httpUrl, mqttUrl, adminToken }: Running, dataDir: string): vo
       '',
       `  ${adminToken}`,
       '',
-      `Next: npx sluice login --url ${httpUrl}`,
+      `Next: npx sluice login ${httpUrl}`,
       '',
     ].join('\n'),
   );

@@ -18,7 +18,7 @@ import { type FindDevice, gatherDevices } from './flow/find-device.ts';
 import { grantGrace, noteAlive } from './flow/grant-grace.ts';
 import { makeGreeter } from './flow/greet-device.ts';
 import { startHousekeeping } from './flow/housekeeping.ts';
-import { makeIngest } from './flow/ingest.ts';
+import { type Ingest, makeIngest } from './flow/ingest.ts';
 import { newId } from './flow/new-id.ts';
 import { ensureAdministrator } from './flow/operators.ts';
 import { type Rollouts, startRollouts } from './flow/rollouts.ts';
@@ -128,11 +128,12 @@ const openAll = async (config: ServerConfig, now: () => number, closers: Closers
   const opened = { config, now, log, version, tls, keyring, repository, store, objects };
   const parts: Parts = { ...opened, connections, findDevice, metrics };
   const rollouts = openRollouts(parts, closers);
-  const broker = await openBroker(parts, rollouts, closers);
+  const ingest = openIngest(parts, rollouts, closers);
+  const broker = await openBroker(parts, ingest, closers);
   const { http, mqtt } = config;
   const scheme = tls === undefined ? 'mqtt' : 'mqtts';
   const mqttUrl = mqtt.publicUrl ?? networkUrl(scheme, mqtt.host, broker.port);
-  const app = await openHttp(parts, rollouts, mqttUrl, closers);
+  const app = await openHttp(parts, { rollouts, ingest, mqttUrl }, closers);
   const httpUrl = localUrl(tls === undefined ? 'http' : 'https', http.host, portOf(app));
 
   announce(parts, httpUrl, mqttUrl);
@@ -180,12 +181,18 @@ const openRollouts = ({ store, now, log, keyring, connections }: Parts, closers:
   return rollouts;
 };
 
-const openBroker = async (parts: Parts, rollouts: Rollouts, closers: Closers): Promise<Broker> => {
-  const { config, store, now, log, connections, findDevice, metrics, tls, keyring } = parts;
+const openIngest = ({ store, now, log, connections, metrics }: Parts, rollouts: Rollouts, closers: Closers): Ingest => {
   const { link } = connections;
   const { observer } = metrics;
   const ingest = makeIngest({ store, link, now, log, observer, wake: (rollout) => rollouts.wake(rollout) });
   closers.add(() => ingest.stop());
+  return ingest;
+};
+
+const openBroker = async (parts: Parts, ingest: Ingest, closers: Closers): Promise<Broker> => {
+  const { config, store, now, log, connections, findDevice, metrics, tls, keyring } = parts;
+  const { link } = connections;
+  const { observer } = metrics;
   const greeter = makeGreeter({ store, link, now, log, director: keyring.director });
   closers.add(() => greeter.stop());
   const { host, port, connectionsMax, connectionsPerAddressMax, messagesPerSecond, messagesBurst } = config.mqtt;
@@ -208,8 +215,7 @@ const openBroker = async (parts: Parts, rollouts: Rollouts, closers: Closers): P
 
 const openHttp = async (
   parts: Parts,
-  rollouts: Rollouts,
-  mqttUrl: string,
+  { rollouts, ingest, mqttUrl }: { rollouts: Rollouts; ingest: Ingest; mqttUrl: string },
   closers: Closers,
 ): Promise<FastifyInstance> => {
   const { config, store, now, log, keyring, repository, objects, connections, findDevice, metrics, version } = parts;
@@ -260,7 +266,7 @@ const openHttp = async (
     newId: () => newId('ro-'),
   };
   apiRoutes(app, { ...shared, channels: config.channels, log: keyring.log });
-  const enrol = makeEnrolDevice({ store, now, rootSha256, mqttUrl });
+  const enrol = makeEnrolDevice({ store, link, ingest, now, rootSha256, mqttUrl });
   deviceApi(app, { store, now, director: keyring.director, enrol });
   tufRoutes(app, { repository, open: config.artifacts.public });
   objectRoutes(app, { objects, open: config.artifacts.public });

@@ -6,11 +6,11 @@ import { z } from 'zod';
 import { Compatible, DurationMs, Id, Sha256, text, Version } from './ids.ts';
 
 export const MANIFEST_BYTES_MAX = 256 * 1024;
-export const ARTIFACT_BYTES_MAX = 4 * 1024 ** 3;
+const ARTIFACT_BYTES_MAX = 4 * 1024 ** 3;
 export const BUNDLE_BYTES_MAX = 4 * 1024 ** 3 + 64 * 1024 ** 2;
 
 /** A relative path inside a slot: no leading slash, no `.` or `..` segment, no backslash. */
-export const SlotPath = z
+const SlotPath = z
   .string()
   .min(1)
   .max(255)

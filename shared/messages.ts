@@ -5,7 +5,7 @@ import { Id, Millis, Sha256, text, Version } from './ids.ts';
 import { OpenSpan, SPANS_TOLD_MAX } from './windows.ts';
 
 export const MESSAGE_BYTES_MAX = 64 * 1024;
-export const LOG_BYTES_MAX = 16 * 1024;
+const LOG_BYTES_MAX = 16 * 1024;
 
 /** A signature over exactly the bytes of `payload` (UTF-8). `keyId` is the TUF key id; `sig` is hexadecimal. */
 export const Signed = z.object({

@@ -4,7 +4,7 @@
  */
 import { Id } from './ids.ts';
 
-export const PREFIX = 'sluice/v1';
+const PREFIX = 'sluice/v1';
 
 export const UP = ['state', 'heartbeat', 'online', 'log'] as const;
 export type UpChannel = (typeof UP)[number];
@@ -13,7 +13,6 @@ export type DownChannel = (typeof DOWN)[number];
 
 export const up = (device: string, channel: UpChannel): string => `${PREFIX}/d/${device}/up/${channel}`;
 export const down = (device: string, channel: DownChannel): string => `${PREFIX}/d/${device}/down/${channel}`;
-export const cohortHint = (cohort: string): string => `${PREFIX}/c/${cohort}`;
 
 const UP_TOPIC = new RegExp(`^${PREFIX}/d/([A-Za-z0-9_-]{1,64})/up/(${UP.join('|')})$`);
 

@@ -6,14 +6,15 @@ import { Transform } from 'node:stream';
 import { createGzip, createZstdCompress } from 'node:zlib';
 import { accept, type Result, refuse } from './problems.ts';
 import { type AddTarEntry, packTar, type TarEntry } from './tar.ts';
+import { linkFault, pathFault } from './tree-path.ts';
 
 export type TreeCompression = 'none' | 'gzip' | 'zstd';
 export const TREE_ENTRIES_MAX = 200_000;
 
 /**
  * Writes `folder` as a tar to `out`: entries sorted by name, times 0, owner 0, modes 0644 or 0755, symbolic links kept.
- * Refusal: `bundle-invalid` for a device, socket or pipe, a link that is absolute or leaves the folder, nothing inside,
- * or too many entries.
+ * Refusal: `bundle-invalid` for what no device would unpack: a device, socket or pipe, a name or link that is not allowed
+ * (tree-path.ts), too many entries, or nothing inside.
  */
 export const writeTree = async (folder: string, compression: TreeCompression, out: string): Promise<Result<void>> => {
   const listed = await listTree(folder);
@@ -67,6 +68,9 @@ const listTree = async (root: string): Promise<Result<TarEntry[]>> => {
 };
 
 const describeEntry = async (path: string, name: string): Promise<Result<TarEntry>> => {
+  const unnamable = pathFault(name);
+  if (unnamable !== undefined)
+    return refuse('bundle-invalid', `devices refuse the path ${JSON.stringify(path)}: it ${unnamable}`);
   const there = await lstat(path);
   if (there.isDirectory()) return accept({ kind: 'folder', name });
   if (there.isFile()) {
@@ -75,9 +79,9 @@ const describeEntry = async (path: string, name: string): Promise<Result<TarEntr
   if (!there.isSymbolicLink())
     return refuse('bundle-invalid', `${path} is neither a file, a folder nor a symbolic link`);
   const to = await readlink(path);
-  const reaches = posix.join(posix.dirname(name), to);
-  if (posix.isAbsolute(to) || reaches === '..' || reaches.startsWith('../')) {
-    return refuse('bundle-invalid', `the symbolic link ${path} leaves the folder`);
+  const fault = linkFault(name, to);
+  if (fault !== undefined) {
+    return refuse('bundle-invalid', `devices refuse the symbolic link ${path} -> ${JSON.stringify(to)}: it ${fault}`);
   }
   return accept({ kind: 'link', name, to });
 };

@@ -15,7 +15,12 @@ export const addAgent = (program: Command): void => {
     )
     .option('--config <file>', 'configuration, JSON')
     .option('--print-config', 'print the configuration that all sources together give, and stop');
-  addSettings(agent, AGENT_SETTINGS, { flag: agentFlagName, environment: agentEnvironmentName });
+  addSettings(
+    agent,
+    AGENT_SETTINGS,
+    { flag: agentFlagName, environment: agentEnvironmentName },
+    { serverUrl: 'server' },
+  );
   agent.action(async (options: { config?: string; printConfig?: boolean }) => {
     const flags = givenSettings(agent, AGENT_SETTINGS.map(agentFlagName));
     const config = loadAgentConfig({ file: options.config, env: process.env, flags });
@@ -31,7 +36,7 @@ export const addAgent = (program: Command): void => {
   withExamples(agent, [
     [
       'A gateway, with a token from `sluice device token`',
-      'sluice agent --server-url https://sluice.example.com --device gw-01 --compatible gw-arm --token sle_... --application-port 8090',
+      'sluice agent --server https://sluice.example.com --device gw-01 --compatible gw-arm --token sle_... --application-port 8090',
     ],
     ['Without a token it waits until an operator accepts it', 'sluice agent --config /etc/sluice-agent.json'],
   ]);

@@ -129,7 +129,11 @@ const addToken = (group: Command): void => {
   type Flags = ServerFlags & { device?: Id; count: number; tag?: [string, string][]; expires: number };
   const token = withServer(group.command('token'))
     .description('Make single-use enrolment tokens, one a line; each also tells the device whom to trust')
-    .option('--device <id>', 'only this device may use it', id)
+    .option(
+      '--device <id>',
+      'only this device may use it; when it was wiped or replaced, it comes back with its new key',
+      id,
+    )
     .option('--count <n>', 'how many', wholeNumber, 1)
     .option('--tag <name=value>', 'the device gets this tag; repeatable', collect(pair))
     .option('--expires <time>', 'how long it may be used', duration, 86_400_000)
@@ -146,6 +150,7 @@ const addToken = (group: Command): void => {
     });
   withExamples(token, [
     ['For one device', 'sluice device token --device gw-01 --tag site=lyon'],
+    ['gw-01 lost its key, or another machine took its place', 'sluice device token --device gw-01'],
     ['A hundred for the factory, good for a month', 'sluice device token --count 100 --expires 30d > tokens.txt'],
   ]);
 };

@@ -12,11 +12,13 @@ export const addLogin = (program: Command): void => {
   const login = program
     .command('login')
     .description('Remember a server and a token, after trying them')
-    .option('--url <url>', `the server (default: SLUICE_URL, ${DEFAULT_URL})`)
+    .argument('[url]', `the server (default: SLUICE_URL, ${DEFAULT_URL})`)
+    .option('--url <url>', 'the server, as the other commands name it')
     .option('--token <token>', 'the token (default: SLUICE_TOKEN, else it is asked for, or read from standard input)')
     .option('--json', 'print JSON for scripts')
-    .action(async (options: { url?: string; token?: string; json?: boolean }) => {
-      const url = normaliseUrl(options.url ?? process.env['SLUICE_URL'] ?? DEFAULT_URL);
+    .action(async (server: string | undefined, options: { url?: string; token?: string; json?: boolean }) => {
+      if (server !== undefined && options.url !== undefined) throw usageFailure('the server is named twice');
+      const url = normaliseUrl(server ?? options.url ?? process.env['SLUICE_URL'] ?? DEFAULT_URL);
       const token = options.token ?? process.env['SLUICE_TOKEN'] ?? (await askToken());
       const who = await openClient({ url, token }).call(routes.whoami, {});
       const file = await saveLogin(process.env, { url, token });
@@ -24,8 +26,8 @@ export const addLogin = (program: Command): void => {
       print(`Logged in to ${url} as ${who.name} (${who.role}).\nKept in ${file}, which only you can read.`);
     });
   withExamples(login, [
-    ['Asks for the token, so that it stays out of the shell history', 'sluice login --url https://sluice.example.com'],
-    ['From a password manager', 'pass sluice/token | sluice login --url https://sluice.example.com'],
+    ['Asks for the token, so that it stays out of the shell history', 'sluice login https://sluice.example.com'],
+    ['From a password manager', 'pass sluice/token | sluice login https://sluice.example.com'],
   ]);
 };
 

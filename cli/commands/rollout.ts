@@ -9,7 +9,7 @@ import type { MaintenanceWindow } from '#shared/windows.ts';
 import { type Client, listAll } from '../client.ts';
 import { connect, type ServerFlags, withExamples, withServer } from '../command.ts';
 import { CliFailure, EXIT, usageFailure } from '../failure.ts';
-import { type Cell, facts, formatTime, liveTerminal, paint, print, printJson, table } from '../terminal.ts';
+import { type Cell, facts, formatTime, liveTerminal, paint, print, printError, printJson, table } from '../terminal.ts';
 import {
   cohortPlan,
   collect,
@@ -61,8 +61,9 @@ const describeRollout = (rollout: RolloutView): string => {
     ['devices', `${rollout.devices}: ${countsOf(rollout.counts)}; ${rollout.untouched} untouched`],
     ['created', `${formatTime(rollout.createdAt)} by ${rollout.createdBy}`],
   ];
+  // People count waves from 1, as the explanation does; JSON keeps the API's index.
   const rows = rollout.waves.map((wave, index): Cell[] => [
-    index,
+    index + 1,
     wave.devices,
     index === rollout.wave ? { text: countsOf(wave.counts), paint: paint.cyan } : countsOf(wave.counts),
   ]);
@@ -75,20 +76,27 @@ const ended = (rollout: RolloutView): boolean => ['completed', 'halted', 'aborte
 const watch = async (client: Client, rollout: Id, flags: { json?: boolean; timeout?: number }): Promise<void> => {
   const until = flags.timeout === undefined ? Number.POSITIVE_INFINITY : performance.now() + flags.timeout;
   let last = '';
+  let lastNews = '';
   let lines = 0;
   for (;;) {
     const view = await client.call(routes.rolloutShow, { params: { rollout } });
-    const text = JSON.stringify([view.state, view.wave, view.counts, view.explanation]);
+    const text = JSON.stringify([view.state, view.wave, view.counts, withoutCountdown(view.explanation)]);
     if (text !== last && flags.json === true) printJson(view);
     else if (liveTerminal() && flags.json !== true) lines = redraw(describeRollout(view), lines);
-    else if (text !== last)
+    else if (newsOf(view) !== lastNews)
       print(`${formatTime(Date.now())}  ${view.state}  ${countsOf(view.counts)}  ${view.explanation}`);
     last = text;
+    lastNews = newsOf(view);
     if (ended(view)) return finish(view);
     if (performance.now() > until) throw new CliFailure(`${rollout} is still ${view.state} after ${flags.timeout} ms`);
     await pause(WATCH_MS);
   }
 };
+/** A time that only runs down is no change worth a line of its own. */
+const withoutCountdown = (explanation: string): string => explanation.replace(/\d+ (?:ms|s|min|h|days)\b/g, '');
+/** What deserves a new line in a log: a countdown that went on does not. */
+const newsOf = (view: RolloutView): string =>
+  JSON.stringify([view.state, view.wave, view.counts, view.explanation.replaceAll(/\d+/g, '')]);
 const finish = (view: RolloutView): void => {
   if (view.state === 'halted')
     throw new CliFailure(`${view.id} halted: ${view.explanation}`, { exitCode: EXIT.halted });
@@ -186,6 +194,7 @@ const addCreate = (group: Command): void => {
         ...(flags.endBy === undefined ? {} : { endBy: flags.endBy }),
       };
       const view = await client.call(routes.rolloutCreate, { body: { ...body, ...start } });
+      await warnOfEmpty(client, flags.cohort);
       if (flags.watch === true) return watch(client, view.id, flags);
       if (flags.json === true) return printJson(view);
       print(describeRollout(view));
@@ -203,6 +212,14 @@ const addCreate = (group: Command): void => {
       'sluice rollout create gateway@1.2.0 --cohort everyone --window "0 2 * * * for 3h" --activate-on-command',
     ],
   ]);
+};
+
+/** A selector that matches nobody, mistyped perhaps, would take the canaries away without a word. */
+const warnOfEmpty = async (client: Client, plans: CreateFlags['cohort']): Promise<void> => {
+  for (const { cohort } of plans) {
+    const { devices } = await client.call(routes.cohortShow, { params: { cohort: Id.parse(cohort) } });
+    if (devices === 0) printError(`warning: nobody is in cohort ${cohort}; the rollout goes on without it`);
+  }
 };
 
 const addWatch = (group: Command): void => {
@@ -301,7 +318,7 @@ export const addRollout = (program: Command): void => {
       if (deployments === undefined) return;
       const rows = deployments.map((one) => [
         one.device,
-        one.wave,
+        one.wave + 1,
         one.state,
         formatTime(one.stateAt),
         `${one.error === null ? '' : `${one.error.code}: ${one.error.message}`}${againOf(one)}`,

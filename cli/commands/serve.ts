@@ -59,7 +59,7 @@ This was the first start. All keys were made in ${dataDir}, and this token for t
 It is shown only now, and is also in ${dataDir}/admin-token: delete that file when you have it.
 Next, in another terminal:
 
-  sluice login --url ${server.httpUrl}
+  sluice login ${server.httpUrl}
   sluice key new --out ci.pem                          # the key that CI signs with
   sluice product create gateway --key ci.pub.pem
   sluice device token --device gw-01                   # lets a device in: sluice agent --help

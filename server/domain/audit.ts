@@ -46,6 +46,8 @@ export const AuditEvent = z.discriminatedUnion('kind', [
     publicKey: z.string(),
     compatible: Id,
     state: z.enum(['pending', 'accepted']),
+    /** Another key had this id before; it counts no more from here on. */
+    replaced: z.literal(true).optional(),
   }),
   line('device-accepted', { device: Id }),
   line('device-rejected', { device: Id }),
@@ -64,8 +66,13 @@ export const AuditEvent = z.discriminatedUnion('kind', [
   line('rollout-started', { rollout: Id }),
   line('wave-opened', { rollout: Id, wave: count, why: z.string() }),
   line('rollout-paused', { rollout: Id, note: z.string() }),
-  /** `acknowledged`: after a halt, how many failed devices no longer count. */
-  line('rollout-resumed', { rollout: Id, note: z.string(), acknowledged: count.optional() }),
+  /** `acknowledged`: after a halt, how many failed devices no longer count; `neverHeard`: the same of those never heard. */
+  line('rollout-resumed', {
+    rollout: Id,
+    note: z.string(),
+    acknowledged: count.optional(),
+    neverHeard: count.optional(),
+  }),
   line('rollout-halted', { rollout: Id, reason: HaltReason }),
   line('rollout-aborted', { rollout: Id, note: z.string() }),
   line('rollout-activated', { rollout: Id, installed: count, note: z.string() }),
@@ -75,6 +82,7 @@ export const AuditEvent = z.discriminatedUnion('kind', [
   line('withdrawn', { rollout: Id, devices: z.array(Id), reason: z.string() }),
   /** `rollout` gets these devices back when `for`, which comes first, is done with them. */
   line('taken-over', { rollout: Id, for: Id, devices: z.array(Id) }),
+  line('replanned', { rollout: Id, devices: z.array(Id) }),
   line('skipped', { rollout: Id, devices: z.array(Id) }),
   line('overdue', { rollout: Id, class: z.enum(['never-heard', 'silent']), devices: z.array(Id) }),
   /** The device moved on by its own word. */
@@ -158,9 +166,11 @@ const WORDS: Words = {
   'enrolment-tokens-created': (e) =>
     `${e.by} made ${plural(e.tokens, 'enrolment token')}${e.device === null ? '' : ` for device ${e.device}`}.`,
   'device-enrolled': (e) =>
-    e.state === 'accepted'
-      ? `Device ${e.device} (${e.compatible}) enrolled with a token and was let in; its key is ${e.publicKey}.`
-      : `Device ${e.device} (${e.compatible}) enrolled without a token and waits to be let in; its key is ${e.publicKey}.`,
+    e.replaced === true
+      ? `Device ${e.device} (${e.compatible}) enrolled anew with a token made for it; its key is now ${e.publicKey}, and the one before counts no more.`
+      : e.state === 'accepted'
+        ? `Device ${e.device} (${e.compatible}) enrolled with a token and was let in; its key is ${e.publicKey}.`
+        : `Device ${e.device} (${e.compatible}) enrolled without a token and waits to be let in; its key is ${e.publicKey}.`,
   'device-accepted': (e) => `${e.by} let device ${e.device} in.`,
   'device-rejected': (e) => `${e.by} shut device ${e.device} out.`,
   'device-tagged': (e) =>
@@ -176,7 +186,7 @@ const WORDS: Words = {
   'wave-opened': (e) => `Rollout ${e.rollout} opened wave ${e.wave + 1}: ${e.why}.`,
   'rollout-paused': (e) => `${e.by} paused rollout ${e.rollout}${noted(e.note)}.`,
   'rollout-resumed': (e) =>
-    `${e.by} resumed rollout ${e.rollout}${e.acknowledged === undefined ? '' : ` after its halt, acknowledging ${plural(e.acknowledged, 'failed device')}`}${noted(e.note)}.`,
+    `${e.by} resumed rollout ${e.rollout}${e.acknowledged === undefined ? '' : ` after its halt, acknowledging ${plural(e.acknowledged, 'failed device')}${(e.neverHeard ?? 0) > 0 ? ` and ${e.neverHeard} never heard` : ''}`}${noted(e.note)}.`,
   'rollout-halted': (e) => `Rollout ${e.rollout} halted: ${sentenceOfHalt(e.reason)}.`,
   'rollout-aborted': (e) => `${e.by} aborted rollout ${e.rollout}${noted(e.note)}.`,
   'rollout-activated': (e) =>
@@ -185,6 +195,8 @@ const WORDS: Words = {
   offered: (e) => `Rollout ${e.rollout}, wave ${e.wave + 1}: offered to ${naming(e.devices)}.`,
   withdrawn: (e) => `Rollout ${e.rollout}: the offer to ${naming(e.devices)} was withdrawn${noted(e.reason)}.`,
   'taken-over': (e) => `Rollout ${e.for} comes first and took over ${naming(e.devices)} from rollout ${e.rollout}.`,
+  replanned: (e) =>
+    `Rollout ${e.rollout}: ${naming(e.devices)} will be offered the release again, after the halt that withdrew the offer.`,
   skipped: (e) => `Rollout ${e.rollout}: skipped ${naming(e.devices)}, which ran the release already.`,
   overdue: (e) =>
     e.class === 'silent'

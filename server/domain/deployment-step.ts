@@ -46,7 +46,7 @@ export const TOLD: Record<AgentState, ToldState> = {
 
 /** From each state, where a device's word may lead. Whatever is not listed is ignored. */
 export const MOVES: Record<DeploymentState, readonly ToldState[]> = {
-  // Nothing was offered: no word of the device can be about this deployment.
+  // Nothing was offered: no word of the device can be about this deployment. After a halt: see `movesOf`.
   planned: [],
   // Onward only: an agent that starts over is still shown as far as it once came, and what may have booted is never taken for safe again.
   offered: ['fetching', 'installing', 'ready', 'trial', 'committed', 'reverted', 'failed', 'withdrawn'],
@@ -70,7 +70,7 @@ export const MOVES: Record<DeploymentState, readonly ToldState[]> = {
 const NEVER_HEARD_MOVES: readonly ToldState[] = ['offered', ...MOVES.offered];
 
 const movesOf = (deployment: DeploymentRecord): readonly ToldState[] =>
-  // Taken over by another rollout, and planned again: it may have activated before it heard of that.
+  // Planned again, after another rollout took it over or a halt: it may have activated before it heard of that.
   deployment.state === 'planned' && deployment.offeredAt !== null
     ? MOVES.withdrawn
     : deployment.state === 'overdue' && deployment.overdue === 'never-heard'

@@ -2,7 +2,7 @@
 import { unreachable } from '#shared/ids.ts';
 import { approvalsWords } from './approvals.ts';
 import { percentOf, sentenceOfHalt, short, waveName } from './halt-words.ts';
-import type { Hold, Millis, Rollout } from './rollout.ts';
+import type { HaltReason, Hold, Millis, Rollout } from './rollout.ts';
 
 /** A length of time with at most two units: `45 s`, `3 min 20 s`, `2 h 5 min`, `4 d`. */
 export const durationWords = (ms: number): string => {
@@ -38,11 +38,7 @@ export const explainRollout = ({ progress, waveSizes }: Rollout, now: Millis): s
     case 'paused':
       return `${progress.by} paused it in ${waveName(progress.wave)}${noted(progress.note)}. Nobody new is offered the release until it is resumed.`;
     case 'halted':
-      return `Halted in ${waveName(progress.wave)}: ${sentenceOfHalt(progress.reason)}. ${
-        progress.reason.kind === 'release-withdrawn'
-          ? 'Abort it, and roll out another release.'
-          : 'Offers not acted on were withdrawn; resume it with a note that acknowledges the failures, or abort it.'
-      }`;
+      return `Halted in ${waveName(progress.wave)}: ${sentenceOfHalt(progress.reason)}. ${wayOut(progress.reason)}`;
     case 'completed':
       return 'Completed: every device is decided.';
     case 'aborted':
@@ -50,6 +46,14 @@ export const explainRollout = ({ progress, waveSizes }: Rollout, now: Millis): s
     default:
       return unreachable(progress);
   }
+};
+
+/** What a person can do about a halt. */
+const wayOut = (reason: HaltReason): string => {
+  if (reason.kind === 'release-withdrawn') return 'Abort it, and roll out another release.';
+  return reason.kind === 'gate-unreachable' && reason.reachable === 0
+    ? 'See why these devices are silent; resume it with a note to open the next wave without them, or abort it.'
+    : 'Offers not acted on were withdrawn; resume it with a note that acknowledges the failures, or abort it.';
 };
 
 /** A main clause without a full stop. */

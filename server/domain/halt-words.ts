@@ -19,6 +19,8 @@ export const sentenceOfHalt = (reason: HaltReason): string => {
     case 'percentage':
       return `${reason.failed} of ${reason.decided} devices failed (${short(reason.percent)} %), more than the ${short(reason.limitPercent)} % allowed`;
     case 'gate-unreachable':
+      if (reason.reachable === 0)
+        return `nobody in ${waveName(reason.wave)} was heard: ${reason.neverHeard === 1 ? '1 device' : `${reason.neverHeard} devices`} never took the offer up and none committed, so there is no evidence to open the next wave on`;
       return `the gate of ${waveName(reason.wave)} is out of reach: ${reason.failed} of ${reason.reachable} reachable devices failed and ${reason.committed} committed, where ${reason.needed} must commit`;
     case 'release-withdrawn':
       return `${reason.by} withdrew the release`;

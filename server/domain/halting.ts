@@ -93,7 +93,14 @@ const percentageReason = (failed: number, among: number, limitPercent: number): 
 };
 
 /** The gate of one wave: how many of its reachable devices must have committed, and how many have. */
-export type Gate = { wave: number; reachable: number; committed: number; failed: number; needed: number };
+export type Gate = {
+  wave: number;
+  reachable: number;
+  committed: number;
+  failed: number;
+  needed: number;
+  neverHeard: number;
+};
 
 /** Guards against 0.55 * 100 = 55.00000000000001. */
 const ROUNDING = 1e-9;
@@ -112,8 +119,14 @@ export const gateOf = (
     committed: tally.healthy + ((policy.activation ?? 'at-once') === 'at-once' ? 0 : tally.installed),
     failed: tally.failed,
     needed: Math.ceil(policy.gate.successShare * reachable - ROUNDING),
+    neverHeard: tally['never-heard'],
   };
 };
 export const isMet = (gate: Gate): boolean => gate.committed >= gate.needed;
 /** Even if everybody who has not failed commits, it is not enough. */
 export const isOutOfReach = (gate: Gate): boolean => gate.reachable - gate.failed < gate.needed;
+/**
+ * Nobody of the wave was heard (docs/decisions/0003): that is no failure, but no evidence either, and the simple rules
+ * would let the whole fleet follow. A wave of skipped and withdrawn devices only is another matter: it has nothing to say.
+ */
+export const isUnheard = (gate: Gate): boolean => gate.reachable === 0 && gate.neverHeard > 0;

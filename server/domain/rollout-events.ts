@@ -37,6 +37,8 @@ export type RolloutStep = {
   offers: Offer[];
   /** Withdraw every offer that was not acted on to the point of activation; `planned` devices too when the rollout ends. */
   withdraw: { reason: string; planned: boolean } | null;
+  /** Plan again what a halt withdrew: whoever resumes means these devices too. */
+  replan: boolean;
   audit: AuditEvent[];
   /** Devices that are held back until a command may activate. */
   activate?: boolean;

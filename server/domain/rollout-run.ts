@@ -2,7 +2,7 @@
 import { type AuditEvent, BY_SERVER } from './audit.ts';
 import type { OutcomeBin } from './deployment.ts';
 import { waveName } from './halt-words.ts';
-import { type Gate, type Grant, gateOf, isMet } from './halting.ts';
+import { type Gate, type Grant, gateOf, isMet, isUnheard } from './halting.ts';
 import type { Hold, Millis, Rollout, RolloutState, StartWindow } from './rollout.ts';
 import type { Offer, RolloutFacts, RolloutStep, WindowFacts } from './rollout-events.ts';
 import { groupName, type Tally, tallyOf } from './tally.ts';
@@ -35,6 +35,7 @@ export const runOn = (
     next: { ...rollout, progress: next },
     offers,
     withdraw: null,
+    replan: false,
     audit: opened.audit,
     nextTickAt: nextTickAt(next, now),
     refused: null,
@@ -49,6 +50,7 @@ export const complete = (rollout: Rollout, now: Millis): RolloutStep => ({
   next: { ...rollout, progress: { state: 'completed', at: now } },
   offers: [],
   withdraw: null,
+  replan: false,
   audit: [{ at: now, by: BY_SERVER, kind: 'rollout-completed', rollout: rollout.id }],
   nextTickAt: null,
   refused: null,
@@ -62,7 +64,7 @@ type Opened = {
   audit: AuditEvent[];
 };
 
-/** Waves open one after another while their gates let them: a wave in which nobody is reachable passes at once. */
+/** Waves open one after another while their gates let them: a wave without anybody passes at once, one that is unheard never. */
 const openWaves = (rollout: Rollout, before: Running, bins: OutcomeBin[], now: Millis): Opened => {
   const audit: AuditEvent[] = [];
   let progress = before;
@@ -87,7 +89,7 @@ const openWaves = (rollout: Rollout, before: Running, bins: OutcomeBin[], now: M
 };
 
 const hasSoaked = (rollout: Rollout, gateSince: Millis, gate: Gate, now: Millis): boolean =>
-  gate.reachable === 0 || now - gateSince >= rollout.policy.gate.soakMs;
+  gate.reachable === 0 ? !isUnheard(gate) : now - gateSince >= rollout.policy.gate.soakMs;
 
 const whyPassed = (gate: Gate, soakedMs: number): string =>
   gate.reachable === 0

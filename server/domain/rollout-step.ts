@@ -6,14 +6,14 @@ import { unreachable } from '#shared/ids.ts';
 import { refuse } from '#shared/problems.ts';
 import { BY_SERVER } from './audit.ts';
 import { binMsOf, type OutcomeBin } from './deployment.ts';
-import { gateOf, isOutOfReach, ruleOn } from './halting.ts';
+import { gateOf, isOutOfReach, isUnheard, ruleOn } from './halting.ts';
 import { watchEndsAt } from './late-regression.ts';
 import type { Acknowledged, HaltReason, Millis, Rollout, RolloutState } from './rollout.ts';
 import { approve } from './rollout-approval.ts';
 import type { RolloutEvent, RolloutFacts, RolloutStep } from './rollout-events.ts';
 import { runOn } from './rollout-run.ts';
 import { activateAll, endWhenOver } from './rollout-time.ts';
-import { failuresOf, setAside, stillFailing, tallyOf } from './tally.ts';
+import { setAside, stillToAcknowledge, tallyOf, toAcknowledge } from './tally.ts';
 
 type StateName = RolloutState['state'];
 type EventName = RolloutEvent['kind'];
@@ -66,6 +66,7 @@ const stayOf = (rollout: Rollout, facts: RolloutFacts): RolloutStep => ({
   next: rollout,
   offers: [],
   withdraw: null,
+  replan: false,
   audit: [],
   nextTickAt: idleTickAt(rollout, facts),
   refused: null,
@@ -94,7 +95,10 @@ const tick = (known: Rollout, facts: RolloutFacts): RolloutStep => {
   const ruling = ruleOn(rollout.policy, bins, facts.now);
   if (ruling.kind === 'halt') return halt(rollout, progress, ruling.reason, facts);
   const gate = gateOf(rollout.policy, bins, progress.wave);
-  if (isOutOfReach(gate)) return halt(rollout, progress, { kind: 'gate-unreachable', ...gate }, facts);
+  // Where no wave is left to open, nothing would follow from a wave that nobody heard of.
+  const isFollowed = bins.some((bin) => bin.wave > gate.wave && bin.outcome === 'planned');
+  if (isOutOfReach(gate) || (isUnheard(gate) && isFollowed))
+    return halt(rollout, progress, { kind: 'gate-unreachable', ...gate }, facts);
   // A pause stops offers, not outcomes: what is on its way may still prove the release bad.
   if (progress.state === 'paused') return stay;
   const step = runOn(rollout, progress, bins, ruling.grants, facts);
@@ -102,12 +106,12 @@ const tick = (known: Rollout, facts: RolloutFacts): RolloutStep => {
   return step.next.progress.state === 'completed' ? { ...step, nextTickAt: idleTickAt(step.next, facts) } : step;
 };
 
-/** An acknowledged failure that turned out well since is not one any more. The very same rollout where there is none. */
+/** An acknowledged device that turned out well, or spoke, since is not one any more. The very same rollout where there is none. */
 const withoutRecovered = (rollout: Rollout, bins: OutcomeBin[]): Rollout => {
   const { progress } = rollout;
   if ((progress.state !== 'running' && progress.state !== 'paused') || progress.acknowledged === undefined)
     return rollout;
-  const acknowledged = stillFailing(progress.acknowledged, bins);
+  const acknowledged = stillToAcknowledge(progress.acknowledged, bins);
   return acknowledged === progress.acknowledged ? rollout : { ...rollout, progress: { ...progress, acknowledged } };
 };
 
@@ -115,6 +119,7 @@ const start = (rollout: Rollout, { now }: RolloutFacts): RolloutStep => ({
   next: { ...rollout, progress: { state: 'running', wave: 0, waveSince: now, gateSince: null, hold: null } },
   offers: [],
   withdraw: null,
+  replan: false,
   audit: [
     { at: now, by: BY_SERVER, kind: 'rollout-started', rollout: rollout.id },
     { at: now, by: BY_SERVER, kind: 'wave-opened', rollout: rollout.id, wave: 0, why: 'the rollout started' },
@@ -137,6 +142,7 @@ const halt = (
     next,
     offers: [],
     withdraw: { reason: `rollout halted: ${reason.kind}`, planned: false },
+    replan: false,
     audit: [{ at: facts.now, by: BY_SERVER, kind: 'rollout-halted', rollout: rollout.id, reason }],
     nextTickAt: idleTickAt(next, facts),
     refused: null,
@@ -171,7 +177,7 @@ const resume = (
 ): RolloutStep => {
   const { progress } = rollout;
   if (progress.state !== 'paused' && progress.state !== 'halted') return stay;
-  const acknowledged = progress.state === 'halted' ? failuresOf(facts.bins) : (progress.acknowledged ?? []);
+  const acknowledged = progress.state === 'halted' ? toAcknowledge(facts.bins) : (progress.acknowledged ?? []);
   if (progress.state === 'halted') {
     if (progress.reason.kind === 'release-withdrawn') {
       return {
@@ -186,6 +192,7 @@ const resume = (
     }
   }
   const failed = acknowledged.reduce((sum, entry) => sum + entry.failed, 0);
+  const neverHeard = acknowledged.reduce((sum, entry) => sum + entry.neverHeard, 0);
   return {
     ...stay,
     next: {
@@ -199,6 +206,7 @@ const resume = (
         ...kept(acknowledged),
       },
     },
+    replan: progress.state === 'halted',
     audit: [
       {
         at: facts.now,
@@ -206,7 +214,7 @@ const resume = (
         kind: 'rollout-resumed',
         rollout: rollout.id,
         note: event.note,
-        ...(progress.state === 'halted' ? { acknowledged: failed } : {}),
+        ...(progress.state === 'halted' ? { acknowledged: failed, neverHeard } : {}),
       },
     ],
     nextTickAt: facts.now,

@@ -18,6 +18,7 @@ export const endWhenOver = (rollout: Rollout, { now, bins }: RolloutFacts): Roll
     next: { ...rollout, progress: { state: 'aborted', at: now, by: BY_SERVER, note } },
     offers: [],
     withdraw: { reason: `rollout ended: ${note}`, planned: true },
+    replan: false,
     audit: [{ at: now, by: BY_SERVER, kind: 'rollout-aborted', rollout: rollout.id, note }],
     nextTickAt: now,
     refused: null,

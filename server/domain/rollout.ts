@@ -53,7 +53,10 @@ export const HaltReason = z.discriminatedUnion('kind', [
     group: z.string(),
   }),
   z.object({ kind: z.literal('percentage'), failed: count, decided: count, percent: Decimal, limitPercent: Decimal }),
-  /** Too many of the wave have failed: even if everybody else commits, `needed` is out of reach. */
+  /**
+   * Too many of the wave have failed: even if everybody else commits, `needed` is out of reach. Or, with `reachable` 0:
+   * nobody of it was heard, and there is no evidence to open the next wave on.
+   */
   z.object({
     kind: z.literal('gate-unreachable'),
     wave: count,
@@ -61,6 +64,7 @@ export const HaltReason = z.discriminatedUnion('kind', [
     failed: count,
     reachable: count,
     needed: count,
+    neverHeard: count,
   }),
   z.object({ kind: z.literal('release-withdrawn'), by: z.string() }),
 ]);
@@ -84,8 +88,8 @@ export type StartWindow = {
   /** Devices of the rollout that were still planned when the window began. */
   planned: number;
 };
-/** Failures that a person acknowledged when resuming after a halt: set aside by judge and gate from then on. */
-export type Acknowledged = { cohort: Id; compatible: Id; wave: number; failed: number };
+/** Failures, and devices never heard, that a person acknowledged when resuming after a halt: set aside by judge and gate from then on. */
+export type Acknowledged = { cohort: Id; compatible: Id; wave: number; failed: number; neverHeard: number };
 
 export type RolloutState =
   | { state: 'draft' }

@@ -30,44 +30,53 @@ export const tallyOf = (bins: OutcomeBin[]): Tally => {
 export const reachableOf = (tally: Tally): number =>
   tally.planned + tally.unaccepted + tally.undecided + tally.installed + tally.healthy + tally.failed;
 
-/** The bins without the acknowledged failures. One that turned out well since leaves nothing to set aside. */
+/** What can be acknowledged, and where an entry counts it. */
+const COUNTED = { failed: 'failed', 'never-heard': 'neverHeard' } as const;
+type Counted = keyof typeof COUNTED;
+const isCounted = (outcome: OutcomeClass): outcome is Counted => outcome in COUNTED;
+const keyOf = (of: { cohort: Id; compatible: Id; wave: number }): string => `${of.wave} ${groupName(of)}`;
+
+/** The bins without what was acknowledged. A device that turned out well since leaves nothing to set aside. */
 export const setAside = (bins: OutcomeBin[], acknowledged: Acknowledged[]): OutcomeBin[] => {
   if (acknowledged.length === 0) return bins;
-  const left = new Map(acknowledged.map((entry) => [`${entry.wave} ${groupName(entry)}`, entry.failed]));
+  const left = new Map(acknowledged.map((entry) => [keyOf(entry), { ...entry }]));
   return bins.map((bin) => {
-    const key = `${bin.wave} ${groupName(bin)}`;
-    const aside = bin.outcome === 'failed' ? Math.min(bin.devices, left.get(key) ?? 0) : 0;
-    if (aside === 0) return bin;
-    left.set(key, left.get(key)! - aside);
-    return { ...bin, devices: bin.devices - aside };
+    const entry = left.get(keyOf(bin));
+    if (entry === undefined || !isCounted(bin.outcome)) return bin;
+    const aside = Math.min(bin.devices, entry[COUNTED[bin.outcome]]);
+    entry[COUNTED[bin.outcome]] -= aside;
+    return aside === 0 ? bin : { ...bin, devices: bin.devices - aside };
   });
 };
 
-/** Every failure that there is now, as what a person acknowledges by resuming. */
-export const failuresOf = (bins: OutcomeBin[]): Acknowledged[] => {
-  const failures = new Map<string, Acknowledged>();
-  for (const { cohort, compatible, wave, outcome, devices } of bins) {
-    if (outcome !== 'failed') continue;
-    const key = `${wave} ${groupName({ cohort, compatible })}`;
-    const known = failures.get(key);
-    if (known) known.failed += devices;
-    else failures.set(key, { cohort, compatible, wave, failed: devices });
+/** Every failure, and every device never heard, that there is now: what a person acknowledges by resuming. */
+export const toAcknowledge = (bins: OutcomeBin[]): Acknowledged[] => {
+  const entries = new Map<string, Acknowledged>();
+  for (const bin of bins) {
+    const { cohort, compatible, wave, outcome, devices } = bin;
+    if (!isCounted(outcome)) continue;
+    const entry = entries.get(keyOf(bin)) ?? { cohort, compatible, wave, failed: 0, neverHeard: 0 };
+    entry[COUNTED[outcome]] += devices;
+    entries.set(keyOf(bin), entry);
   }
-  return [...failures.values()];
+  return [...entries.values()];
 };
 
 /**
- * What is left of the acknowledged failures once some turned out well after all: otherwise as many new ones would be
- * excused. The very same array when all are still failures.
+ * What is left of what was acknowledged once some turned out well after all, or spoke: otherwise as many new ones would
+ * be excused. The very same array when nothing changed.
  */
-export const stillFailing = (acknowledged: Acknowledged[], bins: OutcomeBin[]): Acknowledged[] => {
-  const failing = new Map(failuresOf(bins).map((entry) => [`${entry.wave} ${groupName(entry)}`, entry.failed]));
-  const left = acknowledged.map((entry) => ({
-    ...entry,
-    failed: Math.min(entry.failed, failing.get(`${entry.wave} ${groupName(entry)}`) ?? 0),
-  }));
-  if (left.every(({ failed }, index) => failed === acknowledged[index]?.failed)) return acknowledged;
-  return left.filter(({ failed }) => failed > 0);
+export const stillToAcknowledge = (acknowledged: Acknowledged[], bins: OutcomeBin[]): Acknowledged[] => {
+  const present = new Map(toAcknowledge(bins).map((entry) => [keyOf(entry), entry]));
+  const left = acknowledged.map((entry) => {
+    const { failed, neverHeard } = present.get(keyOf(entry)) ?? { failed: 0, neverHeard: 0 };
+    return { ...entry, failed: Math.min(entry.failed, failed), neverHeard: Math.min(entry.neverHeard, neverHeard) };
+  });
+  const isSame = left.every(
+    ({ failed, neverHeard }, index) =>
+      failed === acknowledged[index]?.failed && neverHeard === acknowledged[index].neverHeard,
+  );
+  return isSame ? acknowledged : left.filter(({ failed, neverHeard }) => failed + neverHeard > 0);
 };
 
 /** In the order in which they first appear, which is the store's and stable. */

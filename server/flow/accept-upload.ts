@@ -22,7 +22,7 @@ export type Upload = {
 };
 
 export type UploadLimits = { countMax: number; bytesMax: number; keepMs: number };
-export const UPLOAD_LIMITS: UploadLimits = { countMax: 64, bytesMax: 64 * 1024 ** 3, keepMs: 3_600_000 };
+const UPLOAD_LIMITS: UploadLimits = { countMax: 64, bytesMax: 64 * 1024 ** 3, keepMs: 3_600_000 };
 
 export type Uploads = {
   /** Refusals: those of `readBundle`, `digest-mismatch` with the URL, `insufficient-storage`, `rate-limited`. */

@@ -11,7 +11,8 @@ export type ProductKey = { keyId: string; public: string };
 /**
  * Recorded first, then delegated. Making the same product with the same keys again delegates again, so that a crash in
  * between is mended by repeating the request (and by `reconcileDelegations` at the next start).
- * Refusals: `invalid-request` for a key that can not be used, `already-exists` for a product with other keys.
+ * Refusals: `invalid-request` for a key that can not be used, `already-exists` for a product with other keys, `conflict`
+ * when the targets key is offline: then nothing is recorded, since a product that nobody delegates to would stop the next start.
  */
 export const createProduct = async (
   deps: { store: Pick<Store, 'createProduct' | 'getProduct'>; repository: Repository; now: () => number },
@@ -26,17 +27,27 @@ export const createProduct = async (
   }
   const at = deps.now();
   const product = { name: input.name, keys: keys.map(publicKeyPem), createdAt: at };
+  const taken = refuse('already-exists', `there is a product ${input.name} already, with other keys`);
+  const before = await deps.store.getProduct(input.name);
+  if (before !== undefined && !hasSameKeys(before, product)) return taken;
+  if (!deps.repository.canDelegate(input.name, keys)) {
+    return refuse(
+      'conflict',
+      'the targets key is not on this server, and without it nobody can be allowed to sign for a product: put targets.pem back into the keys folder, restart, create the product, and move the key away again',
+    );
+  }
   const created = await deps.store.createProduct(
     product,
     auditLine({ at, by: input.by, kind: 'product-created', product: input.name, keys: keys.map(keyIdOf) }),
   );
   const known = created === 'exists' ? await deps.store.getProduct(input.name) : product;
-  if (known === undefined || known.keys.join() !== product.keys.join()) {
-    return refuse('already-exists', `there is a product ${input.name} already, with other keys`);
-  }
+  // Somebody else may have made it in between.
+  if (known === undefined || !hasSameKeys(known, product)) return taken;
   await deps.repository.delegateProduct(input.name, keys);
   return accept(known);
 };
+
+const hasSameKeys = (one: ProductRecord, other: ProductRecord): boolean => one.keys.join() === other.keys.join();
 
 export const keysOf = (product: ProductRecord): PublicKey[] =>
   product.keys.map((text) => {

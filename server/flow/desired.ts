@@ -23,7 +23,7 @@ export type DesiredDeps = {
 };
 
 /** The signed document of each device that has one; signs what is not signed yet or expires soon. */
-export const desiredDocuments = async (deps: DesiredDeps, devices: Id[]): Promise<Map<Id, Desired>> => {
+const desiredDocuments = async (deps: DesiredDeps, devices: Id[]): Promise<Map<Id, Desired>> => {
   const documents = new Map<Id, Desired>();
   for (let start = 0; start < devices.length; start += BATCH_LEAVES_MAX) {
     const records = await deps.store.getDesiredMany(devices.slice(start, start + BATCH_LEAVES_MAX));

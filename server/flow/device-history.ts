@@ -1,4 +1,4 @@
-/** What the audit log says about one device, its receipts checked again with the key that it enrolled with. */
+/** What the audit log says about one device, its receipts checked again with the key that it had enrolled with by then. */
 import type { z } from 'zod';
 import type { HistoryView } from '#shared/api.ts';
 import { Receipt } from '#shared/deployment.ts';
@@ -8,6 +8,9 @@ import { ed25519PublicKey, type PublicKey } from '#shared/trust/keys.ts';
 import { verifySigned } from '#shared/trust/signed.ts';
 import { parseAuditEvent, sentenceOf } from '../domain/audit.ts';
 import type { AuditEntry, Store } from '../store/store.ts';
+
+/** Enrolments of one device that are looked at; receipts from before these are not verified here. */
+const KEYS_MAX = 1_000;
 
 type History = z.infer<typeof HistoryView>;
 
@@ -22,12 +25,24 @@ export const deviceHistory = async (
   const device = await deps.store.getDevice(id);
   if (device === undefined) return refuse('not-found', `there is no device ${id}`);
   const entries = await deps.store.listDeviceAudit(id, { before: before.value, limit: page.limit });
-  const key = ed25519PublicKey(device.publicKey);
+  const keys = await keysOf(deps, id);
   const last = entries.at(-1);
   return accept({
     device: id,
-    entries: entries.map((entry) => historyEntry(entry, key)),
+    entries: entries.map((entry) => historyEntry(entry, keys.find(({ since }) => since < entry.index)?.key)),
     next: last !== undefined && entries.length === page.limit ? String(last.index) : null,
+  });
+};
+
+/** Every key that the device has had, newest first, with the index of the entry by which it came. */
+const keysOf = async (
+  deps: { store: Pick<Store, 'listDeviceAudit'> },
+  id: Id,
+): Promise<{ since: number; key: PublicKey }[]> => {
+  const entries = await deps.store.listDeviceAudit(id, { kind: 'device-enrolled', limit: KEYS_MAX });
+  return entries.flatMap(({ index, payload }) => {
+    const event = parseAuditEvent(payload);
+    return event?.kind === 'device-enrolled' ? [{ since: index, key: ed25519PublicKey(event.publicKey) }] : [];
   });
 };
 
@@ -39,7 +54,7 @@ export const readIndex = (after: string | undefined): Result<number | undefined>
     : refuse('invalid-request', 'after must be the `next` of the page before');
 };
 
-const historyEntry = (entry: AuditEntry, key: PublicKey): History['entries'][number] => {
+const historyEntry = (entry: AuditEntry, key: PublicKey | undefined): History['entries'][number] => {
   const event = parseAuditEvent(entry.payload);
   const common = {
     index: entry.index,
@@ -54,7 +69,7 @@ const historyEntry = (entry: AuditEntry, key: PublicKey): History['entries'][num
     ...common,
     release: releaseRef(receipt.product, receipt.version),
     outcome: receipt.outcome,
-    verified: receipt.device === event.device && verifySigned(event.receipt, key),
+    verified: key !== undefined && receipt.device === event.device && verifySigned(event.receipt, key),
   };
 };
 

@@ -5,8 +5,10 @@ import type { Signed } from '#shared/messages.ts';
 import { accept, type Refusal, type Result, refuse } from '#shared/problems.ts';
 import { sha256Hex } from '#shared/trust/canonical.ts';
 import { ed25519PublicKey, keyIdOf, verifySignature } from '#shared/trust/keys.ts';
-import { auditLine, byDevice } from '../domain/audit.ts';
+import { type AuditEvent, auditLine, byDevice } from '../domain/audit.ts';
 import type { DeviceState, Store } from '../store/store.ts';
+import type { DeviceLink } from './device-link.ts';
+import type { Ingest } from './ingest.ts';
 import { addressGroup, perKey } from './token-bucket.ts';
 
 /** Of one address: enough for a rack of devices behind one NAT that all start at once, and ask again every few seconds. */
@@ -20,7 +22,9 @@ const ATTRIBUTES_MAX = 64;
 
 export type Enrolment = { state: DeviceState; rootSha256: Sha256; mqttUrl: string; serverTime: number };
 export type EnrolDeps = {
-  store: Pick<Store, 'enrolDevice' | 'getDevice' | 'countDevices'>;
+  store: Pick<Store, 'enrolDevice' | 'getDevice' | 'countDevices' | 'forgetReports'>;
+  link: Pick<DeviceLink, 'disconnect'>;
+  ingest: Pick<Ingest, 'forget'>;
   rootSha256: Sha256;
   mqttUrl: string;
   now: () => number;
@@ -29,7 +33,7 @@ export type EnrolDeps = {
 /**
  * Idempotent: with the same key the answer is what the server has recorded, so a device may ask again after a lost
  * answer, and while it waits. Refusals: `rate-limited`, `invalid-request`, `signature-invalid`, `clock-skew`,
- * `token-invalid`, `already-exists` (the id belongs to another key).
+ * `token-invalid`, `already-exists` (the id belongs to another key, and the token was not made for this very id).
  */
 export const makeEnrolDevice = (deps: EnrolDeps) => {
   const allowed = perKey(RATE, ADDRESSES_MAX);
@@ -46,6 +50,15 @@ export const makeEnrolDevice = (deps: EnrolDeps) => {
       const full = await waitingRoomIsFull(deps, payload);
       if (full) return refuse('rate-limited', `${PENDING_MAX} devices wait already; an operator has to decide on them`);
     }
+    const event: AuditEvent = {
+      at: now,
+      by: byDevice(payload.device),
+      kind: 'device-enrolled',
+      device: payload.device,
+      publicKey: payload.publicKey,
+      compatible: payload.compatible,
+      state: payload.token === null ? 'pending' : 'accepted',
+    };
     const enrolled = await deps.store.enrolDevice(
       {
         id: payload.device,
@@ -56,18 +69,22 @@ export const makeEnrolDevice = (deps: EnrolDeps) => {
       },
       payload.token === null ? null : sha256Hex(payload.token),
       now,
-      auditLine({
-        at: now,
-        by: byDevice(payload.device),
-        kind: 'device-enrolled',
-        device: payload.device,
-        publicKey: payload.publicKey,
-        compatible: payload.compatible,
-        state: payload.token === null ? 'pending' : 'accepted',
-      }),
+      auditLine(event),
+      auditLine({ ...event, replaced: true }),
     );
+    if (enrolled.result === 'replaced') await shutOldKeyOut(deps, payload.device);
     return answer(deps, payload.device, enrolled, now);
   };
+};
+
+/**
+ * The record first, so that the old key can not log in again; then its connection, and what came over it and waits to be
+ * written. Only then is the newcomer answered, so that nothing of its own is lost, and its reports are counted from 0.
+ */
+const shutOldKeyOut = async ({ store, link, ingest }: EnrolDeps, device: Id): Promise<void> => {
+  link.disconnect(device);
+  await ingest.forget(device);
+  await store.forgetReports(device);
 };
 
 const answer = (
@@ -84,7 +101,10 @@ const answer = (
 const refuseEnrolment = (device: Id, why: 'token-invalid' | 'id-taken'): Refusal =>
   why === 'token-invalid'
     ? refuse('token-invalid', 'the token is unknown, used, expired, or meant for another device')
-    : refuse('already-exists', `${device} is enrolled with another key; choose another id`);
+    : refuse(
+        'already-exists',
+        `${device} is enrolled with another key: choose another id, or, when this device takes its place, ask an operator for a token made for ${device}`,
+      );
 
 /** The signature must be of the very key that the payload names: proof of possession. */
 const checkEnrolment = (signed: Signed, now: number): Result<EnrolmentPayload> => {

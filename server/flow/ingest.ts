@@ -41,6 +41,8 @@ export type Ingest = {
   /** Takes one message; never throws, never waits. */
   message(device: Id, channel: UpChannel, payload: Uint8Array): void;
   presence(device: Id, online: boolean): void;
+  /** Drops what this device said and nobody has read yet, and resolves when nothing of it is being written any more. */
+  forget(device: Id): Promise<void>;
   /** Resolves when everything taken so far is written. */
   flush(): Promise<void>;
   /** Writes what is there, and takes nothing more. */
@@ -96,6 +98,7 @@ export const makeIngest = (deps: IngestDeps): Ingest => {
     presence(device, online) {
       if (!stopped) lanes.presence({ device, online, boot: null, at: deps.now() });
     },
+    forget: (device) => lanes.forget(device),
     flush: () => lanes.flush(),
     async stop() {
       stopped = true;
@@ -182,6 +185,12 @@ const makeLanes = (deps: LaneDeps) => {
       const before = presences.get(change.device);
       presences.set(change.device, { ...change, boot: change.boot ?? before?.boot ?? null });
       schedule(false);
+    },
+    async forget(device: Id): Promise<void> {
+      heartbeats.delete(device);
+      reportCount -= reports.get(device)?.length ?? 0;
+      reports.delete(device);
+      await writing;
     },
     async flush(): Promise<void> {
       await start();

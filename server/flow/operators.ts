@@ -6,7 +6,7 @@ import { auditLine, BY_SERVER } from '../domain/audit.ts';
 import type { OperatorRecord, OperatorRole, Store } from '../store/store.ts';
 
 /** `slo_` + 32 random bytes: greppable by secret scanners, and too long to guess, so one round of SHA-256 stores it. */
-export const newOperatorToken = (): string => `slo_${randomBytes(32).toString('base64url')}`;
+const newOperatorToken = (): string => `slo_${randomBytes(32).toString('base64url')}`;
 
 /**
  * Makes an operator. `token` may be given (configuration, tests); only its digest is kept.

@@ -185,17 +185,18 @@ const prepareReport = async (
   if (why !== undefined && deps.mayTell(device.id)) {
     audit.push({ at: facts.now, by: byDevice(device.id), kind: 'receipt-refused', device: device.id, why });
   }
-  return { row: rowOf(device.id, report, facts.now, [...moved.values()], audit), refused };
+  return { row: rowOf(device, report, facts.now, [...moved.values()], audit), refused };
 };
 
 const rowOf = (
-  device: Id,
+  device: DeviceRecord,
   report: StateReport,
   now: number,
   deployments: DeploymentRecord[],
   audit: AuditEvent[],
 ): ReportRow => ({
-  device,
+  device: device.id,
+  publicKey: device.publicKey,
   boot: report.boot,
   seq: report.seq,
   // The server's clock: a device's own may be anywhere.

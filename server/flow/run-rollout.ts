@@ -70,6 +70,7 @@ export const applyEvent = async (deps: RunDeps, id: Id, event: RolloutEvent): Pr
       })),
       withdraw: step.withdraw,
       ...(step.activate === true ? { activate: true } : {}),
+      replan: step.replan,
       audit: step.audit.map(auditLine),
       now,
     });

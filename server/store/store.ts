@@ -181,13 +181,22 @@ export type Store = {
    * Enrolling again with the same key is answered with what is there (`known`, whatever became of the token, since the
    * first answer may have been lost); a pending device that comes back with a good token is let in by it (`enrolled`).
    * `audit` is written only when `enrolled`.
+   *
+   * An id is given to another key only by a token that was made for this very id (`replaced`, with the line `replacement`; without
+   * that line never). What the device said and was told before counts no more: its open journeys are withdrawn, planned ones too where
+   * it is `compatible` with something else now, and it is accepted whatever it was, since the token is the newer decision.
    */
   enrolDevice(
     device: Pick<DeviceRecord, 'id' | 'publicKey' | 'compatible' | 'attributes' | 'enrolledAt'>,
     tokenSha256: Sha256 | null,
     now: Millis,
     audit: AuditLine,
-  ): Promise<{ result: 'enrolled' | 'known'; device: DeviceRecord } | { result: 'token-invalid' | 'id-taken' }>;
+    replacement?: AuditLine,
+  ): Promise<
+    { result: 'enrolled' | 'known' | 'replaced'; device: DeviceRecord } | { result: 'token-invalid' | 'id-taken' }
+  >;
+  /** Nothing that the device has reported so far counts any more, its numbers neither: for what slipped in while its key was replaced. */
+  forgetReports(device: Id): Promise<void>;
 
   // Devices
   getDevice(id: Id): Promise<DeviceRecord | undefined>;
@@ -195,7 +204,8 @@ export type Store = {
   listDevices(filter: { state?: DeviceState | undefined }, page: Page): Promise<DeviceRecord[]>;
   /**
    * Shutting a device out ends its journeys too, planned ones and trials included, as `withdrawn`: it will not be heard any
-   * more, and no rollout may wait for it for ever. It is freed, and what it was told is superseded by `none`.
+   * more, and no rollout may wait for it for ever. It is freed, what it was told is superseded by `none`, and tokens that were
+   * made for it and not used are good no more.
    */
   setDeviceState(id: Id, to: 'accepted' | 'rejected', now: Millis, audit: AuditLine): Promise<DeviceRecord | undefined>;
   setDeviceTags(id: Id, tags: Record<string, string>, audit: AuditLine): Promise<DeviceRecord | undefined>;
@@ -253,6 +263,11 @@ export type Store = {
     withdraw: { reason: string; planned: boolean } | null;
     /** Record in the plan that everybody may activate, and tell those who wait for it. Done before the offers. */
     activate?: boolean;
+    /**
+     * Back to `planned` with what a halt (a `withdraw` without `planned`) withdrew of accepted devices, and nobody has moved
+     * since: what was withdrawn because a device was shut out, or by its own word, stays so. Done before the offers.
+     */
+    replan: boolean;
     audit: AuditLine[];
     now: Millis;
     /** Ids of deployments; `withdrawn` without those that were only planned. */
@@ -296,6 +311,7 @@ export type Store = {
    * State reports with what they did to deployments. A report whose `seq` is not greater than the device's `reportSeq`
    * changes nothing (it was seen), but is still acknowledged. `conflicts` lists deployments whose revision had moved: of
    * their reports nothing is saved, not even that they were seen, so load again and retry those.
+   * One that was read under a key that the device has no more changes nothing either.
    * A deployment that reaches an end frees its device; one that comes back makes its rollout due again, at its deadline.
    */
   saveReports(reports: ReportRow[]): Promise<{ conflicts: Id[] }>;
@@ -314,8 +330,11 @@ export type Store = {
   /** Entries with an index above `after`; -1 for the first page. */
   readAudit(after: number, limit: number): Promise<AuditEntry[]>;
   getAuditHead(): Promise<AuditHead>;
-  /** Receipts and other audit lines whose `device` or `devices` name this device, newest first; `before` is an index. */
-  listDeviceAudit(device: Id, page: { before?: number | undefined; limit: number }): Promise<AuditEntry[]>;
+  /** Receipts and other audit lines whose `device` or `devices` name this device, newest first, perhaps only those of one kind; `before` is an index. */
+  listDeviceAudit(
+    device: Id,
+    page: { before?: number | undefined; limit: number; kind?: string | undefined },
+  ): Promise<AuditEntry[]>;
 
   // Small durable values (metadata versions, checkpoints)
   getMeta(key: string): Promise<string | undefined>;
@@ -359,6 +378,8 @@ export type HeartbeatRow = {
 
 export type ReportRow = {
   device: Id;
+  /** The key with which its receipts were checked. */
+  publicKey: string;
   boot: Id;
   seq: number;
   at: Millis;

@@ -36,6 +36,8 @@ import { loadPublished, loadRoots, type Published } from './published.ts';
 export type Repository = {
   /** The digest of `1.root.json`, which never changes: what devices and auditors pin. */
   rootSha256: Sha256;
+  /** Whether `delegateProduct` would be possible: the targets key is here, or nothing has to be signed. */
+  canDelegate(product: Id, keys: PublicKey[]): boolean;
   /** Lets these keys, any one of them, sign for the product. The same keys again change nothing. Throws when the targets key is offline. */
   delegateProduct(product: Id, keys: PublicKey[]): Promise<void>;
   /** Countersigns metadata of the product's CI: puts it under snapshot and timestamp. What is not newer is ignored. */
@@ -72,6 +74,7 @@ export const openRepository = async (options: {
   const inTurn = oneAtATime();
   return {
     rootSha256: sha256Hex(roots[0]!),
+    canDelegate: (product, keys) => keyring.targets !== null || isDelegated(writer, product, keys),
     delegateProduct: (product, keys) => inTurn(() => delegateProduct(writer, product, keys)),
     publishDelegation: (product, version, text) => inTurn(() => publishDelegation(writer, product, version, text)),
     putManifest: (path, bytes) => putManifest(join(dir, 'targets'), path, bytes),
@@ -191,14 +194,21 @@ const stamp = async (
  */
 const clockedVersion = (writer: Writer, last: number): number => Math.max(last + 1, Math.floor(writer.now() / 1000));
 
+/** To exactly these keys. */
+const isDelegated = (writer: Writer, product: Id, keys: PublicKey[]): boolean => {
+  const name = roleOfProduct(product);
+  const roles = currentTargets(writer).signed.delegations?.roles ?? {};
+  const known = Object.hasOwn(roles, name) ? roles[name]?.keyIDs : undefined;
+  const wanted = new Set<string>(keys.map(keyIdOf));
+  return known !== undefined && known.length === wanted.size && known.every((keyId) => wanted.has(keyId));
+};
+
 const delegateProduct = async (writer: Writer, product: Id, keys: PublicKey[]): Promise<void> => {
   const name = roleOfProduct(product);
   const targets = currentTargets(writer);
   const roles = targets.signed.delegations?.roles ?? {};
-  const known = Object.hasOwn(roles, name) ? roles[name]?.keyIDs : undefined;
-  const wanted = new Set<string>(keys.map(keyIdOf));
-  if (known !== undefined && known.length === wanted.size && known.every((keyId) => wanted.has(keyId))) return;
-  if (known === undefined && Object.keys(roles).length >= PRODUCTS_MAX) {
+  if (isDelegated(writer, product, keys)) return;
+  if (!Object.hasOwn(roles, name) && Object.keys(roles).length >= PRODUCTS_MAX) {
     throw new Error(`the targets role can't delegate to more than ${PRODUCTS_MAX} products`);
   }
   const signed: TargetsSigned = withProduct(JSON.parse(targets.bytes.toString()).signed, product, keys);

@@ -4,7 +4,7 @@
  * log's key; then one line an entry, `{"index":0,"payload":"..."}`; the last line is the checkpoint, signed by the log's key.
  *
  * What a good export proves: these entries, in this order, are what the log key signed; and each receipt in it was signed by
- * the device that it names, with the key that the device enrolled with. Expiry is not judged: an export stays good.
+ * the device that it names, with the key that the device had enrolled with by then: a later enrolment counts from its place on. Expiry is not judged: an export stays good.
  */
 import { z } from 'zod';
 import { Receipt } from '../deployment.ts';

@@ -7,7 +7,14 @@ import { constants, createZstdCompress, gzipSync, zstdCompressSync } from 'node:
 import * as fc from 'fast-check';
 import { type Header, pack } from 'tar-stream';
 import { expect, onTestFinished, test } from 'vitest';
-import { checkLink, checkPath, openTreeWriter, type TreeEntry, type TreeLimits } from '#agent/tree-writer.ts';
+import {
+  checkLink,
+  checkPath,
+  openTreeWriter,
+  type TreeEntry,
+  type TreeLimits,
+  TreeRefused,
+} from '#agent/tree-writer.ts';
 import { unpackTree } from '#agent/unpack.ts';
 
 type Part = Partial<Header> & { name: string; body?: string | Buffer };
@@ -45,9 +52,15 @@ const unpack = async (
   const entries: TreeEntry[] = [];
   const writer = openTreeWriter(dir, limits, (entry) => entries.push(entry));
   const source = bytes instanceof Readable ? bytes : Readable.from(chunksOf(bytes, 7_001));
-  const result = await unpackTree(source, compression, tarBytesMax, writer);
-  if (result.ok) await writer.finish();
-  else await writer.abandon();
+  const unpacked = await unpackTree(source, compression, tarBytesMax, writer);
+  // Small files are written meanwhile: what is wrong with the last of them shows at the end.
+  const result = await writer.finish().then(
+    () => unpacked,
+    (error: unknown) => {
+      if (error instanceof TreeRefused) return { ok: false, code: error.code, message: error.message };
+      throw error;
+    },
+  );
   return { dir, entries, result };
 };
 

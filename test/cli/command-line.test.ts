@@ -42,7 +42,7 @@ test('every command explains itself, with examples that name it and only flags t
     const [, examples = ''] = help.split('Examples:');
     const lines = [...examples.matchAll(/\$ (.+)/g)].map((match) => match[1]!);
     expect(lines.filter((line) => line.includes(name))).toEqual(lines);
-    const known = command.options.map((option) => option.long);
+    const known = command.options.flatMap((option) => [option.short, option.long]);
     const used = lines.flatMap((line) => {
       const own = line.split(/[|&]/).find((part) => part.includes(name)) ?? '';
       return [...own.matchAll(/(?<=\s)--[a-z-]+/g)].map((match) => match[0]);
@@ -53,6 +53,53 @@ test('every command explains itself, with examples that name it and only flags t
       known: expect.arrayContaining(used),
     });
   }
+});
+
+/** What documents tell people to type, in code blocks and in tables: each line as words, without what the shell does. */
+const typedLines = (text: string): string[][] => {
+  const blocks = [...text.matchAll(/```sh\n([\s\S]*?)```/g)].flatMap((match) => match[1]!.split('\n'));
+  const cells = [...text.matchAll(/\| `((?:npx )?sluice [^`]+ [^`]+)` +\|$/gm)].map((match) => match[1]!);
+  return [...blocks, ...cells].flatMap((line) =>
+    [...line.matchAll(/(?:^|&& |\| |" )\s*(?:npx )?sluice ([^#|&>]+)/g)].map((match) =>
+      [...match[1]!.matchAll(/'([^']*)'|"([^"]*)"|(\S+)/g)].map((word) => word[1] ?? word[2] ?? word[3]!),
+    ),
+  );
+};
+
+test('every command that a document tells people to type is one that there is', async () => {
+  const files = [
+    'README.md',
+    'docs/cli.md',
+    'docs/agent.md',
+    'docs/operations.md',
+    'docs/trust.md',
+    'docs/selectors.md',
+  ];
+  const wrong: string[] = [];
+  let parsed = 0;
+  for (const file of files) {
+    for (const words of typedLines(await readFile(join(ROOT, file), 'utf8'))) {
+      const program = buildProgram();
+      const errors: string[] = [];
+      const prepare = (command: Command): void => {
+        command.configureOutput({ writeErr: (text) => errors.push(text), writeOut: () => {} });
+        if (command.commands.length === 0) {
+          command.action(() => {
+            parsed += 1;
+          });
+        }
+        for (const inner of command.commands) prepare(inner);
+      };
+      prepare(program);
+      try {
+        program.parse(words, { from: 'user' });
+      } catch {
+        wrong.push(`${file}: ${words.join(' ')}: ${errors[0] ?? 'no command'}`);
+      }
+    }
+  }
+  expect(wrong).toEqual([]);
+  expect(parsed).toBeGreaterThan(40);
 });
 
 test('exit code 2 for a wrong command line, 0 for help', async () => {
@@ -83,12 +130,13 @@ test('exit code 3 when nobody listens, nobody is logged in, or the token is unkn
 
 let server: Server | undefined;
 afterEach(() => void server?.close());
-/** Any HTTP server, to see what an answer makes of the command. */
-const serveAnswer = async (status: number, body: unknown): Promise<string> => {
+/** Any HTTP server, to see what an answer makes of the command; a function answers by path. */
+const serveAnswer = async (status: number, body: object | string | ((path: string) => unknown)): Promise<string> => {
   server?.close();
-  server = createServer((_, response) =>
-    response.writeHead(status, { 'content-type': 'application/json' }).end(JSON.stringify(body)),
-  );
+  server = createServer((request, response) => {
+    const answer: unknown = typeof body === 'function' ? body(request.url ?? '') : body;
+    response.writeHead(status, { 'content-type': 'application/json' }).end(JSON.stringify(answer));
+  });
   await new Promise<void>((resolve) => server?.listen(0, '127.0.0.1', resolve));
   const address = server.address();
   return `http://127.0.0.1:${address !== null && typeof address === 'object' ? address.port : 0}`;
@@ -109,27 +157,55 @@ test('a refusal is told in words, with every wrong field, and without a stack tr
   expect(debug.err).toContain('    at ');
 });
 
+const counts = Object.fromEntries(DEPLOYMENT_STATES.map((state) => [state, 0]));
+const view = {
+  id: 'r1',
+  release: 'gateway@1.0.0',
+  channel: 'production',
+  cohorts: [CohortPlan.parse({ cohort: 'all' })],
+  policy: Policy.parse({}),
+  createdAt: 0,
+  createdBy: 'admin',
+  approval: null,
+  endBy: null,
+  activatedAt: null,
+  explanation: 'because',
+  wave: null,
+  devices: 0,
+  excluded: 0,
+  untouched: 0,
+  counts,
+  waves: [],
+};
+
+test('rollout watch prints a line for every change, and none for a time that only runs down', async () => {
+  let asked = 0;
+  const url = await serveAnswer(200, () => {
+    asked += 1;
+    return { ...view, state: asked < 4 ? 'running' : 'completed', explanation: `opens in another ${60 - asked} s` };
+  });
+  const ran = await runSluice(['rollout', 'watch', 'r1', '--url', url, '--token', 'x']);
+  expect(ran.out.trim().split('\n')).toEqual([
+    expect.stringContaining('running'),
+    expect.stringContaining('completed'),
+  ]);
+});
+
+test('a cohort that nobody is in is warned of, and waves are counted from 1 as in the explanation', async () => {
+  const waves = [{ devices: 1, counts }];
+  const cohort = { name: 'x', members: { kind: 'selector', selector: 'ring=canary' }, createdAt: 0 };
+  const url = await serveAnswer(200, (path) =>
+    path.includes('/cohorts/')
+      ? { ...cohort, devices: path.endsWith('canary') ? 0 : 1 }
+      : { ...view, state: 'running', wave: 0, waves },
+  );
+  const cohorts = ['--cohort', 'canary', '--cohort', 'lyon'];
+  const ran = await runSluice(['rollout', 'create', 'gateway@1.0.0', ...cohorts, '--url', url, '--token', 'x']);
+  expect(ran).toMatchObject({ code: 0, err: expect.stringMatching(/^warning: nobody is in cohort canary;.*\n$/) });
+  expect(ran.out).toMatch(/WAVE +DEVICES +STATES\n +1 +1/);
+});
+
 test('rollout watch ends as the rollout does: 0 completed, 4 halted, 5 aborted', async () => {
-  const counts = Object.fromEntries(DEPLOYMENT_STATES.map((state) => [state, 0]));
-  const view = {
-    id: 'r1',
-    release: 'gateway@1.0.0',
-    channel: 'production',
-    cohorts: [CohortPlan.parse({ cohort: 'all' })],
-    policy: Policy.parse({}),
-    createdAt: 0,
-    createdBy: 'admin',
-    approval: null,
-    endBy: null,
-    activatedAt: null,
-    explanation: 'because',
-    wave: null,
-    devices: 0,
-    excluded: 0,
-    untouched: 0,
-    counts,
-    waves: [],
-  };
   const ends = [];
   for (const state of ['completed', 'halted', 'aborted']) {
     const url = await serveAnswer(200, { ...view, state });

@@ -127,6 +127,10 @@ const SAMPLES: [AuditEvent, string][] = [
     'Rollout r-1: the offer to 7 devices (gw-0, gw-1, gw-2, gw-3, gw-4, ...) was withdrawn: rollout aborted.',
   ],
   [
+    { ...server, kind: 'replanned', rollout, devices: [device] },
+    'Rollout r-1: device gw-01 will be offered the release again, after the halt that withdrew the offer.',
+  ],
+  [
     { ...server, kind: 'skipped', rollout, devices: [device, compatible] },
     'Rollout r-1: skipped devices gw-01, gw2, which ran the release already.',
   ],
@@ -175,6 +179,13 @@ const SAMPLES: [AuditEvent, string][] = [
 ];
 
 describe('every audit event', () => {
+  test('tells a device that took the place of another from one that came new', () => {
+    const event = { at, by: byDevice(device), kind: 'device-enrolled' as const, device, publicKey: 'ff', compatible };
+    expect(sentenceOf({ ...event, state: 'accepted', replaced: true })).toBe(
+      'Device gw-01 (gw2) enrolled anew with a token made for it; its key is now ff, and the one before counts no more.',
+    );
+  });
+
   test('has a sample here', () => {
     const kinds = AuditEvent.options.map((option) => option.shape.kind.value);
     expect(SAMPLES.map(([event]) => event.kind)).toEqual(kinds);

@@ -19,7 +19,7 @@ const deploymentIn = (state: DeploymentRecord['state'], part: Partial<Deployment
   wave: 0,
   position: 0,
   state,
-  offeredAt: state === 'planned' ? null : T0,
+  offeredAt: state === 'planned' || state === 'skipped' ? null : T0,
   acceptedAt: state === 'offered' || state === 'planned' ? null : T0 + 1_000,
   decidedAt: null,
   stateAt: T0,
@@ -172,6 +172,12 @@ describe('late words', () => {
       acceptedAt: T0 + 2_000,
       deadlineAt: T0 + 602_000,
     });
+  });
+
+  test('one that is planned again was offered once: that it had activated is still believed, its progress is not', () => {
+    const again = deploymentIn('planned', { offeredAt: T0, acceptedAt: T0 + 1_000 });
+    expect(states(again, ...said('fetching', 'ready', 'withdrawn'))).toEqual(Array(4).fill('planned'));
+    expect(states(again, { state: 'trial' }, { outcome: 'committed' })).toEqual(['planned', 'trial', 'committed']);
   });
 
   test('nothing is believed about a deployment that was never offered', () => {

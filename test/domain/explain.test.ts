@@ -87,12 +87,19 @@ describe('why a rollout is where it is', () => {
       '1 of 3 devices failed (33.3 %), more than the 5 % allowed',
     ],
     [
-      { kind: 'gate-unreachable', wave: 0, committed: 0, failed: 1, reachable: 2, needed: 2 },
+      { kind: 'gate-unreachable', wave: 0, committed: 0, failed: 1, reachable: 2, needed: 2, neverHeard: 0 },
       'the gate of wave 1 is out of reach: 1 of 2 reachable devices failed and 0 committed, where 2 must commit',
     ],
   ])('halted %#', (reason, sentence) => {
     expect(halted(reason)).toBe(
       `Halted in wave 1: ${sentence}. Offers not acted on were withdrawn; resume it with a note that acknowledges the failures, or abort it.`,
+    );
+  });
+
+  test('a wave that nobody heard of is no evidence, and the sentence says what to do about it', () => {
+    const reason = { wave: 0, committed: 0, failed: 0, reachable: 0, needed: 0, neverHeard: 2 };
+    expect(halted({ kind: 'gate-unreachable', ...reason })).toBe(
+      'Halted in wave 1: nobody in wave 1 was heard: 2 devices never took the offer up and none committed, so there is no evidence to open the next wave on. See why these devices are silent; resume it with a note to open the next wave without them, or abort it.',
     );
   });
 

@@ -70,6 +70,8 @@ export const fleetOf = (options: {
     }),
   );
   const steps: RolloutStep[] = [];
+  /** Withdrawn by a halt. */
+  const taken = new Set<Id>();
 
   const offer = (step: RolloutStep): void => {
     for (const { wave, cohort, compatible, atMost, acceptBy } of step.offers) {
@@ -80,17 +82,27 @@ export const fleetOf = (options: {
           .map((d) => d.id),
       );
       deployments = deployments.map((d) =>
-        chosen.has(d.id) ? { ...d, state: 'offered', offeredAt: now, stateAt: now, deadlineAt: acceptBy } : d,
+        chosen.has(d.id)
+          ? { ...d, state: 'offered', offeredAt: now, acceptedAt: null, stateAt: now, deadlineAt: acceptBy }
+          : d,
       );
     }
   };
   const withdraw = ({ withdraw: order }: RolloutStep): void => {
     if (order === null) return;
+    if (!order.planned) for (const d of deployments) if (WITHDRAWABLE.has(d.state)) taken.add(d.id);
     deployments = deployments.map((d) =>
       WITHDRAWABLE.has(d.state) || (order.planned && d.state === 'planned')
         ? { ...d, state: 'withdrawn', stateAt: now, decidedAt: now, deadlineAt: null }
         : d,
     );
+  };
+  const replan = (step: RolloutStep): void => {
+    if (!step.replan) return;
+    deployments = deployments.map((d) =>
+      d.state === 'withdrawn' && taken.has(d.id) ? { ...d, state: 'planned', stateAt: now, decidedAt: null } : d,
+    );
+    taken.clear();
   };
   const devicesSpeak = (): void => {
     deployments = deployments.map((d) => {
@@ -138,6 +150,7 @@ export const fleetOf = (options: {
       rollout = step.next;
       offer(step);
       withdraw(step);
+      replan(step);
       return step;
     },
     /** Time passes, devices speak, deadlines are kept, the rollout ticks; at most `ticksMax` times, until it ends or `until` says so. */
@@ -157,6 +170,10 @@ export const fleetOf = (options: {
     },
     count(...states: DeploymentRecord['state'][]): number {
       return deployments.filter((d) => states.includes(d.state)).length;
+    },
+    /** Something else moves a deployment. */
+    becomes(id: Id, state: DeploymentRecord['state']): void {
+      deployments = deployments.map((d) => (d.id === id ? { ...d, state, stateAt: now } : d));
     },
     /** One device says something now. */
     says(n: number, word: Parameters<typeof stepDeployment>[1]): void {

@@ -48,19 +48,37 @@ describe('a good release', () => {
     expect(due.nextTickAt).toBe(START + 5_000);
   });
 
-  test('passes a wave in which nobody is reachable, and completes without those never heard', () => {
+  test('passes a wave whose devices are all skipped or withdrawn', () => {
     const fleet = fleetOf({
       devices: 10,
-      behaviour: () => OFFLINE,
+      behaviour: () => GOOD,
       waves: [{ count: 2 }, { percent: 100 }],
+      policy: quick,
+    });
+    fleet.deployments
+      .filter(({ wave }) => wave === 0)
+      .forEach((one, index) => fleet.becomes(one.id, index === 0 ? 'skipped' : 'withdrawn'));
+    fleet.run();
+    expect(fleet.rollout.progress.state).toBe('completed');
+    expect(fleet.count('committed')).toBe(8);
+    expect(fleet.audit()).toContainEqual(
+      expect.objectContaining({ kind: 'wave-opened', wave: 1, why: 'nobody in wave 1 is reachable' }),
+    );
+  });
+
+  test('completes without those never heard, when others of their wave committed or no wave is left to open', () => {
+    const fleet = fleetOf({
+      devices: 12,
+      behaviour: (n) => (n % 3 === 0 ? OFFLINE : GOOD),
+      waves: [{ count: 8 }, { percent: 100 }],
       policy: { ...quick, deadlines: { acceptMs: 60_000, outcomeMs: 600_000 } },
     });
     fleet.run();
     expect(fleet.rollout.progress.state).toBe('completed');
-    expect(fleet.count('overdue')).toBe(10);
-    expect(fleet.audit()).toContainEqual(
-      expect.objectContaining({ kind: 'wave-opened', wave: 1, why: 'nobody in wave 1 is reachable' }),
-    );
+    expect([fleet.count('overdue'), fleet.count('committed')]).toEqual([4, 8]);
+    const last = fleetOf({ devices: 3, behaviour: () => OFFLINE, policy: quick });
+    last.run(() => false, 3_000, 60_000);
+    expect([last.rollout.progress.state, last.count('overdue')]).toEqual(['completed', 3]);
   });
 
   test('a soak starts again when a committed device reverts', () => {
@@ -117,6 +135,49 @@ describe('a bad release', () => {
       state: 'halted',
       reason: { kind: 'gate-unreachable', wave: 0, committed: 0, failed: 1, reachable: 1, needed: 1 },
     });
+  });
+
+  test.each(['wave-percentage', 'percentage-after-minimum', 'evidence'] as const)(
+    'of which nobody heard in its first wave opens no other without a person (%s)',
+    (rule) => {
+      const fleet = fleetOf({
+        devices: 50,
+        behaviour: () => OFFLINE,
+        waves: [{ count: 2 }, { count: 5 }, { percent: 100 }],
+        policy: { ...quick, judge: { rule }, deadlines: { acceptMs: 60_000, outcomeMs: 600_000 } },
+      });
+      fleet.run();
+      expect(fleet.rollout.progress).toMatchObject({
+        state: 'halted',
+        wave: 0,
+        reason: { kind: 'gate-unreachable', wave: 0, reachable: 0, committed: 0, neverHeard: 2 },
+      });
+      expect([fleet.count('overdue'), fleet.count('planned')]).toEqual([2, 48]);
+
+      // The person goes on without these two; the next wave of which nobody is heard is another decision.
+      fleet.happen({ kind: 'resume', by: 'alice', note: 'both canaries are in the warehouse' });
+      expect(fleet.audit().at(-1)).toMatchObject({ kind: 'rollout-resumed', acknowledged: 0, neverHeard: 2 });
+      fleet.run();
+      expect(fleet.rollout.progress).toMatchObject({ state: 'halted', wave: 1, reason: { neverHeard: 3 } });
+      expect(fleet.count('planned')).toBe(45);
+    },
+  );
+
+  test('is not taken for unheard once one of the wave speaks after all', () => {
+    const fleet = fleetOf({
+      devices: 10,
+      behaviour: () => OFFLINE,
+      waves: [{ count: 2 }, { percent: 100 }],
+      policy: { ...quick, deadlines: { acceptMs: 60_000, outcomeMs: 600_000 } },
+    });
+    fleet.run();
+    const [late] = fleet.deployments.filter(({ state }) => state === 'overdue');
+    fleet.says(Number(late!.device.slice(3)), { outcome: 'committed' });
+    fleet.happen({ kind: 'resume', by: 'alice', note: 'one came back' });
+    fleet.run(() => fleet.count('planned') === 0);
+    expect(fleet.audit()).toContainEqual(
+      expect.objectContaining({ kind: 'wave-opened', why: expect.stringContaining('1 of 1 reachable devices') }),
+    );
   });
 
   test('that silences devices holds first, and halts when they are overdue', () => {
@@ -251,6 +312,31 @@ describe('a person', () => {
     expect(fleet.audit()).toContainEqual(
       expect.objectContaining({ kind: 'rollout-resumed', note: 'known bad flash', by: 'alice' }),
     );
+  });
+
+  test('resumes after a halt with those whose offers the halt withdrew: they are offered again, at the judge’s pace', () => {
+    const fleet = fleetOf({
+      devices: 60,
+      behaviour: (n) => (n < 3 ? BAD : n < 40 ? { ...GOOD, acceptMs: 120_000 } : GOOD),
+      policy: { ...quick, judge: { rule: 'evidence', budget: 2 } },
+    });
+    for (let halts = 0; halts < 4 && fleet.rollout.progress.state !== 'completed'; halts++) {
+      fleet.run();
+      if (fleet.rollout.progress.state !== 'halted') break;
+      const before = { planned: fleet.count('planned'), withdrawn: fleet.count('withdrawn') };
+      const step = fleet.happen({ kind: 'resume', by: 'alice', note: 'known bad flash' });
+      expect([step.replan, step.offers]).toEqual([true, []]);
+      expect([fleet.count('planned'), fleet.count('withdrawn')]).toEqual([before.planned + before.withdrawn, 0]);
+    }
+    expect(fleet.rollout.progress.state).toBe('completed');
+    expect([fleet.count('withdrawn'), fleet.count('committed', 'reverted')]).toEqual([0, 60]);
+    expect(fleet.steps.filter(({ withdraw }) => withdraw !== null).length).toBeGreaterThan(0);
+  });
+
+  test('resumes from a pause without planning anything anew, since a pause withdraws nothing', () => {
+    const fleet = running();
+    fleet.happen({ kind: 'pause', by: 'alice', note: '' });
+    expect(fleet.happen({ kind: 'resume', by: 'alice', note: '' }).replan).toBe(false);
   });
 
   test('an acknowledged failure that turns out well after all excuses no new one', () => {
@@ -511,6 +597,21 @@ describe('whatever the facts', () => {
     );
   });
 
+  test('a wave opens only when somebody of the one before committed, or none of it is never-heard', () => {
+    fc.assert(
+      fc.property(anySituation, ({ rollout, bins }) => {
+        const step = stepRollout(rollout, { kind: 'tick' }, { now: START, bins });
+        return step.audit
+          .filter((event) => event.kind === 'wave-opened')
+          .every(({ wave }) => {
+            const before = tallyOf(bins.filter((bin) => bin.wave === wave - 1));
+            return wave === 0 || before.healthy > 0 || before['never-heard'] === 0;
+          });
+      }),
+      { numRuns: 1_000 },
+    );
+  });
+
   test('a next tick lies ahead, and one comes as long as anything is on its way', () => {
     fc.assert(
       fc.property(anySituation, ({ rollout, event, bins }) => {
@@ -528,11 +629,11 @@ describe('whatever the facts', () => {
     );
   });
 
-  test('while nothing has failed a tick never halts', () => {
+  test('while nothing has failed and everybody is heard a tick never halts', () => {
     fc.assert(
       fc.property(anySituation, ({ rollout, bins }) => {
         fc.pre(rollout.progress.state !== 'halted');
-        const healthy = bins.filter((bin) => bin.outcome !== 'failed');
+        const healthy = bins.filter((bin) => bin.outcome !== 'failed' && bin.outcome !== 'never-heard');
         return stepRollout(rollout, { kind: 'tick' }, { now: START, bins: healthy }).next.progress.state !== 'halted';
       }),
       { numRuns: 500 },

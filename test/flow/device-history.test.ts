@@ -54,6 +54,35 @@ test('a receipt that another key signed is shown as not verified', async () => {
   expect(await newest()).toMatchObject({ kind: 'receipt', verified: false });
 });
 
+test('a receipt is checked with the key that the device had then', async () => {
+  const second = newSigner();
+  await recordReceipt(world.ci, { version: '1.0.0' });
+  await world.store.appendAudit([
+    auditLine({
+      at: T0,
+      by: byDevice(GW1),
+      kind: 'device-enrolled',
+      device: GW1,
+      publicKey: second.key.keyval.public,
+      compatible: Id.parse('gw2'),
+      state: 'accepted',
+      replaced: true,
+    }),
+  ]);
+  await recordReceipt(second, { version: '1.1.0' });
+  await recordReceipt(world.ci, { version: '1.2.0' });
+  const history = must(await deviceHistory(world, GW1, { limit: 100 }));
+  const receipts = history.entries.filter(({ kind }) => kind === 'receipt');
+  expect(receipts.map(({ release, verified }) => [release, verified])).toEqual([
+    ['gateway@1.2.0', false],
+    ['gateway@1.1.0', true],
+    ['gateway@1.0.0', true],
+  ]);
+  // The same on a page that begins below the enrolment.
+  const rest = must(await deviceHistory(world, GW1, { limit: 1, after: String(receipts[2]!.index + 1) }));
+  expect(rest.entries[0]).toMatchObject({ release: 'gateway@1.0.0', verified: true });
+});
+
 test('a receipt of another device does not count for this one', async () => {
   await recordReceipt(world.ci, { device: Id.parse('gw-2') });
   expect(await newest()).toMatchObject({ kind: 'receipt', verified: false });
@@ -68,7 +97,7 @@ test('history is newest first and comes in pages', async () => {
     ['gateway@1.0.0', 'committed'],
   ]);
   const rest = must(await deviceHistory(world, GW1, { limit: 100, after: first.next ?? undefined }));
-  expect(rest.entries.map(({ kind }) => kind)).toEqual(['unknown', 'unknown']);
+  expect(rest.entries.map(({ kind }) => kind)).toEqual(['device-accepted', 'device-enrolled']);
   expect(rest.next).toBeNull();
 });
 

@@ -4,6 +4,7 @@ import { acceptDevice, createEnrolmentTokens, rejectDevice } from '#server/flow/
 import { authenticateDevice } from '#server/flow/authenticate-device.ts';
 import { makeEnrolDevice } from '#server/flow/enrol-device.ts';
 import { gatherDevices } from '#server/flow/find-device.ts';
+import { type Ingest, makeIngest } from '#server/flow/ingest.ts';
 import type { EnrolmentPayload } from '#shared/device-api.ts';
 import { Id } from '#shared/ids.ts';
 import type { Signed } from '#shared/messages.ts';
@@ -18,13 +19,24 @@ const MQTT = 'mqtt://broker.example:1883';
 let world: World;
 let enrol: ReturnType<typeof makeEnrolDevice>;
 let key: Signer;
+let ingest: Ingest;
 
 beforeEach(async () => {
   world = await openWorld();
   key = newSigner();
-  enrol = makeEnrolDevice({ ...world, rootSha256: world.repository.rootSha256, mqttUrl: MQTT });
+  const ignore = () => undefined;
+  ingest = makeIngest({
+    ...world,
+    observer: { message: ignore, ingested: ignore, refused: ignore, receiptRefused: ignore },
+    log: { info: ignore, warn: ignore, error: ignore },
+    wake: ignore,
+  });
+  enrol = makeEnrolDevice({ ...world, ingest, rootSha256: world.repository.rootSha256, mqttUrl: MQTT });
 });
-afterEach(() => world.close());
+afterEach(async () => {
+  await ingest.stop();
+  await world.close();
+});
 
 const enrolment = (more: Partial<EnrolmentPayload> = {}, signer = key): Signed =>
   signPayload(signer, {
@@ -104,6 +116,34 @@ test('an id belongs to the key that came first', async () => {
   const other = newSigner();
   const stolen = enrolment({ publicKey: other.key.keyval.public, token: await tokenFor() }, other);
   expect(await code(stolen)).toBe('already-exists');
+});
+
+test('a wiped or replaced device gets its id back with a token made for it; the old key is dead at once', async () => {
+  expect(await code(enrolment({ token: await tokenFor() }))).toBe('accepted');
+  const old = key;
+  const report = { v: 1, boot: 'b', seq: 9, at: 0, agent: '1.0.0', running: null, floor: 0, desiredSeq: 0 };
+  const said = Buffer.from(JSON.stringify({ ...report, deployment: null, receipts: [], attributes: {} }));
+  const token = await tokenFor(GW1);
+  key = newSigner();
+  const enrolling = code(enrolment({ token }));
+  // Whatever still comes over the old connection meanwhile is not the newcomer's word.
+  ingest.message(GW1, 'state', said);
+  expect(await enrolling).toBe('accepted');
+  expect(world.link.disconnected).toEqual([GW1]);
+  expect(await login(makeLogin(old, GW1, world.now()))).toBe('unauthenticated');
+  expect(await login(makeLogin(key, GW1, world.now()))).toBe(GW1);
+  await ingest.flush();
+  expect(await deviceOf(world, 'gw-1')).toMatchObject({ reportSeq: 0, agent: null, tags: { site: 'lyon' } });
+  const line: unknown = JSON.parse((await world.store.readAudit(-1, 100)).at(-1)!.payload);
+  expect(line).toMatchObject({ kind: 'device-enrolled', publicKey: key.key.keyval.public, replaced: true });
+
+  // Its answer may have been lost; the token lets in nobody else, and the old key does not come back.
+  expect(await code(enrolment({ token }))).toBe('accepted');
+  key = newSigner();
+  expect(await code(enrolment({ token }))).toBe('already-exists');
+  key = old;
+  expect(await code(enrolment({ token }))).toBe('already-exists');
+  expect(world.link.disconnected).toEqual([GW1]);
 });
 
 test('who does not hold the key can not enrol it', async () => {

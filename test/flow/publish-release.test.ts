@@ -1,6 +1,11 @@
+import { rm } from 'node:fs/promises';
+import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { createProduct } from '#server/flow/create-product.ts';
 import { publishRelease } from '#server/flow/publish-release.ts';
+import { openKeyring } from '#server/trust/keyring.ts';
+import { openRepository } from '#server/trust/repository.ts';
+import { Id } from '#shared/ids.ts';
 import { publicKeyPem } from '#shared/trust/keys.ts';
 import { generatePrivateKey, signerFromPem } from '#shared/trust/signers.ts';
 import {
@@ -161,6 +166,19 @@ test('RSA keys sign as well as Ed25519 ones, and a product may have several', as
   } finally {
     await other.close();
   }
+});
+
+test('without the targets key no product is made, nor recorded; one that is there already stays as it is', async () => {
+  await rm(join(world.dir, 'keys', 'targets.pem'));
+  const keyring = await openKeyring(join(world.dir, 'keys'));
+  const repository = await openRepository({ dir: join(world.dir, 'repository'), keyring, now: world.now });
+  const create = (name: Id) =>
+    createProduct({ ...world, repository }, { name, keys: [publicKeyPem(world.ci.key)], by: 'ada' });
+  const sensors = Id.parse('sensors');
+  expect(await create(sensors)).toMatchObject({ code: 'conflict', detail: expect.stringContaining('targets.pem') });
+  expect(await world.store.getProduct(sensors)).toBeUndefined();
+  expect(await kindsOf(world)).toEqual(['product-created']);
+  expect(await create(GATEWAY)).toMatchObject({ ok: true });
 });
 
 test('a product is made once; with the same keys again it is the same, with others it is refused', async () => {

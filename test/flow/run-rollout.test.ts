@@ -1,4 +1,5 @@
 import { afterEach, beforeEach, expect, test } from 'vitest';
+import { rejectDevice } from '#server/flow/admit-device.ts';
 import { planRollout } from '#server/flow/plan-rollout.ts';
 import { reportRollout } from '#server/flow/report-rollout.ts';
 import { startRollouts } from '#server/flow/rollouts.ts';
@@ -170,6 +171,29 @@ test('after a halt a person may go on, saying why', async () => {
   expect(await steer(rollout, 'resume')).toMatchObject({ ok: false, code: 'invalid-request' });
   must(await steer(rollout, 'resume', 'these two were in water'));
   expect(await stateOf(rollout)).toMatchObject({ state: 'running' });
+});
+
+test('after a halt those whose offers it withdrew are offered again when a person goes on', async () => {
+  await enrolFleet(world, 6);
+  await releaseOf(world, '1.0.0');
+  const rollout = await startRollout(world, '1.0.0', { policy: QUICK });
+  const [first, second, third, fourth, fifth] = await deploymentsOf(world, rollout);
+  for (const bad of [first!, second!]) await report(world, bad, { outcome: 'reverted' });
+  await report(world, third!, { state: 'fetching' });
+  await run(world, rollout);
+  expect(await statesOf(rollout)).toBe('reverted reverted withdrawn withdrawn withdrawn withdrawn');
+  must(await rejectDevice(world, { device: fifth!.device, by: 'ada' }));
+
+  must(await steer(rollout, 'resume', 'these two were in water'));
+  await run(world, rollout);
+  expect(await statesOf(rollout)).toBe('reverted reverted offered offered withdrawn offered');
+  expect(lastTold(world, fourth!.device)).toMatchObject({ kind: 'install', deployment: fourth!.id });
+  expect(await kindsOf(world)).toEqual(expect.arrayContaining(['rollout-halted', 'rollout-resumed', 'replanned']));
+  for (const deployment of (await deploymentsOf(world, rollout)).filter(({ state }) => state === 'offered')) {
+    await report(world, deployment, { outcome: 'committed' });
+  }
+  await run(world, rollout);
+  expect(await stateOf(rollout)).toMatchObject({ state: 'completed' });
 });
 
 test('a rollout that starts later waits until then', async () => {

@@ -2,6 +2,7 @@
 import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { auditLine, byDevice } from '#server/domain/audit.ts';
 import { type Channel, Channels } from '#server/domain/channel.ts';
 import { stepDeployment } from '#server/domain/deployment-step.ts';
 import { openUploads, type UploadLimits, type Uploads } from '#server/flow/accept-upload.ts';
@@ -193,9 +194,18 @@ export const enrolFleet = async (world: World, count: number, compatible = 'gw2'
       },
       null,
       world.now(),
-      line('device-enrolled', { device }),
+      auditLine({
+        at: world.now(),
+        by: byDevice(device),
+        kind: 'device-enrolled',
+        device,
+        publicKey: world.ci.key.keyval.public,
+        compatible: Id.parse(compatible),
+        state: 'pending',
+      }),
     );
-    await world.store.setDeviceState(device, 'accepted', world.now(), line('device-accepted', { device }));
+    const letIn = auditLine({ at: world.now(), by: 'ada', kind: 'device-accepted', device });
+    await world.store.setDeviceState(device, 'accepted', world.now(), letIn);
   }
   await world.store.setOnline(devices.map((device) => ({ device, online: true, boot: null, at: world.now() })));
   await world.store.createCohort(
@@ -251,6 +261,7 @@ export const report = async (
   await world.store.saveReports([
     {
       device: deployment.device,
+      publicKey: (await deviceOf(world, deployment.device)).publicKey,
       boot: Id.parse('boot-1'),
       seq,
       at: world.now(),

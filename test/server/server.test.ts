@@ -178,6 +178,27 @@ test('a device enrols, connects, reports, and is shut out again', async () => {
 });
 
 const PATHS = ['/device/v1/desired', '/tuf/metadata/timestamp.json', '/o/', '/metrics'];
+test('a device that lost its key comes back under its id with a token made for it, and the old connection is closed', async () => {
+  const { server, token } = await first();
+  const device = await admit(server.httpUrl, token, 'gw-1');
+  const client = await connect(server.mqttUrl, device);
+  await reportAndWait(client, device, 7);
+  const closed = new Promise<void>((resolve) => client.once('close', () => resolve()));
+  const wiped = newDevice('gw-1');
+  expect((await enrol(server.httpUrl, wiped, null)).status).toBe(409);
+  const made = await ask(server.httpUrl, token, 'POST', '/api/v1/enrolment-tokens', { count: 1, device: 'gw-1' });
+  expect((await enrol(server.httpUrl, wiped, made.tokens[0])).status).toBe(200);
+  await closed;
+  await expect(connect(server.mqttUrl, device)).rejects.toThrow();
+  const again = await connect(server.mqttUrl, wiped);
+  expect(await reportAndWait(again, wiped, 1)).toMatchObject({ seq: 1 });
+  expect(await ask(server.httpUrl, token, 'GET', '/api/v1/devices/gw-1')).toMatchObject({
+    state: 'accepted',
+    agent: '1.0.0',
+    publicKey: wiped.key.key.keyval.public,
+  });
+});
+
 test('metadata and objects are for devices and operators; desired documents for devices only', async () => {
   const { server, token } = await first();
   const device = await admit(server.httpUrl, token, 'gw-1');

@@ -267,7 +267,7 @@ test('what can not travel is refused with its name, and leaves nothing behind', 
   expect(tree).toMatchObject({
     ok: false,
     code: 'bundle-invalid',
-    detail: expect.stringContaining('leaves the folder'),
+    detail: expect.stringContaining('leaves the tree'),
   });
   const install = { kind: 'file' as const, path: 'x' };
   const missing = await createBundle({

@@ -63,6 +63,8 @@ export const describeAudit = (open: OpenStore): void => {
         expect(await about('gw-1', 2)).toEqual([0]);
         expect(await about('gw-2')).toEqual([2, 1]);
         expect(await about('gw-9')).toEqual([]);
+        const ofKind = await store.listDeviceAudit(id('gw-1'), { kind: 'c', limit: 10 });
+        expect(ofKind.map((entry) => entry.index)).toEqual([2]);
       },
     );
 

@@ -23,6 +23,7 @@ const MOVES = [
 const happening = fc.oneof(
   fc.record({ kind: fc.constant('offer' as const), wave: fc.nat({ max: 1 }), atMost: fc.nat({ max: 4 }) }),
   fc.record({ kind: fc.constant('withdraw' as const), planned: fc.boolean() }),
+  fc.record({ kind: fc.constant('replan' as const) }),
   fc.record({ kind: fc.constant('overdue' as const), limit: fc.integer({ min: 1, max: 3 }) }),
   fc.record({
     kind: fc.constant('report' as const),
@@ -42,6 +43,9 @@ const happen = async (store: Store, what: Happening, now: number): Promise<void>
     }
     case 'withdraw':
       await save(store, 'r1', { withdraw: { reason: 'halted', planned: what.planned }, now });
+      return;
+    case 'replan':
+      await save(store, 'r1', { replan: true, now });
       return;
     case 'overdue':
       await store.markOverdue(id('r1'), now, what.limit, { kind: 'overdue', rollout: id('r1'), by: 'server' });

@@ -1,6 +1,6 @@
 import { describe, expect } from 'vitest';
 import type { OpenStore } from './contract.ts';
-import { device, digest, enrolFleet, id, kindsOf, line, T0 } from './records.ts';
+import { device, digest, enrolFleet, id, kindsOf, line, report, running, T0 } from './records.ts';
 import { storeTest } from './with-store.ts';
 
 const token = (seed: number, more: object = {}) => ({
@@ -79,6 +79,72 @@ export const describeDevices = (open: OpenStore): void => {
       const thief = device('gw-1', { publicKey: digest(8) });
       expect(await store.enrolDevice(thief, digest(1), T0, line('lost'))).toEqual({ result: 'id-taken' });
       expect((await store.enrolDevice(device('gw-2'), digest(1), T0, line('came'))).result).toBe('enrolled');
+    });
+
+    test('a token made for this very id, and no other, gives it to another key', async (store) => {
+      const tokens = [
+        token(1),
+        token(2, { device: id('gw-1'), tags: { slot: '9' } }),
+        token(3, { device: id('gw-2') }),
+      ];
+      await store.createEnrolmentTokens(tokens, line('tokens'));
+      await store.enrolDevice(device('gw-1'), digest(1), T0, line('came'));
+      await store.saveReports([report('gw-1', 57, { running: running(), floor: 3, audit: [line('said')] })]);
+      await store.setOnline([{ device: id('gw-1'), online: true, boot: id('b1'), at: T0 + 1 }]);
+      const newcomer = device('gw-1', { publicKey: digest(8), attributes: { os: 'bsd' } });
+      const enrol = (seed: number, now = T0 + 5) =>
+        store.enrolDevice({ ...newcomer, enrolledAt: now }, digest(seed), now, line('lost'), line('replaced'));
+      for (const refused of [enrol(1), enrol(3), enrol(9), enrol(2, T0 + 1000)])
+        expect(await refused).toEqual({ result: 'id-taken' });
+      expect(await enrol(2)).toEqual({
+        result: 'replaced',
+        device: {
+          id: 'gw-1',
+          publicKey: digest(8),
+          state: 'accepted',
+          compatible: 'gw2',
+          tags: { site: 'lyon', slot: '9' },
+          attributes: { os: 'bsd' },
+          agent: null,
+          running: null,
+          floor: 0,
+          boot: null,
+          online: false,
+          healthy: null,
+          enrolledAt: T0 + 5,
+          lastSeenAt: null,
+          desiredSeq: 0,
+          reportSeq: 0,
+          deployment: null,
+        },
+      });
+      expect((await enrol(2)).result).toBe('known');
+      const old = await store.enrolDevice(device('gw-1'), digest(2), T0 + 6, line('lost'), line('lost'));
+      expect(old.result).toBe('id-taken');
+      expect(await kindsOf(store)).toEqual(['tokens', 'came', 'said', 'replaced']);
+      // What was read under the old key is nobody's word any more; the newcomer counts from 1.
+      await store.saveReports([report('gw-1', 58, { audit: [line('late')] })]);
+      await store.saveReports([report('gw-1', 1, { publicKey: digest(8), audit: [line('new')] })]);
+      expect(await kindsOf(store)).toEqual(['tokens', 'came', 'said', 'replaced', 'new']);
+      expect((await store.getDevice(id('gw-1')))?.reportSeq).toBe(1);
+      await store.forgetReports(id('gw-1'));
+      expect(await store.getDevice(id('gw-1'))).toMatchObject({ reportSeq: 0, agent: null, boot: null });
+    });
+
+    test('a device that was rejected or waits is replaced too, but not by a token from before it was rejected', async (store) => {
+      const forGw1 = { device: id('gw-1') };
+      await store.createEnrolmentTokens([token(1, forGw1), token(2)], line('tokens'));
+      await store.enrolDevice(device('gw-1'), null, T0, line('came'));
+      await store.setDeviceState(id('gw-1'), 'rejected', T0, line('rejected'));
+      const enrol = async (seed: number, key: number) =>
+        store.enrolDevice(device('gw-1', { publicKey: digest(key) }), digest(seed), T0, line('lost'), line('replaced'));
+      expect(await enrol(1, 8)).toEqual({ result: 'id-taken' });
+      await store.createEnrolmentTokens([token(3, forGw1), token(4, forGw1)], line('tokens'));
+      expect(await enrol(3, 8)).toMatchObject({ result: 'replaced', device: { state: 'accepted' } });
+      expect((await store.enrolDevice(device('gw-5'), digest(2), T0, line('came'))).result).toBe('enrolled');
+      // Whoever does not say how to log it does not replace anybody.
+      const plain = await store.enrolDevice(device('gw-1', { publicKey: digest(9) }), digest(4), T0, line('lost'));
+      expect(plain).toEqual({ result: 'id-taken' });
     });
 
     test('a pending device is let in by a good token; a rejected one is not', async (store) => {

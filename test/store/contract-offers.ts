@@ -1,5 +1,5 @@
 import { describe, expect } from 'vitest';
-import type { Store } from '#server/store/store.ts';
+import type { DeploymentRecord, Store } from '#server/store/store.ts';
 import type { OpenStore } from './contract.ts';
 import {
   device,
@@ -54,7 +54,14 @@ export const describeOffers = (open: OpenStore): void => {
       await plan(store, 'r1', []);
       const first = { ...rollout('r1'), nextTickAt: T0 + 7 };
       const saveFirst = () =>
-        store.saveRollout({ rollout: first, offers: [], withdraw: null, audit: [line('stepped')], now: T0 });
+        store.saveRollout({
+          rollout: first,
+          offers: [],
+          withdraw: null,
+          replan: false,
+          audit: [line('stepped')],
+          now: T0,
+        });
       expect(await saveFirst()).toEqual({ result: 'saved', offered: [], withdrawn: [], skipped: [] });
       expect(await store.getRollout(id('r1'))).toEqual({ ...first, revision: 1 });
       expect(await saveFirst()).toEqual({ result: 'conflict' });
@@ -280,6 +287,117 @@ export const describeOffers = (open: OpenStore): void => {
       ]);
       await store.setDeviceState(id('ready'), 'accepted', T0 + 10, line('device-accepted'));
       expect(await save(store, 'r2', { offers: [offer('r2')] })).toMatchObject({ offered: [] });
+    });
+
+    test('what a halt withdrew is planned again when it is resumed, and can be offered again', async (store) => {
+      const states = ['offered', 'fetching', 'late', 'trial', 'committed', 'rejected', 'out'] as const;
+      await enrolFleet(store, states);
+      await plan(store, 'r1', states);
+      await save(store, 'r1', { offers: [offer('r1')] });
+      const move = async (name: string, seq: number, to: Partial<DeploymentRecord>) => {
+        const [stored] = await store.getDeployments([id(`r1-${name}`)]);
+        await store.saveReports([report(name, seq, { deployments: [{ ...stored!, ...to }] })]);
+      };
+      await move('fetching', 1, { state: 'fetching', acceptedAt: T0 + 1, deadlineAt: T0 + 500 });
+      await move('trial', 1, { state: 'trial', acceptedAt: T0 + 1, deadlineAt: T0 + 500 });
+      await move('committed', 1, { state: 'committed', acceptedAt: T0 + 1, deadlineAt: null, decidedAt: T0 + 2 });
+      // One is shut out before the halt, one after it.
+      await store.setDeviceState(id('rejected'), 'rejected', T0 + 9, line('device-rejected'));
+      await save(store, 'r1', { withdraw: { reason: 'rollout halted: evidence', planned: false }, now: T0 + 9 });
+      await store.setDeviceState(id('out'), 'rejected', T0 + 9, line('device-rejected'));
+      await store.setDeviceState(id('rejected'), 'accepted', T0 + 9, line('device-accepted'));
+      // One had activated before it heard of the withdrawal, and says so.
+      await move('late', 1, { state: 'trial', acceptedAt: T0 + 1, deadlineAt: T0 + 500, decidedAt: null });
+
+      const resumed = { replan: true, audit: [line('rollout-resumed')], now: T0 + 20 };
+      const stale = { ...(await store.getRollout(id('r1')))!, revision: 0 };
+      expect(await save(store, 'r1', { ...resumed, rollout: stale })).toEqual({ result: 'conflict' });
+      expect(await statesOf(store, 'r1')).toMatchObject({ offered: 'withdrawn', fetching: 'withdrawn' });
+      await save(store, 'r1', resumed);
+      expect(await statesOf(store, 'r1')).toEqual({
+        offered: 'planned',
+        fetching: 'planned',
+        late: 'trial',
+        trial: 'trial',
+        committed: 'committed',
+        rejected: 'withdrawn',
+        out: 'withdrawn',
+      });
+      expect(await store.countDeployments(id('r1'))).toEqual(await store.recountDeployments(id('r1')));
+      expect(await lastLine(store)).toEqual({
+        at: T0 + 20,
+        by: 'server',
+        kind: 'replanned',
+        rollout: 'r1',
+        devices: ['offered', 'fetching'],
+      });
+      const fetching = () => store.getDeployments([id('r1-fetching')]);
+      // It was offered, and accepted: whoever counts the untouched must know.
+      expect(await fetching()).toMatchObject([
+        { offeredAt: T0, acceptedAt: T0 + 1, decidedAt: null, stateAt: T0 + 20, deadlineAt: null },
+      ]);
+      await save(store, 'r1', { offers: [offer('r1')], now: T0 + 30 });
+      expect(await fetching()).toMatchObject([
+        { state: 'offered', offeredAt: T0 + 30, acceptedAt: null, deadlineAt: T0 + 60_000 },
+      ]);
+      expect(await store.getDesired(id('fetching'))).toMatchObject({ seq: 3, instruction: { kind: 'install' } });
+    });
+
+    test('what was withdrawn for another reason than a halt is never planned again', async (store) => {
+      await enrolFleet(store, ['gw-1', 'gw-2']);
+      await plan(store, 'r1', ['gw-1', 'gw-2']);
+      await save(store, 'r1', { offers: [offer('r1', { atMost: 1 })] });
+      await save(store, 'r1', { withdraw: { reason: 'rollout aborted', planned: true } });
+      await save(store, 'r1', { replan: true });
+      expect(await statesOf(store, 'r1')).toEqual({ 'gw-1': 'withdrawn', 'gw-2': 'withdrawn' });
+
+      // By a halt first, then by the device's own word: a trial that it gave up.
+      await plan(store, 'r2', ['gw-1']);
+      await save(store, 'r2', { offers: [offer('r2')] });
+      await save(store, 'r2', { withdraw: { reason: 'rollout halted', planned: false } });
+      for (const [seq, state] of [
+        [1, 'trial'],
+        [2, 'withdrawn'],
+      ] as const) {
+        const [stored] = await store.getDeployments([id('r2-gw-1')]);
+        await store.saveReports([report('gw-1', seq, { deployments: [{ ...stored!, state }] })]);
+      }
+      await save(store, 'r2', { replan: true });
+      expect(await statesOf(store, 'r2')).toEqual({ 'gw-1': 'withdrawn' });
+    });
+
+    test('what takes the place of a device begins anew: open journeys end, planned ones stay unless it is other hardware', async (store) => {
+      await enrolFleet(store, ['same', 'other', 'done']);
+      for (const name of ['r1', 'r2']) await plan(store, name, ['same', 'other', 'done']);
+      await save(store, 'r1', { offers: [offer('r1')] });
+      const [finished] = await store.getDeployments([id('r1-done')]);
+      const end = { ...finished!, state: 'committed' as const, acceptedAt: T0, decidedAt: T0, deadlineAt: null };
+      await store.saveReports([report('done', 1, { deployments: [end] })]);
+      const names = ['same', 'other', 'done'];
+      await store.createEnrolmentTokens(
+        names.map((name, index) => ({
+          tokenSha256: digest(index + 1),
+          expiresAt: T0 + 99,
+          device: id(name),
+          tags: {},
+          usedBy: null,
+        })),
+        line('tokens'),
+      );
+      for (const [index, name] of names.entries()) {
+        const newcomer = device(name, { publicKey: digest(8), ...(name === 'other' ? { compatible: id('gw9') } : {}) });
+        const enrolled = await store.enrolDevice(newcomer, digest(index + 1), T0 + 9, line('lost'), line('replaced'));
+        expect(enrolled).toMatchObject({ result: 'replaced', device: { deployment: null } });
+        expect(await store.getDesired(id(name))).toMatchObject({
+          seq: 2,
+          instruction: { kind: 'none', reason: 'device replaced' },
+        });
+      }
+      expect(await statesOf(store, 'r1')).toEqual({ same: 'withdrawn', other: 'withdrawn', done: 'committed' });
+      expect(await statesOf(store, 'r2')).toEqual({ same: 'planned', other: 'withdrawn', done: 'planned' });
+      for (const name of ['r1', 'r2'])
+        expect(await store.countDeployments(id(name))).toEqual(await store.recountDeployments(id(name)));
+      expect(await save(store, 'r2', { offers: [offer('r2')] })).toMatchObject({ offered: ['r2-same', 'r2-done'] });
     });
 
     test('a device that is shut out while a rollout is planned is withdrawn from it at once', async (store) => {

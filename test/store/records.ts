@@ -136,7 +136,15 @@ export const save = async (
   more: Partial<Parameters<Store['saveRollout']>[0]> = {},
 ): ReturnType<Store['saveRollout']> => {
   const stored = await store.getRollout(id(name));
-  return store.saveRollout({ rollout: stored!, offers: [], withdraw: null, audit: [], now: T0, ...more });
+  return store.saveRollout({
+    rollout: stored!,
+    offers: [],
+    withdraw: null,
+    replan: false,
+    audit: [],
+    now: T0,
+    ...more,
+  });
 };
 
 export const running = (manifest: Sha256 = RELEASED) => ({
@@ -147,6 +155,7 @@ export const running = (manifest: Sha256 = RELEASED) => ({
 });
 export const report = (name: string, seq: number, more: Partial<ReportRow> = {}): ReportRow => ({
   device: id(name),
+  publicKey: digest(7),
   boot: id('boot-1'),
   seq,
   at: T0 + seq,

@@ -153,6 +153,14 @@ describe('receipts, even in a log that the log key signed', () => {
       line: 4,
     });
   });
+  test('are verified with the key of their time when a device enrolled anew', async () => {
+    const second = newSigner();
+    const good = [enrolled('gw-01', device), received(receipt(device)), enrolled('gw-01', second)];
+    expect(await judge([...good, received(receipt(second))])).toMatchObject({ ok: true, receipts: 2 });
+    expect(await judge([...good, received(receipt(device))])).toMatchObject({ ok: false, line: 5 });
+    const early = [enrolled('gw-01', device), received(receipt(second)), enrolled('gw-01', second)];
+    expect(await judge(early)).toMatchObject({ ok: false, line: 3 });
+  });
   test('of a device that never enrolled are found', async () => {
     expect(await judge([received(receipt(device))])).toMatchObject({ ok: false, line: 2 });
   });

@@ -43,9 +43,11 @@ export const audit = (sql: Sql) =>
     listDeviceAudit: (device, page) =>
       sql.all<AuditEntry>(
         `SELECT audit.n AS "index", payload FROM audit_devices JOIN audit USING (n)
-         WHERE device = ? AND audit_devices.n < ? ORDER BY audit_devices.n DESC LIMIT ?`,
+         WHERE device = ? AND audit_devices.n < ? AND (? IS NULL OR payload ->> 'kind' = ?) ORDER BY audit_devices.n DESC LIMIT ?`,
         device,
         page.before ?? Number.MAX_SAFE_INTEGER,
+        page.kind ?? null,
+        page.kind ?? null,
         limitOf(page.limit),
       ),
   }) satisfies Partial<SyncStore>;

@@ -47,7 +47,7 @@ export const insertDeployment = (sql: Sql, deployment: DeploymentRecord): void =
 export const updateDeployment = (sql: Sql, next: DeploymentRecord): number =>
   sql.run(
     `UPDATE deployments SET state = ?, offered_at = ?, accepted_at = ?, decided_at = ?, state_at = ?, deadline_at = ?,
-       overdue = ?, held_until = ?, error = ?, attempts = ?, revision = revision + 1
+       overdue = ?, held_until = ?, error = ?, attempts = ?, withdrawn_by = NULL, revision = revision + 1
      WHERE id = ? AND revision = ?`,
     next.state,
     next.offeredAt,

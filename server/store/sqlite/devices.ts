@@ -1,7 +1,7 @@
 import type { Id } from '#shared/ids.ts';
 import type { DeviceRecord, DeviceState, EnrolmentTokenRecord } from '../store.ts';
 import { appendAudit } from './audit.ts';
-import { withdrawDevice } from './offers.ts';
+import { withdrawDevice, withdrawReplaced } from './offers.ts';
 import { fromJson, idList, limitOf, type Sql } from './sql.ts';
 import type { SyncStore } from './sync.ts';
 
@@ -29,28 +29,65 @@ const readDevice = (sql: Sql, id: Id): DeviceRecord | undefined => {
   return row && toDevice(row);
 };
 
-type UsableToken = Pick<EnrolmentTokenRecord, 'tags'>;
+type UsableToken = Pick<EnrolmentTokenRecord, 'tags' | 'device'>;
 /** The token if this device may use it now: known, not used, not expired, not meant for another. */
 const readToken = (sql: Sql, tokenSha256: string, device: Id, now: number): UsableToken | undefined => {
-  const row = sql.get<{ tags: string }>(
-    `SELECT tags FROM enrolment_tokens
+  const row = sql.get<{ tags: string; device: Id | null }>(
+    `SELECT tags, device FROM enrolment_tokens
      WHERE token_sha256 = ? AND used_by IS NULL AND expires_at > ? AND (device IS NULL OR device = ?)`,
     tokenSha256,
     now,
     device,
   );
-  return row && { tags: fromJson(row.tags) };
+  return row && { ...row, tags: fromJson(row.tags) };
 };
 const useToken = (sql: Sql, tokenSha256: string, device: Id): void => {
   sql.run('UPDATE enrolment_tokens SET used_by = ? WHERE token_sha256 = ?', device, tokenSha256);
 };
 
+/** What the device said of itself is not true of what takes its place. */
+const forgetReports = (sql: Sql, id: Id): void => {
+  sql.run(
+    `UPDATE devices SET report_seq = 0, agent = NULL, running = NULL, floor = 0, boot = NULL, healthy = NULL
+     WHERE id = ?`,
+    id,
+  );
+};
+
+/** Another key in the place of the old one: a device that was wiped, or another one that took its post. */
+const replace = (
+  sql: Sql,
+  known: DeviceRecord,
+  device: Parameters<SyncStore['enrolDevice']>[0],
+  tags: Record<string, string>,
+): void => {
+  sql.run(
+    `UPDATE devices SET public_key = ?, state = 'accepted', compatible = ?, tags = ?, attributes = ?, enrolled_at = ?,
+       last_seen_at = NULL, online = 0 WHERE id = ?`,
+    device.publicKey,
+    device.compatible,
+    JSON.stringify({ ...known.tags, ...tags }),
+    JSON.stringify(device.attributes),
+    device.enrolledAt,
+    device.id,
+  );
+  forgetReports(sql, device.id);
+};
+
 const enrol =
   (sql: Sql): SyncStore['enrolDevice'] =>
-  (device, tokenSha256, now, audit) => {
+  (device, tokenSha256, now, audit, replacement) => {
     const known = readDevice(sql, device.id);
-    if (known !== undefined && known.publicKey !== device.publicKey) return { result: 'id-taken' };
     const token = tokenSha256 === null ? undefined : readToken(sql, tokenSha256, device.id, now);
+    if (known !== undefined && known.publicKey !== device.publicKey) {
+      if (token?.device !== device.id || tokenSha256 === null || replacement === undefined)
+        return { result: 'id-taken' };
+      replace(sql, known, device, token.tags);
+      useToken(sql, tokenSha256, device.id);
+      appendAudit(sql, [replacement]);
+      withdrawReplaced(sql, device.id, device.compatible !== known.compatible, now);
+      return { result: 'replaced', device: readDevice(sql, device.id)! };
+    }
     if (known !== undefined) {
       // The answer to its first enrolment may have been lost, so a used token is no reason to refuse a known key.
       // A device that waits and comes back with a good token is let in by it.
@@ -92,6 +129,7 @@ export const devices = (sql: Sql) =>
       appendAudit(sql, [audit]);
     },
     enrolDevice: enrol(sql),
+    forgetReports: (device) => forgetReports(sql, device),
     getDevice: (id) => readDevice(sql, id),
     getDevices: (ids) =>
       sql
@@ -120,7 +158,11 @@ export const devices = (sql: Sql) =>
     setDeviceState: (id, to, now, audit) => {
       if (sql.run('UPDATE devices SET state = ? WHERE id = ?', to, id) === 0) return undefined;
       appendAudit(sql, [audit]);
-      if (to === 'rejected') withdrawDevice(sql, id, now);
+      if (to === 'rejected') {
+        withdrawDevice(sql, id, now);
+        // Made while it was trusted: whoever holds one must not come back under its id.
+        sql.run('UPDATE enrolment_tokens SET expires_at = 0 WHERE device = ? AND used_by IS NULL', id);
+      }
       return readDevice(sql, id);
     },
     setDeviceTags: (id, tags, audit) => {

@@ -88,11 +88,13 @@ export const ingest = (sql: Sql) =>
     saveReports: (reports) => {
       const conflicts: Id[] = [];
       for (const report of reports) {
-        const known = sql.get<{ reportSeq: number }>(
-          'SELECT report_seq AS reportSeq FROM devices WHERE id = ?',
+        const known = sql.get<{ reportSeq: number; publicKey: string }>(
+          'SELECT report_seq AS reportSeq, public_key AS publicKey FROM devices WHERE id = ?',
           report.device,
         );
         if (known === undefined || report.seq <= known.reportSeq) continue;
+        // Its receipts would stand in the log behind the new key, and never verify there.
+        if (report.publicKey !== known.publicKey) continue;
         // A report is saved whole or not at all: its seq must not count as seen while a part of it is yet to be retried.
         const moved = conflictsOf(sql, report);
         if (moved.length > 0) conflicts.push(...moved);

@@ -168,7 +168,10 @@ INSERT INTO bundle_changes
   SELECT DISTINCT change.value, manifest_sha256 FROM bundles, json_each(manifest, '$.changes') AS change;
 `;
 
-export const MIGRATIONS: readonly string[] = [INITIAL, PROMOTION, WATCH, STEERING, RETRIES, CHANGES];
+/** Why a withdrawn deployment is withdrawn: what a halt took back, and nothing else, is planned again when a person resumes. */
+const WITHDRAWN_BY = 'ALTER TABLE deployments ADD COLUMN withdrawn_by TEXT';
+
+export const MIGRATIONS: readonly string[] = [INITIAL, PROMOTION, WATCH, STEERING, RETRIES, CHANGES, WITHDRAWN_BY];
 
 /** Brings the database to the newest schema; throws when it was written by a newer Sluice than this one. */
 export const migrate = (database: Database.Database, migrations: readonly string[] = MIGRATIONS): void => {

@@ -16,6 +16,7 @@ type Journey = { id: Id; device: Id };
 const SKIPPED_MAX = 10_000;
 const REASON_CHARS_MAX = 256;
 const REJECTED = 'device rejected';
+const REPLACED = 'device replaced';
 
 const recordJourneys = (sql: Sql, journeys: readonly Journey[], event: (devices: Id[]) => AuditEvent): void =>
   appendAudit(
@@ -83,8 +84,8 @@ export const makeOffer = (
   const offered = [...free, ...takeOver(sql, rollout, offer, offer.atMost - free.length, now)];
   for (const { id, device } of offered) {
     sql.run(
-      `UPDATE deployments SET state = 'offered', state_at = ?, offered_at = ?, deadline_at = ?, revision = revision + 1
-       WHERE id = ?`,
+      `UPDATE deployments SET state = 'offered', state_at = ?, offered_at = ?, accepted_at = NULL, deadline_at = ?,
+         revision = revision + 1 WHERE id = ?`,
       now,
       now,
       offer.acceptBy,
@@ -131,15 +132,61 @@ const release = (sql: Sql, journeys: readonly Journey[], reason: string, now: nu
   );
 };
 
-const withdrawEach = (sql: Sql, journeys: readonly Journey[], now: number): void => {
+/** Who withdrew; only a halt can be resumed. Kept until somebody else moves the deployment. */
+type WithdrawnBy = 'halt' | 'abort' | 'rejection' | 'replacement';
+
+const withdrawEach = (sql: Sql, journeys: readonly Journey[], by: WithdrawnBy, now: number): void => {
   for (const { id } of journeys)
     sql.run(
-      `UPDATE deployments SET state = 'withdrawn', state_at = ?, decided_at = ?, deadline_at = NULL,
+      `UPDATE deployments SET state = 'withdrawn', withdrawn_by = ?, state_at = ?, decided_at = ?, deadline_at = NULL,
          held_until = NULL, revision = revision + 1 WHERE id = ?`,
+      by,
       now,
       now,
       id,
     );
+};
+
+/**
+ * Plans again what a halt withdrew. When it was offered and accepted is kept until the next offer: a device that had
+ * activated all the same may still say so, and one that had begun to fetch was not untouched.
+ */
+export const replanHalted = (sql: Sql, rollout: Id, now: number): void => {
+  const journeys = sql.all<Journey>(
+    `SELECT deployments.id, device FROM deployments JOIN devices ON devices.id = device
+     WHERE rollout = ? AND deployments.state = 'withdrawn' AND withdrawn_by = 'halt' AND devices.state = 'accepted'
+     ORDER BY deployments.n`,
+    rollout,
+  );
+  for (const { id } of journeys)
+    sql.run(
+      `UPDATE deployments SET state = 'planned', withdrawn_by = NULL, state_at = ?, decided_at = NULL,
+         revision = revision + 1 WHERE id = ?`,
+      now,
+      id,
+    );
+  recordJourneys(sql, journeys, (devices) => ({ at: now, by: BY_SERVER, kind: 'replanned', rollout, devices }));
+};
+
+/** Ends these journeys of one device, of whatever rollouts. */
+const withdrawJourneys = (
+  sql: Sql,
+  journeys: readonly (Journey & { rollout: Id })[],
+  by: WithdrawnBy,
+  reason: string,
+  now: number,
+): void => {
+  withdrawEach(sql, journeys, by, now);
+  release(sql, journeys, reason, now);
+  for (const { rollout, ...journey } of journeys)
+    recordJourneys(sql, [journey], (devices) => ({
+      at: now,
+      by: BY_SERVER,
+      kind: 'withdrawn',
+      rollout,
+      devices,
+      reason,
+    }));
 };
 
 /**
@@ -152,17 +199,27 @@ export const withdrawDevice = (sql: Sql, device: Id, now: number): void => {
      WHERE device = ? AND state IN ('planned', 'offered', 'fetching', 'installing', 'ready', 'trial') ORDER BY n`,
     device,
   );
-  withdrawEach(sql, journeys, now);
-  release(sql, journeys, REJECTED, now);
-  for (const { rollout, ...journey } of journeys)
-    recordJourneys(sql, [journey], (devices) => ({
-      at: now,
-      by: BY_SERVER,
-      kind: 'withdrawn',
-      rollout,
-      devices,
-      reason: REJECTED,
-    }));
+  withdrawJourneys(sql, journeys, 'rejection', REJECTED, now);
+};
+
+/**
+ * What the device before it was on the way to ends with it. Planned journeys are for whoever holds the post, unless it is
+ * other hardware now: their releases have other bundles for that.
+ */
+export const withdrawReplaced = (sql: Sql, device: Id, isOtherHardware: boolean, now: number): void => {
+  if (isOtherHardware)
+    sql.run("UPDATE deployments SET withdrawn_by = 'replacement' WHERE device = ? AND withdrawn_by = 'halt'", device);
+  const journeys = sql.all<Journey & { rollout: Id }>(
+    `SELECT id, device, rollout FROM deployments
+     WHERE device = ? AND (state IN ('offered', 'fetching', 'installing', 'ready', 'trial') OR (? AND state = 'planned'))
+     ORDER BY n`,
+    device,
+    isOtherHardware ? 1 : 0,
+  );
+  withdrawJourneys(sql, journeys, 'replacement', REPLACED, now);
+  // A finished journey still has its instruction, which the newcomer would take for its own.
+  const told = sql.get("SELECT 1 FROM desired WHERE device = ? AND instruction ->> 'kind' <> 'none'", device);
+  if (told !== undefined) instruct(sql, [{ device, instruction: { kind: 'none', reason: REPLACED } }], now);
 };
 
 /** The same for those of a new rollout's devices that were shut out while it was planned. */
@@ -172,7 +229,7 @@ export const withdrawShutOut = (sql: Sql, rollout: Id, now: number): void => {
      WHERE rollout = ? AND deployments.state = 'planned' AND devices.state = 'rejected' ORDER BY deployments.n`,
     rollout,
   );
-  withdrawEach(sql, journeys, now);
+  withdrawEach(sql, journeys, 'rejection', now);
   recordJourneys(sql, journeys, (devices) => ({
     at: now,
     by: BY_SERVER,
@@ -195,7 +252,7 @@ export const withdrawOffers = (
      WHERE rollout = ? AND state IN ('offered', 'fetching', 'installing', 'ready') ORDER BY n`,
     rollout,
   );
-  withdrawEach(sql, journeys, now);
+  withdrawEach(sql, journeys, withdraw.planned ? 'abort' : 'halt', now);
   release(sql, journeys, withdraw.reason, now);
   const { reason } = withdraw;
   recordJourneys(sql, journeys, (devices) => ({ at: now, by: BY_SERVER, kind: 'withdrawn', rollout, devices, reason }));

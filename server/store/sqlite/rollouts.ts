@@ -3,7 +3,7 @@ import type { Id } from '#shared/ids.ts';
 import type { RolloutRecord } from '../store.ts';
 import { appendAudit } from './audit.ts';
 import { insertDeployment } from './deployments.ts';
-import { makeOffer, markOverdue, withdrawOffers, withdrawShutOut } from './offers.ts';
+import { makeOffer, markOverdue, replanHalted, withdrawOffers, withdrawShutOut } from './offers.ts';
 import { fromJson, limitOf, type Sql } from './sql.ts';
 import type { SyncStore } from './sync.ts';
 import { letActivate } from './timing.ts';
@@ -81,7 +81,7 @@ export const rollouts = (sql: Sql) =>
         )
         .map(toRollout),
     markOverdue: (rollout, now, limit, stamp) => markOverdue(sql, rollout, now, limit, stamp),
-    saveRollout: ({ rollout, offers, withdraw, activate, audit, now }) => {
+    saveRollout: ({ rollout, offers, withdraw, replan, activate, audit, now }) => {
       const { id } = rollout.plan;
       const saved = sql.run(
         'UPDATE rollouts SET progress = ?, next_tick_at = ?, revision = revision + 1 WHERE id = ? AND revision = ?',
@@ -97,6 +97,7 @@ export const rollouts = (sql: Sql) =>
       }
       appendAudit(sql, audit);
       const withdrawn = withdraw === null ? [] : withdrawOffers(sql, id, withdraw, now);
+      if (replan) replanHalted(sql, id, now);
       const made = offers.map((offer) => makeOffer(sql, id, offer, now));
       if (rollout.nextTickAt === null) tickAtDeadline(sql, id);
       const idsOf = (journeys: readonly { id: Id }[]): Id[] => journeys.map((journey) => journey.id);
