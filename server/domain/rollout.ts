@@ -85,7 +85,8 @@ export type StartWindow = {
   planned: number;
 };
 /** Failures that a person acknowledged when resuming after a halt: set aside by judge and gate from then on. */
-export type Acknowledged = { cohort: Id; compatible: Id; wave: number; failed: number };
+/** `deployments` names them; absent where there are too many to name. */
+export type Acknowledged = { cohort: Id; compatible: Id; wave: number; failed: number; deployments?: Id[] };
 
 export type RolloutState =
   | { state: 'draft' }

@@ -153,11 +153,14 @@ ALTER TABLE rollouts ADD COLUMN state TEXT GENERATED ALWAYS AS (progress ->> 'st
 CREATE INDEX rollouts_by_state ON rollouts (state, priority);
 ALTER TABLE devices ADD COLUMN expected TEXT;
 ALTER TABLE devices ADD COLUMN drifted_at INTEGER;
+ALTER TABLE devices ADD COLUMN drift_told_at INTEGER;
 CREATE INDEX devices_drifted ON devices (id) WHERE drifted_at IS NOT NULL;
 `;
 
 /** JSON: what became of a deployment's earlier attempts. */
 const RETRIES = 'ALTER TABLE deployments ADD COLUMN attempts TEXT';
+/** In which state a deployment was when it was withdrawn. */
+const REACHED = 'ALTER TABLE deployments ADD COLUMN reached TEXT';
 
 const CHANGES = `
 CREATE TABLE bundle_changes (
@@ -168,7 +171,7 @@ INSERT INTO bundle_changes
   SELECT DISTINCT change.value, manifest_sha256 FROM bundles, json_each(manifest, '$.changes') AS change;
 `;
 
-export const MIGRATIONS: readonly string[] = [INITIAL, PROMOTION, WATCH, STEERING, RETRIES, CHANGES];
+export const MIGRATIONS: readonly string[] = [INITIAL, PROMOTION, WATCH, STEERING, RETRIES, CHANGES, REACHED];
 
 /** Brings the database to the newest schema; throws when it was written by a newer Sluice than this one. */
 export const migrate = (database: Database.Database, migrations: readonly string[] = MIGRATIONS): void => {

@@ -134,7 +134,7 @@ const release = (sql: Sql, journeys: readonly Journey[], reason: string, now: nu
 const withdrawEach = (sql: Sql, journeys: readonly Journey[], now: number): void => {
   for (const { id } of journeys)
     sql.run(
-      `UPDATE deployments SET state = 'withdrawn', state_at = ?, decided_at = ?, deadline_at = NULL,
+      `UPDATE deployments SET state = 'withdrawn', reached = state, state_at = ?, decided_at = ?, deadline_at = NULL,
          held_until = NULL, revision = revision + 1 WHERE id = ?`,
       now,
       now,
