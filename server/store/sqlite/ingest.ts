@@ -3,6 +3,7 @@ import type { Id } from '#shared/ids.ts';
 import type { DeploymentRecord, ReportRow } from '../store.ts';
 import { appendAudit } from './audit.ts';
 import { OWNING_STATES, updateDeployment } from './deployments.ts';
+import { expectOutcome, noteDrift } from './drift.ts';
 import { type Sql, toJson } from './sql.ts';
 import type { SyncStore } from './sync.ts';
 import { watchCommitted } from './watch.ts';
@@ -54,17 +55,19 @@ const saveReport = (sql: Sql, report: ReportRow): void => {
   for (const next of report.deployments) {
     updateDeployment(sql, next);
     settleOwner(sql, next);
+    expectOutcome(sql, next, report.running);
     watchCommitted(sql, next);
   }
   appendAudit(sql, report.audit);
+  noteDrift(sql, report.device, report.at);
 };
 
 export const ingest = (sql: Sql) =>
   ({
     saveHeartbeats: (heartbeats) => {
       // A heartbeat waits in a batch longer than a report does, so it may arrive after what overtook it.
-      for (const heartbeat of heartbeats)
-        sql.run(
+      for (const heartbeat of heartbeats) {
+        const saved = sql.run(
           `UPDATE devices SET boot = ?, running = ?, healthy = ?, last_seen_at = ?,
              unhealthy_since = iif(?, NULL, ifnull(unhealthy_since, ?)),
              restarts = restarts + (watched IS NOT NULL
@@ -84,6 +87,8 @@ export const ingest = (sql: Sql) =>
           heartbeat.at,
           heartbeat.at + CLOCK_SET_BACK_MS,
         );
+        if (saved > 0) noteDrift(sql, heartbeat.device, heartbeat.at);
+      }
     },
     saveReports: (reports) => {
       const conflicts: Id[] = [];
