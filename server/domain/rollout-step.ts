@@ -5,7 +5,7 @@
 import { unreachable } from '#shared/ids.ts';
 import { refuse } from '#shared/problems.ts';
 import { type AuditEvent, BY_SERVER } from './audit.ts';
-import { binMsOf, type OutcomeBin } from './deployment.ts';
+import { binMsOf } from './deployment.ts';
 import { gateOf, isOutOfReach, ruleOn } from './halting.ts';
 import { watchEndsAt } from './late-regression.ts';
 import type { Acknowledged, HaltReason, Millis, Rollout, RolloutState } from './rollout.ts';

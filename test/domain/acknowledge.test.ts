@@ -1,4 +1,5 @@
-import fc from 'fast-check';
+/* oxlint-disable vitest/expect-expect -- a property asserts by what it returns to fc.assert */
+import * as fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { failuresAmong, namedIn, stillAcknowledged } from '#server/domain/acknowledge.ts';
 import { countOutcomes } from '#server/domain/deployment.ts';
