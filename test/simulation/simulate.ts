@@ -125,8 +125,9 @@ const watchOf = (world: World, server: Server, witness: Witness): Parameters<typ
     const asked = server.askedAt.get(device);
     if (asked === undefined || now - asked > CONFIRMED_MS_MAX)
       return world.violate(`${device} activates ${deployment} without having asked whether the offer still stands`);
-    // A pause lets those go on who have their offer.
-    if (stoppedAt !== undefined && row.state === 'withdrawn' && asked > stoppedAt)
+    // A pause lets those go on who have their offer; a trial that is under way may be started again by whoever forgot it.
+    const ended = row.state === 'withdrawn' || row.state === 'reverted' || row.state === 'failed';
+    if (stoppedAt !== undefined && ended && asked > stoppedAt)
       world.violate(`${device} activates ${deployment}: it asked after the rollout had stopped, and was told to go on`);
   },
   reported: (device, receipt) => {

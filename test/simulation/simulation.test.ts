@@ -36,23 +36,26 @@ test('the same seed is the same history', async () => {
 
 /** Within so many seeds, from 1 on, each planted bug must be caught, and in these words. */
 const CAUGHT: Record<Bug, { within: number; by: RegExp }> = {
-  'revision-not-checked': { within: 4, by: /./ },
-  'acknowledged-before-commit': { within: 4, by: /./ },
-  'journal-forgets': { within: 4, by: /./ },
-  'flush-skipped': { within: 4, by: /./ },
-  'committed-without-trial': { within: 4, by: /./ },
-  'read-back-skipped': { within: 4, by: /./ },
-  'more-than-allowed': { within: 4, by: /./ },
-  'withdrawal-lost': { within: 4, by: /./ },
-  'confirmation-skipped': { within: 4, by: /./ },
-  'receipt-not-needed': { within: 4, by: /./ },
+  'revision-not-checked': { within: 12, by: /went from|offers/ },
+  'acknowledged-before-commit': { within: 4, by: /acknowledged and not committed/ },
+  'journal-forgets': { within: 4, by: /number of a report again/ },
+  'flush-skipped': { within: 4, by: /not what was verified/ },
+  'committed-without-trial': { within: 4, by: /was committed although/ },
+  'read-back-skipped': { within: 4, by: /not what was verified/ },
+  'more-than-allowed': { within: 4, by: /more than its judge allows/ },
+  'withdrawal-lost': { within: 4, by: /still has its offer/ },
+  'confirmation-skipped': { within: 4, by: /without having asked/ },
+  'receipt-not-needed': { within: 4, by: /without a receipt that proves it/ },
 };
+
+/** Two writers at the same moment need people who meddle for long enough. */
+const sizeFor = (bug: Bug): ((seed: number) => Options) => (bug === 'revision-not-checked' ? optionsOf : small);
 
 describe('a planted bug is caught', () => {
   test.each(BUGS)('%s', async (bug) => {
     const { within, by } = CAUGHT[bug];
     for (let seed = 1; seed <= within; seed += 1) {
-      const { violation } = await simulate(optionsOf(seed, { faults: new Set(FAULTS), bug }));
+      const { violation } = await simulate({ ...sizeFor(bug)(seed), faults: new Set(FAULTS), bug });
       if (violation === null) continue;
       expect(violation.what).toMatch(by);
       return;

@@ -125,7 +125,7 @@ export const openSlots = (
       return operate(() => {
         const content = disk.contents[slot];
         if (content === null) return bad('PRECONDITION', 'it was emptied');
-        content.whole = !(world.has('bad-disk') && world.random('bad-disk').chance(0.05));
+        content.whole = !(world.has('bad-disk') && world.random('bad-disk').chance(0.1));
         content.flushed = bug !== 'flush-skipped';
         return { ok: true };
       });

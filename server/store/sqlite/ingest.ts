@@ -3,6 +3,7 @@ import type { Id } from '#shared/ids.ts';
 import type { DeploymentRecord, ReportRow } from '../store.ts';
 import { appendAudit } from './audit.ts';
 import { OWNING_STATES, updateDeployment } from './deployments.ts';
+import { instruct } from './desired.ts';
 import { expectOutcome, noteDrift } from './drift.ts';
 import { type Sql, toJson } from './sql.ts';
 import type { SyncStore } from './sync.ts';
@@ -26,9 +27,15 @@ const conflictsOf = (sql: Sql, report: ReportRow): Id[] =>
     .map(({ id }) => id);
 
 /** Who owns the device after a deployment has moved. */
-const settleOwner = (sql: Sql, next: DeploymentRecord): void => {
+const settleOwner = (sql: Sql, next: DeploymentRecord, now: number): void => {
   if (!OWNING_STATES.includes(next.state)) {
-    sql.run('UPDATE devices SET deployment = NULL WHERE id = ? AND deployment = ?', next.device, next.id);
+    const freed =
+      sql.run('UPDATE devices SET deployment = NULL WHERE id = ? AND deployment = ?', next.device, next.id) > 0;
+    // A device that loses its journal does again what is still wanted of it: not what has just gone wrong there.
+    if (freed && (next.state === 'failed' || next.state === 'reverted' || next.state === 'planned')) {
+      const instruction = { kind: 'none' as const, reason: `the deployment ended: ${next.state}` };
+      instruct(sql, [{ device: next.device, instruction }], now);
+    }
     return;
   }
   // A late report of a deployment that was given up (overdue, withdrawn) makes it own its device again if nobody does;
@@ -54,7 +61,7 @@ const saveReport = (sql: Sql, report: ReportRow): void => {
   );
   for (const next of report.deployments) {
     updateDeployment(sql, next);
-    settleOwner(sql, next);
+    settleOwner(sql, next, report.at);
     expectOutcome(sql, next, report.running);
     watchCommitted(sql, next);
   }
