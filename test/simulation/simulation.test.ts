@@ -43,7 +43,7 @@ const CAUGHT: Record<Bug, { within: number; by: RegExp }> = {
   'committed-without-trial': { within: 4, by: /was committed although/ },
   'read-back-skipped': { within: 4, by: /not what was verified/ },
   'more-than-allowed': { within: 4, by: /more than its judge allows/ },
-  'withdrawal-lost': { within: 4, by: /still has its offer/ },
+  'withdrawal-lost': { within: 4, by: /still has its offer|with the faults off/ },
   'confirmation-skipped': { within: 4, by: /without having asked/ },
   'receipt-not-needed': { within: 4, by: /without a receipt that proves it/ },
 };
