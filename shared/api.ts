@@ -1,6 +1,6 @@
 /** The operators' API under /api/v1: every view, every request, every route. */
 import { z } from 'zod';
-import { DEPLOYMENT_STATES, DeviceError, Running } from './deployment.ts';
+import { DEPLOYMENT_STATES, DeviceError, DID, Running } from './deployment.ts';
 import { DurationMs, Id, Millis, ReleaseRef, Sha256, text, Version } from './ids.ts';
 import { Manifest } from './manifest.ts';
 import { CohortPlan, Policy } from './policy.ts';
@@ -115,6 +115,15 @@ export const DeviceView = z.object({
 });
 export type DeviceView = z.infer<typeof DeviceView>;
 
+/** A device that runs what nobody told it to run. */
+export const DriftView = z.object({
+  device: Id,
+  expected: Running,
+  running: Running,
+  since: Millis,
+  online: z.boolean(),
+});
+
 export const CohortView = z.object({
   name: Id,
   members: z.discriminatedUnion('kind', [
@@ -134,6 +143,8 @@ export const DeploymentView = z.object({
   compatible: Id,
   wave: z.number().int(),
   state: z.enum(DEPLOYMENT_STATES),
+  /** How far the device came: of a withdrawn one when its offer was withdrawn; `unknown` of one that fell silent. */
+  did: z.enum(DID),
   overdue: z.enum(['never-heard', 'silent']).nullable(),
   offeredAt: Millis.nullable(),
   acceptedAt: Millis.nullable(),
@@ -494,6 +505,35 @@ export const routes = {
     ...device,
     answer: DeviceView,
   }),
+  driftList: route({
+    method: 'GET',
+    path: '/api/v1/drift',
+    roles: READ,
+    tags: ['devices'],
+    summary: 'Devices that run what nobody told them to run, by id',
+    query: z.object(PageQuery),
+    answer: page(DriftView),
+  }),
+  driftReconcile: route({
+    method: 'POST',
+    path: '/api/v1/drift/reconcile',
+    roles: OPERATE,
+    tags: ['devices'],
+    summary: 'Send drifted devices back to what they should run: one rollout for each release',
+    body: z.strictObject({ devices: z.array(Id).min(1).max(1000) }),
+    answer: z.object({ items: z.array(RolloutView) }),
+    success: 201,
+  }),
+  deviceAdopt: route({
+    method: 'POST',
+    path: '/api/v1/devices/:device/adopt',
+    roles: OPERATE,
+    tags: ['devices'],
+    summary: 'Make what a drifted device runs what it should run',
+    ...device,
+    body: z.strictObject({ note: text(512).default('') }),
+    answer: DriftView,
+  }),
   deviceTag: route({
     method: 'PATCH',
     path: '/api/v1/devices/:device/tags',
@@ -613,7 +653,15 @@ export const routes = {
     tags: ['rollouts'],
     summary: 'Go on after a pause',
     ...rollout,
-    body: z.strictObject({ note: text(512).default('') }),
+    body: z.strictObject({
+      note: text(512).default(''),
+      acknowledgeFailures: z
+        .union([z.literal('all'), z.array(Id).min(1).max(5_000)])
+        .optional()
+        .describe(
+          'devices whose failures no longer count; after a halt, unless told otherwise, all that failed so far',
+        ),
+    }),
     answer: RolloutView,
   }),
   rolloutApprove: route({

@@ -41,6 +41,21 @@ export const DEPLOYMENT_STATES = [
 ] as const;
 export type DeploymentState = (typeof DEPLOYMENT_STATES)[number];
 
+/** What a device has done so far about its offer, also where the offer was withdrawn since. */
+export const DID = [
+  'nothing',
+  'accepted',
+  'fetching',
+  'installed',
+  'on-trial',
+  'committed',
+  'reverted',
+  'failed',
+  'skipped',
+  'unknown',
+] as const;
+export type Did = (typeof DID)[number];
+
 /** How a deployment ended, as the device signs it. */
 export const OUTCOMES = ['committed', 'reverted', 'failed', 'withdrawn'] as const;
 export type Outcome = (typeof OUTCOMES)[number];

@@ -7,6 +7,7 @@ import { listAll } from '../client.ts';
 import { connect, type ServerFlags, withExamples, withServer } from '../command.ts';
 import { type Cell, facts, formatAgo, formatTime, paint, print, printJson, table } from '../terminal.ts';
 import { collect, duration, id, pair, wholeNumber } from '../values.ts';
+import { addDrift } from './drift.ts';
 
 const DEVICES_MAX = 100_000;
 
@@ -192,4 +193,5 @@ export const addDevice = (program: Command): void => {
       showDevice(view);
     });
   withExamples(tag, [['Make it a canary, no longer a spare', 'sluice device tag gw-01 ring=canary spare=']]);
+  addDrift(group);
 };

@@ -3,6 +3,7 @@ import { setTimeout as pause } from 'node:timers/promises';
 import type { Command } from 'commander';
 import type { z } from 'zod';
 import { type DeploymentView, type RolloutView, routes } from '#shared/api.ts';
+import { DID } from '#shared/deployment.ts';
 import { Id, ReleaseRef } from '#shared/ids.ts';
 import type { CohortPlan, Policy } from '#shared/policy.ts';
 import type { MaintenanceWindow } from '#shared/windows.ts';
@@ -236,15 +237,64 @@ const addWatch = (group: Command): void => {
   ]);
 };
 
+const deploymentsOf = (client: Client, rollout: Id): Promise<DeploymentView[]> =>
+  listAll(
+    (query: { after?: string; limit: number }) =>
+      client.call(routes.rolloutDeployments, { params: { rollout }, query }),
+    100_000,
+  );
+
+const NAMED_MAX = 20;
+/** Which devices have done what so far. */
+const describeDid = (deployments: DeploymentView[]): string => {
+  const rows = DID.map((did): Cell[] => {
+    const devices = deployments.filter((one) => one.did === did).map(({ device }) => device);
+    const more = devices.length > NAMED_MAX ? `, and ${devices.length - NAMED_MAX} more` : '';
+    return [did, devices.length, `${devices.slice(0, NAMED_MAX).join(', ')}${more}`];
+  });
+  return table(
+    ['DID', 'DEVICES', 'WHICH'],
+    rows.filter(([, devices]) => devices !== 0),
+  );
+};
+
+/** `all`, or ids with commas between them. */
+const failuresToAcknowledge = (text: string): 'all' | Id[] => (text === 'all' ? text : text.split(',').map(id));
+
+const addResume = (group: Command): void => {
+  const command = withServer(group.command('resume'))
+    .description('Go on after a pause, or after a halt')
+    .argument('<rollout>', 'its id', id)
+    .option('--note <text>', 'why, for the audit log; needed after a halt', '')
+    .option(
+      '--acknowledge-failures <devices>',
+      'whose failures no longer count: ids with commas, or all; all, after a halt, unless told otherwise',
+      failuresToAcknowledge,
+    )
+    .action(async (rollout: Id, flags: ServerFlags & { note: string; acknowledgeFailures?: 'all' | Id[] }) => {
+      const { note, acknowledgeFailures } = flags;
+      const body = { note, ...(acknowledgeFailures === undefined ? {} : { acknowledgeFailures }) };
+      const view = await (await connect(flags)).call(routes.rolloutResume, { params: { rollout }, body });
+      if (flags.json === true) return printJson(view);
+      print(describeRollout(view));
+    });
+  withExamples(command, [
+    ['Go on after a pause', 'sluice rollout resume ro-5sjqphnd'],
+    [
+      'After a halt: these two stood in water, the others still count',
+      'sluice rollout resume ro-5sjqphnd --note "flooded cabinet" --acknowledge-failures gw-17,gw-18',
+    ],
+  ]);
+};
+
 const addVerb = (
   group: Command,
-  verb: 'pause' | 'resume' | 'approve' | 'activate' | 'abort',
+  verb: 'pause' | 'approve' | 'activate' | 'abort',
   description: string,
   example: [string, string],
 ): void => {
   const route = {
     pause: routes.rolloutPause,
-    resume: routes.rolloutResume,
     approve: routes.rolloutApprove,
     activate: routes.rolloutActivate,
     abort: routes.rolloutAbort,
@@ -254,9 +304,13 @@ const addVerb = (
     .argument('<rollout>', 'its id', id)
     .option('--note <text>', 'why, for the audit log', '')
     .action(async (rollout: Id, flags: ServerFlags & { note: string }) => {
-      const view = await (await connect(flags)).call(route, { params: { rollout }, body: { note: flags.note } });
-      if (flags.json === true) return printJson(view);
+      const client = await connect(flags);
+      const view = await client.call(route, { params: { rollout }, body: { note: flags.note } });
+      // Whoever stops a fleet halfway wants to know which half.
+      const deployments = verb === 'abort' ? await deploymentsOf(client, rollout) : undefined;
+      if (flags.json === true) return printJson(deployments === undefined ? view : { ...view, deployments });
       print(describeRollout(view));
+      if (deployments !== undefined) print(`\n${describeDid(deployments)}`);
     });
   withExamples(command, [example]);
 };
@@ -310,9 +364,7 @@ export const addRollout = (program: Command): void => {
     .action(async (rollout: Id, flags: ServerFlags & { devices?: boolean }) => {
       const client = await connect(flags);
       const view = await client.call(routes.rolloutShow, { params: { rollout } });
-      const call = (query: { after?: string; limit: number }) =>
-        client.call(routes.rolloutDeployments, { params: { rollout }, query });
-      const deployments = flags.devices === true ? await listAll(call, 100_000) : undefined;
+      const deployments = flags.devices === true ? await deploymentsOf(client, rollout) : undefined;
       if (flags.json === true) return printJson(deployments === undefined ? view : { ...view, deployments });
       print(describeRollout(view));
       if (deployments === undefined) return;
@@ -320,10 +372,12 @@ export const addRollout = (program: Command): void => {
         one.device,
         one.wave + 1,
         one.state,
+        one.did,
         formatTime(one.stateAt),
         `${one.error === null ? '' : `${one.error.code}: ${one.error.message}`}${againOf(one)}`,
       ]);
-      print(`\n${table(['DEVICE', 'WAVE', 'STATE', 'SINCE', 'ERROR'], rows)}`);
+      print(`\n${describeDid(deployments)}`);
+      print(`\n${table(['DEVICE', 'WAVE', 'STATE', 'DID', 'SINCE', 'ERROR'], rows)}`);
     });
   withExamples(show, [['Where is every device?', 'sluice rollout show ro-5sjqphnd --devices']]);
   addWatch(group);
@@ -331,7 +385,7 @@ export const addRollout = (program: Command): void => {
     'Wait',
     'sluice rollout pause ro-5sjqphnd --note "the network is down in Lyon"',
   ]);
-  addVerb(group, 'resume', 'Go on after a pause', ['Go on', 'sluice rollout resume ro-5sjqphnd']);
+  addResume(group);
   addVerb(group, 'approve', 'Approve a rollout that waits for it; its author can not', [
     'The second pair of eyes',
     'sluice rollout approve ro-5sjqphnd --note "the waves are fine"',

@@ -73,6 +73,8 @@ export const AuditEvent = z.discriminatedUnion('kind', [
     acknowledged: count.optional(),
     neverHeard: count.optional(),
   }),
+  /** By resuming it: these failures no longer count. At most 500 devices a line. */
+  line('failures-acknowledged', { rollout: Id, devices: z.array(Id) }),
   line('rollout-halted', { rollout: Id, reason: HaltReason }),
   line('rollout-aborted', { rollout: Id, note: z.string() }),
   line('rollout-activated', { rollout: Id, installed: count, note: z.string() }),
@@ -80,6 +82,10 @@ export const AuditEvent = z.discriminatedUnion('kind', [
   /** At most 500 devices a line. */
   line('offered', { rollout: Id, wave: count, devices: z.array(Id) }),
   line('withdrawn', { rollout: Id, devices: z.array(Id), reason: z.string() }),
+  /** Devices that came to match a cohort that the rollout follows. */
+  line('rollout-joined', { rollout: Id, wave: count, devices: z.array(Id) }),
+  line('device-drifted', { device: Id, expected: z.string(), running: z.string() }),
+  line('drift-adopted', { device: Id, running: z.string(), note: z.string() }),
   /** `rollout` gets these devices back when `for`, which comes first, is done with them. */
   line('taken-over', { rollout: Id, for: Id, devices: z.array(Id) }),
   line('replanned', { rollout: Id, devices: z.array(Id) }),
@@ -187,6 +193,8 @@ const WORDS: Words = {
   'rollout-paused': (e) => `${e.by} paused rollout ${e.rollout}${noted(e.note)}.`,
   'rollout-resumed': (e) =>
     `${e.by} resumed rollout ${e.rollout}${e.acknowledged === undefined ? '' : ` after its halt, acknowledging ${plural(e.acknowledged, 'failed device')}${(e.neverHeard ?? 0) > 0 ? ` and ${e.neverHeard} never heard` : ''}`}${noted(e.note)}.`,
+  'failures-acknowledged': (e) =>
+    `${e.by} acknowledged that ${naming(e.devices)} failed in rollout ${e.rollout}: this no longer counts.`,
   'rollout-halted': (e) => `Rollout ${e.rollout} halted: ${sentenceOfHalt(e.reason)}.`,
   'rollout-aborted': (e) => `${e.by} aborted rollout ${e.rollout}${noted(e.note)}.`,
   'rollout-activated': (e) =>
@@ -194,6 +202,12 @@ const WORDS: Words = {
   'rollout-completed': (e) => `Rollout ${e.rollout} completed: every device is decided.`,
   offered: (e) => `Rollout ${e.rollout}, wave ${e.wave + 1}: offered to ${naming(e.devices)}.`,
   withdrawn: (e) => `Rollout ${e.rollout}: the offer to ${naming(e.devices)} was withdrawn${noted(e.reason)}.`,
+  'rollout-joined': (e) =>
+    `Rollout ${e.rollout}, wave ${e.wave + 1}: ${naming(e.devices)} came to match its cohorts and joined.`,
+  'device-drifted': (e) =>
+    `Device ${e.device} runs ${e.running}, which nobody told it to run; it should run ${e.expected}.`,
+  'drift-adopted': (e) =>
+    `${e.by} adopted what device ${e.device} runs (${e.running}) as what it should run${noted(e.note)}.`,
   'taken-over': (e) => `Rollout ${e.for} comes first and took over ${naming(e.devices)} from rollout ${e.rollout}.`,
   replanned: (e) =>
     `Rollout ${e.rollout}: ${naming(e.devices)} will be offered the release again, after the halt that withdrew the offer.`,

@@ -33,6 +33,8 @@ export type DeploymentRecord = {
    */
   heldUntil: Millis | null;
   error: DeviceError | null;
+  /** How far it had come when the server withdrew it. */
+  reached?: DeploymentState;
   /** Absent as long as everything went straight. */
   attempts?: Attempts;
   revision: number;

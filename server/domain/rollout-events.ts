@@ -3,13 +3,19 @@ import type { Id } from '#shared/ids.ts';
 import type { Refusal } from '#shared/problems.ts';
 import type { AuditEvent } from './audit.ts';
 import type { OutcomeBin } from './deployment.ts';
-import type { Millis, Rollout } from './rollout.ts';
+import type { Acknowledged, Millis, Rollout } from './rollout.ts';
 
 export type RolloutEvent =
   | { kind: 'tick' }
   | { kind: 'pause'; by: string; note: string }
   /** From a halt it needs a note: the failures known at this moment are acknowledged by it, and set aside from then on. */
-  | { kind: 'resume'; by: string; note: string }
+  | {
+      kind: 'resume';
+      by: string;
+      note: string;
+      /** Exactly these are acknowledged, instead of all known ones; `devices` are the new ones among them. */
+      acknowledge?: { failures: Acknowledged[]; devices: Id[] };
+    }
   /** `active`: the operators who may approve at this moment. */
   | { kind: 'approve'; by: string; note: string; active: string[] }
   | { kind: 'abort'; by: string; note: string }
@@ -22,6 +28,8 @@ export type RolloutEvent =
 export type RolloutFacts = {
   now: Millis;
   bins: OutcomeBin[];
+  /** What is left of the acknowledged failures (`stillAcknowledged`). Absent: all that the rollout knows of. */
+  acknowledged?: Acknowledged[];
   /** Of the cohorts that have maintenance windows. Absent: none has. */
   windows?: WindowFacts[];
 };

@@ -4,8 +4,8 @@
  */
 import { unreachable } from '#shared/ids.ts';
 import { refuse } from '#shared/problems.ts';
-import { BY_SERVER } from './audit.ts';
-import { binMsOf, type OutcomeBin } from './deployment.ts';
+import { type AuditEvent, BY_SERVER } from './audit.ts';
+import { binMsOf } from './deployment.ts';
 import { gateOf, isOutOfReach, isUnheard, ruleOn } from './halting.ts';
 import { watchEndsAt } from './late-regression.ts';
 import type { Acknowledged, HaltReason, Millis, Rollout, RolloutState } from './rollout.ts';
@@ -13,7 +13,7 @@ import { approve } from './rollout-approval.ts';
 import type { RolloutEvent, RolloutFacts, RolloutStep } from './rollout-events.ts';
 import { runOn } from './rollout-run.ts';
 import { activateAll, endWhenOver } from './rollout-time.ts';
-import { setAside, stillToAcknowledge, tallyOf, toAcknowledge } from './tally.ts';
+import { setAside, stillToAcknowledge, tallyOf, toAcknowledge, withNeverHeard } from './tally.ts';
 
 type StateName = RolloutState['state'];
 type EventName = RolloutEvent['kind'];
@@ -83,7 +83,7 @@ const idleTickAt = (rollout: Rollout, { now, bins }: RolloutFacts): Millis | nul
 };
 
 const tick = (known: Rollout, facts: RolloutFacts): RolloutStep => {
-  const rollout = withoutRecovered(known, facts.bins);
+  const rollout = withoutRecovered(known, facts);
   const stay = stayOf(rollout, facts);
   const { progress } = rollout;
   const over = endWhenOver(rollout, facts);
@@ -107,11 +107,11 @@ const tick = (known: Rollout, facts: RolloutFacts): RolloutStep => {
 };
 
 /** An acknowledged device that turned out well, or spoke, since is not one any more. The very same rollout where there is none. */
-const withoutRecovered = (rollout: Rollout, bins: OutcomeBin[]): Rollout => {
+const withoutRecovered = (rollout: Rollout, facts: RolloutFacts): Rollout => {
   const { progress } = rollout;
   if ((progress.state !== 'running' && progress.state !== 'paused') || progress.acknowledged === undefined)
     return rollout;
-  const acknowledged = stillToAcknowledge(progress.acknowledged, bins);
+  const acknowledged = stillToAcknowledge(facts.acknowledged ?? progress.acknowledged, facts.bins);
   return acknowledged === progress.acknowledged ? rollout : { ...rollout, progress: { ...progress, acknowledged } };
 };
 
@@ -171,13 +171,18 @@ const pause = (
 
 const resume = (
   rollout: Rollout,
-  event: { by: string; note: string },
+  event: Extract<RolloutEvent, { kind: 'resume' }>,
   facts: RolloutFacts,
   stay: RolloutStep,
 ): RolloutStep => {
   const { progress } = rollout;
   if (progress.state !== 'paused' && progress.state !== 'halted') return stay;
-  const acknowledged = progress.state === 'halted' ? toAcknowledge(facts.bins) : (progress.acknowledged ?? []);
+  const acknowledged =
+    event.acknowledge !== undefined
+      ? withNeverHeard(event.acknowledge.failures, facts.bins)
+      : progress.state === 'halted'
+        ? toAcknowledge(facts.bins)
+        : (progress.acknowledged ?? []);
   if (progress.state === 'halted') {
     if (progress.reason.kind === 'release-withdrawn') {
       return {
@@ -216,9 +221,28 @@ const resume = (
         note: event.note,
         ...(progress.state === 'halted' ? { acknowledged: failed, neverHeard } : {}),
       },
+      ...acknowledging(rollout, event, facts.now),
     ],
     nextTickAt: facts.now,
   };
+};
+
+const DEVICES_A_LINE = 500;
+
+/** Who no longer counts, by name. */
+const acknowledging = (
+  { id }: Rollout,
+  { by, acknowledge }: Extract<RolloutEvent, { kind: 'resume' }>,
+  at: Millis,
+): AuditEvent[] => {
+  const devices = acknowledge?.devices ?? [];
+  return Array.from({ length: Math.ceil(devices.length / DEVICES_A_LINE) }, (_, index) => ({
+    at,
+    by,
+    kind: 'failures-acknowledged',
+    rollout: id,
+    devices: devices.slice(index * DEVICES_A_LINE, (index + 1) * DEVICES_A_LINE),
+  }));
 };
 
 const abort = (rollout: Rollout, by: string, note: string, facts: RolloutFacts, stay: RolloutStep): RolloutStep => {

@@ -1,7 +1,7 @@
 /** What time and a person's word about time do to a rollout: its end, and the activation of what is installed. */
 import { refuse } from '#shared/problems.ts';
 import { BY_SERVER } from './audit.ts';
-import type { Rollout } from './rollout.ts';
+import type { Rollout, RolloutPlan, RolloutState } from './rollout.ts';
 import type { RolloutEvent, RolloutFacts, RolloutStep } from './rollout-events.ts';
 import { complete } from './rollout-run.ts';
 import { tallyOf } from './tally.ts';
@@ -24,6 +24,10 @@ export const endWhenOver = (rollout: Rollout, { now, bins }: RolloutFacts): Roll
     refused: null,
   };
 };
+
+/** It is open, and devices that come to match its cohorts join it. A paused one takes nobody new. */
+export const follows = ({ cohorts }: Pick<RolloutPlan, 'cohorts'>, { state }: Pick<RolloutState, 'state'>): boolean =>
+  (state === 'scheduled' || state === 'running') && cohorts.some(({ follow }) => follow === true);
 
 /** Everybody who has installed it may activate. Only once, and only where activation is separate. */
 export const activateAll = (

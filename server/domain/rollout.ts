@@ -89,7 +89,15 @@ export type StartWindow = {
   planned: number;
 };
 /** Failures, and devices never heard, that a person acknowledged when resuming after a halt: set aside by judge and gate from then on. */
-export type Acknowledged = { cohort: Id; compatible: Id; wave: number; failed: number; neverHeard: number };
+export type Acknowledged = {
+  cohort: Id;
+  compatible: Id;
+  wave: number;
+  failed: number;
+  neverHeard: number;
+  /** Names the failed ones; absent where there are too many to name. */
+  deployments?: Id[];
+};
 
 export type RolloutState =
   | { state: 'draft' }

@@ -62,6 +62,14 @@ export const toAcknowledge = (bins: OutcomeBin[]): Acknowledged[] => {
   return [...entries.values()];
 };
 
+/** The failures that a person named, and beside them every device never heard. */
+export const withNeverHeard = (failures: readonly Acknowledged[], bins: OutcomeBin[]): Acknowledged[] => {
+  const named = new Map(failures.map((entry) => [keyOf(entry), entry]));
+  return toAcknowledge(bins)
+    .map((all) => ({ ...(named.get(keyOf(all)) ?? { ...all, failed: 0 }), neverHeard: all.neverHeard }))
+    .filter(({ failed, neverHeard }) => failed + neverHeard > 0);
+};
+
 /**
  * What is left of what was acknowledged once some turned out well after all, or spoke: otherwise as many new ones would
  * be excused. The very same array when nothing changed.

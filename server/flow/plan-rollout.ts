@@ -81,7 +81,7 @@ export const planRollout = async (deps: PlanDeps, input: PlanInput): Promise<Res
   const devices = placements.length;
   await deps.store.createRollout(
     rollout,
-    placements.map((placement, index) => deploymentOf(id, placement, index, at)),
+    placements.map((placement, index) => plannedDeployment(id, placement, index, at)),
     [auditLine({ at, by, kind: 'rollout-planned', rollout: id, product, version, devices, waveSizes, excluded })],
   );
   return accept(rollout);
@@ -143,7 +143,8 @@ const freeze = async (
   return { members, excluded: excluded + unknown.size };
 };
 
-const deploymentOf = (rollout: Id, placement: Placement, index: number, at: number): DeploymentRecord => ({
+/** `index` counts the deployments of the rollout: ids are never used twice. */
+export const plannedDeployment = (rollout: Id, placement: Placement, index: number, at: number): DeploymentRecord => ({
   id: Id.parse(`${rollout}-${index + 1}`),
   rollout,
   device: placement.device,

@@ -1,12 +1,14 @@
 /** Moves one rollout on: load, step, save. Everything that the step decided is recorded in one transaction; the outbox does the rest. */
 import type { Id } from '#shared/ids.ts';
 import { accept, type Result, refuse } from '#shared/problems.ts';
+import { namedIn, stillAcknowledged } from '../domain/acknowledge.ts';
 import { auditLine, BY_SERVER } from '../domain/audit.ts';
 import { binMsOf } from '../domain/deployment.ts';
 import type { RolloutPlan } from '../domain/rollout.ts';
-import type { Offer, RolloutEvent } from '../domain/rollout-events.ts';
+import type { Offer, RolloutEvent, RolloutFacts } from '../domain/rollout-events.ts';
 import { stepRollout } from '../domain/rollout-step.ts';
 import type { InstructionTemplate, OfferRequest, ReleaseRecord, RolloutRecord, Store } from '../store/store.ts';
+import { followCohorts } from './follow-cohorts.ts';
 import { activateAtOf, keepTime, type RolloutTime, timeOf } from './rollout-time.ts';
 import { watchCommitted } from './watch-committed.ts';
 
@@ -27,6 +29,7 @@ export const runRollout = async (deps: RunDeps, id: Id): Promise<Result<RolloutR
   await markAllOverdue(deps, id);
   await watchCommitted(deps, id);
   await keepTime(deps, id);
+  await followCohorts(deps, id);
   let result = await applyEvent(deps, id, { kind: 'tick' });
   for (let step = 1; step < STEPS_MAX && result.ok && isDue(result.value, deps.now()); step += 1) {
     result = await applyEvent(deps, id, { kind: 'tick' });
@@ -53,6 +56,7 @@ export const applyEvent = async (deps: RunDeps, id: Id, event: RolloutEvent): Pr
     const step = stepRollout(rollout, eventNow(event, release), {
       now,
       bins,
+      ...(await acknowledgedNow(deps.store, record)),
       ...(time === undefined ? {} : { windows: time.facts }),
     });
     if (step.refused !== null) return step.refused;
@@ -77,6 +81,17 @@ export const applyEvent = async (deps: RunDeps, id: Id, event: RolloutEvent): Pr
     if (saved.result === 'saved') return accept({ ...next, revision: record.revision + 1 });
   }
   return refuse('conflict', `rollout ${id} changes all the time; try again in a moment`);
+};
+
+/** Acknowledged failures are named, so they are looked at one by one. */
+const acknowledgedNow = async (
+  store: Pick<Store, 'getDeployments'>,
+  { progress }: RolloutRecord,
+): Promise<Pick<RolloutFacts, 'acknowledged'>> => {
+  const acknowledged = 'acknowledged' in progress ? (progress.acknowledged ?? []) : [];
+  const names = namedIn(acknowledged);
+  if (names.length === 0) return {};
+  return { acknowledged: stillAcknowledged(acknowledged, await store.getDeployments(names)) };
 };
 
 /** A withdrawn release halts its rollouts even when the server stopped between the withdrawal and the halt. */

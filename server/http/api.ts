@@ -4,6 +4,7 @@ import { auditRoutes } from './audit.ts';
 import { changeRoutes } from './changes.ts';
 import { cohortRoutes } from './cohorts.ts';
 import { deviceRoutes } from './devices.ts';
+import { driftRoutes } from './drift.ts';
 import { operatorRoutes } from './operators.ts';
 import { productRoutes } from './products.ts';
 import { promotionRoutes } from './promotion.ts';
@@ -29,5 +30,6 @@ export const apiRoutes = (app: FastifyInstance, deps: ApiDeps): void => {
   deviceRoutes(app, deps);
   cohortRoutes(app, deps);
   rolloutRoutes(app, deps);
+  driftRoutes(app, deps);
   auditRoutes(app, deps);
 };

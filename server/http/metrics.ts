@@ -18,7 +18,7 @@ export type Metrics = {
 };
 
 type MetricsDeps = {
-  store: Pick<Store, 'listRollouts' | 'countDeployments' | 'countDevices' | 'takeOutbox'>;
+  store: Pick<Store, 'listRollouts' | 'countDeployments' | 'countDevices' | 'countDrifted' | 'takeOutbox'>;
   connectedDevices: () => number;
   version: string;
 };
@@ -103,6 +103,9 @@ const readFromStore = ({ store, connectedDevices, version }: MetricsDeps, regist
       if (progress.state === 'completed' || progress.state === 'aborted') continue;
       for (const { state, devices } of await store.countDeployments(plan.id)) g.inc({ state }, devices);
     }
+  });
+  gauge('sluice_drifted_devices', 'Devices that run what nobody told them to run', [], async (g) => {
+    g.set(await store.countDrifted());
   });
   gauge('sluice_outbox_items', 'Effects recorded and not performed yet', [], async (g) => {
     g.set((await store.takeOutbox(OUTBOX_COUNTED_MAX)).length);

@@ -6,6 +6,7 @@ import type { Channel } from '../domain/channel.ts';
 import { planRollout } from '../flow/plan-rollout.ts';
 import { queueRollouts } from '../flow/queue-rollouts.ts';
 import { reportRollout } from '../flow/report-rollout.ts';
+import { resumeRollout } from '../flow/resume-rollout.ts';
 import type { Rollouts } from '../flow/rollouts.ts';
 import { type RunDeps, runRollout } from '../flow/run-rollout.ts';
 import { approveRollout, steerRollout } from '../flow/steer-rollout.ts';
@@ -56,7 +57,14 @@ export const rolloutRoutes = (
     showAndWake(await steerRollout(deps, { rollout: params.rollout, verb: 'pause', note: body.note, by: who.name })),
   );
   handle(app, routes.rolloutResume, async ({ params, body, who }) =>
-    showAndWake(await steerRollout(deps, { rollout: params.rollout, verb: 'resume', note: body.note, by: who.name })),
+    showAndWake(
+      await resumeRollout(deps, {
+        rollout: params.rollout,
+        note: body.note,
+        by: who.name,
+        acknowledge: body.acknowledgeFailures,
+      }),
+    ),
   );
   handle(app, routes.rolloutApprove, async ({ params, body, who }) =>
     showAndWake(await approveRollout(deps, { rollout: params.rollout, note: body.note, by: who.name })),

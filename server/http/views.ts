@@ -18,6 +18,7 @@ import { releaseRef } from '#shared/ids.ts';
 import { roleOfProduct } from '#shared/trust/delegation.ts';
 import { keyIdOf } from '#shared/trust/keys.ts';
 import { parseAuditEvent, sentenceOf } from '../domain/audit.ts';
+import { didOf } from '../domain/did.ts';
 import { keysOf } from '../flow/create-product.ts';
 import type { Queued } from '../flow/queue-rollouts.ts';
 import type { RolloutReport } from '../flow/report-rollout.ts';
@@ -92,6 +93,7 @@ export const deploymentView = (deployment: DeploymentRecord): DeploymentView => 
   compatible: deployment.compatible,
   wave: deployment.wave,
   state: deployment.state,
+  did: didOf(deployment),
   overdue: deployment.overdue,
   offeredAt: deployment.offeredAt,
   acceptedAt: deployment.acceptedAt,

@@ -91,6 +91,9 @@ export type DeviceRecord = {
   deployment: Id | null;
 };
 
+/** A device that runs what nobody told it to run, and what it should run. */
+export type DriftRecord = { device: Id; expected: Running; running: Running; since: Millis; online: boolean };
+
 export type CohortRecord = {
   name: Id;
   members: { kind: 'list'; devices: Id[] } | { kind: 'selector'; selector: string };
@@ -214,6 +217,14 @@ export type Store = {
   /** At start: nobody is connected yet. */
   setAllOffline(): Promise<void>;
   countDevices(): Promise<{ state: DeviceState; online: boolean; devices: number }[]>;
+
+  // Drift: heartbeats and reports find it, and end it; a device that is being offered something does not drift
+  /** By id. */
+  listDrifted(page: Page): Promise<DriftRecord[]>;
+  getDrift(device: Id): Promise<DriftRecord | undefined>;
+  countDrifted(): Promise<number>;
+  /** From now on the device should run what it runs, if that still is this manifest and not what it should run anyway. */
+  adoptRunning(device: Id, manifest: Sha256, audit: AuditLine): Promise<'adopted' | 'conflict'>;
 
   // Cohorts
   createCohort(cohort: CohortRecord, audit: AuditLine): Promise<'created' | 'exists'>;

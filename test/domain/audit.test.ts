@@ -94,6 +94,10 @@ const SAMPLES: [AuditEvent, string][] = [
     'alice resumed rollout r-1 after its halt, acknowledging 1 failed device: known.',
   ],
   [
+    { ...alice, kind: 'failures-acknowledged', rollout, devices: [device] },
+    'alice acknowledged that device gw-01 failed in rollout r-1: this no longer counts.',
+  ],
+  [
     {
       ...server,
       kind: 'rollout-halted',
@@ -103,10 +107,6 @@ const SAMPLES: [AuditEvent, string][] = [
     'Rollout r-1 halted: 2 of 2 devices failed in all/gw2, which is 485 to 1 evidence of a failure rate above the tolerated one.',
   ],
   [{ ...alice, kind: 'rollout-aborted', rollout, note: 'wrong' }, 'alice aborted rollout r-1: wrong.'],
-  [
-    { ...server, kind: 'taken-over', rollout, for: Id.parse('r-2'), devices: [Id.parse('gw-1')] },
-    'Rollout r-2 comes first and took over device gw-1 from rollout r-1.',
-  ],
   [
     { ...alice, kind: 'rollout-activated', rollout, installed: 40, note: '' },
     'alice let the devices of rollout r-1 activate the release; 40 devices had installed it.',
@@ -129,6 +129,28 @@ const SAMPLES: [AuditEvent, string][] = [
   [
     { ...server, kind: 'replanned', rollout, devices: [device] },
     'Rollout r-1: device gw-01 will be offered the release again, after the halt that withdrew the offer.',
+  ],
+  [
+    { ...server, kind: 'rollout-joined', rollout, wave: 1, devices: [Id.parse('gw-1')] },
+    'Rollout r-1, wave 2: device gw-1 came to match its cohorts and joined.',
+  ],
+  [
+    {
+      ...server,
+      kind: 'device-drifted',
+      device: Id.parse('gw-1'),
+      expected: 'gateway@1.0.0',
+      running: 'gateway@0.9.0',
+    },
+    'Device gw-1 runs gateway@0.9.0, which nobody told it to run; it should run gateway@1.0.0.',
+  ],
+  [
+    { ...alice, kind: 'drift-adopted', device: Id.parse('gw-1'), running: 'gateway@0.9.0', note: 'by hand' },
+    'alice adopted what device gw-1 runs (gateway@0.9.0) as what it should run: by hand.',
+  ],
+  [
+    { ...server, kind: 'taken-over', rollout, for: Id.parse('r-2'), devices: [Id.parse('gw-1')] },
+    'Rollout r-2 comes first and took over device gw-1 from rollout r-1.',
   ],
   [
     { ...server, kind: 'skipped', rollout, devices: [device, compatible] },

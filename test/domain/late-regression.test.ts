@@ -1,4 +1,5 @@
-import fc from 'fast-check';
+/* oxlint-disable vitest/expect-expect -- a property asserts by what it returns to fc.assert */
+import * as fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { regressionOf, stepWatched, type WatchedHealth, watchEndsAt } from '#server/domain/late-regression.ts';
 import { Policy } from '#shared/policy.ts';

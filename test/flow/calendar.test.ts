@@ -1,4 +1,4 @@
-import fc from 'fast-check';
+import * as fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { checkWindows, spansAt } from '#server/flow/calendar.ts';
 import { firstOpenAt, MaintenanceWindow, mayActivateAt, mayInstallAt } from '#shared/windows.ts';

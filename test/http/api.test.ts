@@ -24,6 +24,7 @@ import { publicKeyPem } from '#shared/trust/keys.ts';
 import { line, report, running } from '#test/store/records.ts';
 import {
   type BundleFile,
+  deploymentsOf,
   enrolFleet,
   filesOf,
   makeBundle,
@@ -33,6 +34,8 @@ import {
   openWorld,
   publish,
   releaseOf,
+  report as reportOutcome,
+  run,
   signBundles,
   type World,
 } from '../flow/world.ts';
@@ -481,6 +484,27 @@ test('operators are made, listed without their tokens, and revoked; the last adm
   expect(problemOf(await call('viewer', 'GET', 'whoami'))).toEqual([401, 'unauthenticated']);
   expect(problemOf(await call('admin', 'DELETE', 'operators/eve'))).toEqual([404, 'not-found']);
   expect(problemOf(await call('admin', 'DELETE', 'operators/admin-1'))).toEqual([409, 'conflict']);
+});
+
+test('after a halt, what each device did is listed, and failures are acknowledged by name', async () => {
+  await releaseOf(world, '1.0.0');
+  await enrolFleet(world, 2);
+  const policy = { judge: { rule: 'wave-percentage', percent: 10 }, gate: { successShare: 0 } };
+  const body = { release: 'gateway@1.0.0', cohorts: [{ cohort: 'fleet' }], policy };
+  const rollout = RolloutView.parse((await call('operator', 'POST', 'rollouts', body)).body);
+  const [first] = await deploymentsOf(world, rollout.id);
+  await reportOutcome(world, first!, { outcome: 'reverted' });
+  await run(world, rollout.id);
+  const listed = await call('viewer', 'GET', `rollouts/${rollout.id}/deployments`);
+  expect(listed.body.items).toMatchObject([
+    { did: 'reverted', attempts: null },
+    { state: 'withdrawn', did: 'nothing' },
+  ]);
+  const resume = (acknowledgeFailures: unknown, note = 'it stood in water') =>
+    call('operator', 'POST', `rollouts/${rollout.id}/resume`, { note, acknowledgeFailures });
+  expect(problemOf(await resume(['gw-99']))).toEqual([400, 'invalid-request']);
+  expect(problemOf(await resume([first!.device], ''))).toEqual([400, 'invalid-request']);
+  expect((await resume([first!.device])).body.state).not.toBe('halted');
 });
 
 test('a rollout of what is not there or not staged is refused', async () => {

@@ -102,6 +102,22 @@ export const describeIngest = (open: OpenStore): void => {
       }
     });
 
+    // Found by the simulation: a device that lost its journal installed once more what had failed, in a rollout that had halted.
+    test('what failed on a device is not wanted of it any more, whatever it forgets', async (store) => {
+      for (const state of ['failed', 'reverted'] as const) {
+        const before = await offered(store, `gw-${state}`, `r-${state}`);
+        await store.saveReports([report(`gw-${state}`, 1, { deployments: [{ ...before, state, deadlineAt: null }] })]);
+        expect((await store.getDesired(before.device))?.instruction).toMatchObject({ kind: 'none' });
+        const effects = (await store.takeOutbox(10)).map(({ effect }) => effect);
+        expect(effects.at(-1)).toEqual({ kind: 'publish-desired', devices: [before.device] });
+      }
+      const kept = await offered(store, 'gw-1', 'r1');
+      await store.saveReports([
+        report('gw-1', 1, { deployments: [{ ...kept, state: 'committed', deadlineAt: null }] }),
+      ]);
+      expect((await store.getDesired(id('gw-1')))?.instruction).toMatchObject({ kind: 'install' });
+    });
+
     test('a report that was seen before changes nothing', async (store) => {
       const before = await offered(store);
       await store.saveReports([report('gw-1', 5, { floor: 1 })]);

@@ -5,12 +5,17 @@ import type { DeploymentRecord, OutcomeBin, OverdueClass } from '../store.ts';
 import { fromJson, idList, limitOf, type Sql, toJson } from './sql.ts';
 import type { SyncStore } from './sync.ts';
 
-type DeploymentRow = Omit<DeploymentRecord, 'error' | 'attempts'> & { error: string | null; attempts: string | null };
+type DeploymentRow = Omit<DeploymentRecord, 'error' | 'attempts' | 'reached'> & {
+  error: string | null;
+  attempts: string | null;
+  reached: DeploymentState | null;
+};
 const COLUMNS = `id, rollout, device, cohort, compatible, wave, position, state, offered_at AS offeredAt,
-  accepted_at AS acceptedAt, decided_at AS decidedAt, state_at AS stateAt, deadline_at AS deadlineAt, overdue, held_until AS heldUntil, error, attempts,
+  accepted_at AS acceptedAt, decided_at AS decidedAt, state_at AS stateAt, deadline_at AS deadlineAt, overdue, held_until AS heldUntil, error, attempts, reached,
   revision`;
-const toDeployment = ({ attempts, ...row }: DeploymentRow): DeploymentRecord => ({
+const toDeployment = ({ attempts, reached, ...row }: DeploymentRow): DeploymentRecord => ({
   ...row,
+  ...(reached === null ? {} : { reached }),
   ...(attempts === null ? {} : { attempts: fromJson<Attempts>(attempts) }),
   error: row.error === null ? null : fromJson<DeviceError>(row.error),
 });

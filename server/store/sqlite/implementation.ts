@@ -5,6 +5,7 @@ import { cohorts } from './cohorts.ts';
 import { deployments } from './deployments.ts';
 import { desired } from './desired.ts';
 import { devices } from './devices.ts';
+import { drift } from './drift.ts';
 import { ingest } from './ingest.ts';
 import { meta } from './meta.ts';
 import { operators } from './operators.ts';
@@ -32,6 +33,7 @@ export const implementStore = (sql: Sql): SyncStore => {
     ...desired(sql),
     ...audit(sql),
     ...timing(sql),
+    ...drift(sql),
     ...meta(sql),
     ...watch(sql),
   };

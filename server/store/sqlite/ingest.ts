@@ -3,6 +3,8 @@ import type { Id } from '#shared/ids.ts';
 import type { DeploymentRecord, ReportRow } from '../store.ts';
 import { appendAudit } from './audit.ts';
 import { OWNING_STATES, updateDeployment } from './deployments.ts';
+import { instruct } from './desired.ts';
+import { expectOutcome, noteDrift } from './drift.ts';
 import { type Sql, toJson } from './sql.ts';
 import type { SyncStore } from './sync.ts';
 import { watchCommitted } from './watch.ts';
@@ -25,9 +27,15 @@ const conflictsOf = (sql: Sql, report: ReportRow): Id[] =>
     .map(({ id }) => id);
 
 /** Who owns the device after a deployment has moved. */
-const settleOwner = (sql: Sql, next: DeploymentRecord): void => {
+const settleOwner = (sql: Sql, next: DeploymentRecord, now: number): void => {
   if (!OWNING_STATES.includes(next.state)) {
-    sql.run('UPDATE devices SET deployment = NULL WHERE id = ? AND deployment = ?', next.device, next.id);
+    const freed =
+      sql.run('UPDATE devices SET deployment = NULL WHERE id = ? AND deployment = ?', next.device, next.id) > 0;
+    // A device that loses its journal does again what is still wanted of it: not what has just gone wrong there.
+    if (freed && (next.state === 'failed' || next.state === 'reverted' || next.state === 'planned')) {
+      const instruction = { kind: 'none' as const, reason: `the deployment ended: ${next.state}` };
+      instruct(sql, [{ device: next.device, instruction }], now);
+    }
     return;
   }
   // A late report of a deployment that was given up (overdue, withdrawn) makes it own its device again if nobody does;
@@ -53,18 +61,20 @@ const saveReport = (sql: Sql, report: ReportRow): void => {
   );
   for (const next of report.deployments) {
     updateDeployment(sql, next);
-    settleOwner(sql, next);
+    settleOwner(sql, next, report.at);
+    expectOutcome(sql, next, report.running);
     watchCommitted(sql, next);
   }
   appendAudit(sql, report.audit);
+  noteDrift(sql, report.device, report.at);
 };
 
 export const ingest = (sql: Sql) =>
   ({
     saveHeartbeats: (heartbeats) => {
       // A heartbeat waits in a batch longer than a report does, so it may arrive after what overtook it.
-      for (const heartbeat of heartbeats)
-        sql.run(
+      for (const heartbeat of heartbeats) {
+        const saved = sql.run(
           `UPDATE devices SET boot = ?, running = ?, healthy = ?, last_seen_at = ?,
              unhealthy_since = iif(?, NULL, ifnull(unhealthy_since, ?)),
              restarts = restarts + (watched IS NOT NULL
@@ -84,6 +94,8 @@ export const ingest = (sql: Sql) =>
           heartbeat.at,
           heartbeat.at + CLOCK_SET_BACK_MS,
         );
+        if (saved > 0) noteDrift(sql, heartbeat.device, heartbeat.at);
+      }
     },
     saveReports: (reports) => {
       const conflicts: Id[] = [];

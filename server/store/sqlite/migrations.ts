@@ -153,11 +153,14 @@ ALTER TABLE rollouts ADD COLUMN state TEXT GENERATED ALWAYS AS (progress ->> 'st
 CREATE INDEX rollouts_by_state ON rollouts (state, priority);
 ALTER TABLE devices ADD COLUMN expected TEXT;
 ALTER TABLE devices ADD COLUMN drifted_at INTEGER;
+ALTER TABLE devices ADD COLUMN drift_told_at INTEGER;
 CREATE INDEX devices_drifted ON devices (id) WHERE drifted_at IS NOT NULL;
 `;
 
 /** JSON: what became of a deployment's earlier attempts. */
 const RETRIES = 'ALTER TABLE deployments ADD COLUMN attempts TEXT';
+/** In which state a deployment was when it was withdrawn. */
+const REACHED = 'ALTER TABLE deployments ADD COLUMN reached TEXT';
 
 const CHANGES = `
 CREATE TABLE bundle_changes (
@@ -171,7 +174,16 @@ INSERT INTO bundle_changes
 /** Why a withdrawn deployment is withdrawn: what a halt took back, and nothing else, is planned again when a person resumes. */
 const WITHDRAWN_BY = 'ALTER TABLE deployments ADD COLUMN withdrawn_by TEXT';
 
-export const MIGRATIONS: readonly string[] = [INITIAL, PROMOTION, WATCH, STEERING, RETRIES, CHANGES, WITHDRAWN_BY];
+export const MIGRATIONS: readonly string[] = [
+  INITIAL,
+  PROMOTION,
+  WATCH,
+  STEERING,
+  RETRIES,
+  CHANGES,
+  REACHED,
+  WITHDRAWN_BY,
+];
 
 /** Brings the database to the newest schema; throws when it was written by a newer Sluice than this one. */
 export const migrate = (database: Database.Database, migrations: readonly string[] = MIGRATIONS): void => {

@@ -138,7 +138,7 @@ type WithdrawnBy = 'halt' | 'abort' | 'rejection' | 'replacement';
 const withdrawEach = (sql: Sql, journeys: readonly Journey[], by: WithdrawnBy, now: number): void => {
   for (const { id } of journeys)
     sql.run(
-      `UPDATE deployments SET state = 'withdrawn', withdrawn_by = ?, state_at = ?, decided_at = ?, deadline_at = NULL,
+      `UPDATE deployments SET state = 'withdrawn', withdrawn_by = ?, reached = state, state_at = ?, decided_at = ?, deadline_at = NULL,
          held_until = NULL, revision = revision + 1 WHERE id = ?`,
       by,
       now,

@@ -1,6 +1,7 @@
 /** Which rollout comes first where several want the same device: the one with the higher priority, then the one that owns it. */
+
+import { auditLine, BY_SERVER } from '#server/domain/audit.ts';
 import type { Id } from '#shared/ids.ts';
-import { auditLine, BY_SERVER } from '../../domain/audit.ts';
 import type { OfferRequest } from '../store.ts';
 import { appendAudit } from './audit.ts';
 import { inBatches } from './desired.ts';

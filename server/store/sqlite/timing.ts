@@ -2,9 +2,11 @@
 import type { Id } from '#shared/ids.ts';
 import type { Instruction } from '#shared/messages.ts';
 import { firstOpenAt, type OpenSpan } from '#shared/windows.ts';
+import { appendAudit } from './audit.ts';
+import { insertDeployment } from './deployments.ts';
 import { instruct } from './desired.ts';
 import { blockersOf } from './priority.ts';
-import { fromJson, limitOf, type Sql } from './sql.ts';
+import { fromJson, idList, limitOf, type Sql } from './sql.ts';
 import type { SyncStore } from './sync.ts';
 
 const OFFERED = "deployments.state IN ('offered', 'fetching', 'installing', 'ready')";
@@ -60,6 +62,31 @@ export const letActivate = (sql: Sql, rollout: Id, now: number): void => {
 
 export const timing = (sql: Sql) =>
   ({
+    listOutside: (rollout, devices) =>
+      sql
+        .all<{ id: Id }>(
+          `SELECT value AS id FROM json_each(?)
+           WHERE NOT EXISTS (SELECT 1 FROM deployments WHERE rollout = ? AND device = value)`,
+          idList(devices),
+          rollout,
+        )
+        .map(({ id }) => id),
+    addDeployments: (rollout, joined, audit, now) => {
+      const { id, waveSizes } = rollout.plan;
+      const sizes = waveSizes.map((size, wave) => size + joined.filter((one) => one.wave === wave).length);
+      const saved = sql.run(
+        `UPDATE rollouts SET plan = json_set(plan, '$.waveSizes', json(?)), revision = revision + 1, next_tick_at = ?
+         WHERE id = ? AND revision = ?`,
+        JSON.stringify(sizes),
+        Math.min(now, rollout.nextTickAt ?? now),
+        id,
+        rollout.revision,
+      );
+      if (saved === 0) return 'conflict';
+      for (const deployment of joined) insertDeployment(sql, deployment);
+      appendAudit(sql, audit);
+      return 'added';
+    },
     listBlockers: (rollout) => blockersOf(sql, rollout),
     listTimeZones: (rollout) =>
       sql.all<{ cohort: Id; zone: string }>(

@@ -1,0 +1,81 @@
+/** What a person does about a device that runs what nobody told it to run: adopt it, or send the device back. */
+import { Id, releaseRef } from '#shared/ids.ts';
+import { Policy } from '#shared/policy.ts';
+import { accept, type Result, refuse } from '#shared/problems.ts';
+import { auditLine } from '../domain/audit.ts';
+import type { Channel } from '../domain/channel.ts';
+import type { DriftRecord, RolloutRecord, Store } from '../store/store.ts';
+import { createCohort } from './create-cohort.ts';
+import { planRollout } from './plan-rollout.ts';
+
+type Deps = { store: Store; channels: readonly Channel[]; now: () => number; newId: () => Id };
+
+/** Refusals: `not-found` (it does not drift), `conflict` (it runs something else by now). */
+export const adoptDrift = async (
+  deps: Pick<Deps, 'store' | 'now'>,
+  input: { device: Id; note: string; by: string },
+): Promise<Result<DriftRecord>> => {
+  const drift = await deps.store.getDrift(input.device);
+  if (drift === undefined) return notDrifted(input.device);
+  const { product, version, manifest } = drift.running;
+  const { device, note, by } = input;
+  const running = releaseRef(product, version);
+  const audit = auditLine({ at: deps.now(), by, kind: 'drift-adopted', device, running, note });
+  const adopted = await deps.store.adoptRunning(device, manifest, audit);
+  return adopted === 'adopted'
+    ? accept({ ...drift, expected: drift.running })
+    : refuse('conflict', `${device} runs something else by now; look again`);
+};
+
+/**
+ * One rollout for each release that these devices should run, to just the devices concerned: with waves, judge and receipts like
+ * any other. Refusals: `not-found` (one of them does not drift), `conflict` (a release is unknown here, or not staged anywhere).
+ */
+export const reconcileDrift = async (
+  deps: Deps,
+  input: { devices: Id[]; by: string },
+): Promise<Result<RolloutRecord[]>> => {
+  const wanted = new Map<string, Wanted>();
+  for (const device of new Set(input.devices)) {
+    const found = await wantedBy(deps, device);
+    if (!found.ok) return found;
+    const name = releaseRef(found.value.product, found.value.version);
+    wanted.set(name, { ...found.value, devices: [...(wanted.get(name)?.devices ?? []), device] });
+  }
+  const rollouts: RolloutRecord[] = [];
+  for (const one of wanted.values()) {
+    const planned = await planFor(deps, one, input.by);
+    if (!planned.ok) return planned;
+    rollouts.push(planned.value);
+  }
+  return accept(rollouts);
+};
+
+type Wanted = { product: Id; version: string; channel: Id; devices: Id[] };
+
+const wantedBy = async (deps: Deps, device: Id): Promise<Result<Wanted>> => {
+  const drift = await deps.store.getDrift(device);
+  if (drift === undefined) return notDrifted(device);
+  const bundle = await deps.store.findBundle(drift.expected.manifest);
+  const name = releaseRef(drift.expected.product, drift.expected.version);
+  if (bundle === undefined)
+    return refuse(
+      'conflict',
+      `${device} should run ${name}, which was never published here: adopt what it runs instead`,
+    );
+  const release = await deps.store.getRelease(bundle.product, bundle.version);
+  const channel = release?.progress.state === 'staged' ? release.progress.channels.at(-1) : undefined;
+  if (channel === undefined) return refuse('conflict', `${device} should run ${name}, which is not staged any more`);
+  return accept({ product: bundle.product, version: bundle.version, channel, devices: [device] });
+};
+
+const planFor = async (deps: Deps, { devices, ...release }: Wanted, by: string): Promise<Result<RolloutRecord>> => {
+  const name = Id.parse(`drift-${deps.newId()}`);
+  const cohort = await createCohort(deps, { name, devices, by });
+  if (!cohort.ok) return cohort;
+  const cohorts = [{ cohort: name, waves: [{ percent: 100 }] }];
+  return planRollout(deps, { ...release, cohorts, policy: Policy.parse({}), by });
+};
+
+const notDrifted = (device: Id): Result<never> =>
+  refuse('not-found', `${device} does not run anything that it was not told to run`);

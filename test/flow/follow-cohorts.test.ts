@@ -1,0 +1,99 @@
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import { planRollout } from '#server/flow/plan-rollout.ts';
+import { Id } from '#shared/ids.ts';
+import { Policy } from '#shared/policy.ts';
+import { line } from '#test/store/records.ts';
+import {
+  deploymentsOf,
+  deviceOf,
+  enrolFleet,
+  GATEWAY,
+  kindsOf,
+  must,
+  openWorld,
+  PRODUCTION,
+  releaseOf,
+  report,
+  run,
+  T0,
+  type World,
+} from './world.ts';
+
+let world: World;
+beforeEach(async () => {
+  world = await openWorld();
+});
+afterEach(() => world.close());
+
+const LYON = Id.parse('lyon');
+const tag = (device: Id) => world.store.setDeviceTags(device, { site: 'lyon' }, line('device-tagged', { device }));
+const start = async (follow: boolean, endBy?: number): Promise<Id> => {
+  await world.store.createCohort(
+    { name: LYON, members: { kind: 'selector', selector: 'site=lyon' }, createdAt: T0 },
+    line('cohort-created'),
+  );
+  const cohorts = [{ cohort: LYON, waves: [{ count: 1 }, { percent: 100 }], follow }];
+  const policy = Policy.parse({ gate: { soakMs: 0 } });
+  const rollout = must(
+    await planRollout(world, {
+      product: GATEWAY,
+      version: '1.1.0',
+      channel: PRODUCTION,
+      cohorts,
+      policy,
+      endBy,
+      by: 'ada',
+    }),
+  ).plan.id;
+  await run(world, rollout);
+  return rollout;
+};
+
+test('a device that comes to match joins the last wave, once, and is offered to when that opens', async () => {
+  await releaseOf(world, '1.1.0');
+  const [gw1, gw2, gw3] = await enrolFleet(world, 3);
+  await tag(gw1!);
+  await tag(gw2!);
+  const rollout = await start(true);
+  await tag(gw3!);
+  world.pass(60_000);
+  await run(world, rollout);
+  world.pass(60_000);
+  await run(world, rollout);
+  const joined = (await deploymentsOf(world, rollout)).filter(({ device }) => device === gw3);
+  expect(joined).toMatchObject([{ wave: 1, position: 1, state: 'planned' }]);
+  expect((await world.store.getRollout(rollout))?.plan.waveSizes).toEqual([1, 2]);
+  expect((await kindsOf(world)).filter((kind) => kind === 'rollout-joined')).toHaveLength(1);
+  const [first] = await deploymentsOf(world, rollout);
+  await report(world, first!, { outcome: 'committed' });
+  await run(world, rollout);
+  expect((await deviceOf(world, gw3!)).deployment).toBe(joined[0]!.id);
+});
+
+test('a frozen cohort takes nobody in', async () => {
+  await releaseOf(world, '1.1.0');
+  const [gw1, gw2] = await enrolFleet(world, 2);
+  await tag(gw1!);
+  const rollout = await start(false);
+  await tag(gw2!);
+  world.pass(60_000);
+  await run(world, rollout);
+  expect(await deploymentsOf(world, rollout)).toHaveLength(1);
+});
+
+test('with an end time it stays open for devices to come until then; without, it completes with the last one', async () => {
+  await releaseOf(world, '1.1.0');
+  const [gw1, gw2] = await enrolFleet(world, 2);
+  await tag(gw1!);
+  const rollout = await start(true, T0 + 3_600_000);
+  const [first] = await deploymentsOf(world, rollout);
+  await report(world, first!, { outcome: 'committed' });
+  expect((await run(world, rollout)).progress.state).toBe('running');
+  await tag(gw2!);
+  world.pass(600_000);
+  await run(world, rollout);
+  const [, second] = await deploymentsOf(world, rollout);
+  await report(world, second!, { outcome: 'committed' });
+  world.pass(3_000_000);
+  expect((await run(world, rollout)).progress.state).toBe('completed');
+});

@@ -1,0 +1,39 @@
+/**
+ * `npm run simulate:system -- --seed N`: one history, or with `--seeds K` as many from there on, at most `--minutes M` long. `--history` prints
+ * it. A failure prints its seed and the shortest history that was found, and ends with exit code 1.
+ */
+import { parseArgs } from 'node:util';
+import { formatOutcome, shrink } from './shrink.ts';
+import { optionsOf, simulate } from './simulate.ts';
+
+const { values } = parseArgs({
+  options: {
+    seed: { type: 'string' },
+    seeds: { type: 'string', default: '1' },
+    minutes: { type: 'string', default: '10' },
+    history: { type: 'boolean', default: false },
+  },
+});
+const first = values.seed === undefined ? Math.floor(Math.random() * 2 ** 31) : Number(values.seed);
+const beganAt = performance.now();
+const passedMs = (): number => performance.now() - beganAt;
+let hours = 0;
+let ran = 0;
+let failures = 0;
+const totals: Record<string, number> = {};
+for (let seed = first; seed < first + Number(values.seeds) && passedMs() < Number(values.minutes) * 60_000; seed += 1) {
+  const options = optionsOf(seed);
+  const outcome = await simulate(options);
+  ran += 1;
+  hours += outcome.deviceHours;
+  for (const [name, count] of Object.entries(outcome.counts)) totals[name] = (totals[name] ?? 0) + count;
+  if (values.history) console.log(outcome.lines.join('\n'));
+  if (outcome.violation === null) continue;
+  failures += 1;
+  console.log(formatOutcome(await shrink(options, outcome)));
+}
+console.log(
+  `${ran} histories from seed ${first}, ${Math.round(hours)} device-hours in ${Math.round(passedMs() / 1000)} s; ${failures} failed`,
+);
+console.log(JSON.stringify(totals));
+process.exitCode = failures === 0 ? 0 : 1;
