@@ -7,6 +7,7 @@ import { describeDeployments } from './contract-deployments.ts';
 import { describeDevices } from './contract-devices.ts';
 import { describeIngest } from './contract-ingest.ts';
 import { describeOffers } from './contract-offers.ts';
+import { describeSteering } from './contract-steering.ts';
 import { describeWatch } from './contract-watch.ts';
 
 /** Opens an empty store; the suite closes it. */
@@ -20,6 +21,7 @@ export const describeStore = (name: string, open: OpenStore): void => {
     describeIngest(open);
     describeDeployments(open);
     describeAudit(open);
+    describeSteering(open);
     describeWatch(open);
   });
 };
