@@ -29,10 +29,7 @@ export const healthRoute = (
 };
 
 /** Remembers what was first in the outbox, and since when: if that does not move, nobody performs effects. */
-const makeHealthCheck = (deps: {
-  store: Pick<Store, 'takeOutbox'>;
-  now: () => number;
-}): (() => Promise<Health>) => {
+const makeHealthCheck = (deps: { store: Pick<Store, 'takeOutbox'>; now: () => number }): (() => Promise<Health>) => {
   let first: { id: number; since: number } | undefined;
   return async () => {
     const head = await withinTime(deps.store.takeOutbox(1));
