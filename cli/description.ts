@@ -7,6 +7,7 @@ import { type ArtifactSource, type AttachmentSource, type CreatedBundle, createB
 import { Compatible, Id } from '#shared/ids.ts';
 import { Manifest } from '#shared/manifest.ts';
 import { CliFailure, usageFailure, valueOf } from './failure.ts';
+import { withoutLeftovers } from './running.ts';
 
 const DESCRIPTION_BYTES_MAX = 1024 * 1024;
 const Path = z.string().min(1).max(4096);
@@ -85,15 +86,18 @@ export const createBundles = async (description: Description, options: CreateOpt
   const notes = notesFile === undefined ? fields.notes : await readNotes(at(notesFile));
   const created: CreatedBundle[] = [];
   for (const compatible of compatibles) {
-    const result = await createBundle({
-      manifest: { ...fields, compatible, notes },
-      artifacts: artifacts.map((artifact) => artifactSource(artifact, at)),
-      attachments: attachments.map(
-        ({ kind, file, name }): AttachmentSource => ({ kind, file: at(file), name: name ?? basename(file) }),
-      ),
-      out: intoFolder ? join(options.out, bundleName(description, compatible)) : options.out,
-      ...(options.onProgress === undefined ? {} : { onProgress: options.onProgress }),
-    });
+    const result = await withoutLeftovers((temporary) =>
+      createBundle({
+        manifest: { ...fields, compatible, notes },
+        artifacts: artifacts.map((artifact) => artifactSource(artifact, at)),
+        attachments: attachments.map(
+          ({ kind, file, name }): AttachmentSource => ({ kind, file: at(file), name: name ?? basename(file) }),
+        ),
+        out: intoFolder ? join(options.out, bundleName(description, compatible)) : options.out,
+        ...(options.onProgress === undefined ? {} : { onProgress: options.onProgress }),
+        temporary,
+      }),
+    );
     created.push(valueOf(result, `No bundle was made for ${compatible}`));
   }
   return created;

@@ -1,5 +1,8 @@
 /** How `serve` and `agent` end: on a signal, or when the program that started them is gone. */
 
+import { rmSync } from 'node:fs';
+import { constants } from 'node:os';
+
 /** A Ctrl-C under npm comes twice: from the terminal, and from npm, which passes its own on. */
 const SAME_SIGNAL_MS = 1000;
 
@@ -22,6 +25,22 @@ export const untilStopped = (): AbortSignal => {
     process.channel.unref();
   }
   return controller.signal;
+};
+
+/** Work that a signal may end in the middle: the files that it has named so far go first, and the exit code says which signal it was. */
+export const withoutLeftovers = async <T>(work: (temporary: string[]) => Promise<T>): Promise<T> => {
+  const temporary: string[] = [];
+  const stop = (signal: NodeJS.Signals): void => {
+    for (const file of temporary) rmSync(file, { force: true });
+    process.exit(128 + constants.signals[signal]);
+  };
+  const signals = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
+  for (const signal of signals) process.on(signal, stop);
+  try {
+    return await work(temporary);
+  } finally {
+    for (const signal of signals) process.off(signal, stop);
+  }
 };
 
 /** Tells a program that started this one with an IPC channel; otherwise nothing. */

@@ -222,6 +222,8 @@ export type BundleDescription = {
   /** The bundle; written beside it first, and there only when it is whole. */
   out: string;
   onProgress?: (bytesDone: number, bytesTotal: number) => void;
+  /** Gets the names of files that are there only while this works, for a caller that a signal ends in the middle. */
+  temporary?: string[];
 };
 export type CreatedBundle = { file: string; bytes: number; sha256: Sha256; manifest: Manifest; manifestBytes: Buffer };
 
@@ -231,7 +233,7 @@ export type CreatedBundle = { file: string; bytes: number; sha256: Sha256; manif
  */
 export const createBundle = async (description: BundleDescription): Promise<Result<CreatedBundle>> => {
   const work = `${description.out}.${randomUUID()}`;
-  const temporary: string[] = [];
+  const temporary = description.temporary ?? [];
   try {
     const files: { file: string; part: Digested }[] = [];
     const artifacts: z.input<typeof Artifact>[] = [];

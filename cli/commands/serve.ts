@@ -64,6 +64,6 @@ Next, in another terminal:
   sluice product create gateway --key ci.pub.pem
   sluice device token --device gw-01                   # lets a device in: sluice agent --help
 
-Anyone with the keys in ${dataDir} can sign for this fleet: move root and targets keys offline before it is in earnest (docs/threat-model.md).
+Anyone with the keys in ${dataDir} can sign for this fleet: move root and targets keys offline before it is in earnest (docs/operations.md).
 `);
 };

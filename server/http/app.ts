@@ -98,9 +98,10 @@ const serverOptions = (deps: AppDeps): FastifyServerOptions => ({
   frameworkErrors: (error, _request, reply) => {
     void sendProblem(reply, refuse('invalid-request', `the URL is not well formed (${error.code})`));
   },
-  clientErrorHandler: (_error, socket) => {
-    if (socket.writable) socket.end(rawProblem('invalid-request', 'that is not HTTP that this server understands'));
-    else socket.destroy();
+  clientErrorHandler: (error, socket) => {
+    if (!socket.writable) socket.destroy();
+    else if (error.code === 'HPE_HEADER_OVERFLOW') socket.end(rawProblem('too-large', 'URL and headers are too long'));
+    else socket.end(rawProblem('invalid-request', 'that is not HTTP that this server understands'));
   },
 });
 

@@ -1,5 +1,6 @@
-import { spawnSync } from 'node:child_process';
-import { mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { spawn, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdir, mkdtemp, readdir, readFile, rm, stat, truncate, writeFile } from 'node:fs/promises';
 import { createServer, type Server } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -301,6 +302,32 @@ test('bundles are made from a description, the same every time, and checked', as
   expect(verified.out).toContain(`bad  ${bad}`);
   expect(verified.err).toMatch(/digest-mismatch|bundle-invalid/);
 });
+
+test('Ctrl-C in the middle of making a bundle leaves nothing behind', async () => {
+  await mkdir(join(folder, 'large'));
+  await writeFile(join(folder, 'large', 'image'), '');
+  await truncate(join(folder, 'large', 'image'), 4 * 1024 ** 3);
+  const out = join(folder, 'broken-off');
+  const what = [
+    '--product',
+    'p',
+    '--version',
+    '1.0.0',
+    '--compatible',
+    'c',
+    '--folder',
+    `app=${join(folder, 'large')}`,
+  ];
+  const launcher = join(ROOT, 'cli/sluice.mjs');
+  const child = spawn(process.execPath, [launcher, 'bundle', 'create', ...what, '--out', `${out}/`], {
+    stdio: 'ignore',
+  });
+  const ended = once(child, 'exit');
+  await expect.poll(() => readdir(out).catch(() => []), { timeout: 20_000 }).toHaveLength(1);
+  child.kill('SIGINT');
+  expect(await ended).toEqual([130, null]);
+  expect(await readdir(out)).toEqual([]);
+}, 30_000);
 
 test('flags describe a bundle too, and stand over the file', async () => {
   await writeFile(join(folder, 'app.mjs'), 'console.log(1)');

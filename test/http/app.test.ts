@@ -1,5 +1,6 @@
 import { connect } from 'node:net';
 import type { FastifyInstance } from 'fastify';
+import { type Logger, pino } from 'pino';
 import { afterEach, expect, test } from 'vitest';
 import { z } from 'zod';
 import { buildApp, handle } from '#server/http/app.ts';
@@ -26,9 +27,10 @@ const VERA = operator('vera', 'viewer');
 const GONE = operator('gone', 'admin', 5);
 const DEVICE = { authorization: 'Device login-of-gw-01' };
 
-const app = async (register: (app: FastifyInstance) => void): Promise<FastifyInstance> => {
+const app = async (register: (app: FastifyInstance) => void, logger?: Logger): Promise<FastifyInstance> => {
   const made = await buildApp({
     version: '9.8.7',
+    ...(logger === undefined ? {} : { logger }),
     findOperator: async (tokenSha256) => operators.get(tokenSha256),
     verifyDevice: async (login) =>
       login === 'login-of-gw-01' ? accept(Id.parse('gw-01')) : refuse('unauthenticated', 'no'),
@@ -191,20 +193,47 @@ test('an answer that does not fit its schema is a bug, not an answer', async () 
   expect((await made.inject({ url: '/guarded' })).statusCode).toBe(500);
 });
 
-test('bytes that are not HTTP are answered with a problem', async () => {
+/** What the server says to these bytes. */
+const answerTo = async (bytes: string): Promise<string> => {
   const made = await app(() => {});
   const { port } = new URL(await made.listen({ port: 0, host: '127.0.0.1' }));
-  const answer = await new Promise<string>((resolve, reject) => {
-    const socket = connect(Number(port), '127.0.0.1', () => socket.write('not http at all\r\n\r\n'));
+  return new Promise<string>((resolve, reject) => {
+    const socket = connect(Number(port), '127.0.0.1', () => socket.write(bytes));
     let text = '';
-    socket.on('data', (bytes) => {
-      text += bytes.toString();
+    socket.on('data', (chunk) => {
+      text += chunk.toString();
     });
     socket.on('end', () => resolve(text));
     socket.on('error', reject);
   });
-  expect(answer).toMatch(/^HTTP\/1\.1 400 /);
-  expect(answer).toContain('urn:sluice:problem:invalid-request');
+};
+
+test('bytes that are not HTTP, and headers without end, are answered with a problem', async () => {
+  const nonsense = await answerTo('not http at all\r\n\r\n');
+  expect(nonsense).toMatch(/^HTTP\/1\.1 400 /);
+  expect(nonsense).toContain('urn:sluice:problem:invalid-request');
+  const endless = await answerTo(`GET / HTTP/1.1\r\nhost: x\r\nx: ${'a'.repeat(20_000)}\r\n\r\n`);
+  expect(endless).toMatch(/^HTTP\/1\.1 413 /);
+  expect(endless).toContain('headers are too long');
+});
+
+test('a sender that breaks off is noted, and is no failure of the server', async () => {
+  const lines: { level: number; event?: string | undefined }[] = [];
+  const Line = z.object({ level: z.number(), event: z.string().optional() });
+  const logger = pino({ level: 'debug' }, { write: (line: string) => lines.push(Line.parse(JSON.parse(line))) });
+  const { params: _params, query: _query, ...rest } = echo;
+  const upload = route({ ...rest, method: 'PUT', path: '/upload', body: 'stream' });
+  const made = await app((open) => {
+    handle(open, upload, async ({ body }) => {
+      for await (const _ of body);
+      return accept({ said: '' });
+    });
+  }, logger);
+  const { port } = new URL(await made.listen({ port: 0, host: '127.0.0.1' }));
+  const head = 'PUT /upload HTTP/1.1\r\nhost: x\r\ncontent-type: application/octet-stream\r\ncontent-length: 9\r\n\r\n';
+  const socket = connect(Number(port), '127.0.0.1', () => socket.write(`${head}abc`, () => socket.destroy()));
+  await expect.poll(() => lines.map(({ event }) => event)).toContain('request-broken-off');
+  expect(lines.filter(({ level }) => level >= 50)).toEqual([]);
 });
 
 test('a newcomer who opens the server in a browser reads what it is and where to look', async () => {
