@@ -33,6 +33,8 @@ export type Witness = {
   /** Receipts in the audit log. */
   receipts: ReadonlySet<string>;
   deployments: ReadonlyMap<Id, DeploymentRecord>;
+  /** Deployments that were committed once, whatever became of them. */
+  committed: ReadonlySet<Id>;
   /** When this rollout last stopped (halted, paused or aborted); undefined while it runs. */
   stoppedAt(rollout: Id): number | undefined;
   /** Counters against rows, for every rollout; the log's length against its tree. */
@@ -53,6 +55,7 @@ const READS_MAX = 64;
 export const openWitness = (world: World, store: SyncStore): Witness => {
   const mirror = new Map<Id, DeploymentRecord>();
   const receipts = new Set<string>();
+  const committed = new Set<Id>();
   const stopped = new Map<Id, number>();
   const keys = new Map<Id, PublicKey>();
   let reads: BinsRead[] = [];
@@ -74,6 +77,7 @@ export const openWitness = (world: World, store: SyncStore): Witness => {
     for (const row of rows) {
       const before = mirror.get(row.id);
       mirror.set(row.id, row);
+      if (row.state === 'committed') committed.add(row.id);
       if (before !== undefined && before.state !== row.state) explain(world, before, row, events);
     }
   };
@@ -174,6 +178,7 @@ export const openWitness = (world: World, store: SyncStore): Witness => {
     observe,
     receipts,
     deployments: mirror,
+    committed,
     stoppedAt: (rollout) => stopped.get(rollout),
     recount: () => {
       for (const { plan } of store.listRollouts({ limit: 1_000 })) {

@@ -127,7 +127,9 @@ const watchOf = (world: World, server: Server, witness: Witness): Parameters<typ
       return world.violate(`${device} activates ${deployment} without having asked whether the offer still stands`);
     // A pause lets those go on who have their offer; a trial that is under way may be started again by whoever forgot it.
     const ended = row.state === 'withdrawn' || row.state === 'reverted' || row.state === 'failed';
-    if (stoppedAt !== undefined && ended && asked > stoppedAt)
+    // Whoever ran the release for good already, and forgot it with the journal, is not a new device.
+    const isNew = !witness.committed.has(deployment);
+    if (stoppedAt !== undefined && ended && isNew && asked > stoppedAt)
       world.violate(`${device} activates ${deployment}: it asked after the rollout had stopped, and was told to go on`);
   },
   reported: (device, receipt) => {
