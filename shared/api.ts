@@ -116,7 +116,7 @@ export const DeviceView = z.object({
 export type DeviceView = z.infer<typeof DeviceView>;
 
 /** A device that runs what nobody told it to run. */
-export const DriftView = z.object({
+const DriftView = z.object({
   device: Id,
   expected: Running,
   running: Running,

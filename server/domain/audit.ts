@@ -82,13 +82,13 @@ export const AuditEvent = z.discriminatedUnion('kind', [
   /** At most 500 devices a line. */
   line('offered', { rollout: Id, wave: count, devices: z.array(Id) }),
   line('withdrawn', { rollout: Id, devices: z.array(Id), reason: z.string() }),
+  line('replanned', { rollout: Id, devices: z.array(Id) }),
   /** Devices that came to match a cohort that the rollout follows. */
   line('rollout-joined', { rollout: Id, wave: count, devices: z.array(Id) }),
   line('device-drifted', { device: Id, expected: z.string(), running: z.string() }),
   line('drift-adopted', { device: Id, running: z.string(), note: z.string() }),
   /** `rollout` gets these devices back when `for`, which comes first, is done with them. */
   line('taken-over', { rollout: Id, for: Id, devices: z.array(Id) }),
-  line('replanned', { rollout: Id, devices: z.array(Id) }),
   line('skipped', { rollout: Id, devices: z.array(Id) }),
   line('overdue', { rollout: Id, class: z.enum(['never-heard', 'silent']), devices: z.array(Id) }),
   /** The device moved on by its own word. */

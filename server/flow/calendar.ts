@@ -17,7 +17,7 @@ const CACHED_MAX = 2_000;
 /** Spans by window and zone, and until when the answer holds: the end of the first. */
 const cache = new Map<string, { from: number; until: number; spans: OpenSpan[] }>();
 
-export const isTimeZone = (zone: string): boolean => {
+const isTimeZone = (zone: string): boolean => {
   try {
     return new Intl.DateTimeFormat('en', { timeZone: zone }).resolvedOptions().timeZone !== '';
   } catch {

@@ -16,7 +16,7 @@ import type { Device } from './agent.ts';
 import type { Running, Server } from './server.ts';
 import type { Behaviour, Release, World } from './world.ts';
 
-export const PRODUCT = Id.parse('gateway');
+const PRODUCT = Id.parse('gateway');
 const CHANNEL = Id.parse('production');
 const CHANNELS = Channels.parse([CHANNEL]);
 export const COMPATIBLES = [Id.parse('gw2'), Id.parse('gw3')];

@@ -28,7 +28,7 @@ export type SimulatedSlots = Slots & {
 };
 
 /** Whether the application of this release comes up and stays healthy on this device. */
-export const works = (world: World, device: Id, version: string): 'works' | 'crashes' | 'unhealthy' => {
+const works = (world: World, device: Id, version: string): 'works' | 'crashes' | 'unhealthy' => {
   const behaviour = world.releases.get(version)?.behaviour ?? { kind: 'good' };
   if (behaviour.kind === 'crashes' || behaviour.kind === 'unhealthy') return behaviour.kind;
   if (behaviour.kind === 'good') return 'works';
@@ -36,7 +36,7 @@ export const works = (world: World, device: Id, version: string): 'works' | 'cra
 };
 
 /** The properties that must hold of a disk at every moment. */
-export const checkDisk = (world: World, device: Id, disk: Disk): void => {
+const checkDisk = (world: World, device: Id, disk: Disk): void => {
   const active = disk.contents[disk.active];
   if (active === null || !active.bootable) world.violate(`${device}: the active slot ${disk.active} does not boot`);
   for (const slot of ['a', 'b'] as const) {

@@ -2,7 +2,7 @@
 import { describe, expect } from 'vitest';
 import { HELD_FOR_COMMAND } from '#server/domain/deployment.ts';
 import type { OpenStore } from './contract.ts';
-import { enrolFleet, id, line, offer, planned, rollout, save, T0 } from './records.ts';
+import { digest, enrolFleet, id, line, offer, planned, rollout, save, T0 } from './records.ts';
 import { storeTest } from './with-store.ts';
 
 export const describeSteering = (open: OpenStore): void => {
@@ -41,6 +41,7 @@ export const describeSteering = (open: OpenStore): void => {
       await store.saveReports([
         {
           device: id('gw-1'),
+          publicKey: digest(7),
           boot: id('boot-1'),
           seq: 1,
           at: T0,
