@@ -47,7 +47,7 @@ export const run = async (): Promise<object> => {
     const url = `http://127.0.0.1:${String(port).trim()}`;
     const speeds: Record<string, number[]> = { floor: [], file: [], tree: [] };
     const phases: Record<Case['kind'], Phases[]> = { file: [], tree: [] };
-    // Nothing is deleted between the rounds: ext4 without a journal looks at every inode that was freed lately before it gives one out.
+    // Nothing is deleted between the rounds: after many deletions some file systems create files slowly (docs/decisions/0005).
     for (let round = 0; round < ROUNDS; round += 1) {
       speeds['floor']!.push(await measureFloor(join(dir, 'objects', cases[0]!.sha256), join(dir, `floor-${round}`)));
       for (const one of cases) {
