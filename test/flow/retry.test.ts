@@ -17,7 +17,8 @@ const failToFetch = async (rollout: Id): Promise<void> => {
   const error = { code: 'FETCH_FAILED' as const, message: 'no route' };
   const step = stepDeployment(deployment!, { outcome: 'failed', error }, world.now(), Policy.parse({}));
   seq += 1;
-  await world.store.saveReports([row('gw-1', seq, { deployments: [step.next], at: world.now() })]);
+  const { publicKey } = (await world.store.getDevice(deployment!.device))!;
+  await world.store.saveReports([row('gw-1', seq, { publicKey, deployments: [step.next], at: world.now() })]);
 };
 const only = async (rollout: Id) => (await deploymentsOf(world, rollout))[0];
 

@@ -275,7 +275,8 @@ test('a change is followed from its releases to the devices, and two releases ar
   await call('ci', 'POST', 'releases/gateway@1.1.0/stage', { channel: 'staging' });
   const [device] = await enrolFleet(world, 4);
   const manifest = (await world.store.getRelease(Id.parse('gateway'), '1.1.0'))!.bundles[0]!.manifestSha256;
-  await world.store.saveReports([report(device!, 1, { running: running(manifest) })]);
+  const { publicKey } = (await world.store.getDevice(device!))!;
+  await world.store.saveReports([report(device!, 1, { publicKey, running: running(manifest) })]);
 
   const found = await call('viewer', 'GET', 'changes/GW-1');
   expect(ChangeView.parse(found.body)).toEqual({

@@ -117,4 +117,3 @@ export const openWorld = (options: Options, time: Time, signerOf: World['signerO
 
 /** Whoever waits for this waits for ever: that is how calls of a dead process end. */
 export const never = <T>(): Promise<T> => new Promise<T>(() => {});
-const isAlive = (process: Process): boolean => !process.dead;
