@@ -1,8 +1,9 @@
 /** `sluice cohort`: named selections of devices. */
 import type { Command } from 'commander';
 import type { z } from 'zod';
-import { type CohortView, routes } from '#shared/api.ts';
+import { routes } from '#shared/api.ts';
 import type { Id } from '#shared/ids.ts';
+import { type CohortView } from '#shared/views.ts';
 import { connect, type ServerFlags, withExamples, withServer } from '../command.ts';
 import { usageFailure } from '../failure.ts';
 import { facts, formatTime, paint, print, printJson, table } from '../terminal.ts';

@@ -1,7 +1,8 @@
 /** `sluice device`: the fleet, one device at a time or as a list. */
 import { type Command, Option } from 'commander';
-import { type DeviceView, routes } from '#shared/api.ts';
+import { routes } from '#shared/api.ts';
 import { type Id, releaseRef } from '#shared/ids.ts';
+import { type DeviceView } from '#shared/views.ts';
 import type { Client } from '../client.ts';
 import { listAll } from '../client.ts';
 import { connect, type ServerFlags, withExamples, withServer } from '../command.ts';

@@ -1,7 +1,8 @@
 /** `sluice release check | approve | promote | requirements`: from one channel to the next, when all that it requires is there. */
 import { Argument, type Command } from 'commander';
-import { type ReleaseView, type RequirementsView, routes } from '#shared/api.ts';
+import { routes } from '#shared/api.ts';
 import type { Id } from '#shared/ids.ts';
+import { type ReleaseView, type RequirementsView } from '#shared/views.ts';
 import { connect, type ServerFlags, withExamples, withServer } from '../command.ts';
 import { type Cell, formatTime, paint, print, printJson, table } from '../terminal.ts';
 import { id } from '../values.ts';

@@ -1,9 +1,10 @@
 /** `sluice release`: publish what CI made, and say where it may go. */
 import { readFile } from 'node:fs/promises';
 import type { Command } from 'commander';
-import { type ReleaseView, routes } from '#shared/api.ts';
+import { routes } from '#shared/api.ts';
 import { releaseRef } from '#shared/ids.ts';
 import { type Signer, signerFromPem } from '#shared/trust/signers.ts';
+import { type ReleaseView } from '#shared/views.ts';
 import { listAll } from '../client.ts';
 import { connect, type ServerFlags, withExamples, withServer } from '../command.ts';
 import { CliFailure, usageFailure, valueOf } from '../failure.ts';

@@ -2,10 +2,11 @@
 import { setTimeout as pause } from 'node:timers/promises';
 import type { Command } from 'commander';
 import type { z } from 'zod';
-import { type DeploymentView, type RolloutView, routes } from '#shared/api.ts';
+import { routes } from '#shared/api.ts';
 import { DID } from '#shared/deployment.ts';
 import { Id, ReleaseRef } from '#shared/ids.ts';
 import type { CohortPlan, Policy } from '#shared/policy.ts';
+import { type DeploymentView, type RolloutView } from '#shared/views.ts';
 import type { MaintenanceWindow } from '#shared/windows.ts';
 import { type Client, listAll } from '../client.ts';
 import { connect, type ServerFlags, withExamples, withServer } from '../command.ts';

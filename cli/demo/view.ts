@@ -1,8 +1,8 @@
 /** What a newcomer sees of the demo: chapters, and under them a panel of eight devices that moves (lines, without a terminal). */
 
 import type { z } from 'zod';
-import type { DeploymentView, DeviceView, RolloutView } from '#shared/api.ts';
 import { releaseRef } from '#shared/ids.ts';
+import type { DeploymentView, DeviceView, RolloutView } from '#shared/views.ts';
 import { harmless, liveTerminal, paint, print } from '../terminal.ts';
 
 export type Snapshot = { devices: DeviceView[]; rollout: RolloutView; deployments: z.infer<typeof DeploymentView>[] };

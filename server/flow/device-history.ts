@@ -1,11 +1,11 @@
 /** What the audit log says about one device, its receipts checked again with the key that it had enrolled with by then. */
 import type { z } from 'zod';
-import type { HistoryView } from '#shared/api.ts';
 import { Receipt } from '#shared/deployment.ts';
 import { type Id, releaseRef } from '#shared/ids.ts';
 import { accept, type Result, refuse } from '#shared/problems.ts';
 import { ed25519PublicKey, type PublicKey } from '#shared/trust/keys.ts';
 import { verifySigned } from '#shared/trust/signed.ts';
+import type { HistoryView } from '#shared/views.ts';
 import { parseAuditEvent, sentenceOf } from '../domain/audit.ts';
 import type { AuditEntry, Store } from '../store/store.ts';
 

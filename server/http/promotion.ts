@@ -1,7 +1,8 @@
 import type { FastifyInstance } from 'fastify';
-import { type RequirementsView, routes } from '#shared/api.ts';
+import { routes } from '#shared/api.ts';
 import { releaseRef } from '#shared/ids.ts';
 import { accept, type Result } from '#shared/problems.ts';
+import { type RequirementsView } from '#shared/views.ts';
 import { approveRelease, type Readiness, readinessOf, reportCheck } from '../flow/promote-release.ts';
 import { promoteRelease } from '../flow/stage-release.ts';
 import { handle } from './app.ts';

@@ -1,5 +1,9 @@
 /** From what the server remembers to what the API shows. Pure: everything that a view needs is given. */
 import type { z } from 'zod';
+import { DEPLOYMENT_STATES } from '#shared/deployment.ts';
+import { releaseRef } from '#shared/ids.ts';
+import { roleOfProduct } from '#shared/trust/delegation.ts';
+import { keyIdOf } from '#shared/trust/keys.ts';
 import type {
   AuditView,
   BundleView,
@@ -12,11 +16,7 @@ import type {
   ReleaseView,
   RolloutView,
   StateCounts,
-} from '#shared/api.ts';
-import { DEPLOYMENT_STATES } from '#shared/deployment.ts';
-import { releaseRef } from '#shared/ids.ts';
-import { roleOfProduct } from '#shared/trust/delegation.ts';
-import { keyIdOf } from '#shared/trust/keys.ts';
+} from '#shared/views.ts';
 import { parseAuditEvent, sentenceOf } from '../domain/audit.ts';
 import { didOf } from '../domain/did.ts';
 import { keysOf } from '../flow/create-product.ts';

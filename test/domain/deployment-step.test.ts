@@ -259,8 +259,8 @@ describe('whatever a device says', () => {
       fc.property(fc.array(anyWord, { minLength: 1, maxLength: 12 }), (words) => {
         const end = journey(deploymentIn('offered'), ...words);
         const outcome = outcomeOf(end);
-        if (outcome === 'unaccepted') expect(end.deadlineAt).not.toBeNull();
-        else expect(end.deadlineAt).toBe(outcome === 'undecided' ? end.acceptedAt! + 600_000 : null);
+        expect(end.deadlineAt === null).toBe(outcome !== 'undecided' && outcome !== 'unaccepted');
+        expect(outcome !== 'undecided' || end.deadlineAt === end.acceptedAt! + 600_000).toBe(true);
         expect(end.decidedAt === null).toBe(outcome === 'undecided' || outcome === 'unaccepted');
         expect(end.overdue).toBeNull();
         expect(end.acceptedAt !== null || end.state === 'withdrawn' || outcome === 'unaccepted').toBe(true);

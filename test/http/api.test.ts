@@ -7,20 +7,13 @@ import { createOperator } from '#server/flow/operators.ts';
 import { apiRoutes } from '#server/http/api.ts';
 import { buildApp } from '#server/http/app.ts';
 import type { OperatorRole } from '#server/store/store.ts';
-import {
-  AUDIT_EXPORT_PATH,
-  ChangeView,
-  DeviceView,
-  ReleaseView,
-  RequirementsView,
-  RolloutView,
-  routes,
-} from '#shared/api.ts';
+import { AUDIT_EXPORT_PATH, routes } from '#shared/api.ts';
 import { Id } from '#shared/ids.ts';
 import { Problem, refuse } from '#shared/problems.ts';
 import type { Route } from '#shared/route.ts';
 import { verifyAuditExport } from '#shared/trust/audit-export.ts';
 import { publicKeyPem } from '#shared/trust/keys.ts';
+import { ChangeView, DeviceView, ReleaseView, RequirementsView, RolloutView } from '#shared/views.ts';
 import { line, report, running } from '#test/store/records.ts';
 import {
   type BundleFile,

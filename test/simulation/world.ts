@@ -3,7 +3,7 @@ import { createHash } from 'node:crypto';
 import type { Id, Sha256 } from '#shared/ids.ts';
 import type { Signer } from '#shared/trust/signers.ts';
 import { type Random, randomOf } from './random.ts';
-import type { Process, Time } from './time.ts';
+import type { Time } from './time.ts';
 
 export const FAULTS = [
   'delay', // messages wait, and overtake each other
