@@ -3,7 +3,7 @@ import { stripVTControlCharacters } from 'node:util';
 import pico from 'picocolors';
 
 /** Undefined, not false, where there is no terminal: and undefined would let picocolors decide, which paints for CI. */
-const isTerminal = process.stdout.isTTY === true && process.env['TERM'] !== 'dumb';
+const isTerminal = process.stdout.isTTY ? process.env['TERM'] !== 'dumb' : false;
 const wantsColours = isTerminal && (process.env['NO_COLOR'] ?? '') === '';
 export const paint = pico.createColors(wantsColours);
 export const liveTerminal = (): boolean => isTerminal;
