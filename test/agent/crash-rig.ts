@@ -40,6 +40,7 @@ export const openCrashRig = async () => {
       server.desire(release.instruction);
       const ended = await agent.ended;
       expect(ended, `${step}: ${agent.errorOutput()}`).toEqual({ code: null, signal: 'SIGKILL' });
+      await until('the broker has noticed', server.nobodyIsConnected, 20_000);
       return release;
     },
     /** Restarts the agent (which would die at `killAt`), and waits until the deployment is reported and it is idle. */
@@ -48,8 +49,8 @@ export const openCrashRig = async () => {
       const agent = device.start(killAt);
       const facts = () => [agent.lines.map(({ msg }) => msg), agent.errorOutput()];
       const isDone = () => server.state.receipts.length > before && agent.states().at(-1) === 'idle';
-      await until('it reports the outcome and is idle', isDone, 20_000, () => [facts(), server.state.requests]);
-      await until('it reports what runs', () => server.state.reports.at(-1)?.deployment === null, 20_000, facts);
+      await until('it reports the outcome and is idle', isDone, 50_000, () => [facts(), server.state.requests]);
+      await until('it reports what runs', () => server.state.reports.at(-1)?.deployment === null, 50_000, facts);
       return agent;
     },
     expectCommitted: (release: Published): void => {

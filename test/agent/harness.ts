@@ -274,6 +274,8 @@ export const startTestServer = async (
   const root = Buffer.from(repository.rootSha256, 'hex').toString('base64url');
   const server = {
     state,
+    /** aedes loses a client that comes back while its old connection is still closing; the server's own broker does not. */
+    nobodyIsConnected: () => broker.connectedClients === 0,
     url: `http://127.0.0.1:${(http.address() as AddressInfo).port}`,
     mqttUrl,
     rootSha256: repository.rootSha256,
