@@ -57,4 +57,4 @@ for (const failing of RATES) {
   const rows = await simulate({ trials, model: FleetModel.parse({ failing }), good: 1, runs: RUNS, seed: 1 });
   for (const [at, { harmed }] of rows.entries()) curves[at]!.harm.push(harmed.mean);
 }
-await writeFile(join(import.meta.dirname, '..', 'docs', 'judge-harm.svg'), draw(curves));
+await writeFile(join(import.meta.dirname, '..', '..', 'docs', 'judge-harm.svg'), draw(curves));
