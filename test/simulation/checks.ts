@@ -35,8 +35,8 @@ export type Witness = {
   deployments: ReadonlyMap<Id, DeploymentRecord>;
   /** Deployments that were committed once, whatever became of them. */
   committed: ReadonlySet<Id>;
-  /** When this rollout last stopped (halted, paused or aborted); undefined while it runs. */
-  stoppedAt(rollout: Id): number | undefined;
+  /** When this rollout withdrew its offers (halted or aborted); undefined while it runs or pauses, which lets those go on who have theirs. */
+  withdrewAt(rollout: Id): number | undefined;
   /** Counters against rows, for every rollout; the log's length against its tree. */
   recount: () => void;
 };
@@ -56,7 +56,7 @@ export const openWitness = (world: World, store: SyncStore): Witness => {
   const mirror = new Map<Id, DeploymentRecord>();
   const receipts = new Set<string>();
   const committed = new Set<Id>();
-  const stopped = new Map<Id, number>();
+  const withdrew = new Map<Id, number>();
   const keys = new Map<Id, PublicKey>();
   let reads: BinsRead[] = [];
   let auditRead = -1;
@@ -97,9 +97,9 @@ export const openWitness = (world: World, store: SyncStore): Witness => {
       if (!events.some((event) => event.rollout === id && (kinds === undefined || kinds.includes(event.kind))))
         world.violate(`rollout ${id} went from ${from} to ${to} without a line in the audit log`);
     }
-    if (to === 'running') stopped.delete(id);
-    else if (!stopped.has(id)) stopped.set(id, world.time.now());
+    if (to === 'running') withdrew.delete(id);
     if (to === 'halted' || to === 'aborted') {
+      if (!withdrew.has(id)) withdrew.set(id, world.time.now());
       const left = [...mirror.values()].filter((row) => row.rollout === id && BEFORE_TRIAL.has(row.state));
       if (from !== to && left.length > 0)
         world.violate(`rollout ${id} is ${to}, and ${left[0]?.id} still has its offer`);
@@ -179,7 +179,7 @@ export const openWitness = (world: World, store: SyncStore): Witness => {
     receipts,
     deployments: mirror,
     committed,
-    stoppedAt: (rollout) => stopped.get(rollout),
+    withdrewAt: (rollout) => withdrew.get(rollout),
     recount: () => {
       for (const { plan } of store.listRollouts({ limit: 1_000 })) {
         const [counted, recounted] = [store.countDeployments(plan.id), store.recountDeployments(plan.id)];

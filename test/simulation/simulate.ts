@@ -121,7 +121,7 @@ const watchOf = (world: World, server: Server, witness: Witness): Parameters<typ
     // It may be that the word came while the journal was being written.
     if (supersedes && newest.at < now - 2_000)
       world.violate(`${device} activates ${deployment} although its withdrawal reached it ${now - newest.at} ms ago`);
-    const stoppedAt = witness.stoppedAt(row.rollout);
+    const withdrewAt = witness.withdrewAt(row.rollout);
     const asked = server.askedAt.get(device);
     if (asked === undefined || now - asked > CONFIRMED_MS_MAX)
       return world.violate(`${device} activates ${deployment} without having asked whether the offer still stands`);
@@ -129,8 +129,8 @@ const watchOf = (world: World, server: Server, witness: Witness): Parameters<typ
     const ended = row.state === 'withdrawn' || row.state === 'reverted' || row.state === 'failed';
     // Whoever ran the release for good already, and forgot it with the journal, is not a new device.
     const isNew = !witness.committed.has(deployment);
-    if (stoppedAt !== undefined && ended && isNew && asked > stoppedAt)
-      world.violate(`${device} activates ${deployment}: it asked after the rollout had stopped, and was told to go on`);
+    if (withdrewAt !== undefined && ended && isNew && asked > withdrewAt)
+      world.violate(`${device} activates ${deployment}: it asked after its offer was withdrawn, and was told to go on`);
   },
   reported: (device, receipt) => {
     if (!witness.receipts.has(receipt))

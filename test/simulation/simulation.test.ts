@@ -10,15 +10,10 @@ const failureOf = async (options: Options): Promise<string> => {
 };
 const small = (seed: number): Options => optionsOf(seed, { devices: 5, faultyMs: 30 * 60_000, rollouts: 2 });
 
-test.each([1, 2, 3])('safe under faults, and everything ends without them: seed %i', async (seed) =>
+// 1913202774: a pause, and then a halt, which only then withdraws. Fresh seeds are for `npm run simulate:system`: what CI says depends on no dice.
+test.each([1, 2, 1_913_202_774])('safe under faults, and everything ends without them: seed %i', async (seed) =>
   expect(await failureOf(small(seed))).toBe(''),
 );
-
-test('safe under faults, and everything ends without them: a fresh seed', async () => {
-  const seed = Math.floor(Math.random() * 2 ** 31);
-  console.log(`npm run simulate:system -- --seed ${seed}`);
-  expect(await failureOf(small(seed))).toBe('');
-});
 
 test('without faults, every device gets every good release', async () => {
   const outcome = await simulate(optionsOf(4, { faults: new Set(), devices: 5, faultyMs: 40 * 60_000, rollouts: 2 }));
