@@ -24,7 +24,7 @@ export type JudgeVerdict =
   | { kind: 'offer'; atMost: number; risk: number; upperBound: number };
 
 /** Evidence grows exponentially; beyond this the number says nothing more (and stays an exact integer). */
-const EVIDENCE_MAX = 1e12;
+export const EVIDENCE_MAX = 1e12;
 /** K0: how many confirmations it takes before the rollout's own delays outweigh the assumption that healthy devices report at once. */
 const PRIOR_CONFIRMATIONS = 10;
 /** However long ago a device accepted, this much chance stays that it is healthy and merely late. */
@@ -133,12 +133,13 @@ export const judge = (
   const excess = input.failed - rule.limit * offered;
   if (excess > rule.budget - 1) return { kind: 'halt', why: 'budget', excess };
 
-  const curve = delayCurve(input.confirmed, bins);
-  const waiting = input.undecided.map(({ ageBins, devices }) => ({
-    late: curve[clampBin(ageBins, bins - 1)]!,
-    devices,
-  }));
-  return { kind: 'offer', ...offerBound(input.failed, input.healthy, waiting, rule) };
+  return { kind: 'offer', ...offerBound(input.failed, input.healthy, waitingOf(input, bins), rule) };
+};
+
+/** Step 3 for each undecided device. */
+export const waitingOf = ({ confirmed, undecided }: JudgeInput, bins: number = AGE_BINS): Waiting[] => {
+  const curve = delayCurve(confirmed, bins);
+  return undecided.map(({ ageBins, devices }) => ({ late: curve[clampBin(ageBins, bins - 1)]!, devices }));
 };
 
 /** Steps 4 to 6: what may plausibly have failed already, and so how many more may be put at risk within the budget. */

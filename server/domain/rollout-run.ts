@@ -102,7 +102,7 @@ export const startLimit = (startsPerMinute: number): { windowMs: number; perWind
   return { windowMs, perWindow: Math.max(1, Math.floor((startsPerMinute * windowMs) / MINUTE_MS)) };
 };
 
-const startsOf = (rollout: Rollout, starts: StartWindow | undefined, planned: number, now: Millis): StartWindow => {
+export const startsOf = (rollout: Rollout, starts: StartWindow | undefined, planned: number, now: Millis): StartWindow => {
   const { windowMs } = startLimit(rollout.policy.limits.startsPerMinute);
   const isOver = starts === undefined || now >= starts.since + windowMs || now < starts.since;
   return isOver ? { since: now, planned } : starts;

@@ -97,7 +97,7 @@ const OUTCOME_BINS = `
   SELECT cohort, compatible, wave, outcome,
     iif(outcome IN ('planned', 'skipped'), NULL, start / CAST(? AS INTEGER)) AS startBin,
     iif(outcome = 'healthy', max(0, delay / CAST(? AS INTEGER)), NULL) AS delayBins, count(*) AS devices
-  FROM judged GROUP BY 1, 2, 3, 4, 5, 6`;
+  FROM judged GROUP BY 1, 2, 3, 4, 5, 6 ORDER BY 1, 2, 3, 4, 5, 6`;
 
 const numberOf = (sql: Sql, id: string): number | undefined =>
   sql.get<{ n: number }>('SELECT n FROM deployments WHERE id = ?', id)?.n;
