@@ -36,7 +36,7 @@ export const InstallState = z.discriminatedUnion('state', [
   state('accepted', {}),
   /** For a local program's consent. */
   state('waiting', { slot: Slot }),
-  /** The standby slot is unbootable from here until it is verified. */
+  /** The standby slot is unbootable from here until it is verified, unless it turns out to hold what is wanted already. */
   state('fetching', { slot: Slot }),
   /** Every artifact is on the disk and has the right digest; the slot is being written. */
   state('verified', { slot: Slot }),
@@ -70,6 +70,8 @@ export type InstallEvent = { at: number } & (
   | { kind: 'restarted' }
   | { kind: 'manifest-checked'; slot: 'a' | 'b' }
   | { kind: 'permitted' | 'fetched' | 'installed' | 'confirmed' }
+  /** The standby slot holds exactly what is wanted, from before: nothing is fetched or written. */
+  | { kind: 'found-installed' }
   /** After the boot selector was written and the application started again: from which slot it runs now. */
   | { kind: 'booted-trial' }
   | { kind: 'booted-other'; why: string }
@@ -126,6 +128,7 @@ export const TRANSITIONS: readonly Row[] = [
   ['waiting',          'restarted',        'waiting',          'boot await-permission'],
 
   ['fetching',         'fetched',          'verified',         'install'],
+  ['fetching',         'found-installed',  'ready',            'confirm-offer'],
   ['fetching',         'failed',           'failed',           'sign-receipt'],
   ['fetching',         'withdrawn',        'withdrawn',        'sign-receipt'],
   ['fetching',         'superseded',       'withdrawn',        'sign-receipt'],

@@ -112,7 +112,7 @@ const live = async (
   const now = (): number => Math.max(0, time.now() + device.clockOffMs);
   world.tell(`${id} starts (${boot})`);
   const slots = openSlots(world, id, device.disk, process, maybeCrash);
-  const memory = await recall(world, device, durable, slots, now);
+  const memory = await openMemory(world, device, durable, slots, now);
   if (process.dead) return;
 
   const trust = openTrust(deps, device, durable, now);
@@ -193,7 +193,7 @@ const live = async (
   }, POLL_MS);
 };
 
-const recall = async (
+const openMemory = async (
   world: World,
   device: Device,
   durable: Durable,
@@ -209,7 +209,7 @@ const recall = async (
   if (!inspected.ok) throw new Error('simulated slots can always be inspected');
   const rebuilt = rebuildMemory(inspected.view, durable.floor, now());
   if (rebuilt.revert) await slots.revert();
-  // As agent/recall.ts: what is kept beside the journal.
+  // As agent/open-memory.ts: what is kept beside the journal.
   const memory = { ...rebuilt.memory, reportSeq: Math.max(rebuilt.memory.reportSeq, durable.reportSeq) };
   durable.records = [memory];
   return memory;
@@ -373,7 +373,15 @@ const beforeActivation = ({ deps, device, process, slots, machine, inbox, now }:
     if (!(await insist(signal, 60))) return failed('FETCH_FAILED', 'the manifest can not be fetched');
     return { kind: 'manifest-checked', slot: standbyOf(inspected.view) };
   };
+  const isInstalled = async ({ slot, offer }: InSlot): Promise<boolean> => {
+    const inspected = await slots.inspect();
+    if (!inspected.ok || inspected.view.trial !== null) return false;
+    const content = inspected.view.slots[slot];
+    const isSame = content.state === 'bootable' && content.running.manifest === offer.install.sha256;
+    return isSame && (await slots.verify(slot)).ok;
+  };
   const fetch = async (state: InSlot, signal: AbortSignal): Outcome => {
+    if (await isInstalled(state)) return { kind: 'found-installed' };
     const prepared = await slots.prepare(state.slot);
     if (!prepared.ok) return failed(prepared.code, prepared.message);
     await world.time.sleep(random.between(2_000, 60_000));

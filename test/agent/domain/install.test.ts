@@ -127,6 +127,17 @@ describe('a journey', () => {
     expect(memory).toMatchObject({ desiredSeq: 1, floor: 1, last: { deployment: 'dep-1', outcome: 'committed' } });
   });
 
+  test('to what the standby slot holds already fetches and writes nothing', () => {
+    const found: EventOf[] = [...upToReady.slice(0, 3), { kind: 'found-installed' }];
+    expect(chain(found)).toMatchObject({
+      states: ['accepted', 'waiting', 'fetching', 'ready'],
+      effects: ['confirm-offer'],
+    });
+    // Killed before that was recorded, it looks again; after it, it reads the slot back again.
+    expect(chain([...upToReady.slice(0, 3), { kind: 'restarted' }]).effects).toEqual(['boot', 'fetch']);
+    expect(chain([...found, { kind: 'restarted' }]).effects).toEqual(['boot', 'recheck']);
+  });
+
   test('whose trial fails goes back, and the floor stays where it was', () => {
     const { states, memory } = chain([
       ...upToTrial,
@@ -254,6 +265,7 @@ const anyEvent: fc.Arbitrary<EventOf> = fc.oneof(
         'restarted',
         'permitted',
         'fetched',
+        'found-installed',
         'installed',
         'confirmed',
         'booted-trial',

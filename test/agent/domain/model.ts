@@ -110,6 +110,10 @@ const performOnSlot = (
   switch (effect) {
     case 'fetch':
       if (slots.active === slot) throw new Error('the active slot would be emptied');
+      if (slots.content[slot]?.verified === true && slots.trial === null && lucky()) {
+        slots.content[slot] = { deployment, verified: true };
+        return { kind: 'found-installed' };
+      }
       slots.content[slot] = null;
       return lucky() ? { kind: 'fetched' } : { kind: 'failed', error: error('FETCH_FAILED') };
     case 'install':

@@ -9,7 +9,7 @@ import { keepingReportSeq, readReportSeq } from './report-numbers.ts';
 import type { Slots } from './slots/slots.ts';
 
 /** The memory from the journal; or, when that is new or lost, what the slots know. */
-export const recall = async (
+export const openMemory = async (
   dataDir: string,
   slots: Slots,
   log: Log,

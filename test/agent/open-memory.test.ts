@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
 import type { Log } from '#agent/log.ts';
-import { recall } from '#agent/recall.ts';
+import { openMemory } from '#agent/open-memory.ts';
 import type { Slots } from '#agent/slots/slots.ts';
 
 const silent: Log = { debug: () => undefined, info: () => undefined, warn: () => undefined, error: () => undefined };
@@ -16,7 +16,7 @@ const slots = {
 } as unknown as Slots;
 
 const folder = async (): Promise<string> => {
-  const dir = await mkdtemp(join(tmpdir(), 'sluice-recall-'));
+  const dir = await mkdtemp(join(tmpdir(), 'sluice-memory-'));
   onTestFinished(() => rm(dir, { recursive: true, force: true }));
   return dir;
 };
@@ -30,27 +30,27 @@ const damage = async (dir: string): Promise<void> => {
 // Found by the simulation: a device that lost its journal while its clock was set back was acknowledged, and never heard again.
 test('numbers of reports grow when the journal is lost and the clock was set back', async () => {
   const dir = await folder();
-  const first = await recall(dir, slots, silent, () => 5_000_000);
+  const first = await openMemory(dir, slots, silent, () => 5_000_000);
   await first.journal.append({ ...first.memory, reportSeq: 5_001_000 });
   await first.journal.close();
   await damage(dir);
-  const second = await recall(dir, slots, silent, () => 0);
+  const second = await openMemory(dir, slots, silent, () => 0);
   await second.journal.close();
   expect(second.memory.reportSeq).toBe(5_001_000);
 });
 
 test('numbers of reports grow when the file beside the journal is damaged: the journal knows them too', async () => {
   const dir = await folder();
-  const first = await recall(dir, slots, silent, () => 7_000);
+  const first = await openMemory(dir, slots, silent, () => 7_000);
   await first.journal.append({ ...first.memory, reportSeq: 8_000 });
   await first.journal.close();
   await writeFile(join(dir, 'report-numbers.json'), 'torn');
-  const second = await recall(dir, slots, silent, () => 0);
+  const second = await openMemory(dir, slots, silent, () => 0);
   await second.journal.append({ ...second.memory, reportSeq: 9_000 });
   await second.journal.close();
   expect(second.memory.reportSeq).toBe(8_000);
   await damage(dir);
-  const third = await recall(dir, slots, silent, () => 0);
+  const third = await openMemory(dir, slots, silent, () => 0);
   await third.journal.close();
   expect(third.memory.reportSeq).toBe(9_000);
 });

@@ -1,0 +1,23 @@
+/** A device that goes back to what it ran before, or tries again what it reverted, still holds it in its standby slot. */
+import type { InSlot, PerformOptions } from './perform-parts.ts';
+
+/**
+ * Whether the standby slot holds exactly what is wanted, bootable, and every file of it reads from the disk as it was
+ * written. A slot that turns out damaged is no longer bootable afterwards.
+ */
+export const isInstalled = async (
+  { slots, log }: Pick<PerformOptions, 'slots' | 'log'>,
+  { slot, offer }: InSlot,
+): Promise<boolean> => {
+  const inspected = await slots.inspect();
+  // A forgotten trial of the slot has to be ended first, as `prepare` does.
+  if (!inspected.ok || inspected.view.trial !== null) return false;
+  const content = inspected.view.slots[slot];
+  if (content.state !== 'bootable' || content.running.manifest !== offer.install.sha256) return false;
+  const { version } = content.running;
+  const verified = await slots.verify(slot);
+  if (verified.ok)
+    log.info({ event: 'found-installed', slot }, `slot ${slot} holds ${version} already: nothing is fetched`);
+  else log.warn({ event: 'found-damaged', slot }, `slot ${slot} held ${version}, and is damaged: ${verified.message}`);
+  return verified.ok;
+};
