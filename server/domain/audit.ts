@@ -1,7 +1,7 @@
 /** Every sentence that the audit log can hold, in one place: as data (canonical JSON, what the Merkle leaf hashes) and in words. */
 import { z } from 'zod';
-import { DEVICE_ERRORS } from '#shared/deployment.ts';
-import { Id, Millis } from '#shared/ids.ts';
+import { DEPLOYMENT_STATES, DEVICE_ERRORS, OVERDUE_CLASSES } from '#shared/deployment.ts';
+import { Id, Millis, Sha256 } from '#shared/ids.ts';
 import { Signed } from '#shared/messages.ts';
 import { canonicalJson } from '#shared/trust/canonical.ts';
 import { sentenceOfHalt } from './halt-words.ts';
@@ -13,11 +13,14 @@ export const BY_SERVER = 'server';
 export const byDevice = (device: Id): string => `device:${device}`;
 
 const count = z.number().int().min(0);
+/** `decision`: the digest of the decision about a rollout that the line is of (domain/decision.ts). */
 const line = <K extends string, S extends z.core.$ZodLooseShape>(kind: K, shape: S) =>
-  z.object({ at: Millis, by: z.string(), kind: z.literal(kind), ...shape });
+  z.object({ at: Millis, by: z.string(), kind: z.literal(kind), decision: Sha256.optional(), ...shape });
 
 export const AuditEvent = z.discriminatedUnion('kind', [
   line('server-initialised', { rootSha256: z.string() }),
+  /** `size` and `root`: the log as the backup had it. What came after that is not in it any more. */
+  line('server-restored', { backupAt: Millis, size: count, root: z.string() }),
   line('operator-created', { name: z.string(), role: z.string() }),
   line('operator-revoked', { name: z.string() }),
   line('product-created', { product: Id, keys: z.array(z.string()) }),
@@ -90,7 +93,13 @@ export const AuditEvent = z.discriminatedUnion('kind', [
   /** `rollout` gets these devices back when `for`, which comes first, is done with them. */
   line('taken-over', { rollout: Id, for: Id, devices: z.array(Id) }),
   line('skipped', { rollout: Id, devices: z.array(Id) }),
-  line('overdue', { rollout: Id, class: z.enum(['never-heard', 'silent']), devices: z.array(Id) }),
+  /** `reached`: the state that they did not get beyond. */
+  line('overdue', {
+    rollout: Id,
+    class: z.enum(OVERDUE_CLASSES),
+    reached: z.enum(DEPLOYMENT_STATES),
+    devices: z.array(Id),
+  }),
   /** The device moved on by its own word. */
   line('deployment-moved', {
     rollout: Id,
@@ -156,6 +165,8 @@ type Words = { [K in AuditEvent['kind']]: (event: Extract<AuditEvent, { kind: K 
 
 const WORDS: Words = {
   'server-initialised': (e) => `The server made its keys; its trust root has the digest ${e.rootSha256}.`,
+  'server-restored': (e) =>
+    `The server was restored from a backup of ${new Date(e.backupAt).toISOString()}; the log had ${e.size} entries then, with the root ${e.root}.`,
   'operator-created': (e) => `${e.by} created operator ${e.name} with the role ${e.role}.`,
   'operator-revoked': (e) => `${e.by} revoked operator ${e.name}.`,
   'product-created': (e) =>
@@ -214,8 +225,10 @@ const WORDS: Words = {
   skipped: (e) => `Rollout ${e.rollout}: skipped ${naming(e.devices)}, which ran the release already.`,
   overdue: (e) =>
     e.class === 'silent'
-      ? `Rollout ${e.rollout}: ${naming(e.devices)} took the offer up and then fell silent past the deadline; this counts as failed.`
-      : `Rollout ${e.rollout}: ${naming(e.devices)} never took the offer up in time; this counts neither as healthy nor as failed.`,
+      ? `Rollout ${e.rollout}: ${naming(e.devices)} took the offer up, fell silent in ${e.reached}, and the deadline passed; this counts as failed.`
+      : e.class === 'stuck'
+        ? `Rollout ${e.rollout}: ${naming(e.devices)} took the offer up, and got stuck in ${e.reached} until the deadline passed, though heard all the time; this counts as failed.`
+        : `Rollout ${e.rollout}: ${naming(e.devices)} never took the offer up in time; this counts neither as healthy nor as failed.`,
   'deployment-moved': (e) =>
     `Device ${e.device} moved from ${e.from} to ${e.to} in rollout ${e.rollout}${e.error === undefined ? '' : ` (${e.error})`}.`,
   'retry-planned': (e) =>

@@ -8,8 +8,9 @@ import type { RolloutPlan } from '../domain/rollout.ts';
 import type { Offer, RolloutEvent, RolloutFacts } from '../domain/rollout-events.ts';
 import { stepRollout } from '../domain/rollout-step.ts';
 import type { InstructionTemplate, OfferRequest, ReleaseRecord, RolloutRecord, Store } from '../store/store.ts';
+import { decide } from './decide.ts';
 import { followCohorts } from './follow-cohorts.ts';
-import { activateAtOf, keepTime, type RolloutTime, timeOf } from './rollout-time.ts';
+import { activateAtOf, confirmOf, keepTime, type RolloutTime, timeOf } from './rollout-time.ts';
 import { watchCommitted } from './watch-committed.ts';
 
 /** Another writer can win a few times in a row, but not for ever: each time somebody made progress. */
@@ -53,29 +54,34 @@ export const applyEvent = async (deps: RunDeps, id: Id, event: RolloutEvent): Pr
     const now = deps.now();
     const time = await timeOf(deps.store, plan, now);
     const rollout = { ...plan, progress: record.progress };
-    const step = stepRollout(rollout, eventNow(event, release), {
+    const facts: RolloutFacts = {
       now,
       bins,
       ...(await acknowledgedNow(deps.store, record)),
       ...(time === undefined ? {} : { windows: time.facts }),
-    });
+    };
+    const happened = eventNow(event, release);
+    const step = stepRollout(rollout, happened, facts);
     if (step.refused !== null) return step.refused;
     // A rollout at rest is not written again and again.
     if (step.next === rollout && step.nextTickAt === record.nextTickAt) return accept(record);
     const { activatedAt } = step.next;
     const nextPlan = activatedAt === undefined ? plan : { ...plan, activatedAt };
     const next = { ...record, plan: nextPlan, progress: step.next.progress, nextTickAt: step.nextTickAt };
+    const decided = decide(record.decided, rollout, happened, facts, step);
     const saved = await deps.store.saveRollout({
       rollout: next,
       offers: step.offers.map((offer) => ({
         ...offer,
         ...zonesOf(time, offer),
+        ...decided.mark,
         instruction: { ...instructionOf(release, plan.id, offer), ...activationOf(nextPlan, now) },
       })),
       withdraw: step.withdraw,
       ...(step.activate === true ? { activate: true } : {}),
       replan: step.replan,
-      audit: step.audit.map(auditLine),
+      audit: step.audit.map((line) => auditLine({ ...line, ...decided.mark })),
+      ...decided.kept,
       now,
     });
     if (saved.result === 'saved') return accept({ ...next, revision: record.revision + 1 });
@@ -102,9 +108,9 @@ const zonesOf = (time: RolloutTime | undefined, { cohort }: Offer): Pick<OfferRe
   const zones = time?.open.get(cohort);
   return zones === undefined ? {} : { zones };
 };
-const activationOf = (plan: RolloutPlan, now: number): { activateAt?: number | null } => {
+const activationOf = (plan: RolloutPlan, now: number): Pick<InstructionTemplate, 'activateAt' | 'confirm'> => {
   const activateAt = activateAtOf(plan, now);
-  return activateAt === undefined ? {} : { activateAt };
+  return { ...(activateAt === undefined ? {} : { activateAt }), ...confirmOf(plan) };
 };
 
 const instructionOf = (release: ReleaseRecord, rollout: Id, { compatible }: Offer): InstructionTemplate => {

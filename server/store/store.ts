@@ -10,18 +10,18 @@
  * A record with a `revision` is saved with the revision that was read; the store counts it up, and answers `conflict`
  * when somebody else has saved in between.
  */
-import type { DeploymentState, Running } from '#shared/deployment.ts';
+import type { DeploymentState, OverdueClass, Running } from '#shared/deployment.ts';
 import type { Id, Sha256 } from '#shared/ids.ts';
 import type { Manifest } from '#shared/manifest.ts';
 import type { Desired, Instruction } from '#shared/messages.ts';
 import type { OpenSpan } from '#shared/windows.ts';
-import type { DeploymentRecord, OutcomeBin, OverdueClass } from '../domain/deployment.ts';
+import type { DeploymentRecord, OutcomeBin } from '../domain/deployment.ts';
 import type { WatchedHealth } from '../domain/late-regression.ts';
 import type { ReleaseApproval, ReleaseCheck } from '../domain/promotion.ts';
 import type { RolloutPlan, RolloutState } from '../domain/rollout.ts';
 
 /** Owned by the domain; named here too for those who only know the store. */
-export type { DeploymentRecord, OutcomeBin, OverdueClass } from '../domain/deployment.ts';
+export type { DeploymentRecord, OutcomeBin } from '../domain/deployment.ts';
 
 export type Millis = number;
 export type Page = { after?: string | undefined; limit: number };
@@ -100,7 +100,36 @@ export type CohortRecord = {
   createdAt: Millis;
 };
 
-export type RolloutRecord = { plan: RolloutPlan; progress: RolloutState; nextTickAt: Millis | null; revision: number };
+export type RolloutRecord = {
+  plan: RolloutPlan;
+  progress: RolloutState;
+  nextTickAt: Millis | null;
+  revision: number;
+  /** The digest of the newest decision; absent before the first. Only the store moves it. */
+  decided?: Sha256;
+};
+
+/**
+ * A decision as domain/decision.ts records it, and its digest. `onlyIfOffered`: kept when somebody was offered something or skipped, and the first time
+ * in a row that nobody was free; the same answer every second is no news.
+ */
+export type DecisionToKeep = { record: string; sha256: Sha256; at: Millis; onlyIfOffered: boolean };
+/**
+ * `n` counts from 1 in each rollout. `blockers`: who had the devices, where fewer were free than it allowed. Its lines in the audit log are
+ * from `auditFrom` up to, but without, `auditTo`.
+ */
+export type KeptDecision = {
+  n: number;
+  at: Millis;
+  sha256: Sha256;
+  record: string;
+  offered: number;
+  skipped: number;
+  withdrawn: number;
+  blockers: { rollout: Id; devices: number }[];
+  auditFrom: number;
+  auditTo: number;
+};
 
 export type OutboxItem = { id: number; effect: OutboxEffect };
 /** Work that was recorded with the decision that asked for it, and is done at least once. */
@@ -244,19 +273,15 @@ export type Store = {
   listOpenRollouts(): Promise<RolloutRecord[]>;
   listDueRollouts(now: Millis, limit: number): Promise<RolloutRecord[]>;
   /** Kept as counters in the transaction that changes a state. */
-  countDeployments(
-    rollout: Id,
-  ): Promise<{ wave: number; state: DeploymentState; overdue: OverdueClass | null; devices: number }[]>;
+  countDeployments(rollout: Id): Promise<DeploymentCount[]>;
   /** The same, recounted from the rows: a periodic check of the counters. */
-  recountDeployments(
-    rollout: Id,
-  ): Promise<{ wave: number; state: DeploymentState; overdue: OverdueClass | null; devices: number }[]>;
+  recountDeployments(rollout: Id): Promise<DeploymentCount[]>;
   /** Devices that never began to act on an offer: planned, or withdrawn or overdue before they accepted. */
   countUntouched(rollout: Id): Promise<number>;
   getOutcomeBins(rollout: Id, binMs: number): Promise<OutcomeBin[]>;
   /**
-   * Turns deployments past their deadline `overdue` (`never-heard` when nothing was accepted, `silent` otherwise), at most
-   * `limit`, and returns them. Both kinds free their device, and supersede its desired document by `none`: a device that
+   * Turns deployments past their deadline `overdue` (`never-heard` when nothing was accepted; `stuck` when the device was heard
+   * since, and lately; `silent` otherwise), at most `limit`, and returns them. All kinds free their device, and supersede its desired document by `none`: a device that
    * stays silent must be able to get something new one day, and two rollouts may never own it at once.
    */
   markOverdue(rollout: Id, now: Millis, limit: number, auditOf: AuditStamp): Promise<DeploymentRecord[]>;
@@ -279,10 +304,14 @@ export type Store = {
      * since: what was withdrawn because a device was shut out, or by its own word, stays so. Done before the offers.
      */
     replan: boolean;
+    /** Kept in the same transaction, with what it led to. */
+    decision?: DecisionToKeep;
     audit: AuditLine[];
     now: Millis;
     /** Ids of deployments; `withdrawn` without those that were only planned. */
   }): Promise<{ result: 'saved'; offered: Id[]; withdrawn: Id[]; skipped: Id[] } | { result: 'conflict' }>;
+  /** What this rollout decided, newest first; `before` is the number of a decision. */
+  listDecisions(rollout: Id, page: { before?: number | undefined; limit: number }): Promise<KeptDecision[]>;
   /**
    * Deployments committed after `committedSince` whose device, by its heartbeats since, may not be well, at most `limit`. A
    * device that was offered something since is not watched any more.
@@ -303,8 +332,8 @@ export type Store = {
   listBlockers(rollout: Id): Promise<{ rollout: Id; devices: number }[]>;
   /** Time zones that the planned devices of a rollout report, by cohort; '' for none. */
   listTimeZones(rollout: Id): Promise<{ cohort: Id; zone: string }[]>;
-  /** Ends the waits that are over: what is installed counts as accepted `now`, and has `outcomeMs`. How many. */
-  releaseHeld(rollout: Id, now: Millis, outcomeMs: number): Promise<number>;
+  /** Ends the waits that are over: what is installed counts as accepted `now`, and has `withinMs` to activate. How many. */
+  releaseHeld(rollout: Id, now: Millis, withinMs: number): Promise<number>;
   /** Devices that have not activated and were told only of windows that are past. */
   listOutOfWindows(rollout: Id, now: Millis, limit: number): Promise<{ deployment: Id; cohort: Id; zone: string }[]>;
   /** Tells them of these instead. */
@@ -333,6 +362,8 @@ export type Store = {
   /** Only where `seq` is still the newest. */
   saveDesiredDocuments(documents: { device: Id; seq: number; document: Desired }[]): Promise<void>;
   /** The oldest items, which stay until they are finished. */
+  /** After a restore: devices have seen higher numbers than this database knows of, and refuse them as replayed. All documents are signed anew. */
+  skipDesiredSeqs(count: number): Promise<void>;
   takeOutbox(limit: number): Promise<OutboxItem[]>;
   finishOutbox(ids: number[]): Promise<void>;
 
@@ -369,8 +400,19 @@ export type OfferRequest = {
   atMost: number;
   acceptBy: Millis;
   instruction: InstructionTemplate;
+  /** The digest of the decision that offers. */
+  decision?: Sha256;
   /** Only to devices in one of these time zones ('' for those that report none), each with the spans in which it may act. Absent: at any time. */
   zones?: { zone: string; windows: OpenSpan[] }[];
+};
+
+/** `reached`: of overdue ones, the state they were in when they became so; null of all others. */
+export type DeploymentCount = {
+  wave: number;
+  state: DeploymentState;
+  overdue: OverdueClass | null;
+  reached: DeploymentState | null;
+  devices: number;
 };
 
 /** In whose name the store words the audit lines for rows that only it picks. */

@@ -18,6 +18,7 @@ export const appendAudit = (sql: Sql, lines: readonly AuditLine[]): void => {
   sql.run('UPDATE audit_head SET size = ?, subtrees = ?', head.size, JSON.stringify(head.subtrees));
 };
 
+export const sizeOfAudit = (sql: Sql): number => sql.get<{ size: number }>('SELECT size FROM audit_head')!.size;
 const readHead = (sql: Sql): AuditHead => {
   const row = sql.get<{ size: number; subtrees: string }>('SELECT size, subtrees FROM audit_head')!;
   return { size: row.size, subtrees: fromJson(row.subtrees) };

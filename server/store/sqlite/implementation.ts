@@ -2,6 +2,7 @@
 import { audit } from './audit.ts';
 import { changes } from './changes.ts';
 import { cohorts } from './cohorts.ts';
+import { decisions } from './decisions.ts';
 import { deployments } from './deployments.ts';
 import { desired } from './desired.ts';
 import { devices } from './devices.ts';
@@ -29,6 +30,7 @@ export const implementStore = (sql: Sql): SyncStore => {
     ...cohorts(sql),
     ...rollouts(sql),
     ...deployments(sql),
+    ...decisions(sql),
     ...ingest(sql),
     ...desired(sql),
     ...audit(sql),

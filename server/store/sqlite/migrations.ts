@@ -174,6 +174,60 @@ INSERT INTO bundle_changes
 /** Why a withdrawn deployment is withdrawn: what a halt took back, and nothing else, is planned again when a person resumes. */
 const WITHDRAWN_BY = 'ALTER TABLE deployments ADD COLUMN withdrawn_by TEXT';
 
+/** What each rollout decided, and from what: see decisions.ts. `decided`: the digest of the newest one. */
+const DECISIONS = `
+CREATE TABLE decisions (
+  rollout TEXT NOT NULL REFERENCES rollouts (id), n INTEGER NOT NULL, at INTEGER NOT NULL, sha256 TEXT NOT NULL,
+  base INTEGER NOT NULL, record BLOB NOT NULL, nobody INTEGER NOT NULL, offered INTEGER NOT NULL, skipped INTEGER NOT NULL,
+  withdrawn INTEGER NOT NULL, blockers TEXT NOT NULL, audit_from INTEGER NOT NULL, audit_to INTEGER NOT NULL,
+  PRIMARY KEY (rollout, n)
+) STRICT;
+ALTER TABLE rollouts ADD COLUMN decided TEXT;
+`;
+
+/**
+ * How long the server's absence excuses a deployment, how often it was offered, and the state in which the overdue ones
+ * stopped, counted too.
+ */
+const DEADLINES = `
+ALTER TABLE deployments ADD COLUMN grace_until INTEGER;
+ALTER TABLE deployments ADD COLUMN offers INTEGER NOT NULL DEFAULT 0;
+UPDATE deployments SET offers = 1 + ifnull(attempts ->> 'ended', 0) WHERE offered_at IS NOT NULL;
+CREATE INDEX deployments_overdue ON deployments (device) WHERE state = 'overdue';
+DROP TRIGGER deployment_counted;
+DROP TRIGGER deployment_recounted;
+DROP TRIGGER deployment_uncounted;
+DROP TABLE deployment_counts;
+CREATE TABLE deployment_counts (
+  rollout TEXT NOT NULL, wave INTEGER NOT NULL, state TEXT NOT NULL, overdue TEXT NOT NULL, reached TEXT NOT NULL,
+  devices INTEGER NOT NULL,
+  PRIMARY KEY (rollout, wave, state, overdue, reached)
+) STRICT, WITHOUT ROWID;
+INSERT INTO deployment_counts
+  SELECT rollout, wave, state, ifnull(overdue, ''), iif(overdue IS NULL, '', ifnull(reached, '')), count(*)
+  FROM deployments GROUP BY 1, 2, 3, 4, 5;
+CREATE TRIGGER deployment_counted AFTER INSERT ON deployments BEGIN
+  INSERT INTO deployment_counts VALUES (new.rollout, new.wave, new.state, ifnull(new.overdue, ''),
+      iif(new.overdue IS NULL, '', ifnull(new.reached, '')), 1)
+    ON CONFLICT DO UPDATE SET devices = devices + 1;
+END;
+CREATE TRIGGER deployment_recounted AFTER UPDATE OF rollout, wave, state, overdue, reached ON deployments
+WHEN old.rollout IS NOT new.rollout OR old.wave IS NOT new.wave OR old.state IS NOT new.state
+  OR old.overdue IS NOT new.overdue OR old.reached IS NOT new.reached BEGIN
+  UPDATE deployment_counts SET devices = devices - 1
+    WHERE rollout = old.rollout AND wave = old.wave AND state = old.state AND overdue = ifnull(old.overdue, '')
+      AND reached = iif(old.overdue IS NULL, '', ifnull(old.reached, ''));
+  INSERT INTO deployment_counts VALUES (new.rollout, new.wave, new.state, ifnull(new.overdue, ''),
+      iif(new.overdue IS NULL, '', ifnull(new.reached, '')), 1)
+    ON CONFLICT DO UPDATE SET devices = devices + 1;
+END;
+CREATE TRIGGER deployment_uncounted AFTER DELETE ON deployments BEGIN
+  UPDATE deployment_counts SET devices = devices - 1
+    WHERE rollout = old.rollout AND wave = old.wave AND state = old.state AND overdue = ifnull(old.overdue, '')
+      AND reached = iif(old.overdue IS NULL, '', ifnull(old.reached, ''));
+END;
+`;
+
 export const MIGRATIONS: readonly string[] = [
   INITIAL,
   PROMOTION,
@@ -183,6 +237,8 @@ export const MIGRATIONS: readonly string[] = [
   CHANGES,
   REACHED,
   WITHDRAWN_BY,
+  DECISIONS,
+  DEADLINES,
 ];
 
 /** Brings the database to the newest schema; throws when it was written by a newer Sluice than this one. */

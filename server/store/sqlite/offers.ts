@@ -1,6 +1,8 @@
 /** What a decision about a rollout does to devices: offers, withdrawals and deadlines. All within the caller's transaction. */
 
 import { type AuditEvent, auditLine, BY_SERVER } from '#server/domain/audit.ts';
+import { HEARD_WITHIN_MS } from '#server/domain/deadline.ts';
+import type { DeploymentState, OverdueClass } from '#shared/deployment.ts';
 import type { Id } from '#shared/ids.ts';
 import type { Instruction } from '#shared/messages.ts';
 import type { OpenSpan } from '#shared/windows.ts';
@@ -104,9 +106,12 @@ export const makeOffer = (
   );
   const by = BY_SERVER;
   recordJourneys(sql, skipped, (devices) => ({ at: now, by, kind: 'skipped', rollout, devices }));
-  recordJourneys(sql, offered, (devices) => ({ at: now, by, kind: 'offered', rollout, wave: offer.wave, devices }));
+  recordJourneys(sql, offered, (devices) => ({ at: now, by, kind: 'offered', rollout, wave: offer.wave, devices, ...decisionOf(offer) }));
   return { offered, skipped };
 };
+
+const decisionOf = ({ decision }: OfferRequest): Pick<OfferRequest, 'decision'> =>
+  decision === undefined ? {} : { decision };
 
 /** In the device's own time zone, which is why only the store can say which. */
 const windowsOf = (sql: Sql, device: Id, { zones }: OfferRequest): { windows?: OpenSpan[] } => {
@@ -280,31 +285,38 @@ export const markOverdue = (
   limit: number,
   stamp: AuditStamp,
 ): DeploymentRecord[] => {
-  const due = sql.all<Journey & { acceptedAt: number | null }>(
-    `SELECT id, device, accepted_at AS acceptedAt FROM deployments
-     WHERE rollout = ? AND deadline_at <= ? ORDER BY deadline_at, n LIMIT ?`,
+  const due = sql.all<Journey & { overdue: OverdueClass; reached: DeploymentState }>(
+    `SELECT deployments.id, device, deployments.state AS reached, CASE
+         WHEN accepted_at IS NULL THEN 'never-heard'
+         WHEN last_seen_at > state_at AND last_seen_at >= ? THEN 'stuck'
+         ELSE 'silent'
+       END AS overdue
+     FROM deployments CROSS JOIN devices ON devices.id = device
+     WHERE rollout = ? AND deadline_at <= ? ORDER BY deadline_at, deployments.n LIMIT ?`,
+    now - HEARD_WITHIN_MS,
     rollout,
     now,
     limitOf(limit),
   );
-  for (const overdue of ['never-heard', 'silent'] as const) {
-    const journeys = due.filter(({ acceptedAt }) => (acceptedAt === null) === (overdue === 'never-heard'));
-    for (const { id } of journeys)
-      sql.run(
-        `UPDATE deployments SET state = 'overdue', overdue = ?, state_at = ?, decided_at = ?, deadline_at = NULL,
-           held_until = NULL, revision = revision + 1 WHERE id = ?`,
-        overdue,
-        now,
-        now,
-        id,
-      );
-    release(sql, journeys, `overdue: ${overdue}`, now);
+  for (const { id, overdue } of due)
+    sql.run(
+      `UPDATE deployments SET state = 'overdue', overdue = ?, reached = state, state_at = ?, decided_at = ?,
+         deadline_at = NULL, held_until = NULL, revision = revision + 1 WHERE id = ?`,
+      overdue,
+      now,
+      now,
+      id,
+    );
+  for (const [alike, journeys] of Map.groupBy(due, ({ overdue, reached }) => `${overdue} in ${reached}`)) {
+    const { overdue, reached } = journeys[0]!;
+    release(sql, journeys, `overdue: ${alike}`, now);
     recordJourneys(sql, journeys, (devices) => ({
       at: now,
       by: stamp.by,
       kind: 'overdue',
       rollout,
       class: overdue,
+      reached,
       devices,
     }));
   }

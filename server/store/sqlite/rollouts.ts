@@ -1,18 +1,26 @@
 import type { RolloutPlan, RolloutState } from '#server/domain/rollout.ts';
-import type { Id } from '#shared/ids.ts';
+import type { Id, Sha256 } from '#shared/ids.ts';
 import type { RolloutRecord } from '../store.ts';
-import { appendAudit } from './audit.ts';
+import { appendAudit, sizeOfAudit } from './audit.ts';
+import { keepDecision } from './decisions.ts';
 import { insertDeployment } from './deployments.ts';
 import { makeOffer, markOverdue, replanHalted, withdrawOffers, withdrawShutOut } from './offers.ts';
 import { fromJson, limitOf, type Sql } from './sql.ts';
 import type { SyncStore } from './sync.ts';
 import { letActivate } from './timing.ts';
 
-type RolloutRow = { plan: string; progress: string; nextTickAt: number | null; revision: number };
+type RolloutRow = {
+  plan: string;
+  progress: string;
+  nextTickAt: number | null;
+  revision: number;
+  decided: Sha256 | null;
+};
 const OPEN_MAX = 1_000;
-const COLUMNS = 'plan, progress, next_tick_at AS nextTickAt, revision';
-const toRollout = (row: RolloutRow): RolloutRecord => ({
+const COLUMNS = 'plan, progress, next_tick_at AS nextTickAt, revision, decided';
+const toRollout = ({ decided, ...row }: RolloutRow): RolloutRecord => ({
   ...row,
+  ...(decided === null ? {} : { decided }),
   plan: fromJson<RolloutPlan>(row.plan),
   progress: fromJson<RolloutState>(row.progress),
 });
@@ -81,8 +89,9 @@ export const rollouts = (sql: Sql) =>
         )
         .map(toRollout),
     markOverdue: (rollout, now, limit, stamp) => markOverdue(sql, rollout, now, limit, stamp),
-    saveRollout: ({ rollout, offers, withdraw, replan, activate, audit, now }) => {
+    saveRollout: ({ rollout, offers, withdraw, replan, activate, decision, audit, now }) => {
       const { id } = rollout.plan;
+      const auditFrom = sizeOfAudit(sql);
       const saved = sql.run(
         'UPDATE rollouts SET progress = ?, next_tick_at = ?, revision = revision + 1 WHERE id = ? AND revision = ?',
         JSON.stringify(rollout.progress),
@@ -100,6 +109,15 @@ export const rollouts = (sql: Sql) =>
       if (replan) replanHalted(sql, id, now);
       const made = offers.map((offer) => makeOffer(sql, id, offer, now));
       if (rollout.nextTickAt === null) tickAtDeadline(sql, id);
+      if (decision !== undefined) {
+        const effect = {
+          asked: offers.reduce((sum, { atMost }) => sum + atMost, 0),
+          offered: made.reduce((sum, { offered }) => sum + offered.length, 0),
+          skipped: made.reduce((sum, { skipped }) => sum + skipped.length, 0),
+          withdrawn: withdrawn.length,
+        };
+        keepDecision(sql, id, decision, effect, auditFrom);
+      }
       const idsOf = (journeys: readonly { id: Id }[]): Id[] => journeys.map((journey) => journey.id);
       return {
         result: 'saved',

@@ -6,7 +6,7 @@ import { migrate } from './migrations.ts';
  * What SQLite can bind: booleans and objects become 0, 1 and JSON text before they come here. Every number is bound as
  * REAL: CAST it where it is divided by.
  */
-export type Value = string | number | null;
+export type Value = string | number | null | Uint8Array;
 // oxlint-disable typescript/no-unnecessary-type-parameters -- `Row` is the caller's word for what its SELECT yields: SQL has no types to infer it from
 export type Sql = {
   /** Returns how many rows changed. */
@@ -38,7 +38,13 @@ export const openSql = (file: string): Sql => {
     database.close();
     throw error;
   }
+  return sqlOf(database);
+};
 
+/** As it is on disk: nothing is migrated, and nothing can be written. For a copy that nobody else has open. */
+export const openSqlToRead = (file: string): Sql => sqlOf(new Database(file, { readonly: true }));
+
+const sqlOf = (database: Database.Database): Sql => {
   // Bounded by the number of statements written in this folder: none is built from data.
   const prepared = new Map<string, Database.Statement<Value[]>>();
   const prepare = (statement: string): Database.Statement<Value[]> => {

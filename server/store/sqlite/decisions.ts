@@ -1,0 +1,96 @@
+/**
+ * Decisions about rollouts with all that they were made from. Records of one rollout repeat each other nearly word for word, so each is
+ * compressed with an earlier one as dictionary: what is left is what changed. That one is compressed alone, so that any record
+ * can be read with one other, and a new one is taken when too much has changed.
+ */
+import { deflateRawSync, inflateRawSync } from 'node:zlib';
+import type { Id } from '#shared/ids.ts';
+import type { DecisionToKeep, KeptDecision } from '../store.ts';
+import { blockersOf } from './priority.ts';
+import { fromJson, limitOf, type Sql } from './sql.ts';
+import type { SyncStore } from './sync.ts';
+
+/** What a decision led to, which only the store knows. `asked`: offers that it allowed. */
+type Effect = { asked: number; offered: number; skipped: number; withdrawn: number };
+
+/** A record that needs more than this share of what it would need alone becomes the next dictionary. */
+const WORTH = 0.5;
+/** How far back the algorithm looks. */
+const DICTIONARY_BYTES_MAX = 32_768;
+
+type Last = { n: number; base: number; nobody: number };
+const lastOf = (sql: Sql, rollout: Id): Last | undefined =>
+  sql.get<Last>('SELECT n, base, nobody FROM decisions WHERE rollout = ? ORDER BY n DESC LIMIT 1', rollout);
+
+const dictionaryOf = (record: Buffer): Buffer => record.subarray(-DICTIONARY_BYTES_MAX);
+const inflate = (sql: Sql, rollout: Id, row: { n: number; base: number; record: Buffer }): Buffer => {
+  if (row.base === row.n) return inflateRawSync(row.record);
+  const base = sql.get<{ record: Buffer }>(
+    'SELECT record FROM decisions WHERE rollout = ? AND n = ?',
+    rollout,
+    row.base,
+  )!;
+  return inflateRawSync(row.record, { dictionary: dictionaryOf(inflateRawSync(base.record)) });
+};
+
+const compress = (sql: Sql, rollout: Id, n: number, record: Buffer): { base: number; bytes: Buffer } => {
+  const alone = { base: n, bytes: deflateRawSync(record) };
+  const last = lastOf(sql, rollout);
+  if (last === undefined) return alone;
+  const base = sql.get<{ record: Buffer }>(
+    'SELECT record FROM decisions WHERE rollout = ? AND n = ?',
+    rollout,
+    last.base,
+  )!;
+  const bytes = deflateRawSync(record, { dictionary: dictionaryOf(inflateRawSync(base.record)) });
+  return bytes.length < WORTH * alone.bytes.length ? { base: last.base, bytes } : alone;
+};
+
+/**
+ * Within the caller's transaction, at its end: `from` is the length of the audit log at its beginning. A decision that only allowed
+ * offers is kept when somebody was offered something, or when for the first time nobody was free.
+ */
+export const keepDecision = (sql: Sql, rollout: Id, decision: DecisionToKeep, effect: Effect, from: number): void => {
+  const last = lastOf(sql, rollout);
+  const nobody = effect.asked > 0 && effect.offered + effect.skipped === 0;
+  if (decision.onlyIfOffered && nobody && last?.nobody === 1) return;
+  const n = (last?.n ?? 0) + 1;
+  const { base, bytes } = compress(sql, rollout, n, Buffer.from(decision.record));
+  sql.run(
+    `INSERT INTO decisions (rollout, n, at, sha256, base, record, nobody, offered, skipped, withdrawn, blockers, audit_from, audit_to)
+     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, (SELECT size FROM audit_head))`,
+    rollout,
+    n,
+    decision.at,
+    decision.sha256,
+    base,
+    bytes,
+    nobody ? 1 : 0,
+    effect.offered,
+    effect.skipped,
+    effect.withdrawn,
+    JSON.stringify(effect.offered < effect.asked ? blockersOf(sql, rollout) : []),
+    from,
+  );
+  sql.run('UPDATE rollouts SET decided = ? WHERE id = ?', decision.sha256, rollout);
+};
+
+type DecisionRow = Omit<KeptDecision, 'record' | 'blockers'> & { base: number; record: Buffer; blockers: string };
+
+export const decisions = (sql: Sql) =>
+  ({
+    listDecisions: (rollout, page) =>
+      sql
+        .all<DecisionRow>(
+          `SELECT n, at, sha256, base, record, offered, skipped, withdrawn, blockers, audit_from AS auditFrom, audit_to AS auditTo
+           FROM decisions WHERE rollout = ? AND n < ? ORDER BY n DESC LIMIT ?`,
+          rollout,
+          page.before ?? Number.MAX_SAFE_INTEGER,
+          limitOf(page.limit),
+        )
+        .map(({ base, record, blockers, ...row }) => ({
+          ...row,
+          blockers: fromJson<{ rollout: Id; devices: number }[]>(blockers),
+          record: inflate(sql, rollout, { n: row.n, base, record }).toString(),
+        })),
+  }) satisfies Partial<SyncStore>;
