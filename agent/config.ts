@@ -46,6 +46,8 @@ export const AgentConfig = z.strictObject({
   heartbeatMs: duration(100).default(60_000),
   /** How often to ask over HTTP while MQTT can not be reached. */
   pollMs: duration(100).default(300_000),
+  /** A server that has answered nothing for so long is unreachable, for offers that may then be activated unconfirmed. */
+  unreachableMs: duration(1_000).default(60_000),
   /** First and longest wait before connecting again. */
   reconnect: z
     .strictObject({ firstMs: duration(10).default(1_000), maxMs: duration(10).default(300_000) })
@@ -84,6 +86,7 @@ export const AGENT_SETTINGS = [
   'trustOnFirstUse',
   'heartbeatMs',
   'pollMs',
+  'unreachableMs',
   'reconnect.firstMs',
   'reconnect.maxMs',
   'application.port',

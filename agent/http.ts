@@ -16,8 +16,10 @@ export const openServerClock = (now: () => number): ServerClock => {
   };
 };
 
-/** `code` is `unavailable` when no answer came, `internal` when it was none of ours. */
-export type HttpResult<T> = { ok: true; value: T } | { ok: false; code: ProblemCode; message: string };
+/** `answered`: somebody answered something. `code` is `unavailable` when no answer came, `internal` when it was none of ours. */
+export type HttpResult<T> =
+  | { ok: true; value: T }
+  | { ok: false; code: ProblemCode; message: string; answered: boolean };
 
 export type Http = {
   /** With the device's login. What came is the caller's to judge; after a 401 it is asked once more, by the server's clock. */
@@ -122,25 +124,28 @@ const answerOf = async <S extends z.ZodType>(
   ask: () => Promise<Response>,
   schema: S,
 ): Promise<HttpResult<z.output<S>>> => {
-  let status: number;
+  let status: number | undefined;
   let body: unknown;
   try {
     const response = await ask();
     status = response.status;
     const bytes = await readAtMost(response, ANSWER_BYTES_MAX);
-    if (bytes.length > ANSWER_BYTES_MAX) return { ok: false, code: 'internal', message: 'the answer is too long' };
+    if (bytes.length > ANSWER_BYTES_MAX)
+      return { ok: false, answered: true, code: 'internal', message: 'the answer is too long' };
     body = JSON.parse(bytes.toString('utf8'));
   } catch (error) {
-    return { ok: false, code: 'unavailable', message: reasonOf(error) };
+    return { ok: false, answered: status !== undefined, code: 'unavailable', message: reasonOf(error) };
   }
   if (status >= 200 && status < 300) {
     const parsed = schema.safeParse(body);
     if (parsed.success) return { ok: true, value: parsed.data };
-    return { ok: false, code: 'internal', message: 'the server answered in a form that this agent does not know' };
+    const message = 'the server answered in a form that this agent does not know';
+    return { ok: false, answered: true, code: 'internal', message };
   }
   const problem = Problem.partial().safeParse(body).data;
   const code = PROBLEM_CODES.find((known) => known === problem?.code) ?? 'internal';
-  return { ok: false, code, message: problem?.detail ?? problem?.title ?? `the server answered ${status}` };
+  const message = problem?.detail ?? problem?.title ?? `the server answered ${status}`;
+  return { ok: false, answered: true, code, message };
 };
 
 /** fetch hides the reason in `cause`. */

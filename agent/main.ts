@@ -11,6 +11,7 @@ import type { AgentConfig } from './config.ts';
 import { openInbox } from './desired.ts';
 import { type Backoff, backoffMs } from './domain/retry.ts';
 import { type Enrolled, enrol, readEnrolled, refreshEnrolled, trustedRoot } from './enrol.ts';
+import { openFleetTime } from './fleet-time.ts';
 import { writeFloor } from './floor.ts';
 import { lockFolder } from './folder-lock.ts';
 import { openHttp, openServerClock } from './http.ts';
@@ -18,10 +19,10 @@ import { openIdentity } from './identity.ts';
 import { type Link, openLink } from './link.ts';
 import { type Log, makeAgentLog, tellState } from './log.ts';
 import { openMachine } from './machine.ts';
+import { openMemory } from './open-memory.ts';
 import { failureOf, openPerformer } from './perform.ts';
 import { runningNow } from './perform-parts.ts';
 import { openPoll } from './poll.ts';
-import { recall } from './recall.ts';
 import { openReporter } from './report.ts';
 import { openDirectorySlots } from './slots/directories.ts';
 import { openStatusFile } from './status-file.ts';
@@ -93,7 +94,13 @@ const runLocked = async (config: AgentConfig, log: Logger, signal: AbortSignal):
       buildTime: BUILD_TIME,
     }),
   );
-  const { journal, memory } = await recall(dataDir, slots, log, now);
+  const time = openFleetTime({
+    wall: now,
+    monotonic: () => performance.now(),
+    earliest: () => trust.earliest(),
+    trusted: () => trust.time(),
+  });
+  const { journal, memory } = await openMemory(dataDir, slots, log, now);
   const backoff: Backoff = {
     firstMs: config.reconnect.firstMs,
     maxMs: Math.min(config.reconnect.maxMs, OBJECT_BACKOFF_MS_MAX),
@@ -180,6 +187,7 @@ const runLocked = async (config: AgentConfig, log: Logger, signal: AbortSignal):
     onApplicationOutput: (deployment, text) =>
       link?.publish('log', { boot, deployment, source: 'application', at: Math.max(0, now()), text }),
     now,
+    time,
     log,
     backoff,
   });

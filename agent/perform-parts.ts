@@ -10,6 +10,7 @@ import type { AgentConfig } from './config.ts';
 import type { Inbox } from './desired.ts';
 import type { Journey } from './domain/install.ts';
 import { type Backoff, backoffMs } from './domain/retry.ts';
+import type { FleetTime } from './fleet-time.ts';
 import { runHooks } from './hooks.ts';
 import type { Http } from './http.ts';
 import type { Identity } from './identity.ts';
@@ -24,12 +25,12 @@ import type { DeviceTrust } from './trust/device-trust.ts';
 export type Folders = { data: string; slots: string; downloads: string };
 
 export type PerformOptions = {
-  config: Pick<AgentConfig, 'compatible' | 'trialTries' | 'application'>;
+  config: Pick<AgentConfig, 'compatible' | 'trialTries' | 'application' | 'unreachableMs'>;
   folders: Folders;
   boot: Id;
   slots: Slots;
   supervisor: Supervisor;
-  trust: Pick<DeviceTrust, 'checkManifest'>;
+  trust: Pick<DeviceTrust, 'checkManifest' | 'checkDesired' | 'time'>;
   http: Pick<Http, 'get' | 'getJson'>;
   identity: Identity;
   machine: () => Pick<Machine, 'memory' | 'nextSeq' | 'send'>;
@@ -42,6 +43,8 @@ export type PerformOptions = {
   /** What the application last wrote, after a trial that failed. */
   onApplicationOutput: (deployment: Id, text: string) => void;
   now: () => number;
+  /** For windows and activation. */
+  time: FleetTime;
   log: Log;
   backoff: Backoff;
 };

@@ -11,6 +11,8 @@ export const inTurns = (trust: DeviceTrust): DeviceTrust => {
   };
   return {
     hasRoot: () => trust.hasRoot(),
+    time: () => trust.time(),
+    earliest: () => trust.earliest(),
     pinRoot: (sha256) => next(() => trust.pinRoot(sha256)),
     checkDesired: (desired) => next(() => trust.checkDesired(desired)),
     acceptSeq: (seq) => next(() => trust.acceptSeq(seq)),

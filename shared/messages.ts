@@ -35,6 +35,8 @@ export const Instruction = z.discriminatedUnion('kind', [
     windows: z.array(OpenSpan).max(SPANS_TOLD_MAX).optional(),
     /** Not to be activated before; null: not until told; absent: as soon as it is installed. */
     activateAt: Millis.nullable().optional(),
+    /** A device that finds its server unreachable may activate without asking it. Absent: it must not. */
+    confirm: z.literal('when-reachable').optional(),
   }),
   z.object({ kind: z.literal('none'), reason: text(256) }),
 ]);

@@ -37,6 +37,9 @@ export const WaveSize = z.union([
 ]);
 export type WaveSize = z.infer<typeof WaveSize>;
 
+/** The priority of what can not wait: a hotfix, a recall. */
+export const URGENT_PRIORITY = 90;
+
 export const Policy = z.strictObject({
   judge: JudgeRule.prefault({ rule: 'evidence' }),
   gate: z
@@ -53,6 +56,23 @@ export const Policy = z.strictObject({
       acceptMs: DurationMs.min(1).default(86_400_000),
       /** From acceptance to a committed trial; past it the device is overdue and counts as a failure. */
       outcomeMs: DurationMs.min(1).default(3_600_000),
+      /** The same for parts of the way, each within `outcomeMs`. From acceptance until everything is fetched. */
+      fetchMs: DurationMs.min(1).optional(),
+      /** Until it is written to the standby slot and read back. */
+      installMs: DurationMs.min(1).optional(),
+      /** Installed, until it activates; from when it may, where it is held back. */
+      readyMs: DurationMs.min(1).optional(),
+      /** From activation to the outcome. */
+      trialMs: DurationMs.min(1).optional(),
+    })
+    .superRefine((deadlines, context) => {
+      for (const name of ['fetchMs', 'installMs', 'readyMs', 'trialMs'] as const)
+        if ((deadlines[name] ?? 0) > deadlines.outcomeMs)
+          context.addIssue({
+            code: 'custom',
+            path: [name],
+            message: `must be at most outcomeMs (${deadlines.outcomeMs}), which bounds the whole journey`,
+          });
     })
     .prefault({}),
   retries: z
@@ -85,6 +105,13 @@ export const Policy = z.strictObject({
   windows: z.array(MaintenanceWindow).max(8).default([]),
   /** When what is installed is activated: by each device as soon as it can, by all from a time on, or when `rollout activate` says so. */
   activation: z.union([z.literal('at-once'), z.literal('on-command'), Millis]).default('at-once'),
+  /**
+   * Whether a device must ask before it activates (`required`), or may do without when it can not reach the server
+   * (`when-reachable`): it then activates what was withdrawn while it was offline. By default only for activation at a time.
+   */
+  confirm: z.enum(['required', 'when-reachable']).optional(),
+  /** After a halt: wait for a person, or at once send the devices that committed back to what they ran before. */
+  onHalt: z.enum(['hold', 'recall']).default('hold'),
   /** A rollout takes devices over from those with a lower number. */
   priority: z.number().int().min(0).max(100).default(50),
 });

@@ -25,6 +25,10 @@ export type DeviceTrust = {
    */
   pinRoot(sha256: Sha256): Promise<TrustResult<void>>;
   hasRoot(): boolean;
+  /** It is certainly not earlier: the build, and what the director attested. */
+  earliest(): number;
+  /** Trusted time: the clock, or `earliest` when that is later. Undefined when the clock was never set, and nothing else tells. */
+  time(): number | undefined;
   /**
    * Refreshes the metadata and checks the document up to `INSTRUCTION_EXPIRED`. Does not remember its `seq`: call `acceptSeq`
    * before acting on it. A document with the `seq` accepted last passes, so that it can be checked again before activating;
@@ -77,6 +81,8 @@ export const openDeviceTrust = async (options: {
         return pinned;
       }),
     hasRoot: () => rooted,
+    earliest: () => earliest(trust),
+    time: () => (trustedTime(trust) >= SANE_TIME_MIN ? trustedTime(trust) : undefined),
     checkDesired: (desired) => inTurn(() => checkDesired(trust, desired)),
     acceptSeq: (seq) =>
       inTurn(async () => {
@@ -111,7 +117,8 @@ const pinRoot = async (trust: Trust, sha256: Sha256): Promise<TrustResult<void>>
  * The latest of the clock, the build, and what the director attested. Only attested time is remembered, never the clock's:
  * a clock that once ran ahead must not make everything look expired for good.
  */
-const trustedTime = (trust: Trust): number => Math.max(trust.now(), trust.buildTime, trust.files.remembered().floor);
+const trustedTime = (trust: Trust): number => Math.max(trust.now(), earliest(trust));
+const earliest = (trust: Trust): number => Math.max(trust.buildTime, trust.files.remembered().floor);
 
 const refresh = async (trust: Trust): Promise<TrustResult<Verified>> => {
   const time = trustedTime(trust);

@@ -8,6 +8,7 @@ import {
   type OpenSpan,
   TIME_ZONE_ATTRIBUTE,
 } from '#shared/windows.ts';
+import { readyWithinMs } from '../domain/deadline.ts';
 import { HELD_FOR_COMMAND } from '../domain/deployment.ts';
 import type { HeldBack } from '../domain/deployment-step.ts';
 import type { RolloutPlan } from '../domain/rollout.ts';
@@ -27,6 +28,12 @@ export const activateAtOf = ({ policy, activatedAt }: RolloutPlan, now: number):
   if (activatedAt !== undefined || policy.activation === 'at-once') return undefined;
   if (policy.activation === 'on-command') return null;
   return policy.activation > now ? policy.activation : undefined;
+};
+
+/** Whether its devices may activate without an answer when they can not reach the server: docs/decisions/0008-activation-without-the-server.md. */
+export const confirmOf = ({ policy }: Pick<RolloutPlan, 'policy'>): { confirm?: 'when-reachable' } => {
+  const timed = typeof policy.activation === 'number';
+  return (policy.confirm ?? (timed ? 'when-reachable' : 'required')) === 'required' ? {} : { confirm: 'when-reachable' };
 };
 
 type Zones = NonNullable<OfferRequest['zones']>;
@@ -74,7 +81,7 @@ export const keepTime = async (
   const plan = (await deps.store.getRollout(rollout))?.plan;
   if (plan === undefined) return;
   const now = deps.now();
-  await deps.store.releaseHeld(rollout, now, plan.policy.deadlines.outcomeMs);
+  await deps.store.releaseHeld(rollout, now, readyWithinMs(plan.policy.deadlines));
   if (!hasWindows(plan)) return;
   const stale = await deps.store.listOutOfWindows(rollout, now, RENEWED_AT_ONCE);
   const renewals = stale.flatMap(({ deployment, cohort, zone }) => {

@@ -74,6 +74,8 @@ export const startTestServer = async (
     admit: true,
     acknowledge: true,
     answerDesired: true,
+    /** Nobody reaches it. */
+    offline: false,
     desired: null as Desired | null,
     seq: 0,
     delegation: null as string | null,
@@ -136,6 +138,7 @@ export const startTestServer = async (
 
   const sockets = new Set<Socket>();
   const mqtt = createTcpServer((socket) => {
+    if (state.offline) return void socket.destroy();
     sockets.add(socket);
     socket.once('close', () => sockets.delete(socket));
     broker.handle(socket);
@@ -191,6 +194,9 @@ export const startTestServer = async (
     void route(request, response).catch((error: unknown) => {
       response.writeHead(500, { 'content-type': 'application/json' }).end(JSON.stringify({ detail: String(error) }));
     });
+  });
+  http.on('connection', (socket) => {
+    if (state.offline) socket.destroy();
   });
   http.listen(0, '127.0.0.1');
   await once(http, 'listening');
@@ -288,6 +294,11 @@ export const startTestServer = async (
     dropConnections: () => {
       for (const socket of sockets) socket.destroy();
     },
+    goOffline: () => {
+      state.offline = true;
+      for (const socket of sockets) socket.destroy();
+      http.closeAllConnections();
+    },
     stop: async () => {
       for (const socket of sockets) socket.destroy();
       mqtt.close();
@@ -347,8 +358,8 @@ export const openDevice = async (
   });
 
   /** Starts the agent; with `killAt` it ends itself at that durable step. */
-  const start = (killAt?: string) => {
-    const env = { ...process.env, ...(killAt === undefined ? {} : { SLUICE_AGENT_KILL_AT: killAt }) };
+  const start = (killAt?: string, more: Record<string, string> = {}) => {
+    const env = { ...process.env, ...more, ...(killAt === undefined ? {} : { SLUICE_AGENT_KILL_AT: killAt }) };
     const main = join(import.meta.dirname, '../../agent/main.ts');
     const child = spawn(process.execPath, [main, '--config', configFile], { env, stdio: ['ignore', 'pipe', 'pipe'] });
     running.add(child);

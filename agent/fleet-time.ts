@@ -1,0 +1,47 @@
+/**
+ * What time it is for windows and activation, which the server means by its own clock: its last word and what has passed since,
+ * by a clock that nobody sets. Without its word, trusted time. Never used for expiry: the server's word about time is not signed.
+ */
+
+/** A device whose clock was set, or that slept, by more than this: what has passed since the server's word is not known. */
+const SET_MS_MIN = 60_000;
+
+export type FleetTime = {
+  /** The server has just said that it is so late there. */
+  learn(serverTime: number): void;
+  /** Whether the server's word counts: heard, and the clock not set since. */
+  known(): boolean;
+  /** Undefined when nothing tells what time it is at least. */
+  now(): number | undefined;
+};
+
+export const openFleetTime = (options: {
+  /** The device's clock, which anybody may set. */
+  wall(): number;
+  /** Milliseconds since some moment, never set. */
+  monotonic(): number;
+  /** It is certainly not earlier. */
+  earliest(): number;
+  /** The device's clock as far as it can be believed. */
+  trusted(): number | undefined;
+}): FleetTime => {
+  let heard: { server: number; wall: number; monotonic: number } | undefined;
+  const passedMs = (): number | undefined => {
+    if (heard === undefined) return undefined;
+    const passed = options.monotonic() - heard.monotonic;
+    if (Math.abs(options.wall() - heard.wall - passed) >= SET_MS_MIN) heard = undefined;
+    return heard === undefined ? undefined : passed;
+  };
+  return {
+    learn: (server) => {
+      heard = { server, wall: options.wall(), monotonic: options.monotonic() };
+    },
+    known: () => passedMs() !== undefined,
+    now: () => {
+      const passed = passedMs();
+      return heard === undefined || passed === undefined
+        ? options.trusted()
+        : Math.max(heard.server + passed, options.earliest());
+    },
+  };
+};
