@@ -5,6 +5,7 @@ import { Command } from 'commander';
 import { z } from 'zod';
 import { addAgent } from './commands/agent.ts';
 import { addAudit } from './commands/audit.ts';
+import { addBackup } from './commands/backup.ts';
 import { addBundle } from './commands/bundle.ts';
 import { addChange } from './commands/change.ts';
 import { addCohort } from './commands/cohort.ts';
@@ -48,7 +49,8 @@ export const buildProgram = (): Command => {
     .configureHelp({ showGlobalOptions: false, sortSubcommands: false })
     .exitOverride()
     .addHelpText('after', AFTER);
-  for (const add of [addServe, addAgent, addDemo, addLogin, addKey, addProduct, addBundle, addRelease]) add(program);
+  for (const add of [addServe, addBackup, addAgent, addDemo, addLogin, addKey, addProduct, addBundle, addRelease])
+    add(program);
   for (const add of [addChange, addDevice, addCohort, addRollout, addAudit, addOperator, addSimulate]) add(program);
   return program;
 };

@@ -1,7 +1,8 @@
 /** The data folder: everything a server keeps, readable by its user only. docs/operations.md lists what is in it. */
-import { accessSync, chmodSync, constants, mkdirSync } from 'node:fs';
+import { accessSync, constants } from 'node:fs';
 import { join } from 'node:path';
 import { writeFileDurably } from '#shared/durable.ts';
+import { makeFolder } from '#shared/make-folder.ts';
 import { StartFailure } from './start-failure.ts';
 import { type FolderLock, lockDataFolder } from './store/lock.ts';
 
@@ -16,8 +17,7 @@ export const inDataFolder = (dir: string) => ({
 /** Makes the folder and takes it for this process, or says in words why that is not possible. */
 export const takeDataFolder = (dir: string): FolderLock => {
   try {
-    // Undefined when it was there: then its mode is its owner's business.
-    if (mkdirSync(dir, { recursive: true, mode: 0o700 }) !== undefined) chmodSync(dir, 0o700);
+    makeFolder(dir);
     accessSync(dir, constants.R_OK | constants.W_OK | constants.X_OK);
   } catch (cause) {
     const code = cause instanceof Error && 'code' in cause ? String(cause.code) : 'unknown error';

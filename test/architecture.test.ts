@@ -16,9 +16,10 @@ const MAY_IMPORT: Record<string, string[]> = {
   agent: ['shared', 'agent'],
   cli: ['shared', 'cli'],
 };
-/** The launchers: `sluice serve` and `sluice agent` start the other two programs in the same process, lazily. */
+/** The launchers: `sluice serve` and `sluice agent` start the other two programs in the same process, lazily; a backup needs no server that runs. */
 const LAUNCHES: Record<string, string> = {
   'cli/commands/serve.ts': 'server',
+  'cli/commands/backup.ts': 'server',
   'cli/commands/agent.ts': 'agent',
   'cli/commands/simulate.ts': 'server/simulate',
 };

@@ -3,8 +3,9 @@ import { z } from 'zod';
 import { DEPLOYMENT_STATES, DEVICE_ERRORS, OVERDUE_CLASSES } from '#shared/deployment.ts';
 import { Id, Millis, Sha256 } from '#shared/ids.ts';
 import { Signed } from '#shared/messages.ts';
+import { STAY_REASONS, STAYS } from '#shared/recall.ts';
 import { canonicalJson } from '#shared/trust/canonical.ts';
-import { sentenceOfHalt } from './halt-words.ts';
+import { plural, sentenceOfHalt } from './halt-words.ts';
 import { HaltReason } from './rollout.ts';
 
 /** `by` of what the server decided itself. */
@@ -63,6 +64,10 @@ export const AuditEvent = z.discriminatedUnion('kind', [
     devices: count,
     waveSizes: z.array(count),
     excluded: count,
+    /** Of the excluded: they have committed a higher security counter. */
+    belowFloor: count.optional(),
+    /** To take back devices of this rollout. */
+    recalls: Id.optional(),
   }),
   /** `approvedBy`: everybody whose approval counts with this one. */
   line('rollout-approved', { rollout: Id, approvedBy: z.array(z.string()), needed: count, note: z.string() }),
@@ -80,6 +85,11 @@ export const AuditEvent = z.discriminatedUnion('kind', [
   line('failures-acknowledged', { rollout: Id, devices: z.array(Id) }),
   line('rollout-halted', { rollout: Id, reason: HaltReason }),
   line('rollout-aborted', { rollout: Id, note: z.string() }),
+  /** `to`: a release for all of its devices, instead of what each ran before. */
+  line('rollout-recalled', { rollout: Id, to: z.string().nullable(), note: z.string() }),
+  /** Devices that committed after `recalls` was recalled. At most 500 devices a line. */
+  line('recall-joined', { rollout: Id, recalls: Id, devices: z.array(Id) }),
+  line('recall-stays', { rollout: Id, devices: z.array(Id), reason: z.enum(STAY_REASONS) }),
   line('rollout-activated', { rollout: Id, installed: count, note: z.string() }),
   line('rollout-completed', { rollout: Id }),
   /** At most 500 devices a line. */
@@ -159,7 +169,6 @@ const naming = (devices: Id[]): string => {
   return devices.length <= DEVICES_NAMED_MAX ? `devices ${named}` : `${devices.length} devices (${named}, ...)`;
 };
 const noted = (note: string): string => (note === '' ? '' : `: ${note}`);
-const plural = (number: number, noun: string): string => `${number} ${noun}${number === 1 ? '' : 's'}`;
 
 type Words = { [K in AuditEvent['kind']]: (event: Extract<AuditEvent, { kind: K }>) => string };
 
@@ -196,7 +205,7 @@ const WORDS: Words = {
       .join(', ')}.`,
   'cohort-created': (e) => `${e.by} created cohort ${e.cohort}.`,
   'rollout-planned': (e) =>
-    `${e.by} planned rollout ${e.rollout} of ${e.product}@${e.version} to ${plural(e.devices, 'device')} in ${plural(e.waveSizes.length, 'wave')} (${e.waveSizes.join(', ')})${e.excluded === 0 ? '' : `, leaving out ${e.excluded}`}.`,
+    `${e.by} planned rollout ${e.rollout} of ${e.product}@${e.version} to ${plural(e.devices, 'device')} in ${plural(e.waveSizes.length, 'wave')} (${e.waveSizes.join(', ')})${e.excluded === 0 ? '' : `, leaving out ${e.excluded}`}${(e.belowFloor ?? 0) === 0 ? '' : ` (${e.belowFloor} of them below their security floor)`}${e.recalls === undefined ? '' : `, to take back rollout ${e.recalls}`}.`,
   'rollout-approved': (e) =>
     `${e.by} approved rollout ${e.rollout}, ${e.approvedBy.length} of ${plural(e.needed, 'approval')}${noted(e.note)}.`,
   'rollout-started': (e) => `Rollout ${e.rollout} started.`,
@@ -208,6 +217,12 @@ const WORDS: Words = {
     `${e.by} acknowledged that ${naming(e.devices)} failed in rollout ${e.rollout}: this no longer counts.`,
   'rollout-halted': (e) => `Rollout ${e.rollout} halted: ${sentenceOfHalt(e.reason)}.`,
   'rollout-aborted': (e) => `${e.by} aborted rollout ${e.rollout}${noted(e.note)}.`,
+  'rollout-recalled': (e) =>
+    `${e.by} recalled rollout ${e.rollout}: its devices go back to ${e.to ?? 'what each ran before'}${noted(e.note)}.`,
+  'recall-joined': (e) =>
+    `Rollout ${e.rollout}: ${naming(e.devices)} joined, to go back like the others of rollout ${e.recalls}.`,
+  'recall-stays': (e) =>
+    `Rollout ${e.rollout} was recalled, but ${naming(e.devices)} can not go back: ${STAYS[e.reason]}.`,
   'rollout-activated': (e) =>
     `${e.by} let the devices of rollout ${e.rollout} activate the release; ${plural(e.installed, 'device')} had installed it${noted(e.note)}.`,
   'rollout-completed': (e) => `Rollout ${e.rollout} completed: every device is decided.`,

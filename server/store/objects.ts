@@ -35,6 +35,9 @@ export type Objects = {
   sweep(keep: ReadonlySet<Sha256>): Promise<number>;
 };
 
+/** Where the data folder `dir` keeps an object. */
+export const objectFile = (dir: string, sha256: string): string => join(dir, 'objects', sha256.slice(0, 2), sha256);
+
 const DIGEST = /^[0-9a-f]{64}$/;
 const codeOf = (error: unknown): unknown => (error instanceof Error && 'code' in error ? error.code : undefined);
 
@@ -101,7 +104,7 @@ export const openObjects = async (dir: string): Promise<Objects> => {
   /** Keeping and sweeping take turns: otherwise a sweep could remove what is just being kept again. */
   const inTurn = makeQueue();
 
-  const fileOf = (sha256: string): string => join(objects, sha256.slice(0, 2), sha256);
+  const fileOf = (sha256: string): string => objectFile(dir, sha256);
   const remove = async (file: string): Promise<void> => {
     await rm(file, { force: true });
     live.delete(file);

@@ -14,10 +14,12 @@ import type { DeploymentState, OverdueClass, Running } from '#shared/deployment.
 import type { Id, Sha256 } from '#shared/ids.ts';
 import type { Manifest } from '#shared/manifest.ts';
 import type { Desired, Instruction } from '#shared/messages.ts';
+import type { StayReason } from '#shared/recall.ts';
 import type { OpenSpan } from '#shared/windows.ts';
 import type { DeploymentRecord, OutcomeBin } from '../domain/deployment.ts';
 import type { WatchedHealth } from '../domain/late-regression.ts';
 import type { ReleaseApproval, ReleaseCheck } from '../domain/promotion.ts';
+import type { Recallable } from '../domain/recall.ts';
 import type { RolloutPlan, RolloutState } from '../domain/rollout.ts';
 
 /** Owned by the domain; named here too for those who only know the store. */
@@ -255,6 +257,27 @@ export type Store = {
   /** From now on the device should run what it runs, if that still is this manifest and not what it should run anyway. */
   adoptRunning(device: Id, manifest: Sha256, audit: AuditLine): Promise<'adopted' | 'conflict'>;
 
+  // Recalls
+  /**
+   * Devices that run the release of this rollout because of it, or ran it before (`skipped`), each with what it ran then; in the order of
+   * planning, at most `limit`. Not those that committed another rollout later, that are on their way back in a rollout that
+   * `recalls` this one, or for which `saveRecall` has decided something since `since`.
+   */
+  listRecallable(rollout: Id, since: Millis, limit: number): Promise<Recallable[]>;
+  /** `conflict` where `recalled`, or a rollout that is joined, was saved by somebody else since it was read. */
+  saveRecall(save: {
+    recalled: RolloutRecord;
+    created: { rollout: RolloutRecord; deployments: DeploymentRecord[] }[];
+    joined: { rollout: RolloutRecord; deployments: DeploymentRecord[] }[];
+    stays: { device: Id; reason: StayReason }[];
+    audit: AuditLine[];
+    now: Millis;
+  }): Promise<'saved' | 'conflict'>;
+  /** Rollouts that take devices of this one back, oldest first. */
+  listRecalls(rollout: Id): Promise<{ id: Id; product: string; version: string; devices: number }[]>;
+  /** Who can not go back, by reason, the most first; the first 20 devices of each by name. */
+  listStays(rollout: Id, since: Millis): Promise<{ reason: StayReason; devices: number; named: Id[] }[]>;
+
   // Cohorts
   createCohort(cohort: CohortRecord, audit: AuditLine): Promise<'created' | 'exists'>;
   getCohort(name: Id): Promise<CohortRecord | undefined>;
@@ -328,8 +351,10 @@ export type Store = {
     audit: AuditLine[],
     now: Millis,
   ): Promise<'added' | 'conflict'>;
-  /** Which rollouts own the planned devices of this one or come first for them, and how many each; most first. */
-  listBlockers(rollout: Id): Promise<{ rollout: Id; devices: number }[]>;
+  /** Which rollouts own the planned devices of this one or come first for them, and how many each; most first. One whose window is shut comes first for nobody. */
+  listBlockers(rollout: Id, shutAbove: ShutWindow[]): Promise<{ rollout: Id; devices: number }[]>;
+  /** The rollouts that run and come before this one. */
+  listRunningAbove(rollout: Id): Promise<RolloutPlan[]>;
   /** Time zones that the planned devices of a rollout report, by cohort; '' for none. */
   listTimeZones(rollout: Id): Promise<{ cohort: Id; zone: string }[]>;
   /** Ends the waits that are over: what is installed counts as accepted `now`, and has `withinMs` to activate. How many. */
@@ -386,6 +411,9 @@ export type Store = {
 /** Everything of an install instruction but the deployment, which the store fills in for each device it offers to. */
 export type InstructionTemplate = Omit<Extract<Instruction, { kind: 'install' }>, 'deployment'>;
 
+/** Outside of its maintenance windows: devices of one cohort of a rollout that are in this time zone ('' where they report none). */
+export type ShutWindow = { rollout: Id; cohort: Id; zone: string };
+
 /**
  * Offer the release to at most `atMost` planned deployments of this wave and group whose device is accepted and owned by
  * no other deployment: connected ones first, then by position. Those of the group that run exactly this manifest
@@ -402,6 +430,8 @@ export type OfferRequest = {
   instruction: InstructionTemplate;
   /** The digest of the decision that offers. */
   decision?: Sha256;
+  /** Where rollouts that come first may not act now: there they keep nobody from this one. */
+  shutAbove?: ShutWindow[];
   /** Only to devices in one of these time zones ('' for those that report none), each with the spans in which it may act. Absent: at any time. */
   zones?: { zone: string; windows: OpenSpan[] }[];
 };

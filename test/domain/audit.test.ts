@@ -17,6 +17,10 @@ const SAMPLES: [AuditEvent, string][] = [
     { ...server, kind: 'server-initialised', rootSha256: 'abc' },
     'The server made its keys; its trust root has the digest abc.',
   ],
+  [
+    { ...server, kind: 'server-restored', backupAt: 1_700_000_000_000, size: 12, root: 'abc' },
+    'The server was restored from a backup of 2023-11-14T22:13:20.000Z; the log had 12 entries then, with the root abc.',
+  ],
   [{ ...alice, kind: 'operator-created', name: 'bob', role: 'ci' }, 'alice created operator bob with the role ci.'],
   [{ ...alice, kind: 'operator-revoked', name: 'bob' }, 'alice revoked operator bob.'],
   [
@@ -157,8 +161,8 @@ const SAMPLES: [AuditEvent, string][] = [
     'Rollout r-1: skipped devices gw-01, gw2, which ran the release already.',
   ],
   [
-    { ...server, kind: 'overdue', rollout, class: 'silent', devices: [device] },
-    'Rollout r-1: device gw-01 took the offer up and then fell silent past the deadline; this counts as failed.',
+    { ...server, kind: 'overdue', rollout, class: 'silent', reached: 'trial', devices: [device] },
+    'Rollout r-1: device gw-01 took the offer up, fell silent in trial, and the deadline passed; this counts as failed.',
   ],
   [
     {

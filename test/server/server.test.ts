@@ -124,6 +124,13 @@ test('a data folder that is none is refused in words', async () => {
   await expect(startServer(configFor(join(file, 'below')))).rejects.toMatchObject({ name: 'StartFailure' });
 });
 
+test('a data folder in which nothing can be made is refused at once, where `mkdir -p` would never return', async () => {
+  await expect(startServer(configFor('/proc/sluice/data'))).rejects.toMatchObject({
+    name: 'StartFailure',
+    message: expect.stringContaining('/proc/sluice/data can not be used (ENOENT)'),
+  });
+});
+
 test.skipIf(process.getuid?.() === 0)('a data folder that may not be written is refused in words', async () => {
   await chmod(dir, 0o500);
   await expect(start()).rejects.toMatchObject({ name: 'StartFailure', message: expect.stringContaining('EACCES') });

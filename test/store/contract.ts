@@ -7,6 +7,8 @@ import { describeDeployments } from './contract-deployments.ts';
 import { describeDevices } from './contract-devices.ts';
 import { describeIngest } from './contract-ingest.ts';
 import { describeOffers } from './contract-offers.ts';
+import { describeOverdue } from './contract-overdue.ts';
+import { describeRestore } from './contract-restore.ts';
 import { describeSteering } from './contract-steering.ts';
 import { describeWatch } from './contract-watch.ts';
 
@@ -21,6 +23,8 @@ export const describeStore = (name: string, open: OpenStore): void => {
     describeIngest(open);
     describeDeployments(open);
     describeAudit(open);
+    describeOverdue(open);
+    describeRestore(open);
     describeSteering(open);
     describeWatch(open);
   });

@@ -59,6 +59,10 @@ export const desired = (sql: Sql) =>
       for (const { device, seq, document } of documents)
         sql.run('UPDATE desired SET document = ? WHERE device = ? AND seq = ?', JSON.stringify(document), device, seq);
     },
+    skipDesiredSeqs: (count) => {
+      sql.run('UPDATE devices SET desired_seq = desired_seq + ?', count);
+      sql.run('UPDATE desired SET seq = seq + ?, document = NULL', count);
+    },
     takeOutbox: (limit) =>
       sql
         .all<{ id: number; effect: string }>('SELECT id, effect FROM outbox ORDER BY id LIMIT ?', limitOf(limit))
