@@ -15,7 +15,7 @@ import { publishRelease } from '#server/flow/publish-release.ts';
 import { runRollout } from '#server/flow/run-rollout.ts';
 import { stageRelease } from '#server/flow/stage-release.ts';
 import { type Objects, openObjects } from '#server/store/objects.ts';
-import { openSqliteStore } from '#server/store/sqlite/open.ts';
+import { openInProcessStore } from '#server/store/sqlite/open.ts';
 import type { DeploymentRecord, DeviceRecord, RolloutRecord, Store } from '#server/store/store.ts';
 import { type Keyring, openKeyring } from '#server/trust/keyring.ts';
 import { openRepository, type Repository } from '#server/trust/repository.ts';
@@ -67,7 +67,7 @@ export const openWorld = async (limits?: UploadLimits): Promise<World> => {
   const dir = await mkdtemp(join(tmpdir(), 'sluice-flow-'));
   let time = T0;
   const now = () => time;
-  const store = await openSqliteStore(':memory:');
+  const store = openInProcessStore(':memory:');
   const objects = await openObjects(join(dir, 'objects'));
   const keyring = await openKeyring(join(dir, 'keys'));
   const repository = await openRepository({ dir: join(dir, 'repository'), keyring, now });
