@@ -1,6 +1,7 @@
 /** The operators' API under /api/v1: every request and every route. What they answer with: views.ts. */
 import { z } from 'zod';
 import { DEPLOYMENT_STATES } from './deployment.ts';
+import { ExplanationView } from './explanation.ts';
 import { DurationMs, Id, Millis, ReleaseRef, Sha256, text } from './ids.ts';
 import { Manifest } from './manifest.ts';
 import { CohortPlan, Policy } from './policy.ts';
@@ -439,6 +440,24 @@ export const routes = {
     ...rollout,
     query: z.object({ ...PageQuery, state: z.enum(DEPLOYMENT_STATES).optional() }),
     answer: page(DeploymentView),
+  }),
+  rolloutExplain: route({
+    method: 'GET',
+    path: '/api/v1/rollouts/:rollout/explain',
+    roles: READ,
+    tags: ['rollouts'],
+    summary:
+      'Why it is where it is, now and at each decision so far, newest first: in words, and with every figure that it was made from',
+    ...rollout,
+    query: z.object({
+      ...PageQuery,
+      limit: z.coerce.number().int().min(1).max(200).default(20),
+      verify: z
+        .enum(['true', 'false'])
+        .default('false')
+        .describe('make each decision again from its recorded inputs, and hold it against the audit log'),
+    }),
+    answer: ExplanationView,
   }),
   rolloutPause: route({
     method: 'POST',

@@ -15,6 +15,7 @@ import { type Cell, facts, formatTime, liveTerminal, paint, print, printError, p
 import {
   cohortPlan,
   collect,
+  deadline,
   duration,
   id,
   maintenanceWindow,
@@ -23,6 +24,7 @@ import {
   readPolicy,
   wholeNumber,
 } from '../values.ts';
+import { addExplain } from './rollout-explain.ts';
 
 const WATCH_MS = 1000;
 
@@ -33,6 +35,13 @@ const stateOf = ({ state }: RolloutView): { text: string; paint: (text: string) 
   >;
   return { text: state, paint: colour[state] ?? paint.yellow };
 };
+/** `2 silent in trial, 1 never-heard`. */
+const overdueOf = (overdue: RolloutView['overdue']): string =>
+  overdue
+    .map((one) => `${one.devices} ${one.class}${one.class === 'never-heard' ? '' : ` in ${one.reached}`}`)
+    .join(', ');
+const placeOf = ({ state, overdue, reached }: DeploymentView): string =>
+  overdue === null ? state : `${state}, ${overdue}${overdue === 'never-heard' ? '' : ` in ${reached}`}`;
 /** `committed 6, trial 2`: only the states that somebody is in. */
 const countsOf = (counts: RolloutView['counts']): string =>
   Object.entries(counts)
@@ -61,6 +70,7 @@ const describeRollout = (rollout: RolloutView): string => {
     ['why', rollout.explanation],
     ['cohorts', plansOf(rollout.cohorts)],
     ['devices', `${rollout.devices}: ${countsOf(rollout.counts)}; ${rollout.untouched} untouched`],
+    ...(rollout.overdue.length === 0 ? [] : [['overdue', overdueOf(rollout.overdue)] satisfies [string, Cell]]),
     ['created', `${formatTime(rollout.createdAt)} by ${rollout.createdBy}`],
   ];
   // People count waves from 1, as the explanation does; JSON keeps the API's index.
@@ -117,6 +127,7 @@ type CreateFlags = ServerFlags & {
   channel: Id;
   policy?: string;
   set?: [string, string][];
+  deadline?: [string, string][];
   startAt?: number;
   endBy?: number;
   window?: z.input<typeof MaintenanceWindow>[];
@@ -171,6 +182,11 @@ const addCreate = (group: Command): void => {
       'one field of the policy, such as judge.budget=5 or gate.soakMs=600000; repeatable',
       collect(pair),
     )
+    .option(
+      '--deadline <step=time>',
+      'how long a device may take to accept, fetch, install, be ready, be on trial (trial), or for all of it from acceptance (outcome), as in trial=10m; repeatable',
+      collect(deadline),
+    )
     .option('--start-at <time>', 'when: 2026-12-01T02:00:00Z, or +15m', moment)
     .option('--end-by <time>', 'it is over by then, done or not', moment)
     .option(
@@ -188,7 +204,10 @@ const addCreate = (group: Command): void => {
     .action(async (text: string, flags: CreateFlags) => {
       const release = ReleaseRef.safeParse(text);
       if (!release.success) throw usageFailure(`${text} ${release.error.issues[0]?.message}`);
-      const policy = { ...(await readPolicy(flags.policy, flags.set ?? [])), ...steeringOf(flags) };
+      const policy = {
+        ...(await readPolicy(flags.policy, [...(flags.set ?? []), ...(flags.deadline ?? [])])),
+        ...steeringOf(flags),
+      };
       const client = await connect(flags);
       const body = { release: release.data, channel: flags.channel, cohorts: cohortsOf(flags), policy };
       const start = {
@@ -207,6 +226,10 @@ const addCreate = (group: Command): void => {
     [
       'In waves, tonight, harming five devices at most',
       'sluice rollout create gateway@1.1.0 --cohort everyone=2,10%,50%,100% --set judge.budget=5 --start-at 2026-12-01T02:00:00Z',
+    ],
+    [
+      'A device that hangs is noticed soon',
+      'sluice rollout create gateway@1.1.0 --cohort everyone --deadline fetch=30m --deadline trial=5m',
     ],
     ['A hotfix, before all others', 'sluice rollout create gateway@1.1.1 --cohort everyone --urgent'],
     [
@@ -372,7 +395,7 @@ export const addRollout = (program: Command): void => {
       const rows = deployments.map((one) => [
         one.device,
         one.wave + 1,
-        one.state,
+        placeOf(one),
         one.did,
         formatTime(one.stateAt),
         `${one.error === null ? '' : `${one.error.code}: ${one.error.message}`}${againOf(one)}`,
@@ -382,6 +405,7 @@ export const addRollout = (program: Command): void => {
     });
   withExamples(show, [['Where is every device?', 'sluice rollout show ro-5sjqphnd --devices']]);
   addWatch(group);
+  addExplain(group);
   addVerb(group, 'pause', 'Offer to nobody new until resumed', [
     'Wait',
     'sluice rollout pause ro-5sjqphnd --note "the network is down in Lyon"',

@@ -48,6 +48,11 @@ export const explainRollout = ({ progress, waveSizes }: Rollout, now: Millis): s
   }
 };
 
+const devicesShort = (risk: number): string => {
+  const devices = short(Math.max(0, risk));
+  return `${devices} ${devices === '1' ? 'device' : 'devices'}`;
+};
+
 /** What a person can do about a halt. */
 const wayOut = (reason: HaltReason): string => {
   if (reason.kind === 'release-withdrawn') return 'Abort it, and roll out another release.';
@@ -62,10 +67,10 @@ const explainHold = (hold: Hold | null, isLastWave: boolean, now: Millis): strin
   switch (hold.kind) {
     case 'judge':
       return hold.unaccepted > 0
-        ? `waits for evidence of health in ${hold.group}: ${hold.unaccepted} devices have not answered their offer, and up to ${percentOf(hold.upperBound)} failing is still plausible`
-        : `waits for evidence of health in ${hold.group}: ${short(Math.max(0, hold.risk))} devices beyond the tolerated share may be failing, and up to ${percentOf(hold.upperBound)} failing is still plausible`;
+        ? `waits for evidence of health in ${hold.group}: ${hold.unaccepted === 1 ? '1 device has not answered its offer' : `${hold.unaccepted} devices have not answered their offers`}, and up to ${percentOf(hold.upperBound)} failing is still plausible`
+        : `waits for evidence of health in ${hold.group}: ${devicesShort(hold.risk)} beyond the tolerated share may be failing, and up to ${percentOf(hold.upperBound)} failing is still plausible`;
     case 'at-risk-limit':
-      return `waits, because ${hold.atRisk} devices are between offer and outcome, where at most ${hold.limit} may be`;
+      return `waits, because ${hold.atRisk === 1 ? '1 device is' : `${hold.atRisk} devices are`} between offer and outcome, where at most ${hold.limit} may be`;
     case 'rate-limit':
       return `waits ${durationWords(hold.nextAt - now)} for the next offers, as the policy limits starts per minute`;
     case 'window':
@@ -73,12 +78,12 @@ const explainHold = (hold: Hold | null, isLastWave: boolean, now: Millis): strin
         ? `waits for the maintenance window of ${hold.cohort}`
         : `waits for the maintenance window of ${hold.cohort}, which opens in ${durationWords(hold.opensAt - now)}`;
     case 'activation':
-      return `${hold.installed} devices have installed it and wait ${
+      return `${hold.installed === 1 ? '1 device has installed it and waits' : `${hold.installed} devices have installed it and wait`} ${
         hold.waits === 'command'
           ? 'to be told to activate it (rollout activate)'
           : hold.waits === 'time' && hold.at !== null
             ? `until all activate it in ${durationWords(hold.at - now)}`
-            : 'for their maintenance window to activate it'
+            : `for ${hold.installed === 1 ? 'its' : 'their'} maintenance window to activate it`
       }`;
     case 'gate':
       if (hold.committed < hold.needed) {

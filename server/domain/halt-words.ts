@@ -6,6 +6,8 @@ import type { HaltReason } from './rollout.ts';
 export const percentOf = (share: number): string => `${Number((100 * share).toPrecision(3))} %`;
 /** `2.0448` -> `2.04`. */
 export const short = (value: number): string => String(Number(value.toPrecision(3)));
+/** `1 device`, `2 devices`. */
+export const plural = (number: number, noun: string): string => `${number} ${noun}${number === 1 ? '' : 's'}`;
 /** Waves are counted from 1 where people read. */
 export const waveName = (wave: number): string => `wave ${wave + 1}`;
 
@@ -13,15 +15,15 @@ export const waveName = (wave: number): string => `wave ${wave + 1}`;
 export const sentenceOfHalt = (reason: HaltReason): string => {
   switch (reason.kind) {
     case 'evidence':
-      return `${reason.failed} of ${reason.offered} devices failed in ${reason.group}, which is ${short(reason.evidence)} to 1 evidence of a failure rate above the tolerated one`;
+      return `${reason.failed} of ${plural(reason.offered, 'device')} failed in ${reason.group}, which is ${short(reason.evidence)} to 1 evidence of a failure rate above the tolerated one`;
     case 'budget':
-      return `${reason.failed} of ${reason.offered} devices failed in ${reason.group}, ${short(reason.excess)} more than the tolerated share, which uses up the budget of ${short(reason.budget)}`;
+      return `${reason.failed} of ${plural(reason.offered, 'device')} failed in ${reason.group}, ${short(reason.excess)} more than the tolerated share, which uses up the budget of ${short(reason.budget)}`;
     case 'percentage':
-      return `${reason.failed} of ${reason.decided} devices failed (${short(reason.percent)} %), more than the ${short(reason.limitPercent)} % allowed`;
+      return `${reason.failed} of ${plural(reason.decided, 'device')} failed (${short(reason.percent)} %), more than the ${short(reason.limitPercent)} % allowed`;
     case 'gate-unreachable':
       if (reason.reachable === 0)
-        return `nobody in ${waveName(reason.wave)} was heard: ${reason.neverHeard === 1 ? '1 device' : `${reason.neverHeard} devices`} never took the offer up and none committed, so there is no evidence to open the next wave on`;
-      return `the gate of ${waveName(reason.wave)} is out of reach: ${reason.failed} of ${reason.reachable} reachable devices failed and ${reason.committed} committed, where ${reason.needed} must commit`;
+        return `nobody in ${waveName(reason.wave)} was heard: ${plural(reason.neverHeard, 'device')} never took the offer up and none committed, so there is no evidence to open the next wave on`;
+      return `the gate of ${waveName(reason.wave)} is out of reach: ${reason.failed} of ${plural(reason.reachable, 'reachable device')} failed and ${reason.committed} committed, where ${reason.needed} must commit`;
     case 'release-withdrawn':
       return `${reason.by} withdrew the release`;
     default:

@@ -10,7 +10,7 @@ import { stepRollout } from '../domain/rollout-step.ts';
 import type { InstructionTemplate, OfferRequest, ReleaseRecord, RolloutRecord, Store } from '../store/store.ts';
 import { decide } from './decide.ts';
 import { followCohorts } from './follow-cohorts.ts';
-import { activateAtOf, confirmOf, keepTime, type RolloutTime, timeOf } from './rollout-time.ts';
+import { activateAtOf, confirmOf, keepTime, type RolloutTime, shutAbove, timeOf } from './rollout-time.ts';
 import { watchCommitted } from './watch-committed.ts';
 
 /** Another writer can win a few times in a row, but not for ever: each time somebody made progress. */
@@ -50,16 +50,9 @@ export const applyEvent = async (deps: RunDeps, id: Id, event: RolloutEvent): Pr
     const release = await deps.store.getRelease(plan.product, plan.version);
     if (release === undefined)
       throw new Error(`rollout ${id} is of ${plan.product}@${plan.version}, which is not there`);
-    const bins = await deps.store.getOutcomeBins(id, binMsOf(plan.policy));
-    const now = deps.now();
-    const time = await timeOf(deps.store, plan, now);
+    const { facts, time } = await factsNow(deps, record);
+    const { now } = facts;
     const rollout = { ...plan, progress: record.progress };
-    const facts: RolloutFacts = {
-      now,
-      bins,
-      ...(await acknowledgedNow(deps.store, record)),
-      ...(time === undefined ? {} : { windows: time.facts }),
-    };
     const happened = eventNow(event, release);
     const step = stepRollout(rollout, happened, facts);
     if (step.refused !== null) return step.refused;
@@ -69,11 +62,13 @@ export const applyEvent = async (deps: RunDeps, id: Id, event: RolloutEvent): Pr
     const nextPlan = activatedAt === undefined ? plan : { ...plan, activatedAt };
     const next = { ...record, plan: nextPlan, progress: step.next.progress, nextTickAt: step.nextTickAt };
     const decided = decide(record.decided, rollout, happened, facts, step);
+    const shut = step.offers.length === 0 ? [] : await shutAbove(deps.store, id, now);
     const saved = await deps.store.saveRollout({
       rollout: next,
       offers: step.offers.map((offer) => ({
         ...offer,
         ...zonesOf(time, offer),
+        ...(shut.length === 0 ? {} : { shutAbove: shut }),
         ...decided.mark,
         instruction: { ...instructionOf(release, plan.id, offer), ...activationOf(nextPlan, now) },
       })),
@@ -87,6 +82,23 @@ export const applyEvent = async (deps: RunDeps, id: Id, event: RolloutEvent): Pr
     if (saved.result === 'saved') return accept({ ...next, revision: record.revision + 1 });
   }
   return refuse('conflict', `rollout ${id} changes all the time; try again in a moment`);
+};
+
+/** All that has to be known to decide about a rollout at this moment; `time`: what its devices are to be told of windows. */
+export const factsNow = async (
+  { store, now }: RunDeps,
+  record: RolloutRecord,
+): Promise<{ facts: RolloutFacts; time: RolloutTime | undefined }> => {
+  const bins = await store.getOutcomeBins(record.plan.id, binMsOf(record.plan.policy));
+  const at = now();
+  const time = await timeOf(store, record.plan, at);
+  const facts: RolloutFacts = {
+    now: at,
+    bins,
+    ...(await acknowledgedNow(store, record)),
+    ...(time === undefined ? {} : { windows: time.facts }),
+  };
+  return { facts, time };
 };
 
 /** Acknowledged failures are named, so they are looked at one by one. */

@@ -3,6 +3,7 @@ import { routes } from '#shared/api.ts';
 import type { Id } from '#shared/ids.ts';
 import { accept, type Result, refuse } from '#shared/problems.ts';
 import type { Channel } from '../domain/channel.ts';
+import { explainRollout } from '../flow/explain-rollout.ts';
 import { planRollout } from '../flow/plan-rollout.ts';
 import { queueRollouts } from '../flow/queue-rollouts.ts';
 import { reportRollout } from '../flow/report-rollout.ts';
@@ -53,6 +54,9 @@ export const rolloutRoutes = (
     const deployments = await deps.store.listDeployments(filter, query);
     return accept(pageOf(deployments, query.limit, (deployment) => deployment.id, deploymentView));
   });
+  handle(app, routes.rolloutExplain, ({ params, query }) =>
+    explainRollout(deps, params.rollout, { ...query, verify: query.verify === 'true' }),
+  );
   handle(app, routes.rolloutPause, async ({ params, body, who }) =>
     showAndWake(await steerRollout(deps, { rollout: params.rollout, verb: 'pause', note: body.note, by: who.name })),
   );

@@ -1,0 +1,126 @@
+/** Why a rollout is where it is: its figures now, and each of its decisions from the inputs that were recorded with it. */
+import type { DecisionInputs, DecisionView, ExplanationView } from '#shared/explanation.ts';
+import type { Id } from '#shared/ids.ts';
+import { accept, type Result, refuse } from '#shared/problems.ts';
+import { sha256Hex } from '#shared/trust/canonical.ts';
+import { BY_SERVER, parseAuditEvent } from '../domain/audit.ts';
+import { type Decision, faultsOf, readRecord } from '../domain/decision.ts';
+import { kindsOfDecision, reasonsOf, sentenceOfDecision } from '../domain/decision-words.ts';
+import { type Figures, figuresOf } from '../domain/figures.ts';
+import type { Rollout } from '../domain/rollout.ts';
+import type { RolloutFacts } from '../domain/rollout-events.ts';
+import type { KeptDecision, Store } from '../store/store.ts';
+import { readIndex } from './device-history.ts';
+import { reportRollout } from './report-rollout.ts';
+import { blockersNow } from './rollout-time.ts';
+import { factsNow, type RunDeps } from './run-rollout.ts';
+
+/** A decision writes few lines, but as many as there are batches of devices. */
+const LINES_MAX = 1_000;
+
+type Asked = { after?: string | undefined; limit: number; verify: boolean };
+
+/** Decisions newest first; `after` is the number of the last one seen. Refusals: `not-found`, `invalid-request`. */
+export const explainRollout = async (deps: RunDeps, id: Id, asked: Asked): Promise<Result<ExplanationView>> => {
+  const before = readIndex(asked.after);
+  if (!before.ok) return before;
+  const record = await deps.store.getRollout(id);
+  if (record === undefined) return refuse('not-found', `there is no rollout ${id}`);
+  const { facts } = await factsNow(deps, record);
+  const rollout: Rollout = { ...record.plan, progress: record.progress };
+  const figures = figuresOf(rollout, facts);
+  const waitsFor = record.progress.state === 'running' ? await blockersNow(deps, id) : [];
+  // One more than asked for: each is held against the one before it.
+  const kept = await deps.store.listDecisions(id, { before: before.value, limit: asked.limit + 1 });
+  const shown = kept.slice(0, asked.limit);
+  const items: DecisionView[] = [];
+  for (const [index, one] of shown.entries()) items.push(await viewOf(deps.store, one, kept[index + 1], asked.verify));
+  // The newest of all must be the one that the rollout itself names.
+  const [newest] = items;
+  if (asked.verify && newest !== undefined && before.value === undefined && newest.sha256 !== record.decided)
+    newest.faults?.push('the rollout names another one as its newest decision');
+  return accept({
+    rollout: id,
+    now: {
+      at: facts.now,
+      explanation: (await reportRollout(deps, record)).explanation,
+      reasons: reasonsOf(rollout, facts, figures, waitsFor),
+      inputs: inputsOf(rollout, facts, figures),
+      waitsFor,
+    },
+    items,
+    next: kept.length > asked.limit ? String(shown.at(-1)?.n) : null,
+  });
+};
+
+const viewOf = async (
+  store: Pick<Store, 'readAudit'>,
+  kept: KeptDecision,
+  before: KeptDecision | undefined,
+  verify: boolean,
+): Promise<DecisionView> => {
+  const decision = readRecord(kept.record);
+  const { rollout, event, facts, figures } = decision;
+  return {
+    decision: kept.n,
+    at: kept.at,
+    by: 'by' in event ? event.by : BY_SERVER,
+    kinds: kindsOfDecision(decision, kept),
+    sentence: sentenceOfDecision(decision, kept),
+    reasons: reasonsOf(rollout, facts, figures, kept.blockers),
+    inputs: inputsOf(rollout, facts, figures),
+    offered: kept.offered,
+    skipped: kept.skipped,
+    withdrawn: kept.withdrawn,
+    waitsFor: kept.blockers,
+    sha256: kept.sha256,
+    previous: decision.previous,
+    audit: Array.from({ length: kept.auditTo - kept.auditFrom }, (_, index) => kept.auditFrom + index),
+    faults: verify ? await verifyOne(store, kept, decision, before) : null,
+  };
+};
+
+/** The record is the one that was hashed, follows the one before, leads to what was decided, and the audit log names it. */
+const verifyOne = async (
+  store: Pick<Store, 'readAudit'>,
+  kept: KeptDecision,
+  decision: Decision,
+  before: KeptDecision | undefined,
+): Promise<string[]> => {
+  const faults = faultsOf(decision, before && readRecord(before.record));
+  if (sha256Hex(kept.record) !== kept.sha256) faults.push('its record is not the one that was hashed');
+  if (decision.previous !== (before?.sha256 ?? null)) faults.push('it names another decision as the one before it');
+  if (before === undefined ? kept.n !== 1 : before.n !== kept.n - 1) faults.push('decisions before it are missing');
+  if (decision.outcome.audit.length > 0 || kept.offered > 0) {
+    const lines = Math.min(LINES_MAX, Math.max(1, kept.auditTo - kept.auditFrom));
+    const entries = await store.readAudit(kept.auditFrom - 1, lines);
+    if (!entries.some(({ payload }) => parseAuditEvent(payload)?.decision === kept.sha256))
+      faults.push('no line in the audit log names its digest');
+  }
+  return faults;
+};
+
+const inputsOf = (rollout: Rollout, { windows }: RolloutFacts, figures: Figures): DecisionInputs => {
+  const { policy, activatedAt, endBy } = rollout;
+  const { judge, gate, limits } = policy;
+  const { starts } = figures;
+  return {
+    rule: judge,
+    evidenceToHalt: judge.rule === 'evidence' ? 1 / judge.alpha : null,
+    groups: figures.groups,
+    acknowledged: figures.acknowledged,
+    limits: {
+      atRisk: figures.atRisk,
+      atRiskMax: limits.atRiskMax,
+      startsPerMinute: limits.startsPerMinute,
+      startsLeft: starts.left,
+      startsPerWindow: starts.perWindow,
+      startWindowMs: starts.windowMs,
+    },
+    gate: figures.gate === null ? null : { ...figures.gate, successShare: gate.successShare, soakMs: gate.soakMs },
+    windows: windows ?? [],
+    activation: { when: policy.activation, activatedAt: activatedAt ?? null },
+    endBy: endBy ?? null,
+    priority: policy.priority,
+  };
+};
