@@ -41,6 +41,15 @@ export const pair = (text: string): [name: string, value: string] => {
   return [text.slice(0, at), text.slice(at + 1)];
 };
 
+const DEADLINES = ['accept', 'fetch', 'install', 'ready', 'trial', 'outcome'];
+/** `trial=10m`, as the setting of the policy that it stands for. */
+export const deadline = (text: string): [path: string, ms: string] => {
+  const [step, time] = text.split('=', 2);
+  if (step === undefined || time === undefined || !DEADLINES.includes(step))
+    throw new InvalidArgumentError(`must be step=time, as in trial=10m; steps are ${DEADLINES.join(', ')}`);
+  return [`deadlines.${step}Ms`, String(duration(time))];
+};
+
 /** `canary`, or `everyone=10%,50%,100%`, or `everyone=2,20,100%`: waves, cumulatively, in devices or percent. */
 export const cohortPlan = (text: string): z.input<typeof CohortPlan> => {
   const [cohort, waves] = text.split('=', 2);

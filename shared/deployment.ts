@@ -23,7 +23,7 @@ export type AgentState = (typeof AGENT_STATES)[number];
 
 /**
  * Where the server believes a deployment is. `planned`: chosen, not yet offered. `skipped`: the device ran the release
- * already. `overdue`: silent past its deadline; a late report reclassifies it.
+ * already. `overdue`: past its deadline; a late report reclassifies it.
  */
 export const DEPLOYMENT_STATES = [
   'planned',
@@ -40,6 +40,13 @@ export const DEPLOYMENT_STATES = [
   'skipped',
 ] as const;
 export type DeploymentState = (typeof DEPLOYMENT_STATES)[number];
+
+/**
+ * Why a deployment is overdue. `never-heard`: the device did not accept its offer; no failure (docs/decisions/0003). `silent`: it
+ * accepted, and is not heard any more. `stuck`: it is heard, and does not get on.
+ */
+export const OVERDUE_CLASSES = ['never-heard', 'silent', 'stuck'] as const;
+export type OverdueClass = (typeof OVERDUE_CLASSES)[number];
 
 /** What a device has done so far about its offer, also where the offer was withdrawn since. */
 export const DID = [

@@ -1,6 +1,6 @@
 /** What the operators' API answers with: one view for each noun. */
 import { z } from 'zod';
-import { DEPLOYMENT_STATES, DeviceError, DID, Running } from './deployment.ts';
+import { DEPLOYMENT_STATES, DeviceError, DID, OVERDUE_CLASSES, Running } from './deployment.ts';
 import { Id, Millis, ReleaseRef, Sha256, text, Version } from './ids.ts';
 import { Manifest } from './manifest.ts';
 import { CohortPlan, Policy } from './policy.ts';
@@ -136,7 +136,9 @@ export const DeploymentView = z.object({
   state: z.enum(DEPLOYMENT_STATES),
   /** How far the device came: of a withdrawn one when its offer was withdrawn; `unknown` of one that fell silent. */
   did: z.enum(DID),
-  overdue: z.enum(['never-heard', 'silent']).nullable(),
+  overdue: z.enum(OVERDUE_CLASSES).nullable(),
+  /** Of a withdrawn or overdue one: the state it was in before. */
+  reached: z.enum(DEPLOYMENT_STATES).nullable(),
   offeredAt: Millis.nullable(),
   acceptedAt: Millis.nullable(),
   decidedAt: Millis.nullable(),
@@ -175,6 +177,10 @@ export const RolloutView = z.object({
   /** Devices that never began to act on an offer: planned, withdrawn or overdue before they accepted. */
   untouched: z.number().int(),
   counts: StateCounts,
+  /** The overdue among them, by class and by the state they did not get beyond. */
+  overdue: z.array(
+    z.object({ class: z.enum(OVERDUE_CLASSES), reached: z.enum(DEPLOYMENT_STATES), devices: z.number().int() }),
+  ),
   waves: z.array(z.object({ devices: z.number().int(), counts: StateCounts })),
 });
 export type RolloutView = z.infer<typeof RolloutView>;

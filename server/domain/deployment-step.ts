@@ -5,6 +5,7 @@
 import type { AgentState, DeploymentState, DeviceError, Outcome } from '#shared/deployment.ts';
 import type { Policy } from '#shared/policy.ts';
 import { type AuditEvent, byDevice } from './audit.ts';
+import { deadlineOf, readyWithinMs } from './deadline.ts';
 import { type DeploymentRecord, HELD_FOR_COMMAND } from './deployment.ts';
 import { type Attempts, retryOf, returnOf } from './retry.ts';
 import type { Millis } from './rollout.ts';
@@ -60,7 +61,7 @@ export const MOVES: Record<DeploymentState, readonly ToldState[]> = {
   failed: [],
   // The withdrawal came too late for a device that had activated. Its earlier reports, still on their way, are ignored.
   withdrawn: ['trial', 'committed', 'reverted', 'failed'],
-  // Silent: only an outcome counts, since the time for mere progress is over. Never heard: see `movesOf`.
+  // Silent: only an outcome counts, since the time for mere progress is over. Never heard, or stuck: see `movesOf`.
   overdue: ['committed', 'reverted', 'failed', 'withdrawn'],
   // Nor was it here.
   skipped: [],
@@ -68,14 +69,18 @@ export const MOVES: Record<DeploymentState, readonly ToldState[]> = {
 
 /** A device that was never heard has not used up any time: its late acceptance starts its clock as an early one would have. */
 const NEVER_HEARD_MOVES: readonly ToldState[] = ['offered', ...MOVES.offered];
+/** It withdraws because it was told to when its time was over: that excuses nobody who was there all the time. */
+const STUCK_MOVES: readonly ToldState[] = MOVES.overdue.filter((state) => state !== 'withdrawn');
 
 const movesOf = (deployment: DeploymentRecord): readonly ToldState[] =>
   // Planned again, after another rollout took it over or a halt: it may have activated before it heard of that.
   deployment.state === 'planned' && deployment.offeredAt !== null
     ? MOVES.withdrawn
-    : deployment.state === 'overdue' && deployment.overdue === 'never-heard'
+    : deployment.overdue === 'never-heard'
       ? NEVER_HEARD_MOVES
-      : MOVES[deployment.state];
+      : deployment.overdue === 'stuck'
+        ? STUCK_MOVES
+        : MOVES[deployment.state];
 
 const isDecided = (state: ToldState): boolean =>
   state === 'committed' || state === 'reverted' || state === 'failed' || state === 'withdrawn';
@@ -83,10 +88,6 @@ const isDecided = (state: ToldState): boolean =>
 /** The first word that the agent acts on the offer. A device that only says it heard the withdrawal never acted. */
 const acceptanceOf = (deployment: DeploymentRecord, told: ToldState, now: Millis): Millis | null =>
   deployment.acceptedAt ?? (told === 'withdrawn' ? null : now);
-
-/** A deadline that was moved, because the server was away, stays moved. The one of an offer was only for accepting it. */
-const outcomeBy = ({ acceptedAt, deadlineAt }: DeploymentRecord, usual: Millis): Millis =>
-  acceptedAt === null || deadlineAt === null ? usual : Math.max(deadlineAt, usual);
 
 /** Until when the device's instruction lets it begin to install, and activate; null where it may do so now. */
 export type HeldBack = { install: Millis | null; activate: Millis | null };
@@ -102,7 +103,7 @@ const heldOf = (
     return { heldUntil: held.install, deadlineAt: held.install + deadlines.acceptMs };
   if (told !== 'ready' || held.activate === null) return undefined;
   const forCommand = held.activate === HELD_FOR_COMMAND;
-  return { heldUntil: held.activate, deadlineAt: forCommand ? null : held.activate + deadlines.outcomeMs };
+  return { heldUntil: held.activate, deadlineAt: forCommand ? null : held.activate + readyWithinMs(deadlines) };
 };
 
 /** Its user, or a program of theirs, has it wait. */
@@ -145,7 +146,7 @@ const planAgain = (
 };
 
 /**
- * One word of the device, applied. `policy` is the rollout's: its outcome deadline runs from acceptance.
+ * One word of the device, applied. `policy` is the rollout's: its deadlines run from acceptance on.
  * Words about another deployment are the caller's to sort out.
  */
 export const stepDeployment = (
@@ -172,17 +173,20 @@ export const stepDeployment = (
   const wakes = deployment.heldUntil !== null && deployment.acceptedAt !== null && waits === undefined;
   const acceptedAt = isStill ? null : wakes && told === 'trial' ? now : acceptanceOf(deployment, told, now);
   const decided = isDecided(told);
+  const stateAt = told === deployment.state ? deployment.stateAt : now;
+  const { reached, ...rest } = deployment;
   const next: DeploymentRecord = {
-    ...deployment,
+    ...rest,
+    ...(told === 'withdrawn' && reached !== undefined ? { reached } : {}),
     state: told,
-    stateAt: told === deployment.state ? deployment.stateAt : now,
+    stateAt,
     acceptedAt,
     decidedAt: decided ? now : null,
     deadlineAt: waits
       ? waits.deadlineAt
       : decided || acceptedAt === null
         ? null
-        : outcomeBy(deployment, acceptedAt + policy.deadlines.outcomeMs),
+        : deadlineOf(told, { acceptedAt, stateAt, graceUntil: deployment.graceUntil }, policy.deadlines),
     heldUntil: waits?.heldUntil ?? null,
     overdue: null,
     ...(attempts === undefined ? {} : { attempts }),

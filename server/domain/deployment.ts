@@ -1,12 +1,9 @@
 /** One device's journey in one rollout as the server keeps it, and how journeys are counted for the judge. */
-import type { DeploymentState, DeviceError } from '#shared/deployment.ts';
+import type { DeploymentState, DeviceError, OverdueClass } from '#shared/deployment.ts';
 import { type Id, unreachable } from '#shared/ids.ts';
 import type { Policy } from '#shared/policy.ts';
 import type { Attempts } from './retry.ts';
 import type { Millis } from './rollout.ts';
-
-/** Why a deployment is overdue. Only `silent` counts as a failure (docs/decisions/0003). */
-export type OverdueClass = 'never-heard' | 'silent';
 
 export type DeploymentRecord = {
   id: Id;
@@ -33,8 +30,10 @@ export type DeploymentRecord = {
    */
   heldUntil: Millis | null;
   error: DeviceError | null;
-  /** How far it had come when the server withdrew it. */
+  /** The state it was in when the server withdrew it, or when it became overdue. */
   reached?: DeploymentState;
+  /** Not overdue before: the server was away. Absent for most. */
+  graceUntil?: Millis;
   /** Absent as long as everything went straight. */
   attempts?: Attempts;
   revision: number;

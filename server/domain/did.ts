@@ -4,12 +4,13 @@ import type { Did } from '#shared/deployment.ts';
 import { unreachable } from '#shared/ids.ts';
 import type { DeploymentRecord } from './deployment.ts';
 
-/** A withdrawn one is told by how far it had come. Of a silent one it is not known. */
+/** A withdrawn one is told by how far it had come, one that is stuck by where. Of a silent one it is not known. */
 export const didOf = ({
   state,
   acceptedAt,
   reached,
-}: Pick<DeploymentRecord, 'state' | 'acceptedAt' | 'reached'>): Did => {
+  overdue,
+}: Pick<DeploymentRecord, 'state' | 'acceptedAt' | 'reached'> & { overdue?: DeploymentRecord['overdue'] }): Did => {
   switch (state) {
     case 'planned':
       return 'nothing';
@@ -27,6 +28,7 @@ export const didOf = ({
         return didOf({ state: reached, acceptedAt });
       return acceptedAt === null ? 'nothing' : 'unknown';
     case 'overdue':
+      if (overdue === 'stuck' && reached !== undefined) return didOf({ state: reached, acceptedAt });
       return acceptedAt === null ? 'nothing' : 'unknown';
     case 'committed':
     case 'reverted':

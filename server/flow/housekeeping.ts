@@ -99,7 +99,7 @@ type Counts = Awaited<ReturnType<Store['countDeployments']>>;
 const fingerprint = (counts: Counts): string =>
   counts
     .filter(({ devices }) => devices !== 0)
-    .map(({ wave, state, overdue, devices }) => `${wave}/${state}/${overdue ?? ''}=${devices}`)
+    .map((row) => `${row.wave}/${row.state}/${row.overdue ?? ''}/${row.reached ?? ''}=${row.devices}`)
     .sort()
     .join();
 

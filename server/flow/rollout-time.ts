@@ -8,12 +8,13 @@ import {
   type OpenSpan,
   TIME_ZONE_ATTRIBUTE,
 } from '#shared/windows.ts';
+import type { Blocker } from '../domain/blockers.ts';
 import { readyWithinMs } from '../domain/deadline.ts';
 import { HELD_FOR_COMMAND } from '../domain/deployment.ts';
 import type { HeldBack } from '../domain/deployment-step.ts';
 import type { RolloutPlan } from '../domain/rollout.ts';
 import type { WindowFacts } from '../domain/rollout-events.ts';
-import type { OfferRequest, Store } from '../store/store.ts';
+import type { OfferRequest, ShutWindow, Store } from '../store/store.ts';
 import { spansAt } from './calendar.ts';
 
 const RENEWED_AT_ONCE = 1_000;
@@ -33,7 +34,9 @@ export const activateAtOf = ({ policy, activatedAt }: RolloutPlan, now: number):
 /** Whether its devices may activate without an answer when they can not reach the server: docs/decisions/0008-activation-without-the-server.md. */
 export const confirmOf = ({ policy }: Pick<RolloutPlan, 'policy'>): { confirm?: 'when-reachable' } => {
   const timed = typeof policy.activation === 'number';
-  return (policy.confirm ?? (timed ? 'when-reachable' : 'required')) === 'required' ? {} : { confirm: 'when-reachable' };
+  return (policy.confirm ?? (timed ? 'when-reachable' : 'required')) === 'required'
+    ? {}
+    : { confirm: 'when-reachable' };
 };
 
 type Zones = NonNullable<OfferRequest['zones']>;
@@ -63,6 +66,34 @@ export const timeOf = async (
   ]);
   return { facts, open: new Map(open) };
 };
+
+/**
+ * Where the rollouts that come before this one are outside of their windows now. Until these open, a lower rollout may have
+ * their devices: a hotfix that may only act at night must not stop everything else by day.
+ */
+export const shutAbove = async (
+  store: Pick<Store, 'listRunningAbove' | 'listTimeZones'>,
+  rollout: Id,
+  now: number,
+): Promise<ShutWindow[]> => {
+  const shut: ShutWindow[] = [];
+  for (const plan of await store.listRunningAbove(rollout)) {
+    if (!hasWindows(plan)) continue;
+    for (const { cohort, zone } of await store.listTimeZones(plan.id)) {
+      if (firstOpenAt(spansAt(windowsOf(plan, cohort), zone, now), now) !== now)
+        shut.push({ rollout: plan.id, cohort, zone });
+    }
+  }
+  return shut;
+};
+
+export type BlockerDeps = {
+  store: Pick<Store, 'listBlockers' | 'listRunningAbove' | 'listTimeZones'>;
+  now: () => number;
+};
+/** The rollouts that keep planned devices of this one waiting at this moment. */
+export const blockersNow = async ({ store, now }: BlockerDeps, rollout: Id): Promise<Blocker[]> =>
+  store.listBlockers(rollout, await shutAbove(store, rollout, now()));
 
 /** Until when a device of the rollout is held back, by what it was or would be told now. */
 export const heldBack = (plan: RolloutPlan, cohort: Id, attributes: Record<string, string>, now: number): HeldBack => {

@@ -104,6 +104,13 @@ const readFromStore = ({ store, connectedDevices, version }: MetricsDeps, regist
       for (const { state, devices } of await store.countDeployments(plan.id)) g.inc({ state }, devices);
     }
   });
+  gauge('sluice_overdue_deployments', 'The overdue of those rollouts', ['class', 'reached'], async (g) => {
+    for (const { plan, progress } of await store.listRollouts({ limit: ROLLOUTS_MAX })) {
+      if (progress.state === 'completed' || progress.state === 'aborted') continue;
+      for (const { overdue, reached, devices } of await store.countDeployments(plan.id))
+        if (overdue !== null) g.inc({ class: overdue, reached: reached ?? '' }, devices);
+    }
+  });
   gauge('sluice_drifted_devices', 'Devices that run what nobody told them to run', [], async (g) => {
     g.set(await store.countDrifted());
   });

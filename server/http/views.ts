@@ -95,6 +95,7 @@ export const deploymentView = (deployment: DeploymentRecord): DeploymentView => 
   state: deployment.state,
   did: didOf(deployment),
   overdue: deployment.overdue,
+  reached: reachedOf(deployment),
   offeredAt: deployment.offeredAt,
   acceptedAt: deployment.acceptedAt,
   decidedAt: deployment.decidedAt,
@@ -102,6 +103,9 @@ export const deploymentView = (deployment: DeploymentRecord): DeploymentView => 
   error: deployment.error,
   attempts: attemptsOf(deployment),
 });
+/** What stays from before a deployment went on is no news. */
+const reachedOf = ({ state, reached }: DeploymentRecord): DeploymentView['reached'] =>
+  state === 'withdrawn' || state === 'overdue' ? (reached ?? null) : null;
 const attemptsOf = ({ attempts }: DeploymentRecord): DeploymentView['attempts'] =>
   attempts === undefined ? null : { ended: attempts.ended, failed: attempts.failed, notBefore: attempts.notBefore };
 
@@ -133,8 +137,20 @@ export const rolloutView = (report: RolloutReport): RolloutView => {
     excluded: plan.excluded ?? 0,
     untouched: report.untouched,
     counts: total,
+    overdue: overdueOf(report.counts),
     waves,
   };
+};
+
+const overdueOf = (counts: RolloutReport['counts']): RolloutView['overdue'] => {
+  const rows: RolloutView['overdue'] = [];
+  for (const { overdue, reached, devices } of counts) {
+    if (overdue === null || reached === null) continue;
+    const known = rows.find((row) => row.class === overdue && row.reached === reached);
+    if (known === undefined) rows.push({ class: overdue, reached, devices });
+    else known.devices += devices;
+  }
+  return rows;
 };
 
 export const queuedView = (queued: Queued): z.infer<typeof QueuedView> => ({

@@ -85,7 +85,15 @@ export const virtualFleet = (
 const overdueAt = (record: DeploymentRecord, at: Millis): DeploymentRecord =>
   record.deadlineAt === null
     ? record
-    : { ...record, state: 'overdue', overdue: 'silent', stateAt: at, decidedAt: at, deadlineAt: null };
+    : {
+        ...record,
+        state: 'overdue',
+        overdue: 'silent',
+        reached: record.state,
+        stateAt: at,
+        decidedAt: at,
+        deadlineAt: null,
+      };
 
 const plannedIn = (wave: number): DeploymentRecord => ({
   id: SIMULATED,

@@ -50,4 +50,6 @@ test('what a device did is told of every state, and of a withdrawn one by how fa
   expect(didOf({ state: 'withdrawn', acceptedAt: 1, reached: 'ready' })).toBe('installed');
   expect(didOf({ state: 'withdrawn', acceptedAt: null, reached: 'offered' })).toBe('nothing');
   expect(didOf({ state: 'overdue', acceptedAt: 1 })).toBe('unknown');
+  expect(didOf({ state: 'overdue', acceptedAt: 1, overdue: 'silent', reached: 'trial' })).toBe('unknown');
+  expect(didOf({ state: 'overdue', acceptedAt: 1, overdue: 'stuck', reached: 'trial' })).toBe('on-trial');
 });

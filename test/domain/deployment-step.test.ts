@@ -268,6 +268,17 @@ describe('whatever a device says', () => {
     );
   });
 
+  test('a stuck device that withdraws when it is told to is not excused by that; its outcome counts', () => {
+    const stuck = deploymentIn('overdue', { overdue: 'stuck', reached: 'installing' });
+    expect(states(stuck, { state: 'withdrawn' }, { outcome: 'withdrawn' }, { outcome: 'committed' })).toEqual([
+      'overdue',
+      'overdue',
+      'overdue',
+      'committed',
+    ]);
+    expect(journey(stuck, { outcome: 'reverted' })).not.toHaveProperty('reached');
+  });
+
   test('every move of the table is possible, and no other', () => {
     for (const from of DEPLOYMENT_STATES) {
       const reached = new Set<string>();

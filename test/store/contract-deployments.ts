@@ -113,19 +113,22 @@ export const describeDeployments = (open: OpenStore): void => {
       expect(await ids({}, 'unknown')).toEqual([]);
     });
 
-    storeTest(open)('counters are per wave, state and overdue class', async (store) => {
-      await enrolFleet(store, DEVICES);
-      const deployments = DEVICES.map((name, index) => planned('r1', name, { wave: index < 2 ? 0 : 1 }));
-      await store.createRollout(rollout('r1'), deployments, []);
-      await save(store, 'r1', { offers: [offer('r1', { atMost: 1, acceptBy: T0 })] });
-      await store.markOverdue(id('r1'), T0, 10, { kind: 'overdue', rollout: id('r1'), by: 'server' });
-      expect(await store.countDeployments(id('r1'))).toEqual([
-        { wave: 0, state: 'overdue', overdue: 'never-heard', devices: 1 },
-        { wave: 0, state: 'planned', overdue: null, devices: 1 },
-        { wave: 1, state: 'planned', overdue: null, devices: 4 },
-      ]);
-      expect(await store.countDeployments(id('r9'))).toEqual([]);
-    });
+    storeTest(open)(
+      'counters are per wave, state, overdue class and the state that the overdue did not get beyond',
+      async (store) => {
+        await enrolFleet(store, DEVICES);
+        const deployments = DEVICES.map((name, index) => planned('r1', name, { wave: index < 2 ? 0 : 1 }));
+        await store.createRollout(rollout('r1'), deployments, []);
+        await save(store, 'r1', { offers: [offer('r1', { atMost: 1, acceptBy: T0 })] });
+        await store.markOverdue(id('r1'), T0, 10, { kind: 'overdue', rollout: id('r1'), by: 'server' });
+        expect(await store.countDeployments(id('r1'))).toEqual([
+          { wave: 0, state: 'overdue', overdue: 'never-heard', reached: 'offered', devices: 1 },
+          { wave: 0, state: 'planned', overdue: null, reached: null, devices: 1 },
+          { wave: 1, state: 'planned', overdue: null, reached: null, devices: 4 },
+        ]);
+        expect(await store.countDeployments(id('r9'))).toEqual([]);
+      },
+    );
 
     test('after any history counters, bins, owners and documents agree with the rows', async () => {
       expect.hasAssertions();

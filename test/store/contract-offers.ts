@@ -413,58 +413,5 @@ export const describeOffers = (open: OpenStore): void => {
       });
       expect(await store.countDeployments(id('r1'))).toEqual(await store.recountDeployments(id('r1')));
     });
-
-    test('what nobody has accepted in time is overdue as never heard, and its device is free', async (store) => {
-      await enrolFleet(store, ['gw-1', 'gw-2']);
-      await plan(store, 'r1', ['gw-1', 'gw-2']);
-      await save(store, 'r1', { offers: [offer('r1')] });
-      const [, second] = await store.listDeployments({ rollout: id('r1') }, { limit: 2 });
-      const accepted = { ...second!, state: 'fetching' as const, acceptedAt: T0 + 1, deadlineAt: T0 + 60_001 };
-      await store.saveReports([report('gw-2', 1, { deployments: [accepted] })]);
-      const overdue = (now: number, limit = 10) =>
-        store.markOverdue(id('r1'), now, limit, { kind: 'overdue', rollout: id('r1'), by: 'server' });
-
-      expect(await overdue(T0 + 59_999)).toEqual([]);
-      expect(await overdue(T0 + 60_000)).toMatchObject([
-        { device: 'gw-1', state: 'overdue', overdue: 'never-heard', stateAt: T0 + 60_000, deadlineAt: null },
-      ]);
-      expect(await store.getDevice(id('gw-1'))).toMatchObject({ deployment: null, desiredSeq: 2 });
-      expect(await store.getDesired(id('gw-1'))).toMatchObject({ instruction: { kind: 'none' } });
-      expect(await overdue(T0 + 99_999)).toMatchObject([{ device: 'gw-2', state: 'overdue', overdue: 'silent' }]);
-      expect((await store.getDevice(id('gw-2')))?.deployment).toBeNull();
-      expect(await lastLine(store)).toMatchObject({ kind: 'overdue', class: 'silent', devices: ['gw-2'] });
-      expect(await overdue(T0 + 99_999)).toEqual([]);
-    });
-
-    test('deadlines that passed while nobody could report are moved, and no others', async (store) => {
-      await enrolFleet(store, ['gw-1', 'gw-2', 'gw-3', 'gw-4']);
-      await plan(store, 'r1', ['gw-1', 'gw-2', 'gw-3', 'gw-4']);
-      await save(store, 'r1', { offers: [offer('r1', { atMost: 3 })] });
-      const [first, second, third] = await store.listDeployments({ rollout: id('r1') }, { limit: 3 });
-      const until = T0 + 200_000;
-      const accepted = { state: 'trial' as const, acceptedAt: T0 + 1 };
-      await store.saveReports([
-        report('gw-2', 1, { deployments: [{ ...second!, ...accepted, deadlineAt: until + 1 }] }),
-        report('gw-3', 1, { deployments: [{ ...third!, ...accepted, state: 'committed', deadlineAt: null }] }),
-      ]);
-      expect(await store.extendDeadlines(until)).toBe(1);
-      const deadlines = (await store.listDeployments({ rollout: id('r1') }, { limit: 4 })).map((one) => one.deadlineAt);
-      expect(deadlines).toEqual([until, until + 1, null, null]);
-      const stamp = { kind: 'overdue' as const, rollout: id('r1'), by: 'server' };
-      expect(await store.markOverdue(id('r1'), until - 1, 10, stamp)).toEqual([]);
-      // A report that was read before does not undo it.
-      const stale = report('gw-1', 1, { deployments: [{ ...first!, ...accepted, deadlineAt: T0 + 60_001 }] });
-      expect(await store.saveReports([stale])).toEqual({ conflicts: [first!.id] });
-      expect(await store.extendDeadlines(until)).toBe(0);
-    });
-
-    test('no more are marked overdue at once than asked for', async (store) => {
-      await enrolFleet(store, ['gw-1', 'gw-2', 'gw-3']);
-      await plan(store, 'r1', ['gw-1', 'gw-2', 'gw-3']);
-      await save(store, 'r1', { offers: [offer('r1')] });
-      const stamp = { kind: 'overdue' as const, rollout: id('r1'), by: 'server' };
-      expect(await store.markOverdue(id('r1'), T0 + 99_999, 2, stamp)).toHaveLength(2);
-      expect(await store.markOverdue(id('r1'), T0 + 99_999, 2, stamp)).toHaveLength(1);
-    });
   });
 };

@@ -1,21 +1,23 @@
 import type { Attempts } from '#server/domain/retry.ts';
 import type { DeploymentState, DeviceError } from '#shared/deployment.ts';
 import type { Id } from '#shared/ids.ts';
-import type { DeploymentRecord, OutcomeBin, OverdueClass } from '../store.ts';
+import type { DeploymentCount, DeploymentRecord, OutcomeBin } from '../store.ts';
 import { fromJson, idList, limitOf, type Sql, toJson } from './sql.ts';
 import type { SyncStore } from './sync.ts';
 
-type DeploymentRow = Omit<DeploymentRecord, 'error' | 'attempts' | 'reached'> & {
+type DeploymentRow = Omit<DeploymentRecord, 'error' | 'attempts' | 'reached' | 'graceUntil'> & {
   error: string | null;
   attempts: string | null;
   reached: DeploymentState | null;
+  graceUntil: number | null;
 };
 const COLUMNS = `id, rollout, device, cohort, compatible, wave, position, state, offered_at AS offeredAt,
   accepted_at AS acceptedAt, decided_at AS decidedAt, state_at AS stateAt, deadline_at AS deadlineAt, overdue, held_until AS heldUntil, error, attempts, reached,
-  revision`;
-const toDeployment = ({ attempts, reached, ...row }: DeploymentRow): DeploymentRecord => ({
+  grace_until AS graceUntil, revision`;
+const toDeployment = ({ attempts, reached, graceUntil, ...row }: DeploymentRow): DeploymentRecord => ({
   ...row,
   ...(reached === null ? {} : { reached }),
+  ...(graceUntil === null ? {} : { graceUntil }),
   ...(attempts === null ? {} : { attempts: fromJson<Attempts>(attempts) }),
   error: row.error === null ? null : fromJson<DeviceError>(row.error),
 });
@@ -52,7 +54,7 @@ export const insertDeployment = (sql: Sql, deployment: DeploymentRecord): void =
 export const updateDeployment = (sql: Sql, next: DeploymentRecord): number =>
   sql.run(
     `UPDATE deployments SET state = ?, offered_at = ?, accepted_at = ?, decided_at = ?, state_at = ?, deadline_at = ?,
-       overdue = ?, held_until = ?, error = ?, attempts = ?, withdrawn_by = NULL, revision = revision + 1
+       overdue = ?, held_until = ?, error = ?, attempts = ?, reached = ?, withdrawn_by = NULL, revision = revision + 1
      WHERE id = ? AND revision = ?`,
     next.state,
     next.offeredAt,
@@ -64,6 +66,7 @@ export const updateDeployment = (sql: Sql, next: DeploymentRecord): number =>
     next.heldUntil,
     toJson(next.error),
     toJson(next.attempts ?? null),
+    next.reached ?? null,
     next.id,
     next.revision,
   );
@@ -75,8 +78,6 @@ export const readDeployments = (sql: Sql, ids: readonly Id[]): DeploymentRecord[
       idList(ids),
     )
     .map(toDeployment);
-
-type Count = { wave: number; state: DeploymentState; overdue: OverdueClass | null; devices: number };
 
 /**
  * The definition is `countOutcomes` of domain/deployment.ts; the contract suite holds this query against it. CAST, because
@@ -126,15 +127,17 @@ export const deployments = (sql: Sql) => {
     listDeployments: list,
     getDeployments: (ids) => readDeployments(sql, ids),
     countDeployments: (rollout) =>
-      sql.all<Count>(
-        `SELECT wave, state, nullif(overdue, '') AS overdue, devices FROM deployment_counts
-         WHERE rollout = ? AND devices <> 0 ORDER BY wave, state, deployment_counts.overdue`,
+      sql.all<DeploymentCount>(
+        `SELECT wave, state, nullif(overdue, '') AS overdue, nullif(reached, '') AS reached, devices
+         FROM deployment_counts WHERE rollout = ? AND devices <> 0
+         ORDER BY wave, state, deployment_counts.overdue, deployment_counts.reached`,
         rollout,
       ),
     recountDeployments: (rollout) =>
-      sql.all<Count>(
-        `SELECT wave, state, overdue, count(*) AS devices FROM deployments WHERE rollout = ?
-         GROUP BY wave, state, overdue ORDER BY wave, state, ifnull(overdue, '')`,
+      sql.all<DeploymentCount>(
+        `SELECT wave, state, overdue, iif(overdue IS NULL, NULL, reached) AS reached, count(*) AS devices
+         FROM deployments WHERE rollout = ? GROUP BY 1, 2, 3, 4
+         ORDER BY wave, state, ifnull(overdue, ''), ifnull(reached, '')`,
         rollout,
       ),
     countUntouched: (rollout) =>
@@ -145,7 +148,12 @@ export const deployments = (sql: Sql) => {
       )?.devices ?? 0,
     // With the revision, so that a report that was read before is stepped again from the new deadline.
     extendDeadlines: (until) =>
-      sql.run('UPDATE deployments SET deadline_at = ?, revision = revision + 1 WHERE deadline_at < ?', until, until),
+      sql.run(
+        'UPDATE deployments SET deadline_at = ?, grace_until = ?, revision = revision + 1 WHERE deadline_at < ?',
+        until,
+        until,
+        until,
+      ),
     getOutcomeBins: (rollout, binMs) => sql.all<OutcomeBin>(OUTCOME_BINS, rollout, binMs, binMs),
   } satisfies Partial<SyncStore>;
 };

@@ -228,6 +228,17 @@ CREATE TRIGGER deployment_uncounted AFTER DELETE ON deployments BEGIN
 END;
 `;
 
+/** What a device ran when a rollout offered it another release; which rollout takes devices of which back, and who can not go back. */
+const RECALLS = `
+ALTER TABLE deployments ADD COLUMN ran_before TEXT;
+ALTER TABLE rollouts ADD COLUMN recalls TEXT GENERATED ALWAYS AS (plan ->> '$.recalls') VIRTUAL;
+CREATE INDEX rollouts_recalling ON rollouts (recalls) WHERE recalls IS NOT NULL;
+CREATE TABLE recall_stays (
+  rollout TEXT NOT NULL REFERENCES rollouts (id), device TEXT NOT NULL REFERENCES devices (id), reason TEXT NOT NULL,
+  at INTEGER NOT NULL, PRIMARY KEY (rollout, device)
+) STRICT, WITHOUT ROWID;
+`;
+
 export const MIGRATIONS: readonly string[] = [
   INITIAL,
   PROMOTION,
@@ -239,6 +250,7 @@ export const MIGRATIONS: readonly string[] = [
   WITHDRAWN_BY,
   DECISIONS,
   DEADLINES,
+  RECALLS,
 ];
 
 /** Brings the database to the newest schema; throws when it was written by a newer Sluice than this one. */

@@ -10,7 +10,7 @@ import type { AuditStamp, DeploymentRecord, OfferRequest } from '../store.ts';
 import { appendAudit } from './audit.ts';
 import { readDeployments } from './deployments.ts';
 import { inBatches, instruct } from './desired.ts';
-import { hasRivalsAbove, takeOver, WANTED_BY_NOBODY_ABOVE, zonesOf } from './priority.ts';
+import { hasRivalsAbove, takeOver, wantedByNobodyAbove, zonesOf } from './priority.ts';
 import { limitOf, type Sql } from './sql.ts';
 
 type Journey = { id: Id; device: Id };
@@ -37,14 +37,17 @@ const candidates = (
   runs: boolean,
   atMost: number,
   now: number,
-): Journey[] =>
-  sql.all<Journey>(
+): Journey[] => {
+  const wanted = hasRivalsAbove(sql, rollout)
+    ? wantedByNobodyAbove(offer.shutAbove)
+    : { sql: '? IS NOT NULL', value: '' };
+  return sql.all<Journey>(
     `SELECT deployments.id, device FROM deployments CROSS JOIN devices ON devices.id = device
      WHERE rollout = ? AND wave = ? AND cohort = ? AND deployments.compatible = ? AND deployments.state = 'planned'
        AND devices.state = 'accepted' AND devices.deployment IS NULL AND (running_manifest IS ?) = ?
        AND ifnull(attempts ->> 'notBefore', 0) <= ?
        AND (? IS NULL OR ifnull(attributes ->> '$.timezone', '') IN (SELECT value FROM json_each(?)))
-       ${hasRivalsAbove(sql, rollout) ? `AND ${WANTED_BY_NOBODY_ABOVE}` : ''}
+       AND ${wanted.sql}
      ORDER BY online DESC, position LIMIT ?`,
     rollout,
     offer.wave,
@@ -55,8 +58,10 @@ const candidates = (
     now,
     zonesOf(offer),
     zonesOf(offer),
+    wanted.value,
     atMost,
   );
+};
 
 /** Which attempt this is, from the second on: without it the agent would not begin again what has failed. */
 const attemptOf = (sql: Sql, deployment: Id): { attempt?: number } => {
@@ -87,6 +92,7 @@ export const makeOffer = (
   for (const { id, device } of offered) {
     sql.run(
       `UPDATE deployments SET state = 'offered', state_at = ?, offered_at = ?, accepted_at = NULL, deadline_at = ?,
+         ran_before = (SELECT running FROM devices WHERE devices.id = deployments.device),
          revision = revision + 1 WHERE id = ?`,
       now,
       now,
@@ -106,7 +112,15 @@ export const makeOffer = (
   );
   const by = BY_SERVER;
   recordJourneys(sql, skipped, (devices) => ({ at: now, by, kind: 'skipped', rollout, devices }));
-  recordJourneys(sql, offered, (devices) => ({ at: now, by, kind: 'offered', rollout, wave: offer.wave, devices, ...decisionOf(offer) }));
+  recordJourneys(sql, offered, (devices) => ({
+    at: now,
+    by,
+    kind: 'offered',
+    rollout,
+    wave: offer.wave,
+    devices,
+    ...decisionOf(offer),
+  }));
   return { offered, skipped };
 };
 

@@ -1,7 +1,9 @@
 /** Devices that wait because they were told to: for a window, for a time, or for a command. */
+import type { RolloutPlan } from '#server/domain/rollout.ts';
 import type { Id } from '#shared/ids.ts';
 import type { Instruction } from '#shared/messages.ts';
 import { firstOpenAt, type OpenSpan } from '#shared/windows.ts';
+import type { DeploymentRecord, RolloutRecord } from '../store.ts';
 import { appendAudit } from './audit.ts';
 import { insertDeployment } from './deployments.ts';
 import { instruct } from './desired.ts';
@@ -27,13 +29,13 @@ const toldBy = (sql: Sql, rollout: Id, condition: string, values: (string | numb
     .map((row) => ({ ...row, instruction: fromJson<Instruction>(row.instruction) }));
 
 /** Ends a wait: what is installed is at risk from now on, and has its whole time before it. */
-const release = (sql: Sql, rollout: Id, now: number, outcomeMs: number): number =>
+const release = (sql: Sql, rollout: Id, now: number, withinMs: number): number =>
   sql.run(
     `UPDATE deployments SET held_until = NULL, revision = revision + 1,
        accepted_at = iif(state = 'ready', ?, accepted_at), deadline_at = iif(state = 'ready', ?, deadline_at)
      WHERE rollout = ? AND held_until <= ?`,
     now,
-    now + outcomeMs,
+    now + withinMs,
     rollout,
     now,
   );
@@ -60,6 +62,28 @@ export const letActivate = (sql: Sql, rollout: Id, now: number): void => {
   }
 };
 
+/** False when the rollout has changed since it was read. */
+export const joinRollout = (
+  sql: Sql,
+  rollout: RolloutRecord,
+  joined: readonly DeploymentRecord[],
+  now: number,
+): boolean => {
+  const { id, waveSizes } = rollout.plan;
+  const sizes = waveSizes.map((size, wave) => size + joined.filter((one) => one.wave === wave).length);
+  const saved = sql.run(
+    `UPDATE rollouts SET plan = json_set(plan, '$.waveSizes', json(?)), revision = revision + 1, next_tick_at = ?
+     WHERE id = ? AND revision = ?`,
+    JSON.stringify(sizes),
+    Math.min(now, rollout.nextTickAt ?? now),
+    id,
+    rollout.revision,
+  );
+  if (saved === 0) return false;
+  for (const deployment of joined) insertDeployment(sql, deployment);
+  return true;
+};
+
 export const timing = (sql: Sql) =>
   ({
     listOutside: (rollout, devices) =>
@@ -72,22 +96,19 @@ export const timing = (sql: Sql) =>
         )
         .map(({ id }) => id),
     addDeployments: (rollout, joined, audit, now) => {
-      const { id, waveSizes } = rollout.plan;
-      const sizes = waveSizes.map((size, wave) => size + joined.filter((one) => one.wave === wave).length);
-      const saved = sql.run(
-        `UPDATE rollouts SET plan = json_set(plan, '$.waveSizes', json(?)), revision = revision + 1, next_tick_at = ?
-         WHERE id = ? AND revision = ?`,
-        JSON.stringify(sizes),
-        Math.min(now, rollout.nextTickAt ?? now),
-        id,
-        rollout.revision,
-      );
-      if (saved === 0) return 'conflict';
-      for (const deployment of joined) insertDeployment(sql, deployment);
+      if (!joinRollout(sql, rollout, joined, now)) return 'conflict';
       appendAudit(sql, audit);
       return 'added';
     },
-    listBlockers: (rollout) => blockersOf(sql, rollout),
+    listBlockers: (rollout, shut) => blockersOf(sql, rollout, shut),
+    listRunningAbove: (rollout) =>
+      sql
+        .all<{ plan: string }>(
+          `SELECT plan FROM rollouts AS above WHERE above.state = 'running'
+             AND above.priority > (SELECT priority FROM rollouts WHERE id = ?) LIMIT 1000`,
+          rollout,
+        )
+        .map(({ plan }) => fromJson<RolloutPlan>(plan)),
     listTimeZones: (rollout) =>
       sql.all<{ cohort: Id; zone: string }>(
         `SELECT DISTINCT cohort, ifnull(attributes ->> '$.timezone', '') AS zone
@@ -95,7 +116,7 @@ export const timing = (sql: Sql) =>
          WHERE rollout = ? AND deployments.state = 'planned' ORDER BY 1, 2 LIMIT 10000`,
         rollout,
       ),
-    releaseHeld: (rollout, now, outcomeMs) => release(sql, rollout, now, outcomeMs),
+    releaseHeld: (rollout, now, withinMs) => release(sql, rollout, now, withinMs),
     listOutOfWindows: (rollout, now, limit) =>
       toldBy(sql, rollout, "instruction ->> '$.windows[#-1].closes' <= ? ORDER BY deployments.n LIMIT ?", [
         now,
