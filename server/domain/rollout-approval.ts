@@ -31,6 +31,6 @@ export const approve = (
         : { state: 'awaiting-approval', needed, approvedBy, startAt },
     },
     audit: [{ at: now, by, kind: 'rollout-approved', rollout: rollout.id, approvedBy, needed, note }],
-    nextTickAt: isEnough ? Math.max(startAt, now) : null,
+    nextTickAt: isEnough ? Math.max(startAt, now) : stay.nextTickAt,
   };
 };

@@ -8,11 +8,12 @@ import { type AuditEvent, BY_SERVER } from './audit.ts';
 import { binMsOf } from './deployment.ts';
 import { gateOf, isOutOfReach, isUnheard, ruleOn } from './halting.ts';
 import { watchEndsAt } from './late-regression.ts';
+import { recall, recallAtHalt, recalledOf, refusedAsRecalled } from './recall.ts';
 import type { Acknowledged, HaltReason, Millis, Rollout, RolloutState } from './rollout.ts';
 import { approve } from './rollout-approval.ts';
 import type { RolloutEvent, RolloutFacts, RolloutStep } from './rollout-events.ts';
 import { runOn } from './rollout-run.ts';
-import { activateAll, endWhenOver } from './rollout-time.ts';
+import { activateAll, endsAt, endWhenOver } from './rollout-time.ts';
 import { setAside, stillToAcknowledge, tallyOf, toAcknowledge, withNeverHeard } from './tally.ts';
 
 type StateName = RolloutState['state'];
@@ -21,14 +22,14 @@ type EventName = RolloutEvent['kind'];
 /** Where each event may lead from each state; nowhere means that it is refused. */
 // biome-ignore format: a table is read by its columns
 export const TRANSITIONS: Record<StateName, Record<EventName, readonly StateName[]>> = {
-  draft:               { tick: ['draft'],                                     pause: [],         resume: [],          activate: [],          approve: [],                                 abort: ['aborted'], 'release-withdrawn': ['aborted'] },
-  'awaiting-approval': { tick: ['awaiting-approval'],                         pause: [],         resume: [],          activate: [],          approve: ['awaiting-approval', 'scheduled'], abort: ['aborted'], 'release-withdrawn': ['aborted'] },
-  scheduled:           { tick: ['scheduled', 'running', 'aborted'],           pause: [],         resume: [],          activate: [],          approve: [],                                 abort: ['aborted'], 'release-withdrawn': ['aborted'] },
-  running:             { tick: ['running', 'halted', 'completed', 'aborted'], pause: ['paused'], resume: [],          activate: ['running'], approve: [],                                 abort: ['aborted'], 'release-withdrawn': ['halted'] },
-  paused:              { tick: ['paused', 'halted', 'completed', 'aborted'],  pause: [],         resume: ['running'], activate: ['paused'],  approve: [],                                 abort: ['aborted'], 'release-withdrawn': ['halted'] },
-  halted:              { tick: ['halted'],                                    pause: [],         resume: ['running'], activate: [],          approve: [],                                 abort: ['aborted'], 'release-withdrawn': ['halted'] },
-  completed:           { tick: ['completed'],                                 pause: [],         resume: [],          activate: [],          approve: [],                                 abort: [],          'release-withdrawn': ['completed'] },
-  aborted:             { tick: ['aborted'],                                   pause: [],         resume: [],          activate: [],          approve: [],                                 abort: [],          'release-withdrawn': ['aborted'] },
+  draft:               { tick: ['draft'],                                     pause: [],         resume: [],          activate: [],          approve: [],                                 abort: ['aborted'], recall: [],             'release-withdrawn': ['aborted'] },
+  'awaiting-approval': { tick: ['awaiting-approval', 'aborted'],              pause: [],         resume: [],          activate: [],          approve: ['awaiting-approval', 'scheduled'], abort: ['aborted'], recall: [],             'release-withdrawn': ['aborted'] },
+  scheduled:           { tick: ['scheduled', 'running', 'aborted'],           pause: [],         resume: [],          activate: [],          approve: [],                                 abort: ['aborted'], recall: [],             'release-withdrawn': ['aborted'] },
+  running:             { tick: ['running', 'halted', 'completed', 'aborted'], pause: ['paused'], resume: [],          activate: ['running'], approve: [],                                 abort: ['aborted'], recall: [],             'release-withdrawn': ['halted'] },
+  paused:              { tick: ['paused', 'halted', 'completed', 'aborted'],  pause: [],         resume: ['running'], activate: ['paused'],  approve: [],                                 abort: ['aborted'], recall: [],             'release-withdrawn': ['halted'] },
+  halted:              { tick: ['halted'],                                    pause: [],         resume: ['running'], activate: [],          approve: [],                                 abort: ['aborted'], recall: ['halted'],     'release-withdrawn': ['halted'] },
+  completed:           { tick: ['completed'],                                 pause: [],         resume: [],          activate: [],          approve: [],                                 abort: [],          recall: ['completed'],  'release-withdrawn': ['completed'] },
+  aborted:             { tick: ['aborted'],                                   pause: [],         resume: [],          activate: [],          approve: [],                                 abort: [],          recall: ['aborted'],    'release-withdrawn': ['aborted'] },
 };
 
 const IDLE_TICK_MS_MIN = 1_000;
@@ -38,7 +39,10 @@ const IDLE_TICK_MS_MAX = 60_000;
 export const stepRollout = (rollout: Rollout, event: RolloutEvent, facts: RolloutFacts): RolloutStep => {
   const stay = stayOf(rollout, facts);
   if (TRANSITIONS[rollout.progress.state][event.kind].length === 0) {
-    const detail = `Rollout ${rollout.id} is ${rollout.progress.state}: there is nothing to ${event.kind}.`;
+    const { state } = rollout.progress;
+    const first =
+      event.kind === 'recall' && (state === 'running' || state === 'paused') ? ' Halt or abort it first.' : '';
+    const detail = `Rollout ${rollout.id} is ${state}: there is nothing to ${event.kind}.${first}`;
     return { ...stay, refused: refuse('conflict', detail) };
   }
   switch (event.kind) {
@@ -54,6 +58,8 @@ export const stepRollout = (rollout: Rollout, event: RolloutEvent, facts: Rollou
       return abort(rollout, event.by, event.note, facts, stay);
     case 'activate':
       return activateAll(rollout, event, facts, stay);
+    case 'recall':
+      return recall(rollout, event, facts, stay);
     case 'release-withdrawn':
       return onReleaseWithdrawn(rollout, event.by, facts, stay);
     default:
@@ -72,7 +78,15 @@ const stayOf = (rollout: Rollout, facts: RolloutFacts): RolloutStep => ({
   refused: null,
 });
 
-const idleTickAt = (rollout: Rollout, { now, bins }: RolloutFacts): Millis | null => {
+/** Also when its time is over, at whatever rest it is until then. */
+const idleTickAt = (rollout: Rollout, facts: RolloutFacts): Millis | null => {
+  const tickAt = waitingTickAt(rollout, facts);
+  const endAt = endsAt(rollout);
+  if (endAt === undefined) return tickAt;
+  return Math.min(tickAt ?? Number.POSITIVE_INFINITY, Math.max(endAt, facts.now));
+};
+
+const waitingTickAt = (rollout: Rollout, { now, bins }: RolloutFacts): Millis | null => {
   if (rollout.progress.state === 'scheduled') return rollout.progress.startAt;
   if (rollout.progress.state === 'running') return now + IDLE_TICK_MS_MIN;
   const tally = tallyOf(bins);
@@ -134,17 +148,22 @@ const halt = (
   reason: HaltReason,
   facts: RolloutFacts,
 ): RolloutStep => {
+  const { recalled, isNew } = recallAtHalt(rollout, reason, facts.now);
+  const { wave, acknowledged } = progress;
   const next: Rollout = {
     ...rollout,
-    progress: { state: 'halted', wave: progress.wave, since: facts.now, reason, ...kept(progress.acknowledged) },
+    progress: { state: 'halted', wave, since: facts.now, reason, ...kept(acknowledged), ...recalled },
   };
+  const audit: AuditEvent[] = [{ at: facts.now, by: BY_SERVER, kind: 'rollout-halted', rollout: rollout.id, reason }];
+  if (isNew)
+    audit.push({ at: facts.now, by: BY_SERVER, kind: 'rollout-recalled', rollout: rollout.id, to: null, note: '' });
   return {
     next,
     offers: [],
     withdraw: { reason: `rollout halted: ${reason.kind}`, planned: false },
     replan: false,
-    audit: [{ at: facts.now, by: BY_SERVER, kind: 'rollout-halted', rollout: rollout.id, reason }],
-    nextTickAt: idleTickAt(next, facts),
+    audit,
+    nextTickAt: isNew ? facts.now : idleTickAt(next, facts),
     refused: null,
   };
 };
@@ -177,6 +196,8 @@ const resume = (
 ): RolloutStep => {
   const { progress } = rollout;
   if (progress.state !== 'paused' && progress.state !== 'halted') return stay;
+  const recalled = refusedAsRecalled(rollout);
+  if (recalled !== undefined) return { ...stay, refused: recalled };
   const acknowledged =
     event.acknowledge !== undefined
       ? withNeverHeard(event.acknowledge.failures, facts.bins)
@@ -246,7 +267,11 @@ const acknowledging = (
 };
 
 const abort = (rollout: Rollout, by: string, note: string, facts: RolloutFacts, stay: RolloutStep): RolloutStep => {
-  const next: Rollout = { ...rollout, progress: { state: 'aborted', at: facts.now, by, note } };
+  const recalled = recalledOf(rollout.progress);
+  const next: Rollout = {
+    ...rollout,
+    progress: { state: 'aborted', at: facts.now, by, note, ...(recalled === undefined ? {} : { recalled }) },
+  };
   return {
     ...stay,
     next,

@@ -1,19 +1,32 @@
 /** What time and a person's word about time do to a rollout: its end, and the activation of what is installed. */
 import { refuse } from '#shared/problems.ts';
 import { BY_SERVER } from './audit.ts';
-import type { Rollout, RolloutPlan, RolloutState } from './rollout.ts';
+import type { Millis, Rollout, RolloutPlan, RolloutState } from './rollout.ts';
 import type { RolloutEvent, RolloutFacts, RolloutStep } from './rollout-events.ts';
 import { complete } from './rollout-run.ts';
 import { tallyOf } from './tally.ts';
 
+/** A halted one waits for a person, whatever the time; its offers are withdrawn already. */
+const ENDS_BY_ITSELF: ReadonlySet<RolloutState['state']> = new Set([
+  'awaiting-approval',
+  'scheduled',
+  'running',
+  'paused',
+]);
+
+/** When its time is over; undefined where that changes nothing. */
+export const endsAt = ({ endBy, progress }: Rollout): Millis | undefined =>
+  ENDS_BY_ITSELF.has(progress.state) ? endBy : undefined;
+
 /** Its time is over: what was not activated is taken back, trials finish. Undefined as long as it is not. */
 export const endWhenOver = (rollout: Rollout, { now, bins }: RolloutFacts): RolloutStep | undefined => {
-  const { endBy, progress } = rollout;
-  if (endBy === undefined || now < endBy) return undefined;
-  if (progress.state !== 'scheduled' && progress.state !== 'running' && progress.state !== 'paused') return undefined;
+  const { progress } = rollout;
+  const endAt = endsAt(rollout);
+  if (endAt === undefined || now < endAt) return undefined;
   const tally = tallyOf(bins);
   if (tally.planned + tally.unaccepted + tally.undecided + tally.installed === 0) return complete(rollout, now);
-  const note = 'its time was over';
+  const note =
+    progress.state === 'awaiting-approval' ? 'its time was over before it was approved' : 'its time was over';
   return {
     next: { ...rollout, progress: { state: 'aborted', at: now, by: BY_SERVER, note } },
     offers: [],

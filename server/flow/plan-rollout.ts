@@ -5,6 +5,7 @@ import { accept, type Result, refuse } from '#shared/problems.ts';
 import { auditLine } from '../domain/audit.ts';
 import { type Channel, findChannel } from '../domain/channel.ts';
 import type { DeploymentRecord } from '../domain/deployment.ts';
+import { whyUnfit } from '../domain/eligible.ts';
 import { type Placement, planWaves, type WaveCohort } from '../domain/waves.ts';
 import type { CohortRecord, ReleaseRecord, RolloutRecord, Store } from '../store/store.ts';
 import { checkWindows } from './calendar.ts';
@@ -33,7 +34,7 @@ type PlanDeps = {
 };
 
 /**
- * Devices that are not let in, or whose compatible has no bundle in the release, are left out and counted.
+ * Devices that are not let in, whose compatible has no bundle in the release, or that have committed a higher security counter, are left out and counted.
  * Refusals: `not-found` (release, cohort), `conflict` (not staged in the channel, nobody to offer to), `invalid-request`.
  */
 export const planRollout = async (deps: PlanDeps, input: PlanInput): Promise<Result<RolloutRecord>> => {
@@ -46,19 +47,26 @@ export const planRollout = async (deps: PlanDeps, input: PlanInput): Promise<Res
   if (!times.ok) return times;
   const cohorts = await findCohorts(deps, input.cohorts);
   if (!cohorts.ok) return cohorts;
-  const { members, excluded } = await freeze(deps, input.cohorts, cohorts.value, release.value);
+  const { members, excluded, belowFloor } = await freeze(deps, input.cohorts, cohorts.value, release.value);
 
   const id = deps.newId();
   const { placements, waveSizes } = planWaves(members, id);
   if (placements.length === 0) {
     const why =
       excluded === 0 ? 'no device is in these cohorts' : `all ${excluded} devices in these cohorts are left out`;
-    return refuse('conflict', `${why}: none is let in and has a bundle of ${releaseRef(input.product, input.version)}`);
+    const name = releaseRef(input.product, input.version);
+    if (belowFloor > 0 && belowFloor === excluded)
+      return refuse(
+        'conflict',
+        `the security floor forbids it: all ${belowFloor} devices in these cohorts have committed a higher security counter than that of ${name}`,
+      );
+    return refuse('conflict', `${why}: none is let in and has a bundle of ${name} that its security floor allows`);
   }
   const at = deps.now();
   const startAt = Math.max(at, input.startAt ?? at);
   const needed = place.channel.rolloutApprovals;
   const { product, version, channel, policy, by } = input;
+  const floored = belowFloor === 0 ? {} : { belowFloor };
   const rollout: RolloutRecord = {
     plan: {
       id,
@@ -69,20 +77,35 @@ export const planRollout = async (deps: PlanDeps, input: PlanInput): Promise<Res
       policy,
       waveSizes,
       excluded,
+      ...floored,
       createdAt: at,
       createdBy: by,
       ...(input.endBy === undefined ? {} : { endBy: input.endBy }),
     },
     progress:
       needed === 0 ? { state: 'scheduled', startAt } : { state: 'awaiting-approval', needed, approvedBy: [], startAt },
-    nextTickAt: needed === 0 ? startAt : null,
+    // Until it is approved only its end may come.
+    nextTickAt: needed === 0 ? startAt : (input.endBy ?? null),
     revision: 1,
   };
   const devices = placements.length;
   await deps.store.createRollout(
     rollout,
     placements.map((placement, index) => plannedDeployment(id, placement, index, at)),
-    [auditLine({ at, by, kind: 'rollout-planned', rollout: id, product, version, devices, waveSizes, excluded })],
+    [
+      auditLine({
+        at,
+        by,
+        kind: 'rollout-planned',
+        rollout: id,
+        product,
+        version,
+        devices,
+        waveSizes,
+        excluded,
+        ...floored,
+      }),
+    ],
   );
   return accept(rollout);
 };
@@ -124,23 +147,25 @@ const freeze = async (
   plans: CohortPlan[],
   cohorts: CohortRecord[],
   release: ReleaseRecord,
-): Promise<{ members: WaveCohort[]; excluded: number }> => {
-  const compatibles = new Set(release.bundles.map((bundle) => bundle.compatible));
+): Promise<{ members: WaveCohort[]; excluded: number; belowFloor: number }> => {
   const memberships = cohorts.map(membershipOf);
   const members: WaveCohort[] = plans.map((plan) => ({ plan, devices: [] }));
   const unknown = new Set(cohorts.flatMap(({ members: of }) => (of.kind === 'list' ? of.devices : [])));
   let excluded = 0;
+  let belowFloor = 0;
   for await (const device of allDevices(deps.store)) {
     unknown.delete(device.id);
     const within = members.filter((_, index) => memberships[index]?.(device));
     if (within.length === 0) continue;
-    if (device.state !== 'accepted' || !compatibles.has(device.compatible)) {
+    const unfit = whyUnfit(device, release.bundles);
+    if (unfit !== null) {
       excluded += 1;
+      if (unfit === 'below-floor') belowFloor += 1;
       continue;
     }
     for (const { devices } of within) devices.push({ id: device.id, compatible: device.compatible });
   }
-  return { members, excluded: excluded + unknown.size };
+  return { members, excluded: excluded + unknown.size, belowFloor };
 };
 
 /** `index` counts the deployments of the rollout: ids are never used twice. */

@@ -2,13 +2,11 @@
 import type { Blocker } from '../domain/blockers.ts';
 import type { RolloutRecord, Store } from '../store/store.ts';
 import { type RolloutReport, reportRollout } from './report-rollout.ts';
+import { type BlockerDeps, blockersNow } from './rollout-time.ts';
 
 export type Queued = RolloutReport & { waitsFor: Blocker[] };
 
-type Deps = {
-  store: Pick<Store, 'listOpenRollouts' | 'listBlockers' | 'countDeployments' | 'countUntouched'>;
-  now: () => number;
-};
+type Deps = { store: Pick<Store, 'listOpenRollouts' | 'countDeployments' | 'countUntouched'> } & BlockerDeps;
 
 /** All that are not over, in the order in which they get devices: highest priority first, then the oldest. */
 export const queueRollouts = async (deps: Deps): Promise<Queued[]> =>
@@ -16,5 +14,5 @@ export const queueRollouts = async (deps: Deps): Promise<Queued[]> =>
 
 const queued = async (deps: Deps, rollout: RolloutRecord): Promise<Queued> => {
   const report = await reportRollout(deps, rollout);
-  return { ...report, waitsFor: await deps.store.listBlockers(rollout.plan.id) };
+  return { ...report, waitsFor: await blockersNow(deps, rollout.plan.id) };
 };

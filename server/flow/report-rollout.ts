@@ -3,6 +3,7 @@
 import { blockedWords } from '../domain/blockers.ts';
 import { explainRollout } from '../domain/explain.ts';
 import type { RolloutRecord, Store } from '../store/store.ts';
+import { type BlockerDeps, blockersNow } from './rollout-time.ts';
 
 export type RolloutReport = {
   rollout: RolloutRecord;
@@ -13,7 +14,7 @@ export type RolloutReport = {
 };
 
 export const reportRollout = async (
-  deps: { store: Pick<Store, 'countDeployments' | 'countUntouched' | 'listBlockers'>; now: () => number },
+  deps: { store: Pick<Store, 'countDeployments' | 'countUntouched'> } & BlockerDeps,
   rollout: RolloutRecord,
 ): Promise<RolloutReport> => ({
   rollout,
@@ -21,5 +22,5 @@ export const reportRollout = async (
   untouched: await deps.store.countUntouched(rollout.plan.id),
   explanation:
     explainRollout({ ...rollout.plan, progress: rollout.progress }, deps.now()) +
-    (rollout.progress.state === 'running' ? blockedWords(await deps.store.listBlockers(rollout.plan.id)) : ''),
+    (rollout.progress.state === 'running' ? blockedWords(await blockersNow(deps, rollout.plan.id)) : ''),
 });

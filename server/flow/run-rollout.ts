@@ -9,6 +9,7 @@ import type { Offer, RolloutEvent, RolloutFacts } from '../domain/rollout-events
 import { stepRollout } from '../domain/rollout-step.ts';
 import type { InstructionTemplate, OfferRequest, ReleaseRecord, RolloutRecord, Store } from '../store/store.ts';
 import { decide } from './decide.ts';
+import { enactRecall } from './enact-recall.ts';
 import { followCohorts } from './follow-cohorts.ts';
 import { activateAtOf, confirmOf, keepTime, type RolloutTime, shutAbove, timeOf } from './rollout-time.ts';
 import { watchCommitted } from './watch-committed.ts';
@@ -31,8 +32,11 @@ export const runRollout = async (deps: RunDeps, id: Id): Promise<Result<RolloutR
   await watchCommitted(deps, id);
   await keepTime(deps, id);
   await followCohorts(deps, id);
+  await enactRecall(deps, id);
   let result = await applyEvent(deps, id, { kind: 'tick' });
   for (let step = 1; step < STEPS_MAX && result.ok && isDue(result.value, deps.now()); step += 1) {
+    // Before the tick that lets it rest: until then a crash leaves it due.
+    await enactRecall(deps, id);
     result = await applyEvent(deps, id, { kind: 'tick' });
   }
   return result;

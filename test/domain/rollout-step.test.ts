@@ -629,6 +629,18 @@ describe('whatever the facts', () => {
     );
   });
 
+  test('no rollout sleeps through its end, whatever it waits for', () => {
+    fc.assert(
+      fc.property(anySituation, fc.nat(1_000_000), ({ rollout, event, bins }, ahead) => {
+        const step = stepRollout({ ...rollout, endBy: START + ahead }, event, { now: START, bins });
+        const { state } = step.next.progress;
+        if (['draft', 'halted', 'completed', 'aborted'].includes(state)) return;
+        expect(step.nextTickAt).toBeLessThanOrEqual(START + Math.max(ahead, 1_000));
+      }),
+      { numRuns: 500 },
+    );
+  });
+
   test('while nothing has failed and everybody is heard a tick never halts', () => {
     fc.assert(
       fc.property(anySituation, ({ rollout, bins }) => {

@@ -1,10 +1,12 @@
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { Channels } from '#server/domain/channel.ts';
 import { createOperator, revokeOperator } from '#server/flow/operators.ts';
+import { planRollout } from '#server/flow/plan-rollout.ts';
 import { reportRollout } from '#server/flow/report-rollout.ts';
 import { approveRollout, steerRollout } from '#server/flow/steer-rollout.ts';
 import { withdrawRelease } from '#server/flow/withdraw-release.ts';
-import type { Id } from '#shared/ids.ts';
+import { Id } from '#shared/ids.ts';
+import { Policy } from '#shared/policy.ts';
 import {
   deploymentsOf,
   enrolFleet,
@@ -12,6 +14,7 @@ import {
   kindsOf,
   must,
   openWorld,
+  PRODUCTION,
   releaseOf,
   run,
   startRollout,
@@ -53,6 +56,33 @@ test('nobody is offered anything before enough others have approved', async () =
     { by: 'carol', approvedBy: ['bob', 'carol'], needed: 2, note: 'fine' },
   ]);
   expect(await approve('root')).toMatchObject({ code: 'conflict' });
+});
+
+test('one that nobody approves ends when its time is over', async () => {
+  const planned = must(
+    await planRollout(world, {
+      product: GATEWAY,
+      version: '1.0.0',
+      channel: PRODUCTION,
+      cohorts: [{ cohort: Id.parse('fleet'), waves: [{ percent: 100 }] }],
+      policy: Policy.parse({}),
+      endBy: world.now() + 3_600_000,
+      by: 'ada',
+    }),
+  );
+  rollout = planned.plan.id;
+  must(await approve('bob'));
+  const dueAt = async (at: number) => (await world.store.listDueRollouts(at, 10)).map(({ plan }) => plan.id);
+  expect(await dueAt(world.now() + 3_599_999)).not.toContain(rollout);
+  expect(await dueAt(world.now() + 3_600_000)).toContain(rollout);
+  world.pass(3_600_000);
+  expect((await run(world, rollout)).progress).toMatchObject({
+    state: 'aborted',
+    by: 'server',
+    note: 'its time was over before it was approved',
+  });
+  expect(new Set((await deploymentsOf(world, rollout)).map(({ state }) => state))).toEqual(new Set(['withdrawn']));
+  expect(await approve('carol')).toMatchObject({ code: 'conflict' });
 });
 
 test('its author can not approve it, nor can CI', async () => {

@@ -65,6 +65,24 @@ test('an activation that the takeover comes too late for is still believed', asy
   expect((await deploymentsOf(world, low))[0]?.state).toBe('trial');
 });
 
+test('an urgent rollout keeps nobody from lower ones while its window is shut, and takes devices over when it opens', async () => {
+  await releaseOf(world, '1.1.0');
+  await releaseOf(world, '1.2.0');
+  const [gw1, gw2] = await enrolFleet(world, 2);
+  const windows = [{ cron: '0 2 * * *', durationMs: 3_600_000 }];
+  const urgent = await startRollout(world, '1.2.0', { policy: { priority: 90, windows } });
+  const low = await startRollout(world, '1.1.0', { waves: [{ count: 1 }, { count: 2 }] });
+  expect(Object.values(await statesOf(low)).sort()).toEqual(['offered', 'planned']);
+  const lowest = await startRollout(world, '1.2.0', { policy: { priority: 10 } });
+  // Of this one, the window is not what it waits for.
+  const waits = (await queueRollouts(world)).find(({ rollout }) => rollout.plan.id === lowest)?.waitsFor;
+  expect(waits).toEqual([{ rollout: low, devices: 2 }]);
+  world.pass(2 * 3_600_000);
+  await run(world, urgent);
+  expect(await statesOf(low)).toEqual({ [gw1!]: 'planned', [gw2!]: 'planned' });
+  expect(await statesOf(urgent)).toEqual({ [gw1!]: 'offered', [gw2!]: 'offered' });
+});
+
 test('of equal priority, whoever has a device keeps it', async () => {
   await releaseOf(world, '1.1.0');
   await releaseOf(world, '1.2.0');

@@ -5,13 +5,13 @@
  */
 import { deflateRawSync, inflateRawSync } from 'node:zlib';
 import type { Id } from '#shared/ids.ts';
-import type { DecisionToKeep, KeptDecision } from '../store.ts';
+import type { DecisionToKeep, KeptDecision, ShutWindow } from '../store.ts';
 import { blockersOf } from './priority.ts';
 import { fromJson, limitOf, type Sql } from './sql.ts';
 import type { SyncStore } from './sync.ts';
 
 /** What a decision led to, which only the store knows. `asked`: offers that it allowed. */
-type Effect = { asked: number; offered: number; skipped: number; withdrawn: number };
+type Effect = { asked: number; offered: number; skipped: number; withdrawn: number; shutAbove: ShutWindow[] };
 
 /** A record that needs more than this share of what it would need alone becomes the next dictionary. */
 const WORTH = 0.5;
@@ -69,7 +69,7 @@ export const keepDecision = (sql: Sql, rollout: Id, decision: DecisionToKeep, ef
     effect.offered,
     effect.skipped,
     effect.withdrawn,
-    JSON.stringify(effect.offered < effect.asked ? blockersOf(sql, rollout) : []),
+    JSON.stringify(effect.offered < effect.asked ? blockersOf(sql, rollout, effect.shutAbove) : []),
     from,
   );
   sql.run('UPDATE rollouts SET decided = ? WHERE id = ?', decision.sha256, rollout);

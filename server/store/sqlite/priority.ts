@@ -2,7 +2,7 @@
 
 import { auditLine, BY_SERVER } from '#server/domain/audit.ts';
 import type { Id } from '#shared/ids.ts';
-import type { OfferRequest } from '../store.ts';
+import type { OfferRequest, ShutWindow } from '../store.ts';
 import { appendAudit } from './audit.ts';
 import { inBatches } from './desired.ts';
 import type { Sql } from './sql.ts';
@@ -17,11 +17,20 @@ export const hasRivalsAbove = (sql: Sql, rollout: Id): boolean =>
     rollout,
   ) !== undefined;
 
-/** A condition on `deployments`: no rollout that runs and comes first still wants the device. */
-export const WANTED_BY_NOBODY_ABOVE = `NOT EXISTS (
+/** Of `theirs` of `above`: its window is not shut. Takes one value, from `shutKeys`. */
+const NOT_SHUT = `above.id || '/' || theirs.cohort || '/' || ifnull(devices.attributes ->> '$.timezone', '')
+    NOT IN (SELECT value FROM json_each(?))`;
+const shutKeys = (shut: readonly ShutWindow[] | undefined): string =>
+  JSON.stringify((shut ?? []).map(({ rollout, cohort, zone }) => `${rollout}/${cohort}/${zone}`));
+
+/** A condition on `deployments` and their `devices`: no rollout that runs, comes first and may act now still wants the device. */
+export const wantedByNobodyAbove = (shut: readonly ShutWindow[] | undefined): { sql: string; value: string } => ({
+  sql: `NOT EXISTS (
   SELECT 1 FROM deployments AS theirs JOIN rollouts AS above ON above.id = theirs.rollout
   WHERE theirs.device = deployments.device AND theirs.state = 'planned' AND above.state = 'running'
-    AND above.priority > (SELECT priority FROM rollouts WHERE id = deployments.rollout))`;
+    AND above.priority > (SELECT priority FROM rollouts WHERE id = deployments.rollout) AND ${NOT_SHUT})`,
+  value: shutKeys(shut),
+});
 
 /**
  * Takes devices over from rollouts with a lower number, as long as they have not activated. What is taken is planned again
@@ -29,6 +38,7 @@ export const WANTED_BY_NOBODY_ABOVE = `NOT EXISTS (
  */
 export const takeOver = (sql: Sql, rollout: Id, offer: OfferRequest, atMost: number, now: number): Journey[] => {
   if (atMost <= 0) return [];
+  const wanted = wantedByNobodyAbove(offer.shutAbove);
   const taken = sql.all<Journey & { theirs: Id; from: Id }>(
     `SELECT deployments.id, deployments.device, theirs.id AS theirs, theirs.rollout AS "from"
      FROM deployments CROSS JOIN devices ON devices.id = deployments.device
@@ -39,7 +49,7 @@ export const takeOver = (sql: Sql, rollout: Id, offer: OfferRequest, atMost: num
        AND theirs.state IN ('offered', 'fetching', 'installing', 'ready')
        AND below.priority < (SELECT priority FROM rollouts WHERE id = ?)
        AND (? IS NULL OR ifnull(attributes ->> '$.timezone', '') IN (SELECT value FROM json_each(?)))
-       AND ${WANTED_BY_NOBODY_ABOVE}
+       AND ${wanted.sql}
      ORDER BY online DESC, deployments.position LIMIT ?`,
     rollout,
     offer.wave,
@@ -48,6 +58,7 @@ export const takeOver = (sql: Sql, rollout: Id, offer: OfferRequest, atMost: num
     rollout,
     zonesOf(offer),
     zonesOf(offer),
+    wanted.value,
     atMost,
   );
   for (const { theirs } of taken)
@@ -76,7 +87,7 @@ export const zonesOf = ({ zones }: OfferRequest): string | null =>
   zones === undefined ? null : JSON.stringify(zones.map(({ zone }) => zone));
 
 /** The rollouts that keep planned devices of this one waiting, and how many each. */
-export const blockersOf = (sql: Sql, rollout: Id): { rollout: Id; devices: number }[] =>
+export const blockersOf = (sql: Sql, rollout: Id, shut: readonly ShutWindow[]): { rollout: Id; devices: number }[] =>
   sql.all<{ rollout: Id; devices: number }>(
     `SELECT rollout, count(*) AS devices FROM (
        SELECT owning.rollout AS rollout FROM deployments CROSS JOIN devices ON devices.id = deployments.device
@@ -87,8 +98,9 @@ export const blockersOf = (sql: Sql, rollout: Id): { rollout: Id; devices: numbe
          JOIN deployments AS theirs ON theirs.device = deployments.device JOIN rollouts AS above ON above.id = theirs.rollout
          WHERE deployments.rollout = ? AND deployments.state = 'planned' AND devices.deployment IS NULL
            AND theirs.state = 'planned' AND above.state = 'running'
-           AND above.priority > (SELECT priority FROM rollouts WHERE id = deployments.rollout))
+           AND above.priority > (SELECT priority FROM rollouts WHERE id = deployments.rollout) AND ${NOT_SHUT})
      GROUP BY rollout ORDER BY devices DESC, rollout LIMIT 100`,
     rollout,
     rollout,
+    shutKeys(shut),
   );

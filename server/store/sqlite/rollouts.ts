@@ -1,6 +1,6 @@
 import type { RolloutPlan, RolloutState } from '#server/domain/rollout.ts';
 import type { Id, Sha256 } from '#shared/ids.ts';
-import type { RolloutRecord } from '../store.ts';
+import type { DeploymentRecord, RolloutRecord } from '../store.ts';
 import { appendAudit, sizeOfAudit } from './audit.ts';
 import { keepDecision } from './decisions.ts';
 import { insertDeployment } from './deployments.ts';
@@ -35,18 +35,22 @@ const tickAtDeadline = (sql: Sql, rollout: Id): void => {
   );
 };
 
+export const insertRollout = (sql: Sql, rollout: RolloutRecord, deployments: readonly DeploymentRecord[]): void => {
+  sql.run(
+    'INSERT INTO rollouts (id, plan, progress, next_tick_at, revision) VALUES (?, ?, ?, ?, ?)',
+    rollout.plan.id,
+    JSON.stringify(rollout.plan),
+    JSON.stringify(rollout.progress),
+    rollout.nextTickAt,
+    rollout.revision,
+  );
+  for (const deployment of deployments) insertDeployment(sql, deployment);
+};
+
 export const rollouts = (sql: Sql) =>
   ({
     createRollout: (rollout, deployments, audit) => {
-      sql.run(
-        'INSERT INTO rollouts (id, plan, progress, next_tick_at, revision) VALUES (?, ?, ?, ?, ?)',
-        rollout.plan.id,
-        JSON.stringify(rollout.plan),
-        JSON.stringify(rollout.progress),
-        rollout.nextTickAt,
-        rollout.revision,
-      );
-      for (const deployment of deployments) insertDeployment(sql, deployment);
+      insertRollout(sql, rollout, deployments);
       appendAudit(sql, audit);
       withdrawShutOut(sql, rollout.plan.id, rollout.plan.createdAt);
     },
@@ -115,6 +119,7 @@ export const rollouts = (sql: Sql) =>
           offered: made.reduce((sum, { offered }) => sum + offered.length, 0),
           skipped: made.reduce((sum, { skipped }) => sum + skipped.length, 0),
           withdrawn: withdrawn.length,
+          shutAbove: offers[0]?.shutAbove ?? [],
         };
         keepDecision(sql, id, decision, effect, auditFrom);
       }
