@@ -5,7 +5,7 @@
 import { rm } from 'node:fs/promises';
 import type { DeviceErrorCode, Receipt } from '#shared/deployment.ts';
 import { crashPoint } from './crash-point.ts';
-import { type Effect, type InstallState, type Journey, outcomeOf } from './domain/install.ts';
+import { attemptOf, type Effect, type InstallState, type Journey, outcomeOf } from './domain/install.ts';
 import type { EventOf } from './machine.ts';
 import { installEffects } from './perform-install.ts';
 import { type Done, failed, type InSlot, manifestFile, type PerformOptions, runningNow } from './perform-parts.ts';
@@ -70,6 +70,7 @@ const effectsOf = (options: PerformOptions) => {
       version: instruction.version,
       manifest: instruction.sha256,
       outcome,
+      ...attemptOf(journey),
       ...('error' in journey ? { error: journey.error } : {}),
       running: await runningNow(slots),
       boot: options.boot,

@@ -5,7 +5,7 @@
 import type { Running } from '#shared/deployment.ts';
 import type { Id } from '#shared/ids.ts';
 import type { Ack, Heartbeat, Signed, StateReport } from '#shared/messages.ts';
-import type { InstallState } from './domain/install.ts';
+import { attemptOf, type InstallState } from './domain/install.ts';
 import { backoffMs, jitteredMs } from './domain/retry.ts';
 import type { Link } from './link.ts';
 import type { Log } from './log.ts';
@@ -162,6 +162,7 @@ const deploymentOf = (
   if (install.state === 'idle' || install.state === 'reported') return null;
   return {
     id: install.offer.install.deployment,
+    ...attemptOf(install),
     state: install.state,
     since: install.since,
     ...(install.state === 'fetching' && progress !== null ? progress : {}),

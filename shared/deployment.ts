@@ -143,6 +143,8 @@ export const Receipt = z.object({
   version: Version,
   manifest: Sha256,
   outcome: z.enum(OUTCOMES),
+  /** As in its instruction: from the second time on that the deployment was offered. */
+  attempt: z.number().int().min(2).optional(),
   error: DeviceError.optional(),
   /** What the device runs now, after the outcome; null when it runs nothing. */
   running: Running.nullable(),

@@ -91,6 +91,8 @@ export const StateReport = z.object({
       since: Millis,
       bytesDone: z.number().int().min(0).optional(),
       bytesTotal: z.number().int().min(0).optional(),
+      /** As in its instruction. */
+      attempt: z.number().int().min(2).optional(),
       error: DeviceError.optional(),
     })
     .nullable(),

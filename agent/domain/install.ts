@@ -335,3 +335,7 @@ export const outcomeOf = (now: InstallState): Outcome | undefined => {
     ? now.state
     : undefined;
 };
+
+/** Which attempt at its deployment this is, as its instruction says it: absent from the first. */
+export const attemptOf = ({ offer }: Pick<Journey, 'offer'>): { attempt?: number } =>
+  offer.install.attempt === undefined ? {} : { attempt: offer.install.attempt };

@@ -1,14 +1,14 @@
 /** What the agent remembers beyond the deployment that goes on. */
 import { z } from 'zod';
 import { Id } from '#shared/ids.ts';
-import { type Effect, type InstallEvent, InstallState, isBeforeActivation, stepInstall } from './install.ts';
+import { attemptOf, type Effect, type InstallEvent, InstallState, isBeforeActivation, stepInstall } from './install.ts';
 
 /** Everything that the agent remembers: one journal record is one of these. */
 export const Memory = z.object({
   install: InstallState,
   /** The newest desired document that was acted on; an older or equal one is not news. */
   desiredSeq: z.number().int().min(0),
-  /** How the newest finished deployment ended: it is not begun again, unless it was withdrawn, or the server asks for another attempt. */
+  /** How the newest finished deployment ended: it is not begun again, unless it was withdrawn, or the server asks for another attempt at what did not commit. */
   last: z
     .object({
       deployment: Id,
@@ -30,7 +30,8 @@ export const stepMemory = (memory: Memory, event: InstallEvent): { next: Memory;
     event.kind === 'offered' &&
     memory.last?.deployment === event.offer.install.deployment &&
     memory.last.outcome !== 'withdrawn' &&
-    (event.offer.install.attempt ?? 1) <= (memory.last.attempt ?? 1);
+    // What is committed runs: whoever asks for another attempt has not heard of it yet.
+    (memory.last.outcome === 'committed' || (event.offer.install.attempt ?? 1) <= (memory.last.attempt ?? 1));
   const { next, effects } = endedBefore ? { next: now, effects: [] } : stepInstall(now, event);
   const desiredSeq = seenSeq(now, event) ?? memory.desiredSeq;
   if (next === now && desiredSeq <= memory.desiredSeq) return { next: memory, effects };
@@ -46,7 +47,7 @@ export const stepMemory = (memory: Memory, event: InstallEvent): { next: Memory;
           ? {
               deployment: next.offer.install.deployment,
               outcome: next.outcome,
-              ...(next.offer.install.attempt === undefined ? {} : { attempt: next.offer.install.attempt }),
+              ...attemptOf(next),
             }
           : memory.last,
     },

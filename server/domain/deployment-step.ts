@@ -7,13 +7,13 @@ import type { Policy } from '#shared/policy.ts';
 import { type AuditEvent, byDevice } from './audit.ts';
 import { deadlineOf, readyWithinMs } from './deadline.ts';
 import { type DeploymentRecord, HELD_FOR_COMMAND } from './deployment.ts';
-import { type Attempts, retryOf, returnOf } from './retry.ts';
+import { type Attempts, isOver, retryOf, returnOf } from './retry.ts';
 import type { Millis } from './rollout.ts';
 
 /** Either what a state report says (`state`), or what a receipt says whose signature was verified (`outcome`). Both fit as they are. */
 export type DeviceWord =
-  | { state: AgentState; error?: DeviceError | undefined }
-  | { outcome: Outcome; error?: DeviceError | undefined };
+  | { state: AgentState; error?: DeviceError | undefined; attempt?: number | undefined }
+  | { outcome: Outcome; error?: DeviceError | undefined; attempt?: number | undefined };
 
 export type DeploymentStep = {
   /** The very same object when nothing changes. `revision` is left alone: the store counts it. */
@@ -157,6 +157,7 @@ export const stepDeployment = (
   held: HeldBack = NOT_HELD,
 ): DeploymentStep => {
   const told: ToldState = 'outcome' in word ? word.outcome : TOLD[word.state];
+  if (isOver(deployment, word, told)) return { next: deployment, audit: [] };
   if (isDeferred(deployment, word) && held.install === null) return defer(deployment, now, policy);
   const accepts = deployment.state === 'offered' && told === 'offered' && deployment.acceptedAt === null;
   if (!accepts && !movesOf(deployment).includes(told)) return { next: deployment, audit: [] };

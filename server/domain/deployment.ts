@@ -34,6 +34,8 @@ export type DeploymentRecord = {
   reached?: DeploymentState;
   /** Not overdue before: the server was away. Absent for most. */
   graceUntil?: Millis;
+  /** How often it was offered, from the second time on. The device's words name the attempt that they are about. */
+  offers?: number;
   /** Absent as long as everything went straight. */
   attempts?: Attempts;
   revision: number;

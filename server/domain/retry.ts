@@ -2,7 +2,7 @@
  * Whether a device that failed is offered the release again. Only where the cause lies outside the release, only so often,
  * and not at once: a device that flaps waits longer each time, and uses up neither the rollout nor the judge's patience.
  */
-import type { DeviceErrorCode } from '#shared/deployment.ts';
+import type { DeploymentState, DeviceErrorCode } from '#shared/deployment.ts';
 import type { Policy } from '#shared/policy.ts';
 import type { DeploymentRecord } from './deployment.ts';
 import type { Millis } from './rollout.ts';
@@ -33,8 +33,29 @@ export const RETRIED: ReadonlySet<DeviceErrorCode> = new Set([
 /** Its user held it back until the offer expired. That is no failure, however often. */
 const DEFERRED: DeviceErrorCode = 'INSTRUCTION_EXPIRED';
 
+const isRepeated = (code: DeviceErrorCode | undefined): boolean =>
+  code !== undefined && (RETRIED.has(code) || code === DEFERRED);
+
+/**
+ * Is this word about an attempt that is over? Reports are repeated and come late, so the same failure may be told again when
+ * the next attempt is planned, or offered already; so may the withdrawal of an offer that was made anew. What can not be
+ * undone counts all the same: an activation, its outcome, and a failure for a final cause.
+ */
+export const isOver = (
+  { state, offers }: Pick<DeploymentRecord, 'state' | 'offers'>,
+  word: { attempt?: number | undefined; error?: { code: DeviceErrorCode } | undefined },
+  told: DeploymentState,
+): boolean => {
+  const isRepeatable = told === 'failed' && isRepeated(word.error?.code);
+  if (state === 'planned') return isRepeatable;
+  if ((word.attempt ?? 1) >= (offers ?? 1)) return false;
+  return isRepeatable || !(told === 'trial' || told === 'committed' || told === 'reverted' || told === 'failed');
+};
+
 const NONE: Attempts = { ended: 0, failed: 0, notBefore: null, returns: 0 };
-const DOUBLINGS_MAX = 10;
+/** Longer than this, or than the first wait, nobody waits for another attempt. */
+const COOL_DOWN_MS_MAX = 86_400_000;
+const DOUBLINGS_MAX = 30;
 /** A device that says "withdrawn" and "on trial" in turn is believed so often. */
 const RETURNS_MAX = 3;
 
@@ -51,7 +72,8 @@ export const retryOf = (
   if (!isEarly || code === undefined || retries.max === 0) return null;
   if (code === DEFERRED) return { ...before, ended: before.ended + 1, notBefore: now + retries.coolDownMs };
   if (!RETRIED.has(code) || before.failed >= retries.max) return null;
-  const waitMs = retries.coolDownMs * 2 ** Math.min(before.failed, DOUBLINGS_MAX);
+  const doubledMs = retries.coolDownMs * 2 ** Math.min(before.failed, DOUBLINGS_MAX);
+  const waitMs = Math.max(retries.coolDownMs, Math.min(COOL_DOWN_MS_MAX, doubledMs));
   return { ...before, ended: before.ended + 1, failed: before.failed + 1, notBefore: now + waitMs };
 };
 

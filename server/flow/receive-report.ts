@@ -159,7 +159,11 @@ const prepareReport = async (
       continue;
     }
     const { deployment, plan, receipt } = verdict;
-    const did = apply(current(deployment.id) ?? deployment, plan, { outcome: receipt.outcome, error: receipt.error });
+    const did = apply(current(deployment.id) ?? deployment, plan, {
+      outcome: receipt.outcome,
+      error: receipt.error,
+      attempt: receipt.attempt,
+    });
     const known = did ? 'new' : await findStored(deps, device.id, deployment.id, signed);
     if (known === 'too-many') refused.push('there are more receipts for the deployment than it can have outcomes');
     if (known === 'new') {
@@ -178,7 +182,7 @@ const prepareReport = async (
   const plan = deployment === undefined ? undefined : facts.plans.get(deployment.rollout);
   // A snapshot that names a deployment of another device is nonsense, and no reason to lose the rest of the report.
   if (said !== null && deployment?.device === device.id && plan !== undefined) {
-    apply(deployment, plan, { state: said.state, error: said.error });
+    apply(deployment, plan, { state: said.state, error: said.error, attempt: said.attempt });
   }
   // One line a report, and not for every report: a hostile device must not flood the log that everybody has to keep.
   const why = refused[0];

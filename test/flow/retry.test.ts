@@ -15,7 +15,12 @@ let seq = 0;
 const failToFetch = async (rollout: Id): Promise<void> => {
   const [deployment] = await deploymentsOf(world, rollout);
   const error = { code: 'FETCH_FAILED' as const, message: 'no route' };
-  const step = stepDeployment(deployment!, { outcome: 'failed', error }, world.now(), Policy.parse({}));
+  const step = stepDeployment(
+    deployment!,
+    { outcome: 'failed', error, attempt: deployment!.offers },
+    world.now(),
+    Policy.parse({}),
+  );
   seq += 1;
   const { publicKey } = (await world.store.getDevice(deployment!.device))!;
   await world.store.saveReports([row('gw-1', seq, { publicKey, deployments: [step.next], at: world.now() })]);

@@ -20,7 +20,7 @@ import type { DeploymentRecord, DeviceRecord, RolloutRecord, Store } from '#serv
 import { type Keyring, openKeyring } from '#server/trust/keyring.ts';
 import { openRepository, type Repository } from '#server/trust/repository.ts';
 import { createBundle } from '#shared/bundle.ts';
-import type { AgentState, Outcome } from '#shared/deployment.ts';
+import type { AgentState, Outcome, Running } from '#shared/deployment.ts';
 import { Id, manifestPath, type Sha256 } from '#shared/ids.ts';
 import { type Desired, DesiredLeaf, type Instruction } from '#shared/messages.ts';
 import { Policy } from '#shared/policy.ts';
@@ -252,11 +252,12 @@ export const report = async (
   world: World,
   deployment: DeploymentRecord,
   word: { state: AgentState } | { outcome: Outcome },
+  more: { running?: Running; floor?: number } = {},
 ): Promise<void> => {
   const [newest] = await world.store.getDeployments([deployment.id]);
   const rollout = await world.store.getRollout(deployment.rollout);
   if (newest === undefined || rollout === undefined) throw new Error('no such deployment');
-  const step = stepDeployment(newest, word, world.now(), rollout.plan.policy);
+  const step = stepDeployment(newest, { ...word, attempt: newest.offers }, world.now(), rollout.plan.policy);
   seq += 1;
   await world.store.saveReports([
     {
@@ -271,6 +272,7 @@ export const report = async (
       attributes: {},
       deployments: [step.next],
       audit: [],
+      ...more,
     },
   ]);
 };

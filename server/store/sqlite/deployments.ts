@@ -5,19 +5,21 @@ import type { DeploymentCount, DeploymentRecord, OutcomeBin } from '../store.ts'
 import { fromJson, idList, limitOf, type Sql, toJson } from './sql.ts';
 import type { SyncStore } from './sync.ts';
 
-type DeploymentRow = Omit<DeploymentRecord, 'error' | 'attempts' | 'reached' | 'graceUntil'> & {
+type DeploymentRow = Omit<DeploymentRecord, 'error' | 'attempts' | 'reached' | 'graceUntil' | 'offers'> & {
   error: string | null;
   attempts: string | null;
   reached: DeploymentState | null;
   graceUntil: number | null;
+  offers: number;
 };
 const COLUMNS = `id, rollout, device, cohort, compatible, wave, position, state, offered_at AS offeredAt,
   accepted_at AS acceptedAt, decided_at AS decidedAt, state_at AS stateAt, deadline_at AS deadlineAt, overdue, held_until AS heldUntil, error, attempts, reached,
-  grace_until AS graceUntil, revision`;
-const toDeployment = ({ attempts, reached, graceUntil, ...row }: DeploymentRow): DeploymentRecord => ({
+  grace_until AS graceUntil, offers, revision`;
+const toDeployment = ({ attempts, reached, graceUntil, offers, ...row }: DeploymentRow): DeploymentRecord => ({
   ...row,
   ...(reached === null ? {} : { reached }),
   ...(graceUntil === null ? {} : { graceUntil }),
+  ...(offers > 1 ? { offers } : {}),
   ...(attempts === null ? {} : { attempts: fromJson<Attempts>(attempts) }),
   error: row.error === null ? null : fromJson<DeviceError>(row.error),
 });

@@ -63,13 +63,10 @@ const candidates = (
   );
 };
 
-/** Which attempt this is, from the second on: without it the agent would not begin again what has failed. */
+/** Which attempt this is, from the second on: without it the agent would not begin again what has failed, nor the server know what its words are about. */
 const attemptOf = (sql: Sql, deployment: Id): { attempt?: number } => {
-  const ended = sql.get<{ ended: number | null }>(
-    "SELECT attempts ->> 'ended' AS ended FROM deployments WHERE id = ?",
-    deployment,
-  )?.ended;
-  return ended ? { attempt: ended + 1 } : {};
+  const offers = sql.get<{ offers: number }>('SELECT offers FROM deployments WHERE id = ?', deployment)?.offers ?? 1;
+  return offers > 1 ? { attempt: offers } : {};
 };
 
 /** Marks as skipped who runs the release already, and offers it to the next `atMost` of the group. */
@@ -91,7 +88,7 @@ export const makeOffer = (
   const offered = [...free, ...takeOver(sql, rollout, offer, offer.atMost - free.length, now)];
   for (const { id, device } of offered) {
     sql.run(
-      `UPDATE deployments SET state = 'offered', state_at = ?, offered_at = ?, accepted_at = NULL, deadline_at = ?,
+      `UPDATE deployments SET state = 'offered', state_at = ?, offered_at = ?, accepted_at = NULL, deadline_at = ?, offers = offers + 1,
          ran_before = (SELECT running FROM devices WHERE devices.id = deployments.device),
          revision = revision + 1 WHERE id = ?`,
       now,
