@@ -3,7 +3,7 @@ import type { Id } from '#shared/ids.ts';
 import type { Refusal } from '#shared/problems.ts';
 import type { AuditEvent } from './audit.ts';
 import type { OutcomeBin } from './deployment.ts';
-import type { Acknowledged, Millis, Rollout } from './rollout.ts';
+import type { Acknowledged, Millis, Recalled, Rollout } from './rollout.ts';
 
 export type RolloutEvent =
   | { kind: 'tick' }
@@ -21,6 +21,8 @@ export type RolloutEvent =
   | { kind: 'abort'; by: string; note: string }
   /** Everybody who has installed it may activate it now, and whoever installs it later too. */
   | { kind: 'activate'; by: string; note: string }
+  /** Its devices are to go back to what they ran before, or all `to` one release. */
+  | { kind: 'recall'; by: string; note: string; to?: NonNullable<Recalled['to']> }
   /** The release that it rolls out was withdrawn. */
   | { kind: 'release-withdrawn'; by: string };
 

@@ -20,6 +20,10 @@ export type RolloutPlan = {
   waveSizes: number[];
   /** Devices that the cohorts mean, but that had to be left out: unknown, not let in, or without a bundle for their compatible. */
   excluded?: number;
+  /** Of those: devices that have committed a higher security counter. */
+  belowFloor?: number;
+  /** It takes devices of this rollout back. */
+  recalls?: Id;
   createdAt: Millis;
   createdBy: string;
   /** From then on it offers to nobody, takes back what was not activated, and is over. */
@@ -99,6 +103,15 @@ export type Acknowledged = {
   deployments?: Id[];
 };
 
+/** Devices that run its release because of it are to go back; from `at` on, whoever commits late too. */
+export type Recalled = {
+  at: Millis;
+  by: string;
+  note: string;
+  /** To this release instead of what each ran before; `approvals`: how many its channel asks for. */
+  to?: { version: string; channel: Id; approvals: number };
+};
+
 export type RolloutState =
   | { state: 'draft' }
   /** `approvedBy`: whose approvals counted when the last one was given; `startAt`: not before this, even when all are there. */
@@ -115,8 +128,15 @@ export type RolloutState =
       acknowledged?: Acknowledged[];
     }
   | { state: 'paused'; wave: number; since: Millis; by: string; note: string; acknowledged?: Acknowledged[] }
-  | { state: 'halted'; wave: number; since: Millis; reason: HaltReason; acknowledged?: Acknowledged[] }
-  | { state: 'completed'; at: Millis }
-  | { state: 'aborted'; at: Millis; by: string; note: string };
+  | {
+      state: 'halted';
+      wave: number;
+      since: Millis;
+      reason: HaltReason;
+      acknowledged?: Acknowledged[];
+      recalled?: Recalled;
+    }
+  | { state: 'completed'; at: Millis; recalled?: Recalled }
+  | { state: 'aborted'; at: Millis; by: string; note: string; recalled?: Recalled };
 
 export type Rollout = RolloutPlan & { progress: RolloutState };

@@ -1,6 +1,7 @@
 /** Devices that come to match the cohorts of a rollout while it is open join its last wave, where the cohorts are followed. */
 import { Id } from '#shared/ids.ts';
 import { auditLine, BY_SERVER } from '../domain/audit.ts';
+import { whyUnfit } from '../domain/eligible.ts';
 import { follows } from '../domain/rollout-time.ts';
 import { queueHash } from '../domain/waves.ts';
 import type { DeploymentRecord, RolloutRecord, Store } from '../store/store.ts';
@@ -54,7 +55,6 @@ const isTimeToLook = async ({ store, now }: Deps, rollout: Id): Promise<boolean>
 type Member = { device: Id; cohort: Id; compatible: Id };
 const newMembers = async (deps: Deps, { plan }: RolloutRecord): Promise<Member[]> => {
   const release = await deps.store.getRelease(plan.product, plan.version);
-  const compatibles = new Set(release?.bundles.map(({ compatible }) => compatible));
   const followed: { cohort: Id; isMember: ReturnType<typeof membershipOf> }[] = [];
   for (const { cohort, follow } of plan.cohorts) {
     const record = follow === true ? await deps.store.getCohort(cohort) : undefined;
@@ -63,7 +63,7 @@ const newMembers = async (deps: Deps, { plan }: RolloutRecord): Promise<Member[]
   const members = new Map<Id, Member>();
   for await (const device of allDevices(deps.store, 'accepted')) {
     const cohort = followed.find(({ isMember }) => isMember(device))?.cohort;
-    if (cohort !== undefined && compatibles.has(device.compatible))
+    if (cohort !== undefined && whyUnfit(device, release?.bundles ?? []) === null)
       members.set(device.id, { device: device.id, cohort, compatible: device.compatible });
   }
   const outside = new Set(await deps.store.listOutside(plan.id, [...members.keys()]));

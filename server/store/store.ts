@@ -359,10 +359,10 @@ export type Store = {
   listTimeZones(rollout: Id): Promise<{ cohort: Id; zone: string }[]>;
   /** Ends the waits that are over: what is installed counts as accepted `now`, and has `withinMs` to activate. How many. */
   releaseHeld(rollout: Id, now: Millis, withinMs: number): Promise<number>;
-  /** Devices that have not activated and were told only of windows that are past. */
+  /** Devices that have not activated and were told only of windows that are past, or of those of another time zone than they report now. */
   listOutOfWindows(rollout: Id, now: Millis, limit: number): Promise<{ deployment: Id; cohort: Id; zone: string }[]>;
   /** Tells them of these instead. */
-  renewWindows(renewals: { deployment: Id; windows: OpenSpan[] }[], now: Millis): Promise<void>;
+  renewWindows(renewals: WindowRenewal[], now: Millis): Promise<void>;
   listDeployments(
     filter: { rollout?: Id | undefined; device?: Id | undefined; state?: DeploymentState | undefined },
     page: Page,
@@ -410,6 +410,9 @@ export type Store = {
 
 /** Everything of an install instruction but the deployment, which the store fills in for each device it offers to. */
 export type InstructionTemplate = Omit<Extract<Instruction, { kind: 'install' }>, 'deployment'>;
+
+/** What a device that has not activated is to be told instead, and for which time zone ('' for none). */
+export type WindowRenewal = { deployment: Id; windows: OpenSpan[]; zone: string };
 
 /** Outside of its maintenance windows: devices of one cohort of a rollout that are in this time zone ('' where they report none). */
 export type ShutWindow = { rollout: Id; cohort: Id; zone: string };

@@ -112,6 +112,18 @@ const SAMPLES: [AuditEvent, string][] = [
   ],
   [{ ...alice, kind: 'rollout-aborted', rollout, note: 'wrong' }, 'alice aborted rollout r-1: wrong.'],
   [
+    { ...alice, kind: 'rollout-recalled', rollout, to: null, note: 'GW-31' },
+    'alice recalled rollout r-1: its devices go back to what each ran before: GW-31.',
+  ],
+  [
+    { ...server, kind: 'recall-joined', rollout: Id.parse('r-1-r1'), recalls: rollout, devices: [device] },
+    'Rollout r-1-r1: device gw-01 joined, to go back like the others of rollout r-1.',
+  ],
+  [
+    { ...server, kind: 'recall-stays', rollout, devices: [device], reason: 'ran-nothing' },
+    'Rollout r-1 was recalled, but device gw-01 can not go back: it ran nothing before, or nothing that it told of.',
+  ],
+  [
     { ...alice, kind: 'rollout-activated', rollout, installed: 40, note: '' },
     'alice let the devices of rollout r-1 activate the release; 40 devices had installed it.',
   ],
@@ -209,6 +221,23 @@ describe('every audit event', () => {
     const event = { at, by: byDevice(device), kind: 'device-enrolled' as const, device, publicKey: 'ff', compatible };
     expect(sentenceOf({ ...event, state: 'accepted', replaced: true })).toBe(
       'Device gw-01 (gw2) enrolled anew with a token made for it; its key is now ff, and the one before counts no more.',
+    );
+  });
+
+  test('of a recall says what is taken back, and where to', () => {
+    const about = { product, version, devices: 2, waveSizes: [2], excluded: 3, belowFloor: 2 };
+    const planned = {
+      ...alice,
+      kind: 'rollout-planned' as const,
+      rollout: Id.parse('r-1-r1'),
+      ...about,
+      recalls: rollout,
+    };
+    expect(sentenceOf(planned)).toBe(
+      'alice planned rollout r-1-r1 of gateway@1.4.0 to 2 devices in 1 wave (2), leaving out 3 (2 of them below their security floor), to take back rollout r-1.',
+    );
+    expect(sentenceOf({ ...server, kind: 'rollout-recalled', rollout, to: 'gateway@1.3.0', note: '' })).toBe(
+      'server recalled rollout r-1: its devices go back to gateway@1.3.0.',
     );
   });
 

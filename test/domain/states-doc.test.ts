@@ -24,7 +24,7 @@ const tableAfter = (name: string): string[][] => {
 const listed = (states: readonly string[]): string => (states.length === 0 ? '-' : states.join(', '));
 
 test('docs/states.md shows the rollout table as it is', () => {
-  const events = ['tick', 'pause', 'resume', 'activate', 'approve', 'abort', 'release-withdrawn'] as const;
+  const events = ['tick', 'pause', 'resume', 'activate', 'approve', 'abort', 'recall', 'release-withdrawn'] as const;
   expect(tableAfter('rollout')).toEqual([
     ['State', ...events],
     ...Object.entries(TRANSITIONS).map(([state, row]) => [state, ...events.map((event) => listed(row[event]))]),

@@ -12,6 +12,7 @@ import { newId } from '#server/flow/new-id.ts';
 import { performEffects } from '#server/flow/perform-effects.ts';
 import { planRollout } from '#server/flow/plan-rollout.ts';
 import { publishRelease } from '#server/flow/publish-release.ts';
+import { heldBack } from '#server/flow/rollout-time.ts';
 import { runRollout } from '#server/flow/run-rollout.ts';
 import { stageRelease } from '#server/flow/stage-release.ts';
 import { type Objects, openObjects } from '#server/store/objects.ts';
@@ -257,7 +258,8 @@ export const report = async (
   const [newest] = await world.store.getDeployments([deployment.id]);
   const rollout = await world.store.getRollout(deployment.rollout);
   if (newest === undefined || rollout === undefined) throw new Error('no such deployment');
-  const step = stepDeployment(newest, { ...word, attempt: newest.offers }, world.now(), rollout.plan.policy);
+  const held = heldBack(rollout.plan, newest.cohort, {}, world.now());
+  const step = stepDeployment(newest, { ...word, attempt: newest.offers }, world.now(), rollout.plan.policy, held);
   seq += 1;
   await world.store.saveReports([
     {

@@ -8,6 +8,7 @@ import { describeDevices } from './contract-devices.ts';
 import { describeIngest } from './contract-ingest.ts';
 import { describeOffers } from './contract-offers.ts';
 import { describeOverdue } from './contract-overdue.ts';
+import { describeRecalls } from './contract-recalls.ts';
 import { describeRestore } from './contract-restore.ts';
 import { describeSteering } from './contract-steering.ts';
 import { describeWatch } from './contract-watch.ts';
@@ -27,5 +28,6 @@ export const describeStore = (name: string, open: OpenStore): void => {
     describeRestore(open);
     describeSteering(open);
     describeWatch(open);
+    describeRecalls(open);
   });
 };

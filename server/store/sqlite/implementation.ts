@@ -12,6 +12,7 @@ import { meta } from './meta.ts';
 import { operators } from './operators.ts';
 import { products } from './products.ts';
 import { promotion } from './promotion.ts';
+import { recalls } from './recalls.ts';
 import { releases } from './releases.ts';
 import { rollouts } from './rollouts.ts';
 import type { Sql } from './sql.ts';
@@ -38,6 +39,7 @@ export const implementStore = (sql: Sql): SyncStore => {
     ...drift(sql),
     ...meta(sql),
     ...watch(sql),
+    ...recalls(sql),
   };
   const inTransaction = ([name, method]: [string, Method]): [string, Method] => [
     name,

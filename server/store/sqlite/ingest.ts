@@ -5,6 +5,7 @@ import { appendAudit } from './audit.ts';
 import { OWNING_STATES, updateDeployment } from './deployments.ts';
 import { instruct } from './desired.ts';
 import { expectOutcome, noteDrift } from './drift.ts';
+import { wakeRecalled } from './recalls.ts';
 import { type Sql, toJson } from './sql.ts';
 import type { SyncStore } from './sync.ts';
 import { watchCommitted } from './watch.ts';
@@ -64,6 +65,7 @@ const saveReport = (sql: Sql, report: ReportRow): void => {
     settleOwner(sql, next, report.at);
     expectOutcome(sql, next, report.running);
     watchCommitted(sql, next);
+    wakeRecalled(sql, next, report.at);
   }
   appendAudit(sql, report.audit);
   noteDrift(sql, report.device, report.at);

@@ -125,13 +125,14 @@ const decisionOf = ({ decision }: OfferRequest): Pick<OfferRequest, 'decision'> 
   decision === undefined ? {} : { decision };
 
 /** In the device's own time zone, which is why only the store can say which. */
-const windowsOf = (sql: Sql, device: Id, { zones }: OfferRequest): { windows?: OpenSpan[] } => {
+const windowsOf = (sql: Sql, device: Id, { zones }: OfferRequest): { windows?: OpenSpan[]; zone?: string } => {
   if (zones === undefined) return {};
   const row = sql.get<{ zone: string }>(
     "SELECT ifnull(attributes ->> '$.timezone', '') AS zone FROM devices WHERE id = ?",
     device,
   );
-  return { windows: zones.find(({ zone }) => zone === row?.zone)?.windows ?? [] };
+  const windows = zones.find(({ zone }) => zone === row?.zone)?.windows ?? [];
+  return row === undefined || row.zone === '' ? { windows } : { windows, zone: row.zone };
 };
 
 /** Frees the devices that these deployments still own, and supersedes what they were told by "stay as you are". */

@@ -2,8 +2,8 @@
 import type { RolloutPlan } from '#server/domain/rollout.ts';
 import type { Id } from '#shared/ids.ts';
 import type { Instruction } from '#shared/messages.ts';
-import { firstOpenAt, type OpenSpan } from '#shared/windows.ts';
-import type { DeploymentRecord, RolloutRecord } from '../store.ts';
+import { firstOpenAt, mayActivateAt, mayInstallAt } from '#shared/windows.ts';
+import type { DeploymentRecord, RolloutRecord, WindowRenewal } from '../store.ts';
 import { appendAudit } from './audit.ts';
 import { insertDeployment } from './deployments.ts';
 import { instruct } from './desired.ts';
@@ -118,24 +118,45 @@ export const timing = (sql: Sql) =>
       ),
     releaseHeld: (rollout, now, withinMs) => release(sql, rollout, now, withinMs),
     listOutOfWindows: (rollout, now, limit) =>
-      toldBy(sql, rollout, "instruction ->> '$.windows[#-1].closes' <= ? ORDER BY deployments.n LIMIT ?", [
-        now,
-        limitOf(limit),
-      ]).map(({ deployment, cohort, zone }) => ({ deployment, cohort, zone })),
+      toldBy(sql, rollout, `${OUTDATED} ORDER BY deployments.n LIMIT ?`, [now, limitOf(limit)]).map(
+        ({ deployment, cohort, zone }) => ({ deployment, cohort, zone }),
+      ),
     renewWindows: (renewals, now) => {
-      const instructions = renewals.flatMap(({ deployment, windows }) => renewed(sql, deployment, windows));
+      const instructions = renewals.flatMap((renewal) => renewed(sql, renewal, now));
       instruct(sql, instructions, now);
     },
   }) satisfies Partial<SyncStore>;
 
-/** Nothing where the device was told something else since. */
-const renewed = (sql: Sql, deployment: Id, windows: OpenSpan[]): { device: Id; instruction: Instruction }[] => {
-  const row = sql.get<{ device: Id; instruction: string }>(
-    `SELECT desired.device, instruction FROM desired JOIN deployments ON deployments.device = desired.device
+/** The windows that a device was told are past, or those of a time zone that it has left. */
+const OUTDATED = `(instruction ->> '$.windows[#-1].closes' <= ?
+  OR (json_type(instruction, '$.windows') IS NOT NULL
+    AND ifnull(instruction ->> '$.zone', '') <> ifnull(attributes ->> '$.timezone', '')))`;
+
+/** Nothing where the device was told something else since. A wait that the server reckons with moves too, and its deadline with it. */
+const renewed = (
+  sql: Sql,
+  { deployment, windows, zone }: WindowRenewal,
+  now: number,
+): { device: Id; instruction: Instruction }[] => {
+  const row = sql.get<{ device: Id; instruction: string; state: string }>(
+    `SELECT desired.device, instruction, deployments.state FROM desired JOIN deployments ON deployments.device = desired.device
      WHERE deployments.id = ? AND ${OFFERED} AND instruction ->> '$.deployment' = deployments.id`,
     deployment,
   );
   if (row === undefined) return [];
   const instruction = fromJson<Instruction>(row.instruction);
-  return instruction.kind === 'install' ? [{ device: row.device, instruction: { ...instruction, windows } }] : [];
+  if (instruction.kind !== 'install') return [];
+  const { zone: _, ...rest } = instruction;
+  const next = { ...rest, windows, ...(zone === '' ? {} : { zone }) };
+  const heldUntil = row.state === 'ready' ? mayActivateAt(next, now) : mayInstallAt(next, now);
+  if (heldUntil !== undefined)
+    sql.run(
+      `UPDATE deployments SET deadline_at = deadline_at + ? - held_until, held_until = ?, revision = revision + 1
+       WHERE id = ? AND held_until IS NOT NULL AND held_until <> ?`,
+      heldUntil,
+      heldUntil,
+      deployment,
+      heldUntil,
+    );
+  return [{ device: row.device, instruction: next }];
 };
