@@ -47,9 +47,9 @@ export const sentenceOfDecision = (decision: Decision, effect: Effect): string =
   if (effect.withdrawn > 0) sentences.push(`${plural(effect.withdrawn, 'offer')} withdrawn.`);
   const { gate } = figures;
   if (gate !== null && metSince(before) === null && metSince(after) !== null)
-    sentences.push(`The gate of ${waveName(gate.wave)} is met: ${gateWords(gate)}.`);
+    sentences.push(`The gate of ${waveName(gate.wave)} is met: ${gateWords(gate, rollout)}.`);
   if (gate !== null && isGateLost(rollout, outcome))
-    sentences.push(`The gate of ${waveName(gate.wave)} is not met any more: ${gateWords(gate)}.`);
+    sentences.push(`The gate of ${waveName(gate.wave)} is not met any more: ${gateWords(gate, rollout)}.`);
   if (after.state === 'running' && after.hold !== null && after.hold.kind !== holdOf(before)?.kind)
     sentences.push(explainRollout({ ...rollout, progress: after }, facts.now));
   if (sentences.length === 0 && after.state === 'running')
@@ -70,8 +70,9 @@ const offerWords = (offers: Decision['outcome']['offers'], { offered, skipped }:
   return `Offered to ${plural(offered, 'device')} in ${groups}${of}.${ran}`;
 };
 
-const gateWords = ({ committed, reachable, needed }: NonNullable<Figures['gate']>): string =>
-  `${committed} of ${plural(reachable, 'reachable device')} committed, where ${needed} must`;
+/** Where all activate together, a device has done its part when it has installed. */
+const gateWords = ({ committed, reachable, needed }: NonNullable<Figures['gate']>, { policy }: Rollout): string =>
+  `${committed} of ${plural(reachable, 'reachable device')} committed${policy.activation === 'at-once' ? '' : ' or wait installed'}, where ${needed} must`;
 
 /** Everything that bears on what the rollout does next, each with its figures. */
 export const reasonsOf = (
@@ -157,15 +158,16 @@ const acknowledgedReasons = ({ acknowledged: { failed, neverHeard } }: Figures):
         },
       ];
 
-const gateReasons = ({ policy, waveSizes }: Rollout, { gate }: Figures, now: number): Reason[] => {
+const gateReasons = (rollout: Rollout, { gate }: Figures, now: number): Reason[] => {
   if (gate === null) return [];
+  const { policy, waveSizes } = rollout;
   const { successShare, soakMs } = policy.gate;
   const since = gate.since === null ? 'met just now' : `met for ${durationWords(now - gate.since)}`;
   const then =
     gate.wave + 1 >= waveSizes.length
       ? 'no wave follows it'
       : `${waveName(gate.wave + 1)} opens when it has been met for ${durationWords(soakMs)}`;
-  const sentence = `${waveName(gate.wave)} of ${waveSizes.length}: ${gateWords(gate)} (${percentOf(successShare)}), ${isMet(gate) ? since : 'not met'}; ${then}`;
+  const sentence = `${waveName(gate.wave)} of ${waveSizes.length}: ${gateWords(gate, rollout)} (${percentOf(successShare)}), ${isMet(gate) ? since : 'not met'}; ${then}`;
   return [{ about: 'gate', sentence }];
 };
 

@@ -42,7 +42,7 @@ describe('why a rollout is where it is', () => {
     ],
     [
       { kind: 'judge', risk: 0, upperBound: 1, unaccepted: 20, group: 'all/gw2' },
-      'In wave 1 of 2: waits for evidence of health in all/gw2: 20 devices have not answered their offer, and up to 100 % failing is still plausible.',
+      'In wave 1 of 2: waits for evidence of health in all/gw2: 20 devices have not answered their offers, and up to 100 % failing is still plausible.',
     ],
     [
       { kind: 'at-risk-limit', atRisk: 7, limit: 7 },

@@ -1,0 +1,147 @@
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import { explainRollout } from '#server/flow/explain-rollout.ts';
+import { steerRollout } from '#server/flow/steer-rollout.ts';
+import { ExplanationView } from '#shared/explanation.ts';
+import type { Id } from '#shared/ids.ts';
+import {
+  deploymentsOf,
+  enrolFleet,
+  must,
+  openWorld,
+  releaseOf,
+  report,
+  run,
+  startRollout,
+  type World,
+} from './world.ts';
+
+let world: World;
+beforeEach(async () => {
+  world = await openWorld();
+});
+afterEach(() => world.close());
+
+const explain = async (rollout: Id, more: { after?: string; limit?: number } = {}): Promise<ExplanationView> =>
+  ExplanationView.parse(must(await explainRollout(world, rollout, { limit: 200, verify: true, ...more })));
+const story = ({ items }: ExplanationView): string[][] => items.map(({ kinds }) => kinds).toReversed();
+const faults = ({ items }: ExplanationView): string[] => items.flatMap((one) => one.faults ?? ['not verified']);
+const wait = async (rollout: Id, seconds: number): Promise<void> => {
+  for (let second = 0; second < seconds; second += 1) {
+    world.pass(1_000);
+    await run(world, rollout);
+  }
+};
+const commitAll = async (rollout: Id): Promise<void> => {
+  for (const deployment of await deploymentsOf(world, rollout))
+    if (deployment.state === 'offered') await report(world, deployment, { outcome: 'committed' });
+};
+const twoWaves = async (): Promise<Id> => {
+  await enrolFleet(world, 5);
+  await releaseOf(world, '1.0.0');
+  return startRollout(world, '1.0.0', { waves: [{ count: 2 }, { count: 5 }] });
+};
+
+test('a rollout tells its whole story: a line for each decision, none for ticks that change nothing, and all of it verified', async () => {
+  const rollout = await twoWaves();
+  await wait(rollout, 20);
+  await commitAll(rollout);
+  await wait(rollout, 70);
+  await commitAll(rollout);
+  await wait(rollout, 1);
+  const view = await explain(rollout);
+  expect(story(view)).toEqual([
+    ['rollout-started', 'wave-opened'],
+    ['offered'],
+    ['held-by-gate'],
+    ['gate-met'],
+    ['wave-opened', 'offered'],
+    ['held-by-gate'],
+    ['rollout-completed'],
+  ]);
+  expect(faults(view)).toEqual([]);
+  expect(view.items.map(({ offered }) => offered)).toEqual([0, 0, 3, 0, 0, 2, 0]);
+});
+
+test('a past decision shows the figures of its own time, and the present those of now', async () => {
+  const rollout = await twoWaves();
+  await commitAll(rollout);
+  await wait(rollout, 1);
+  const view = await explain(rollout);
+  const first = view.items.find(({ kinds }) => kinds.includes('offered'))!;
+  expect(first.inputs.groups).toMatchObject([
+    { healthy: 0, judged: 0, planned: 5, judge: { upperBound: 1, grants: 20 } },
+  ]);
+  expect(first.inputs).toMatchObject({ evidenceToHalt: 20, gate: { committed: 0, needed: 2, since: null } });
+  expect(view.now.inputs.groups).toMatchObject([{ healthy: 2, judged: 2, planned: 3, judge: { grants: 26 } }]);
+  expect(view.now.reasons.map(({ sentence }) => sentence)).toContain(
+    'm = 26 devices may be offered beyond those that accepted: 26 more now',
+  );
+  expect(view.now.explanation).toMatch(/^In wave 1 of 2: enough devices committed/);
+});
+
+test('what a person did is among the decisions, by name', async () => {
+  const rollout = await twoWaves();
+  must(await steerRollout(world, { rollout, verb: 'pause', note: 'a storm', by: 'ada' }));
+  must(await steerRollout(world, { rollout, verb: 'resume', note: '', by: 'bob' }));
+  must(await steerRollout(world, { rollout, verb: 'abort', note: 'enough', by: 'bob' }));
+  const view = await explain(rollout);
+  expect(view.items[0]).toMatchObject({ by: 'bob', kinds: ['rollout-aborted'], withdrawn: 2 });
+  expect(view.items[0]?.sentence).toBe(`bob aborted rollout ${rollout}: enough. 2 offers withdrawn.`);
+  expect(view.items.map(({ by }) => by)).toContain('ada');
+  expect(faults(view)).toEqual([]);
+});
+
+test('a rollout whose devices another one has says so once, not every second', async () => {
+  await enrolFleet(world, 3);
+  await releaseOf(world, '1.0.0');
+  await releaseOf(world, '1.1.0');
+  const first = await startRollout(world, '1.0.0');
+  const second = await startRollout(world, '1.1.0');
+  await wait(second, 60);
+  const waiting = await explain(second);
+  expect(story(waiting)).toEqual([['rollout-started', 'wave-opened'], ['nobody-free']]);
+  expect(waiting.items[0]).toMatchObject({ offered: 0, waitsFor: [{ rollout: first, devices: 3 }] });
+  await commitAll(first);
+  await wait(second, 1);
+  expect((await explain(second)).items[0]).toMatchObject({ kinds: ['offered'], offered: 3, waitsFor: [] });
+});
+
+test('lists are pages, and each page verifies by itself', async () => {
+  const rollout = await twoWaves();
+  await wait(rollout, 2);
+  const first = await explain(rollout, { limit: 1 });
+  const second = await explain(rollout, { limit: 1, after: first.next! });
+  expect(second.items[0]?.decision).toBe(first.items[0]!.decision - 1);
+  expect(faults(first).concat(faults(second))).toEqual([]);
+  const refused = await explainRollout(world, rollout, { limit: 1, verify: false, after: 'x' });
+  expect(refused).toMatchObject({ ok: false, code: 'invalid-request' });
+});
+
+test('the audit log names the digest of each decision that it has a line of', async () => {
+  const rollout = await twoWaves();
+  const view = await explain(rollout);
+  const lines = (await world.store.readAudit(-1, 1_000)).map(
+    ({ payload }) => JSON.parse(payload) as { kind: string; decision?: string },
+  );
+  const decided = lines.filter(({ decision }) => decision !== undefined);
+  expect(decided.map(({ kind }) => kind)).toEqual(['rollout-started', 'wave-opened', 'offered']);
+  expect(new Set(decided.map(({ decision }) => decision))).toEqual(new Set(view.items.map(({ sha256 }) => sha256)));
+});
+
+test('an offer that the judge did not allow is found out', async () => {
+  const rollout = await twoWaves();
+  const stored = (await world.store.getRollout(rollout))!;
+  const [kept] = await world.store.listDecisions(rollout, { limit: 1 });
+  const record = kept!.record.replace('"atRiskMax":1000000', '"atRiskMax":1');
+  expect(record).not.toBe(kept!.record);
+  const saved = { rollout: stored, offers: [], withdraw: null, replan: false, audit: [], now: world.now() };
+  const decision = { record, sha256: kept!.sha256, at: world.now(), onlyIfOffered: false };
+  expect(await world.store.saveRollout({ ...saved, decision })).toMatchObject({ result: 'saved' });
+  expect((await explain(rollout)).items[0]?.faults).toEqual(
+    expect.arrayContaining([
+      'its inputs lead to another set of offers',
+      'its record is not the one that was hashed',
+      'it names another decision as the one before it',
+    ]),
+  );
+});

@@ -1,0 +1,16 @@
+/** Records the golden histories anew: `npm run record:golden [name ...]`. To be run when rollouts are meant to decide otherwise, and its difference read. */
+import { mkdir, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { play, SCENARIOS } from './histories.ts';
+
+const GOLDEN = join(import.meta.dirname, '../golden');
+const wanted = process.argv.slice(2);
+await mkdir(GOLDEN, { recursive: true });
+for (const [name, scenario] of Object.entries(SCENARIOS)) {
+  if (wanted.length > 0 && !wanted.includes(name)) continue;
+  const { what, decisions } = await play(scenario);
+  // One decision a line, so that a difference shows which.
+  const lines = decisions.map((one) => JSON.stringify(one)).join(',\n');
+  await writeFile(join(GOLDEN, `${name}.json`), `{"what":${JSON.stringify(what)},"decisions":[\n${lines}\n]}\n`);
+  process.stdout.write(`${name}: ${decisions.length} decisions\n`);
+}
