@@ -8,7 +8,7 @@ import { confirming } from './confirm-offer.ts';
 import type { Journey } from './domain/install.ts';
 import { standbyOf } from './domain/resume.ts';
 import { fetchAll } from './fetch-all.ts';
-import { isInstalled } from './found-installed.ts';
+import { isInstalled, isRunning } from './found-installed.ts';
 import { type Done, failed, type InSlot, manifestFile, type PerformOptions, partsOf } from './perform-parts.ts';
 
 const MANIFEST_ATTEMPTS_MAX = 60;
@@ -27,6 +27,7 @@ export const installEffects = (options: PerformOptions) => {
       const checked = await trust.checkManifest(journey.offer.install, device);
       if (signal.aborted) return undefined;
       if (checked.ok) {
+        if (await isRunning(options, journey)) return { kind: 'found-running' };
         await writeFileDurably(manifestFile(folders), checked.value.bytes);
         return { kind: 'manifest-checked', slot: standbyOf(inspected.view) };
       }

@@ -72,6 +72,8 @@ export type InstallEvent = { at: number } & (
   | { kind: 'permitted' | 'fetched' | 'installed' | 'confirmed' }
   /** The standby slot holds exactly what is wanted, from before: nothing is fetched or written. */
   | { kind: 'found-installed' }
+  /** The active slot does, committed, and it runs: there is nothing to do but to say so. */
+  | { kind: 'found-running' }
   /** After the boot selector was written and the application started again: from which slot it runs now. */
   | { kind: 'booted-trial' }
   | { kind: 'booted-other'; why: string }
@@ -114,6 +116,7 @@ export const TRANSITIONS: readonly Row[] = [
   ['idle',             'restarted',        'idle',             'boot'],
 
   ['accepted',         'manifest-checked', 'waiting',          'await-permission'],
+  ['accepted',         'found-running',    'committed',        'sign-receipt'],
   ['accepted',         'failed',           'failed',           'sign-receipt'],
   ['accepted',         'withdrawn',        'withdrawn',        'sign-receipt'],
   ['accepted',         'superseded',       'withdrawn',        'sign-receipt'],

@@ -122,3 +122,21 @@ test('below the security floor nothing goes back, though the slot is there', asy
     { deployment, outcome: 'failed', error: { code: 'DOWNGRADE' }, running: { version: '1.2.0' } },
   ]);
 });
+
+test('a device that lost its journal after its commit, and is told the same again, says that it runs it: nothing is fetched or tried', async () => {
+  const device = await copyOfSettled();
+  const file = join(device.dataDir, 'journal');
+  const bytes = await readFile(file);
+  bytes[Math.floor(bytes.length / 2)]! ^= 1;
+  await writeFile(file, bytes);
+  server.desire(second.instruction);
+  const agent = await finish(device);
+  expect(agent.lines.map(({ event }) => event)).toContain('journal-quarantined');
+  expect(agent.states()).toEqual(['accepted', 'committed', 'reported', 'idle']);
+  const { deployment } = second.instruction;
+  expect(server.state.receipts).toMatchObject([
+    { deployment, outcome: 'committed', version: '1.1.0', running: { version: '1.1.0', slot: 'b' } },
+  ]);
+  expect(server.state.reports.at(-1)).toMatchObject({ floor: 1, running: { version: '1.1.0', slot: 'b' } });
+  expect(server.state.requests).toEqual([]);
+});

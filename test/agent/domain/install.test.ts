@@ -88,11 +88,13 @@ describe('the table', () => {
     expect(withdrawable).toEqual(['accepted', 'waiting', 'fetching', 'verified', 'ready']);
   });
 
-  test('leads to committed only from committing, and there only from a trial', () => {
+  test('leads to committed only from committing, and there only from a trial, but for what was committed before', () => {
     const into = (name: StateName) => [
       ...new Set(TRANSITIONS.filter(([state, , next]) => next === name && state !== name).map(([state]) => state)),
     ];
-    expect(into('committed')).toEqual(['committing']);
+    expect(into('committed')).toEqual(['accepted', 'committing']);
+    const shortcut = TRANSITIONS.filter(([state, , next]) => state === 'accepted' && next === 'committed');
+    expect(shortcut.map(([, event]) => event)).toEqual(['found-running']);
     expect(into('committing')).toEqual(['trial']);
     expect(into('trial')).toEqual(['activating']);
     expect(into('activating')).toEqual(['ready']);
