@@ -22,11 +22,12 @@ export type Decision = {
   outcome: Outcome;
 };
 
-const outcomeOf = ({ next, refused: _, ...step }: RolloutStep): Outcome => ({
-  ...step,
-  progress: next.progress,
-  ...(next.activatedAt === undefined ? {} : { activatedAt: next.activatedAt }),
-});
+const outcomeOf = (step: RolloutStep): Outcome => {
+  const { next, refused, ...rest } = step;
+  if (refused !== null) throw new Error(`what is refused decides nothing: ${refused.detail}`);
+  const { progress, activatedAt } = next;
+  return { ...rest, progress, ...(activatedAt === undefined ? {} : { activatedAt }) };
+};
 
 export const decisionOf = (
   previous: Sha256 | null,
@@ -133,10 +134,10 @@ export const faultsOf = (decision: Decision, before?: Decision): string[] => {
   const { rollout, event, facts, outcome } = decision;
   const step = stepRollout(rollout, event, facts);
   if (step.refused !== null) return [`these inputs are refused: ${step.refused.detail}`];
-  const again = outcomeOf(step);
-  const members = new Set([...Object.keys(outcome), ...Object.keys(again)]);
-  const faults = [...members]
-    .filter((member) => !isSame(outcome[member as keyof Outcome], again[member as keyof Outcome]))
+  const recorded = new Map<string, unknown>(Object.entries(outcome));
+  const again = new Map<string, unknown>(Object.entries(outcomeOf(step)));
+  const faults = [...new Set([...recorded.keys(), ...again.keys()])]
+    .filter((member) => !isSame(recorded.get(member), again.get(member)))
     .map((member) => `its inputs lead to another ${MEMBERS[member] ?? member}`);
   if (!isSame(decision.figures, figuresOf(rollout, facts))) faults.push('its inputs lead to other figures');
   if (before !== undefined && standOf(before.outcome.progress) !== standOf(rollout.progress))
