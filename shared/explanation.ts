@@ -15,6 +15,8 @@ export const DecisionInputs = z.object({
       cohort: Id,
       compatible: Id,
       planned: count,
+      /** Of those planned, the ones in waves that are open. */
+      waiting: count,
       /** Offered, and nothing heard. */
       unaccepted: count,
       /** h */

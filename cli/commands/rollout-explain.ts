@@ -69,7 +69,7 @@ const conclude = (view: ExplanationView, flags: Flags): void => {
     throw new CliFailure(`${wrong} of ${all} ${wrong === 1 ? 'does' : 'do'} not follow from what was recorded`);
   if (flags.json === true) return;
   print(
-    `${paint.green('verified')}  ${all}: made again from its recorded inputs, each comes out the same, and the audit log names it`,
+    `${paint.green('verified')}  ${all}: made again from what was recorded with it, each comes out the same, and the audit log vouches for all of them`,
   );
 };
 

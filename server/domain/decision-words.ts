@@ -97,7 +97,8 @@ export const reasonsOf = (
 const groupReasons = ({ policy }: Rollout, group: GroupFigures): Reason[] => {
   const about = groupName(group);
   const rest = [
-    [group.planned, 'planned'],
+    [group.waiting, 'planned'],
+    [group.planned - group.waiting, 'planned in waves that are not open'],
     [group.unaccepted, 'offered and not answered'],
     [group.installed, 'installed and told to wait'],
     [group.neverHeard, 'never heard'],

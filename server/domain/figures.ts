@@ -16,6 +16,8 @@ export type GroupFigures = {
   cohort: Id;
   compatible: Id;
   planned: number;
+  /** Of those planned, the ones in waves that are open. */
+  waiting: number;
   unaccepted: number;
   /** h, x, those that accepted and have no outcome yet, and n, their sum. */
   healthy: number;
@@ -51,7 +53,7 @@ export const figuresOf = (rollout: Rollout, facts: RolloutFacts): Figures => {
   const { windowMs, perWindow } = startLimit(policy.limits.startsPerMinute);
   const starts = startsOf(rollout, running?.starts, total.planned, facts.now);
   return {
-    groups: groupsOf(bins).map((group) => groupFigures(group, rule, nowBin)),
+    groups: groupsOf(bins).map((group) => groupFigures(group, 'wave' in progress ? progress.wave : -1, rule, nowBin)),
     acknowledged: {
       failed: acknowledged.reduce((sum, entry) => sum + entry.failed, 0),
       neverHeard: acknowledged.reduce((sum, entry) => sum + entry.neverHeard, 0),
@@ -62,13 +64,14 @@ export const figuresOf = (rollout: Rollout, facts: RolloutFacts): Figures => {
   };
 };
 
-const groupFigures = (group: Group, rule: EvidenceRule | undefined, nowBin: number): GroupFigures => {
+const groupFigures = (group: Group, waveLast: number, rule: EvidenceRule | undefined, nowBin: number): GroupFigures => {
   const tally = tallyOf(group.bins);
   const { planned, unaccepted, healthy, failed, undecided, installed } = tally;
   return {
     cohort: group.cohort,
     compatible: group.compatible,
     planned,
+    waiting: tallyOf(group.bins.filter(({ wave }) => wave <= waveLast)).planned,
     unaccepted,
     healthy,
     failed,
