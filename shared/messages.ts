@@ -33,6 +33,8 @@ export const Instruction = z.discriminatedUnion('kind', [
     attempt: z.number().int().min(2).optional(),
     /** Install and activate only within these; absent: at any time. All past: not until told more. Reckoned by the server, so that a device needs no calendar. */
     windows: z.array(OpenSpan).max(SPANS_TOLD_MAX).optional(),
+    /** For which time zone the windows were reckoned: what the device reported last. Absent: it reported none. */
+    zone: text(256).optional(),
     /** Not to be activated before; null: not until told; absent: as soon as it is installed. */
     activateAt: Millis.nullable().optional(),
     /** A device that finds its server unreachable may activate without asking it. Absent: it must not. */

@@ -5,15 +5,20 @@ import { DurationMs, Millis } from './ids.ts';
 /** The attribute by which a device reports its own time zone, an IANA name. */
 export const TIME_ZONE_ATTRIBUTE = 'timezone';
 
-/** Opens by a cron expression and stays open for so long (elapsed time). The minute is one number: a window opens once an hour at most. */
+/**
+ * Opens by a cron expression and stays open for so long (elapsed time). Fields as cron has them: lists, ranges, steps, names
+ * (`MON-FRI`, `JAN`), Sunday as 0 or 7; with both a day of the month and a weekday, either is enough. The minute is one number,
+ * so that a window opens once an hour at most: a rollout may have several windows.
+ */
 export const MaintenanceWindow = z.strictObject({
   /** Minute, hour, day of month, month, day of week: `0 2 * * 1-5`. */
   cron: z
     .string()
+    .trim()
     .max(128)
     .regex(
       /^[0-5]?\d( [\d*,/A-Za-z-]+){4}$/,
-      'must be five fields, the minute one number, as in "0 2 * * 1-5" (minute hour day month weekday)',
+      'must be five fields (minute hour day month weekday) as in "0 2 * * 1-5", the minute one number: for several openings an hour give several windows',
     ),
   durationMs: DurationMs.min(60_000).max(7 * 86_400_000),
   /** Of devices that report none, or of all when `ofDevice` is false. */

@@ -104,7 +104,7 @@ export const heldBack = (plan: RolloutPlan, cohort: Id, attributes: Record<strin
   return { install: later(mayInstallAt(timing, now)), activate: later(mayActivateAt(timing, now)) };
 };
 
-/** Ends waits that are over, and tells devices of more windows before they know of none. */
+/** Ends waits that are over, and tells devices of more windows before they know of none, or when they are in another time zone. */
 export const keepTime = async (
   deps: { store: Pick<Store, 'getRollout' | 'releaseHeld' | 'listOutOfWindows' | 'renewWindows'>; now: () => number },
   rollout: Id,
@@ -117,7 +117,7 @@ export const keepTime = async (
   const stale = await deps.store.listOutOfWindows(rollout, now, RENEWED_AT_ONCE);
   const renewals = stale.flatMap(({ deployment, cohort, zone }) => {
     const windows = spansAt(windowsOf(plan, cohort), zone, now);
-    return windows === undefined ? [] : [{ deployment, windows }];
+    return windows === undefined ? [] : [{ deployment, windows, zone }];
   });
   if (renewals.length > 0) await deps.store.renewWindows(renewals, now);
 };

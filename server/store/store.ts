@@ -299,6 +299,8 @@ export type Store = {
   countDeployments(rollout: Id): Promise<DeploymentCount[]>;
   /** The same, recounted from the rows: a periodic check of the counters. */
   recountDeployments(rollout: Id): Promise<DeploymentCount[]>;
+  /** What these devices accepted and became overdue with, silent or stuck, and have not been offered anything since. */
+  listLate(devices: Id[]): Promise<DeploymentRecord[]>;
   /** Devices that never began to act on an offer: planned, or withdrawn or overdue before they accepted. */
   countUntouched(rollout: Id): Promise<number>;
   getOutcomeBins(rollout: Id, binMs: number): Promise<OutcomeBin[]>;

@@ -35,6 +35,67 @@ test('where clocks go back, a window in the hour that comes twice opens once, th
     ]);
 });
 
+test.each([
+  ['Europe/Berlin', '2027-03-28', '2027-03-28T01:00:00.000Z'],
+  ['Europe/Berlin', '2027-10-31', '2027-10-31T00:30:00.000Z'],
+  ['America/New_York', '2027-03-14', '2027-03-14T07:00:00.000Z'],
+  ['America/New_York', '2027-11-07', '2027-11-07T06:30:00.000Z'],
+])(
+  'at 02:30 in %s the nights around %s have one opening each, by the local clock but for that night',
+  (zone, change, then) => {
+    const shown = new Intl.DateTimeFormat('en-GB', { timeZone: zone, hour: '2-digit', minute: '2-digit' });
+    const nights = [-2, -1, 0, 1].map((days) => {
+      const noon = at(`${change}T12:00:00Z`) + (days - 1) * 24 * HOUR;
+      const opens = spansAt([window('30 2 * * *')], zone, noon)!.filter((span) => span.opens > noon);
+      expect(opens[0]!.opens - noon).toBeLessThan(24 * HOUR);
+      expect(opens[1]!.opens - noon).toBeGreaterThan(24 * HOUR);
+      return opens[0]!.opens;
+    });
+    const iso = nights.map((opens) => new Date(opens).toISOString());
+    expect(iso).toContain(then);
+    for (const [index, opens] of nights.entries()) if (iso[index] !== then) expect(shown.format(opens)).toBe('02:30');
+  },
+);
+
+test('a window that is open while clocks change is neither longer nor shorter, and looks the same from within', () => {
+  const zones = fc.constantFrom('Europe/Berlin', 'America/New_York', 'Australia/Sydney');
+  const changes = fc.constantFrom('2027-03-28', '2027-10-31', '2027-03-14', '2027-11-07', '2027-04-04', '2027-10-03');
+  fc.assert(
+    fc.property(
+      zones,
+      changes,
+      fc.nat(59),
+      fc.nat(23),
+      fc.integer({ min: 1, max: 12 }),
+      fc.nat(48 * HOUR),
+      (zone, day, minute, hour, hours, offset) => {
+        const one = window(`${minute} ${hour} * * *`, { durationMs: hours * HOUR });
+        const now = at(`${day}T00:00:00Z`) - 24 * HOUR + offset;
+        const [span] = spansAt([one], zone, now)!;
+        expect(span!.closes - span!.opens).toBe(hours * HOUR);
+        expect(spansAt([one], zone, Math.max(now, span!.opens))![0]).toEqual(span);
+        expect(spansAt([one], zone, span!.closes - 1)![0]).toEqual(span);
+      },
+    ),
+    { numRuns: 60 },
+  );
+});
+
+test('every form of a field is taken; a day that is rare has the openings of the next years', () => {
+  const opens = (cron: string): string | undefined =>
+    opensOf(window(cron, { timeZone: 'UTC' }), '2027-10-30T12:30:00Z')[0];
+  expect(opens('0 2 * * MON-FRI')).toBe('2027-11-01T02:00:00.000Z');
+  expect(opens('0 2 * * 7')).toBe('2027-10-31T02:00:00.000Z');
+  expect(opens('0 */6 * * *')).toBe('2027-10-30T12:00:00.000Z');
+  expect(opens('0 2 1,15 * *')).toBe('2027-11-01T02:00:00.000Z');
+  expect(opens(' 0 2 * JAN * ')).toBe('2028-01-01T02:00:00.000Z');
+  expect(opens('0 2 29 2 *')).toBe('2028-02-29T02:00:00.000Z');
+  // Either is enough, as in cron.
+  expect(opensOf(window('0 2 13 * 5', { timeZone: 'UTC' }), '2027-11-01T00:00:00Z')).toEqual(
+    ['2027-11-05', '2027-11-12', '2027-11-13'].map((day) => `${day}T02:00:00.000Z`),
+  );
+});
+
 test('a window is open for elapsed time, also across a change', () => {
   const [span] = spansAt([window('0 1 * * *', { durationMs: 3 * HOUR })], undefined, at('2027-03-28T00:30:00Z'))!;
   expect(span).toEqual({ opens: at('2027-03-28T00:00:00Z'), closes: at('2027-03-28T03:00:00Z') });
@@ -62,6 +123,12 @@ test('windows that name no time or no zone are refused with what is wrong', () =
     detail: expect.stringContaining('Mars/Base'),
   });
   expect(checkWindows([window('0 27 * * *')], 0)).toMatchObject({ ok: false, code: 'invalid-request' });
+  expect(checkWindows([window('0 2 30 2 *')], 0)).toMatchObject({
+    ok: false,
+    detail: 'the cron expression "0 2 30 2 *" is of no use: it never comes true',
+  });
+  const often = MaintenanceWindow.safeParse({ cron: '0,30 * * * *', durationMs: HOUR });
+  expect(often.error?.issues[0]?.message).toContain('for several openings an hour give several windows');
   expect(MaintenanceWindow.safeParse({ cron: '* * * * *', durationMs: HOUR }).success).toBe(false);
 });
 

@@ -99,7 +99,7 @@ test('a device that installed and waits for the next window is not at risk, and 
   expect(await world.store.getOutcomeBins(rollout, 60_000)).toMatchObject([{ outcome: 'installed', devices: 1 }]);
   world.pass(10 * HOUR);
   await run(world, rollout);
-  expect(await explained(rollout)).toContain('1 devices have installed it and wait for their maintenance window');
+  expect(await explained(rollout)).toContain('1 device has installed it and waits for its maintenance window');
   world.pass(opens - world.now());
   await run(world, rollout);
   const [released] = await deploymentsOf(world, rollout);
@@ -122,6 +122,46 @@ test('windows that a device was told run out: it is told more', async () => {
   const after = lastTold(world, gw1!);
   expect(before?.kind === 'install' && after?.kind === 'install' && after.deployment === before.deployment).toBe(true);
   expect(after?.kind === 'install' && after.windows?.[0]?.opens).toBe(T0 + (9 * 24 + 2) * HOUR);
+});
+
+test('a device that moves to another time zone while it waits is told its windows there, and its wait moves', async () => {
+  await releaseOf(world, '1.1.0');
+  const [gw1] = await enrolFleet(world, 1);
+  const rollout = await startRollout(world, '1.1.0', { policy: NIGHT, startAt: T0 + 2 * HOUR });
+  world.pass(2 * HOUR);
+  await run(world, rollout);
+  await say(gw1!, 'fetching');
+  world.pass(2 * HOUR);
+  await say(gw1!, 'ready');
+  const utc = T0 + 26 * HOUR;
+  expect((await deploymentsOf(world, rollout))[0]).toMatchObject({ heldUntil: utc, deadlineAt: utc + HOUR });
+  await say(gw1!, 'ready', { timezone: 'America/New_York' });
+  await run(world, rollout);
+  const there = T0 + 7 * HOUR;
+  const told = lastTold(world, gw1!);
+  expect(told).toMatchObject({ zone: 'America/New_York', windows: expect.arrayContaining([]) });
+  expect(told?.kind === 'install' && told.windows?.[0]?.opens).toBe(there);
+  expect((await deploymentsOf(world, rollout))[0]).toMatchObject({ heldUntil: there, deadlineAt: there + HOUR });
+  // Told once, not with every look.
+  const pushed = world.link.pushed.get(gw1!)?.length;
+  await run(world, rollout);
+  expect(world.link.pushed.get(gw1!)?.length).toBe(pushed);
+});
+
+test('only a rollout that activates at a time lets devices do so without their server, unless the policy says otherwise', async () => {
+  await releaseOf(world, '1.1.0');
+  const [gw1] = await enrolFleet(world, 1);
+  const told = async (policy: Parameters<typeof Policy.parse>[0]) => {
+    const rollout = await startRollout(world, '1.1.0', { policy });
+    const instruction = lastTold(world, gw1!);
+    must(await steerRollout(world, { rollout, verb: 'abort', note: '', by: 'ada' }));
+    return instruction?.kind === 'install' ? instruction.confirm : undefined;
+  };
+  expect(await told({})).toBeUndefined();
+  expect(await told({ activation: 'on-command' })).toBeUndefined();
+  expect(await told({ activation: T0 + HOUR })).toBe('when-reachable');
+  expect(await told({ activation: T0 + HOUR, confirm: 'required' })).toBeUndefined();
+  expect(await told({ confirm: 'when-reachable' })).toBe('when-reachable');
 });
 
 test('installed on command only: all wait in ready, and a command lets all of them go, once', async () => {

@@ -17,7 +17,7 @@ export const describeSteering = (open: OpenStore): void => {
       const [stale] = await store.listOutOfWindows(id('r-1'), T0 + 1_000, 10);
       expect(stale).toMatchObject({ deployment: 'r-1-gw-1', zone: '' });
       const windows = [{ opens: T0 + 5_000, closes: T0 + 6_000 }];
-      await store.renewWindows([{ deployment: stale!.deployment, windows }], T0 + 1_000);
+      await store.renewWindows([{ deployment: stale!.deployment, windows, zone: '' }], T0 + 1_000);
       expect(await store.getDesired(id('gw-1'))).toMatchObject({ seq: 2, instruction: { windows } });
     });
 
