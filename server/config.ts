@@ -3,6 +3,7 @@
  * JSON), the environment (`SLUICE_HTTP_PORT`) and flags (`--http-port`). docs/operations.md has the table.
  */
 import { readFileSync } from 'node:fs';
+import { isIP } from 'node:net';
 import { resolve } from 'node:path';
 import { parse as parseYaml } from 'yaml';
 import { z } from 'zod';
@@ -15,10 +16,28 @@ const count = (max: number) => z.coerce.number().int().min(0).max(max);
 /** The environment and flags know only text. */
 const Switch = z.union([z.boolean(), z.enum(['true', 'false']).transform((word) => word === 'true')]);
 
+/** `10.0.0.7`, `10.0.0.0/8`, `fd00::/8`; nothing that would trust everybody, since then anybody is whoever he says. */
+const ProxyAddress = z.string().refine((text) => {
+  const [address = '', bits, ...more] = text.split('/');
+  const family = isIP(address);
+  if (family === 0 || more.length > 0) return false;
+  return bits === undefined || (/^[1-9]\d{0,2}$/.test(bits) && Number(bits) <= (family === 4 ? 32 : 128));
+}, 'must be addresses or networks such as 10.0.0.7 or 10.0.0.0/8');
+
 export const ServerConfig = z.strictObject({
   /** Everything the server keeps: database, objects, metadata and keys. */
   dataDir: z.string().min(1).max(4096).default('./data'),
-  http: z.strictObject({ host: Host.default('127.0.0.1'), port: Port.default(8080) }).prefault({}),
+  http: z
+    .strictObject({
+      host: Host.default('127.0.0.1'),
+      port: Port.default(8080),
+      /** Reverse proxies whose `X-Forwarded-For` is believed: who asks is then who asked them. Nobody else's is. */
+      trustProxy: z
+        .union([z.array(z.string()), z.string().transform((list) => list.split(',').map((one) => one.trim()))])
+        .pipe(z.array(ProxyAddress).max(100))
+        .prefault([]),
+    })
+    .prefault({}),
   mqtt: z
     .strictObject({
       host: Host.default('127.0.0.1'),
@@ -69,6 +88,7 @@ export const SETTINGS = [
   'dataDir',
   'http.host',
   'http.port',
+  'http.trustProxy',
   'mqtt.host',
   'mqtt.port',
   'mqtt.publicUrl',

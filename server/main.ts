@@ -245,6 +245,7 @@ const openHttp = async (
     version,
     logger: requestLog(parts),
     tls: parts.tls,
+    trustProxy: config.http.trustProxy,
     findOperator: (tokenSha256) => store.findOperator(tokenSha256),
     verifyDevice: (login) => authenticateDevice({ findDevice, now }, login),
   });

@@ -12,6 +12,7 @@ export const PROBLEMS = {
   'requirements-unmet': [409, 'The channel requires more of this release'],
   'already-exists': [409, 'That exists already'],
   'metadata-version-conflict': [409, 'Somebody else published in between: fetch the delegation again, sign anew'],
+  'too-slow': [408, 'The body came too slowly'],
   'digest-mismatch': [422, 'The bytes received are not the bytes announced'],
   'too-large': [413, 'That is larger than allowed'],
   'bundle-invalid': [422, 'The bundle is not well formed'],

@@ -9,6 +9,7 @@ import { BUNDLE_BYTES_MAX, type Manifest } from '#shared/manifest.ts';
 import { accept, type Refusal, type Result, refuse } from '#shared/problems.ts';
 import { sha256Hex } from '#shared/trust/canonical.ts';
 import type { Objects, StagedObject } from '../store/objects.ts';
+import { inPace, type Pace, TooSlow, UPLOAD_PACE } from './pace.ts';
 
 export type Upload = {
   sha256: Sha256;
@@ -25,7 +26,7 @@ export type UploadLimits = { countMax: number; bytesMax: number; keepMs: number 
 const UPLOAD_LIMITS: UploadLimits = { countMax: 64, bytesMax: 64 * 1024 ** 3, keepMs: 3_600_000 };
 
 export type Uploads = {
-  /** Refusals: those of `readBundle`, `digest-mismatch` with the URL, `insufficient-storage`, `rate-limited`. */
+  /** Refusals: those of `readBundle`, `digest-mismatch` with the URL, `insufficient-storage`, `rate-limited`, `too-slow`. */
   accept(input: { sha256: Sha256; body: AsyncIterable<Uint8Array>; by: string }): Promise<Result<Upload>>;
   /** Also makes it wait for `keepMs` once more, so that nothing expires while it is being published. */
   get(sha256: Sha256): Upload | undefined;
@@ -37,8 +38,14 @@ export type Uploads = {
   expire(): Promise<number>;
 };
 
-export const openUploads = (deps: { objects: Objects; now: () => number; limits?: UploadLimits }): Uploads => {
+export const openUploads = (deps: {
+  objects: Objects;
+  now: () => number;
+  limits?: UploadLimits;
+  pace?: { limit: Pace; monotonic: () => number };
+}): Uploads => {
   const limits = deps.limits ?? UPLOAD_LIMITS;
+  const pace = deps.pace ?? { limit: UPLOAD_PACE, monotonic: () => performance.now() };
   const pending = new Map<Sha256, Upload>();
   let arriving = 0;
   let bytesHeld = 0;
@@ -50,7 +57,7 @@ export const openUploads = (deps: { objects: Objects; now: () => number; limits?
 
   const receive = async (input: Parameters<Uploads['accept']>[0]): Promise<Result<Upload>> => {
     const staged: StagedObject[] = [];
-    const meter = meterOf(input.body, (bytes) => {
+    const meter = meterOf(inPace(input.body, pace.limit, pace.monotonic), (bytes) => {
       bytesHeld += bytes;
       return bytesHeld <= limits.bytesMax;
     });
@@ -84,6 +91,7 @@ export const openUploads = (deps: { objects: Objects; now: () => number; limits?
       return accept(upload);
     } catch (error) {
       if (error instanceof StageRefused) return error.refusal;
+      if (error instanceof TooSlow) return refuse('too-slow', error.message);
       if (error instanceof NoRoom) {
         return refuse(
           'insufficient-storage',

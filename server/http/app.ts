@@ -52,6 +52,8 @@ export type AppDeps = Credentials & {
   version: string;
   logger?: FastifyBaseLogger | undefined;
   tls?: { key: string; cert: string } | undefined;
+  /** Whose `X-Forwarded-For` tells who asks; nobody's unless given. */
+  trustProxy?: string[] | undefined;
 };
 
 /** Who calls a route, as far as its roles tell. */
@@ -88,6 +90,7 @@ const serverOptions = (deps: AppDeps): FastifyServerOptions => ({
   genReqId: () => randomUUID(),
   requestIdHeader: false,
   bodyLimit: BODY_BYTES_MAX,
+  ...(deps.trustProxy === undefined || deps.trustProxy.length === 0 ? {} : { trustProxy: deps.trustProxy }),
   // A whole upload may take hours, a silence in it may not. Slow JSON is cut by the handler timeout.
   requestTimeout: 0,
   connectionTimeout: IDLE_MS_MAX,

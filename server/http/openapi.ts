@@ -8,6 +8,7 @@ import { routes } from '#shared/api.ts';
 import { deviceRoutes } from '#shared/device-api.ts';
 import { PROBLEM_CODES, PROBLEMS, Problem, type ProblemCode } from '#shared/problems.ts';
 import type { Route } from '#shared/route.ts';
+import { DOCS_THEME } from './docs-theme.ts';
 
 const NAMES = new Map<Route, string>(
   Object.entries({ ...routes, ...deviceRoutes }).map(([name, route]) => [route, name]),
@@ -35,7 +36,7 @@ export const describeApi = async (app: FastifyInstance, version: string): Promis
         version,
         description:
           'Updates fleets of devices over the air, wave by wave. Every refusal is `application/problem+json` (RFC 9457) with a `code`. ' +
-          'Times are milliseconds since 1970. Lists are pages: pass `next` as `after`.',
+          'Times are milliseconds since 1970. Lists are pages: pass `next` as `after`. [Start page](/)',
         license: { name: 'Apache-2.0', identifier: 'Apache-2.0' },
       },
       tags: Object.entries(TAGS).map(([name, description]) => ({ name, description })),
@@ -61,8 +62,9 @@ export const describeApi = async (app: FastifyInstance, version: string): Promis
     // The page needs nothing from outside, and works over plain HTTP too: no upgrade-insecure-requests.
     staticCSP:
       "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; frame-ancestors 'none'; base-uri 'self'; form-action 'none'",
-    uiConfig: { docExpansion: 'list', tryItOutEnabled: false, persistAuthorization: false },
-    theme: { title: 'Sluice API' },
+    // The other layout has a bar with the logo of its maker.
+    uiConfig: { layout: 'BaseLayout', docExpansion: 'list', tryItOutEnabled: false, persistAuthorization: false },
+    theme: DOCS_THEME,
   });
   app.get('/openapi.json', { config: { roles: ['public'] }, schema: { hide: true } }, async (_request, reply) =>
     reply.type('application/json').send(JSON.stringify(app.swagger())),
@@ -105,7 +107,7 @@ const errorAnswers = (definition: Route): Record<number, unknown> => {
   if (!definition.roles.includes('public')) [401, 403].forEach((status) => statuses.add(status));
   if (definition.params !== undefined) statuses.add(404);
   if (definition.method !== 'GET') [404, 409, 413, 422].forEach((status) => statuses.add(status));
-  if (definition.body === 'stream') statuses.add(507);
+  if (definition.body === 'stream') [408, 507].forEach((status) => statuses.add(status));
   return Object.fromEntries(
     [...statuses].map((status) => [
       status,

@@ -1,5 +1,6 @@
 import { createHash } from 'node:crypto';
 import { afterEach, beforeEach, expect, test } from 'vitest';
+import { openUploads } from '#server/flow/accept-upload.ts';
 import { Sha256 } from '#shared/ids.ts';
 import { type BundleFile, bodyOf, filesOf, makeBundle, openWorld, upload, type World } from './world.ts';
 
@@ -106,4 +107,39 @@ test('only so many bytes may wait, and what is forgotten makes room', async () =
   expect(await upload(world, another)).toMatchObject({ ok: false, code: 'insufficient-storage' });
   await world.uploads.discard(large.sha256);
   expect(await upload(world, another)).toMatchObject({ ok: true });
+});
+
+/** A bundle that arrives in pieces of 100 bytes, `gapMs` apart, at a server that needs `writeMs` for each. */
+const trickle = async (gapMs: number, writeMs: number) => {
+  let time = 0;
+  async function* body(): AsyncGenerator<Uint8Array> {
+    for (let at = 0; at < bundle.bytes.length; at += 100) {
+      time += gapMs;
+      yield bundle.bytes.subarray(at, at + 100);
+    }
+  }
+  const { stage } = world.objects;
+  async function* slowDisk(source: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
+    for await (const chunk of source) {
+      time += writeMs;
+      yield chunk;
+    }
+  }
+  const objects = { ...world.objects, stage: ((source, limit) => stage(slowDisk(source), limit)) as typeof stage };
+  const pace = { limit: { bytesPerSecondMin: 1_000, windowMs: 500 }, monotonic: () => time };
+  const uploads = openUploads({ objects, now: world.now, pace });
+  return uploads.accept({ sha256: bundle.sha256, body: body(), by: 'ci' });
+};
+
+test('an upload that trickles is refused with the pace that it should keep, and leaves nothing', async () => {
+  expect(await trickle(101, 0)).toMatchObject({
+    ok: false,
+    code: 'too-slow',
+    detail: expect.stringMatching(/990 bytes a second over 1 s; at least 1000/),
+  });
+  expect(await filesOf(world)).toEqual([]);
+});
+
+test('an upload that keeps the pace is taken, however long the disk takes', async () => {
+  expect(await trickle(100, 60_000)).toMatchObject({ ok: true });
 });

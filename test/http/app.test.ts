@@ -27,10 +27,15 @@ const VERA = operator('vera', 'viewer');
 const GONE = operator('gone', 'admin', 5);
 const DEVICE = { authorization: 'Device login-of-gw-01' };
 
-const app = async (register: (app: FastifyInstance) => void, logger?: Logger): Promise<FastifyInstance> => {
+const app = async (
+  register: (app: FastifyInstance) => void,
+  logger?: Logger,
+  trustProxy?: string[],
+): Promise<FastifyInstance> => {
   const made = await buildApp({
     version: '9.8.7',
     ...(logger === undefined ? {} : { logger }),
+    trustProxy,
     findOperator: async (tokenSha256) => operators.get(tokenSha256),
     verifyDevice: async (login) =>
       login === 'login-of-gw-01' ? accept(Id.parse('gw-01')) : refuse('unauthenticated', 'no'),
@@ -253,4 +258,38 @@ test('the documentation page asks nothing of other hosts', async () => {
   expect(page.headers['content-security-policy']).toContain("default-src 'none'");
   const script = await made.inject({ url: '/docs/static/swagger-ui-bundle.js' });
   expect(script.statusCode).toBe(200);
+});
+
+test("the documentation page bears our name and icon, and nobody else's", async () => {
+  const made = await app(echoing);
+  const page = await made.inject({ url: '/docs' });
+  expect(page.body).toContain('<title>Sluice API</title>');
+  const icons = [...page.body.matchAll(/rel="icon"[^>]* href="([^"]+)"/g)].map((match) => match[1]!);
+  expect(icons).toEqual([expect.stringContaining('/theme/icon.svg')]);
+  expect((await made.inject({ url: icons[0]! })).body).toMatch(/^<svg/);
+  const script = await made.inject({ url: '/docs/static/swagger-initializer.js' });
+  // The layout without the bar that shows a logo, and no logo of the plugin's in it.
+  expect(script.body).toContain('"BaseLayout"');
+});
+
+test('who asks is told by a proxy that is trusted, and by nobody else', async () => {
+  const asked = route({
+    method: 'GET',
+    path: '/ip',
+    roles: ['public'],
+    tags: [],
+    summary: 'A route for tests',
+    answer: z.object({ ip: z.string() }),
+  });
+  const ipOf = async (trusted: string[] | undefined, remoteAddress: string, forwardedFor: string): Promise<string> => {
+    const made = await app((it) => handle(it, asked, async ({ ip }) => accept({ ip })), undefined, trusted);
+    const headers = { 'x-forwarded-for': forwardedFor };
+    return (await made.inject({ url: '/ip', remoteAddress, headers })).json().ip;
+  };
+  expect(await ipOf(undefined, '10.0.0.7', '203.0.113.9')).toBe('10.0.0.7');
+  expect(await ipOf([], '10.0.0.7', '203.0.113.9')).toBe('10.0.0.7');
+  expect(await ipOf(['10.0.0.0/8'], '10.0.0.7', '203.0.113.9')).toBe('203.0.113.9');
+  expect(await ipOf(['10.0.0.0/8'], '192.0.2.1', '203.0.113.9')).toBe('192.0.2.1');
+  // What the sender wrote himself stands left of what the proxy added, and is not believed.
+  expect(await ipOf(['10.0.0.0/8'], '10.0.0.7', '198.51.100.1, 203.0.113.9')).toBe('203.0.113.9');
 });

@@ -93,3 +93,20 @@ test('every setting of the schema has a name, and stands in the table of docs/op
     expect(page).toContain(`| \`${setting}\` | \`--${flagName(setting)}\` | \`${environmentName(setting)}\` |`);
   }
 });
+
+test('proxies are believed only where they are named, and never everybody', async () => {
+  expect(load({})).toMatchObject({ http: { trustProxy: [] } });
+  expect(load({ flags: { 'http-trust-proxy': '10.0.0.7, fd00::/8' } })).toMatchObject({
+    http: { trustProxy: ['10.0.0.7', 'fd00::/8'] },
+  });
+  const file = await fileOf('http: { trustProxy: [192.168.1.0/24] }\n');
+  expect(load({ file })).toMatchObject({ http: { trustProxy: ['192.168.1.0/24'] } });
+});
+
+test.each(['true', '0.0.0.0/0', '::/0', '10.0.0.0/33', 'proxy.example.com', ''])(
+  'a proxy %j to be believed is refused in words',
+  async (wrong) => {
+    const file = await fileOf(`http: { trustProxy: ['${wrong}'] }\n`);
+    expect(load({ file })).toContain('http.trustProxy');
+  },
+);
