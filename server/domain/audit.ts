@@ -118,6 +118,7 @@ export const AuditEvent = z.discriminatedUnion('kind', [
     from: z.string(),
     to: z.string(),
     error: z.enum(DEVICE_ERRORS).optional(),
+    message: z.string().optional(),
   }),
   /** A device failed for a cause outside of the release: it is offered it again, not before `notBefore`. */
   line('retry-planned', {
@@ -125,6 +126,7 @@ export const AuditEvent = z.discriminatedUnion('kind', [
     deployment: Id,
     device: Id,
     error: z.enum(DEVICE_ERRORS).optional(),
+    message: z.string().optional(),
     notBefore: Millis.nullable(),
     ended: count,
   }),
@@ -169,6 +171,10 @@ const naming = (devices: Id[]): string => {
   return devices.length <= DEVICES_NAMED_MAX ? `devices ${named}` : `${devices.length} devices (${named}, ...)`;
 };
 const noted = (note: string): string => (note === '' ? '' : `: ${note}`);
+
+/** The device's own words, after the code that they belong to. */
+const errorWords = ({ error, message }: { error?: string | undefined; message?: string | undefined }): string =>
+  error === undefined ? '' : ` (${error}${message === undefined || message === '' ? '' : `: ${message}`})`;
 
 type Words = { [K in AuditEvent['kind']]: (event: Extract<AuditEvent, { kind: K }>) => string };
 
@@ -245,9 +251,9 @@ const WORDS: Words = {
         ? `Rollout ${e.rollout}: ${naming(e.devices)} took the offer up, and got stuck in ${e.reached} until the deadline passed, though heard all the time; this counts as failed.`
         : `Rollout ${e.rollout}: ${naming(e.devices)} never took the offer up in time; this counts neither as healthy nor as failed.`,
   'deployment-moved': (e) =>
-    `Device ${e.device} moved from ${e.from} to ${e.to} in rollout ${e.rollout}${e.error === undefined ? '' : ` (${e.error})`}.`,
+    `Device ${e.device} moved from ${e.from} to ${e.to} in rollout ${e.rollout}${errorWords(e)}.`,
   'retry-planned': (e) =>
-    `Device ${e.device} could not take up the offer of rollout ${e.rollout}${e.error === undefined ? '' : ` (${e.error})`}; it gets another after its attempt ${e.ended}${e.notBefore === null ? '' : `, not before ${new Date(e.notBefore).toISOString()}`}.`,
+    `Device ${e.device} could not take up the offer of rollout ${e.rollout}${errorWords(e)}; it gets another after its attempt ${e.ended}${e.notBefore === null ? '' : `, not before ${new Date(e.notBefore).toISOString()}`}.`,
   regressed: (e) => `Device ${e.device}, which had committed in rollout ${e.rollout}, counts as ${e.to} now: ${e.why}.`,
   receipt: (e) => `Device ${e.device} signed its receipt for deployment ${e.deployment}.`,
   'receipt-refused': (e) => `A receipt of device ${e.device} was refused${noted(e.why)}.`,

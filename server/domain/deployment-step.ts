@@ -126,7 +126,6 @@ const planAgain = (
   const { rollout, id, device } = deployment;
   const times = { stateAt: now, acceptedAt: null, decidedAt: null, deadlineAt: null, heldUntil: null };
   const { notBefore, ended } = attempts;
-  const code = error?.code;
   return {
     next: { ...deployment, state: 'planned', ...times, overdue: null, error, attempts },
     audit: [
@@ -137,7 +136,7 @@ const planAgain = (
         rollout,
         deployment: id,
         device,
-        error: code,
+        ...(error === null ? {} : { error: error.code, message: error.message }),
         notBefore,
         ended,
       },
@@ -203,7 +202,7 @@ export const stepDeployment = (
     device: deployment.device,
     from: deployment.state,
     to: told,
-    ...(next.error === null ? {} : { error: next.error.code }),
+    ...(next.error === null ? {} : { error: next.error.code, message: next.error.message }),
   };
   return { next, audit: [moved] };
 };

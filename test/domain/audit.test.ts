@@ -186,8 +186,9 @@ const SAMPLES: [AuditEvent, string][] = [
       from: 'trial',
       to: 'reverted',
       error: 'TRIAL_CRASHED',
+      message: 'it exited with code 3',
     },
-    'Device gw-01 moved from trial to reverted in rollout r-1 (TRIAL_CRASHED).',
+    'Device gw-01 moved from trial to reverted in rollout r-1 (TRIAL_CRASHED: it exited with code 3).',
   ],
   [
     {

@@ -114,7 +114,7 @@ describe('a journey', () => {
   test('tells the log of every move, once', () => {
     const step = stepDeployment(
       deploymentIn('trial'),
-      { outcome: 'failed', error: { code: 'REVERT_FAILED', message: '' } },
+      { outcome: 'failed', error: { code: 'REVERT_FAILED', message: 'slot a does not boot' } },
       T0,
       policy,
     );
@@ -129,6 +129,7 @@ describe('a journey', () => {
         from: 'trial',
         to: 'failed',
         error: 'REVERT_FAILED',
+        message: 'slot a does not boot',
       },
     ]);
     expect(stepDeployment(step.next, { outcome: 'failed' }, T0, policy)).toEqual({ next: step.next, audit: [] });
