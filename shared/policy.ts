@@ -79,7 +79,7 @@ export const Policy = z.strictObject({
     .strictObject({
       /** How often a device that failed for want of network, space or time is offered the release again; 0 never. */
       max: z.number().int().min(0).max(100).default(3),
-      /** How long it waits before that, twice as long each time. */
+      /** How long it waits before that, twice as long each time, up to a day. */
       coolDownMs: DurationMs.min(1_000).default(600_000),
     })
     .prefault({}),

@@ -8,6 +8,7 @@ import type { Policy } from '#shared/policy.ts';
 import { type AuditEvent, auditLine, byDevice, parseAuditEvent } from '../domain/audit.ts';
 import type { DeploymentRecord } from '../domain/deployment.ts';
 import { type DeviceWord, stepDeployment } from '../domain/deployment-step.ts';
+import { stepLate } from '../domain/late-word.ts';
 import type { RolloutPlan } from '../domain/rollout.ts';
 import type { DeviceRecord, ReportRow, RolloutRecord, Store } from '../store/store.ts';
 import { fits, inOrder, type PlanFacts, parseReceipt } from './check-receipt.ts';
@@ -25,7 +26,7 @@ export type Received = {
 
 type ReportStore = Pick<
   Store,
-  'getDevices' | 'getDeployments' | 'getRollout' | 'getRelease' | 'saveReports' | 'listDeviceAudit'
+  'getDevices' | 'getDeployments' | 'listLate' | 'getRollout' | 'getRelease' | 'saveReports' | 'listDeviceAudit'
 >;
 export type ReceiveDeps = {
   store: ReportStore;
@@ -93,6 +94,8 @@ type Facts = {
   devices: Map<Id, DeviceRecord>;
   deployments: Map<Id, DeploymentRecord>;
   plans: Map<Id, PlanFacts>;
+  /** Of devices with which nothing goes on: what they were given up with. */
+  late: DeploymentRecord[];
 };
 
 /** A rollout that has ended offers nothing again. */
@@ -109,7 +112,10 @@ const loadFacts = async ({ store, now }: ReceiveDeps, reports: Report[]): Promis
       if (receipt !== undefined) named.add(receipt.deployment);
     }
   }
-  const deployments = named.size === 0 ? [] : await store.getDeployments([...named]);
+  const told = named.size === 0 ? [] : await store.getDeployments([...named]);
+  const idle = reports.filter(({ report }) => report.deployment === null).map(({ device }) => device);
+  const late = idle.length === 0 ? [] : await store.listLate(idle);
+  const deployments = [...told, ...late.filter(({ id }) => !named.has(id))];
   const plans = new Map<Id, PlanFacts>();
   for (const { rollout } of deployments) {
     if (plans.has(rollout)) continue;
@@ -126,6 +132,7 @@ const loadFacts = async ({ store, now }: ReceiveDeps, reports: Report[]): Promis
     devices: new Map(devices.map((device) => [device.id, device])),
     deployments: new Map(deployments.map((deployment) => [deployment.id, deployment])),
     plans,
+    late,
   };
 };
 
@@ -183,6 +190,16 @@ const prepareReport = async (
   // A snapshot that names a deployment of another device is nonsense, and no reason to lose the rest of the report.
   if (said !== null && deployment?.device === device.id && plan !== undefined) {
     apply(deployment, plan, { state: said.state, error: said.error, attempt: said.attempt });
+  }
+  // Turned up, without a word about what it was given up with. A device that took its place tells nothing about it.
+  for (const { id, acceptedAt } of facts.late.filter((one) => one.device === device.id)) {
+    const lost = current(id);
+    if (lost === undefined || (acceptedAt ?? 0) < device.enrolledAt) continue;
+    const manifest = facts.plans.get(lost.rollout)?.manifests.get(lost.compatible);
+    const step = stepLate(lost, report.running, manifest, facts.now);
+    if (step.next === lost) continue;
+    moved.set(id, step.next);
+    audit.push(...step.audit);
   }
   // One line a report, and not for every report: a hostile device must not flood the log that everybody has to keep.
   const why = refused[0];

@@ -1,6 +1,6 @@
 import * as fc from 'fast-check';
 import { expect, test } from 'vitest';
-import type { DeploymentRecord } from '#server/domain/deployment.ts';
+import { countOutcomes, type DeploymentRecord } from '#server/domain/deployment.ts';
 import { type DeviceWord, stepDeployment } from '#server/domain/deployment-step.ts';
 import { RETRIED } from '#server/domain/retry.ts';
 import { AGENT_STATES, DEVICE_ERRORS, type DeviceErrorCode } from '#shared/deployment.ts';
@@ -84,6 +84,52 @@ test('no history of words is repeated without end, and only what may be repeated
         // The store offers it again.
         deployment = next.state === 'planned' ? { ...next, state: 'offered' } : next;
       }
+    }),
+  );
+});
+
+test('a device that fails and fails again is tried a bounded number of times, waits longer each time up to a day, and counts once', () => {
+  const policies = fc.record({
+    max: fc.integer({ min: 0, max: 100 }),
+    coolDownMs: fc.integer({ min: 1_000, max: 100_000_000 }),
+  });
+  const codes = fc.array(fc.constantFrom(...RETRIED), { minLength: 1, maxLength: 5 });
+  const steps = fc.constantFrom('accepted' as const, 'fetching' as const, 'verified' as const, 'ready' as const);
+  fc.assert(
+    fc.property(policies, codes, steps, fc.nat(3), (retries, causes, step, repeats) => {
+      const under = { ...policy, retries };
+      let deployment: DeploymentRecord = offered;
+      let now = T0;
+      const waits: number[] = [];
+      while (deployment.state === 'offered') {
+        expect(waits.length).toBeLessThanOrEqual(retries.max);
+        const attempt = waits.length + 1;
+        deployment = stepDeployment(deployment, { state: step, attempt }, now, under).next;
+        const word = { ...failed(causes[waits.length % causes.length]!), attempt };
+        // Told until it is acknowledged, which changes nothing more.
+        for (let n = 0; n <= repeats; n += 1) deployment = stepDeployment(deployment, word, now, under).next;
+        const bins = countOutcomes([deployment], 60_000);
+        expect(bins.map(({ outcome, devices }) => [outcome, devices])).toEqual([
+          [attempt > retries.max ? 'failed' : 'planned', 1],
+        ]);
+        if (deployment.state !== 'planned') break;
+        waits.push(deployment.attempts!.notBefore! - now);
+        now = deployment.attempts!.notBefore!;
+        // As the store offers it again; what is repeated even now is about what is over.
+        deployment = {
+          ...deployment,
+          state: 'offered',
+          offeredAt: now,
+          deadlineAt: now + 1_000_000,
+          offers: attempt + 1,
+        };
+        expect(stepDeployment(deployment, word, now, under).next).toBe(deployment);
+      }
+      expect(deployment.state).toBe('failed');
+      expect(waits).toHaveLength(retries.max);
+      expect(waits).toEqual([...waits].sort((one, other) => one - other));
+      for (const wait of waits) expect(wait).toBeLessThanOrEqual(Math.max(retries.coolDownMs, 86_400_000));
+      if (waits.length > 1 && retries.coolDownMs < 43_200_000) expect(waits[1]).toBe(2 * waits[0]!);
     }),
   );
 });

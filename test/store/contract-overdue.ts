@@ -76,6 +76,25 @@ export const describeOverdue = (open: OpenStore): void => {
       expect(await store.countDeployments(id('r1'))).toEqual(await store.recountDeployments(id('r1')));
     });
 
+    test('who turns up late is looked for among those that accepted, and were offered nothing since', async (store) => {
+      const devices = ['gw-1', 'gw-2', 'gw-3'];
+      await enrolFleet(store, devices);
+      await plan(store, 'r1', devices);
+      await save(store, 'r1', { offers: [offer('r1', { atMost: 3 })] });
+      const [first, second] = await store.listDeployments({ rollout: id('r1') }, { limit: 3 });
+      const going = { state: 'trial' as const, acceptedAt: T0 + 1, stateAt: T0 + 1, deadlineAt: T0 + 60_000 };
+      for (const one of [first!, second!])
+        await store.saveReports([report(one.device, 1, { at: T0 + 1, deployments: [{ ...one, ...going }] })]);
+      const stamp = { kind: 'overdue' as const, rollout: id('r1'), by: 'server' };
+      await store.markOverdue(id('r1'), T0 + 60_000, 10, stamp);
+      const late = async () => (await store.listLate(devices.map(id))).map(({ device }) => device);
+      expect(await late()).toEqual(['gw-1', 'gw-2']);
+      expect(await store.listLate([])).toEqual([]);
+      await plan(store, 'r2', ['gw-2']);
+      await save(store, 'r2', { offers: [offer('r2')], now: T0 + 70_000 });
+      expect(await late()).toEqual(['gw-1']);
+    });
+
     test('deadlines that passed while nobody could report are moved, and no others', async (store) => {
       await enrolFleet(store, ['gw-1', 'gw-2', 'gw-3', 'gw-4']);
       await plan(store, 'r1', ['gw-1', 'gw-2', 'gw-3', 'gw-4']);

@@ -128,6 +128,17 @@ export const deployments = (sql: Sql) => {
   return {
     listDeployments: list,
     getDeployments: (ids) => readDeployments(sql, ids),
+    listLate: (devices) =>
+      sql
+        .all<DeploymentRow>(
+          `SELECT ${COLUMNS} FROM deployments
+           WHERE device IN (SELECT value FROM json_each(?)) AND state = 'overdue' AND overdue <> 'never-heard'
+             AND NOT EXISTS (SELECT 1 FROM deployments AS since
+               WHERE since.device = deployments.device AND since.offered_at > deployments.offered_at)
+           ORDER BY n`,
+          idList(devices),
+        )
+        .map(toDeployment),
     countDeployments: (rollout) =>
       sql.all<DeploymentCount>(
         `SELECT wave, state, nullif(overdue, '') AS overdue, nullif(reached, '') AS reached, devices
