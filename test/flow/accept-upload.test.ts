@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { openUploads } from '#server/flow/accept-upload.ts';
+import type { Objects } from '#server/store/objects.ts';
 import { Sha256 } from '#shared/ids.ts';
 import { type BundleFile, bodyOf, filesOf, makeBundle, openWorld, upload, type World } from './world.ts';
 
@@ -118,14 +119,16 @@ const trickle = async (gapMs: number, writeMs: number) => {
       yield bundle.bytes.subarray(at, at + 100);
     }
   }
-  const { stage } = world.objects;
   async function* slowDisk(source: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
     for await (const chunk of source) {
       time += writeMs;
       yield chunk;
     }
   }
-  const objects = { ...world.objects, stage: ((source, limit) => stage(slowDisk(source), limit)) as typeof stage };
+  const objects: Objects = {
+    ...world.objects,
+    stage: (source, limit) => world.objects.stage(slowDisk(source), limit),
+  };
   const pace = { limit: { bytesPerSecondMin: 1_000, windowMs: 500 }, monotonic: () => time };
   const uploads = openUploads({ objects, now: world.now, pace });
   return uploads.accept({ sha256: bundle.sha256, body: body(), by: 'ci' });
