@@ -2,7 +2,7 @@
 import { z } from 'zod';
 import { DEPLOYMENT_STATES } from './deployment.ts';
 import { ExplanationView } from './explanation.ts';
-import { DurationMs, Id, Millis, ReleaseRef, Sha256, text } from './ids.ts';
+import { DurationMs, Id, Millis, ReleaseRef, Sha256, text, Version } from './ids.ts';
 import { Manifest } from './manifest.ts';
 import { CohortPlan, Policy } from './policy.ts';
 import { route } from './route.ts';
@@ -523,6 +523,17 @@ export const routes = {
     summary: 'End a rollout for good: offers not acted on are withdrawn, trials in progress finish',
     ...rollout,
     body: z.strictObject({ note: text(512).default('') }),
+    answer: RolloutView,
+  }),
+
+  rolloutRecall: route({
+    method: 'POST',
+    path: '/api/v1/rollouts/:rollout/recall',
+    roles: OPERATE,
+    tags: ['rollouts'],
+    summary: 'Send the devices that run its release because of it back to what each ran before, or all to one release',
+    ...rollout,
+    body: z.strictObject({ note: text(512).default(''), to: Version.optional() }),
     answer: RolloutView,
   }),
 

@@ -4,6 +4,7 @@ import { DEPLOYMENT_STATES, DeviceError, DID, OVERDUE_CLASSES, Running } from '.
 import { Id, Millis, ReleaseRef, Sha256, text, Version } from './ids.ts';
 import { Manifest } from './manifest.ts';
 import { CohortPlan, Policy } from './policy.ts';
+import { STAY_REASONS } from './recall.ts';
 
 export const Tags = z
   .record(z.string().regex(/^[a-z][a-z0-9_-]{0,63}$/), text(128))
@@ -174,6 +175,8 @@ export const RolloutView = z.object({
   devices: z.number().int(),
   /** Devices that the cohorts mean, but that were left out when planning: unknown, not let in, or without a bundle for their compatible. */
   excluded: z.number().int(),
+  /** Of the excluded: devices that have committed a higher security counter than the release has. */
+  belowFloor: z.number().int(),
   /** Devices that never began to act on an offer: planned, withdrawn or overdue before they accepted. */
   untouched: z.number().int(),
   counts: StateCounts,
@@ -182,6 +185,22 @@ export const RolloutView = z.object({
     z.object({ class: z.enum(OVERDUE_CLASSES), reached: z.enum(DEPLOYMENT_STATES), devices: z.number().int() }),
   ),
   waves: z.array(z.object({ devices: z.number().int(), counts: StateCounts })),
+  /** The rollout whose devices it takes back. */
+  recalls: Id.nullable(),
+  /** Not null when it was recalled itself. `to`: null for what each device ran before. */
+  recall: z
+    .object({
+      at: Millis,
+      by: z.string(),
+      note: z.string(),
+      to: ReleaseRef.nullable(),
+      rollouts: z.array(z.object({ id: Id, release: ReleaseRef, devices: z.number().int() })),
+      /** Who can not go back; at most 20 devices of each reason by name. */
+      stays: z.array(
+        z.object({ reason: z.enum(STAY_REASONS), why: z.string(), devices: z.number().int(), named: z.array(Id) }),
+      ),
+    })
+    .nullable(),
 });
 export type RolloutView = z.infer<typeof RolloutView>;
 /** A rollout in the queue. `waitsFor`: how many of its planned devices other rollouts have, or come first for. */

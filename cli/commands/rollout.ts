@@ -5,7 +5,7 @@ import type { z } from 'zod';
 import { routes } from '#shared/api.ts';
 import { DID } from '#shared/deployment.ts';
 import { Id, ReleaseRef } from '#shared/ids.ts';
-import type { CohortPlan, Policy } from '#shared/policy.ts';
+import { type CohortPlan, type Policy, URGENT_PRIORITY } from '#shared/policy.ts';
 import { type DeploymentView, type RolloutView } from '#shared/views.ts';
 import type { MaintenanceWindow } from '#shared/windows.ts';
 import { type Client, listAll } from '../client.ts';
@@ -24,6 +24,7 @@ import {
   readPolicy,
   wholeNumber,
 } from '../values.ts';
+import { addRecall, describeRecall } from './recall.ts';
 import { addExplain } from './rollout-explain.ts';
 
 const WATCH_MS = 1000;
@@ -79,7 +80,7 @@ const describeRollout = (rollout: RolloutView): string => {
     wave.devices,
     index === rollout.wave ? { text: countsOf(wave.counts), paint: paint.cyan } : countsOf(wave.counts),
   ]);
-  return `${facts(pairs)}\n\n${table(['WAVE', 'DEVICES', 'STATES'], rows)}`;
+  return `${facts(pairs)}\n\n${table(['WAVE', 'DEVICES', 'STATES'], rows)}${describeRecall(rollout)}`;
 };
 
 const ended = (rollout: RolloutView): boolean => ['completed', 'halted', 'aborted'].includes(rollout.state);
@@ -145,7 +146,7 @@ const steeringOf = (flags: CreateFlags): z.input<typeof Policy> => {
   if (flags.activateAt !== undefined && flags.activateOnCommand === true)
     throw usageFailure('give either --activate-at or --activate-on-command');
   const activation = flags.activateOnCommand === true ? 'on-command' : flags.activateAt;
-  const priority = flags.priority ?? (flags.urgent === true ? 90 : undefined);
+  const priority = flags.priority ?? (flags.urgent === true ? URGENT_PRIORITY : undefined);
   return {
     ...(flags.window === undefined ? {} : { windows: flags.window }),
     ...(activation === undefined ? {} : { activation }),
@@ -198,7 +199,7 @@ const addCreate = (group: Command): void => {
     .option('--activate-at <time>', 'install now, activate together at this time', moment)
     .option('--activate-on-command', 'install now, activate when told by rollout activate')
     .option('--priority <0-100>', 'takes devices over from lower ones (default 50)', wholeNumber)
-    .option('--urgent', 'priority 90')
+    .option('--urgent', `priority ${URGENT_PRIORITY}`)
     .option('--follow', 'enrol devices that come to match its cohorts later, into the last wave')
     .option('--watch', 'go on watching it; see rollout watch for the exit codes')
     .action(async (text: string, flags: CreateFlags) => {
@@ -424,4 +425,5 @@ export const addRollout = (program: Command): void => {
     'Stop',
     'sluice rollout abort ro-5sjqphnd --note "GW-31"',
   ]);
+  addRecall(group);
 };

@@ -41,7 +41,9 @@ export const recall = (
 ): RolloutStep => {
   const { progress, id, product } = rollout;
   if (progress.state !== 'halted' && progress.state !== 'completed' && progress.state !== 'aborted') return stay;
-  const recalled: Recalled = { at: now, by, note, ...(to === undefined ? {} : { to }) };
+  // After the one before, so that what was decided for that is decided anew.
+  const at = Math.max(now, (recalledOf(progress)?.at ?? -1) + 1);
+  const recalled: Recalled = { at, by, note, ...(to === undefined ? {} : { to }) };
   const release = to === undefined ? null : releaseRef(product, to.version);
   return {
     ...stay,

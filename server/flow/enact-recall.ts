@@ -48,7 +48,8 @@ const planRecall = async (
   devices: Recallable[],
 ): Promise<Save> => {
   const { plan } = record;
-  const at = now();
+  // Whatever clocks say: what is decided for a recall is decided after it.
+  const at = Math.max(now(), recalled.at);
   const to = recalled.to && (await store.getRelease(plan.product, recalled.to.version));
   const known = recalled.to === undefined ? await destinationsOf(store, devices, plan.channel) : [];
   const { groups, stays } = sortRecall(devices, known, to && destinationOf(to, plan.channel));

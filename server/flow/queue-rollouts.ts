@@ -6,7 +6,9 @@ import { type BlockerDeps, blockersNow } from './rollout-time.ts';
 
 export type Queued = RolloutReport & { waitsFor: Blocker[] };
 
-type Deps = { store: Pick<Store, 'listOpenRollouts' | 'countDeployments' | 'countUntouched'> } & BlockerDeps;
+type Deps = {
+  store: Pick<Store, 'listOpenRollouts' | 'countDeployments' | 'countUntouched' | 'listRecalls' | 'listStays'>;
+} & BlockerDeps;
 
 /** All that are not over, in the order in which they get devices: highest priority first, then the oldest. */
 export const queueRollouts = async (deps: Deps): Promise<Queued[]> =>

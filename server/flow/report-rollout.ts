@@ -1,7 +1,11 @@
 /** Everything there is to say about a rollout at this moment. */
 
+import { type Id, releaseRef } from '#shared/ids.ts';
+import { STAYS, type StayReason } from '#shared/recall.ts';
 import { blockedWords } from '../domain/blockers.ts';
 import { explainRollout } from '../domain/explain.ts';
+import { recalledOf, recallWords } from '../domain/recall.ts';
+import type { Recalled } from '../domain/rollout.ts';
 import type { RolloutRecord, Store } from '../store/store.ts';
 import { type BlockerDeps, blockersNow } from './rollout-time.ts';
 
@@ -11,16 +15,43 @@ export type RolloutReport = {
   /** Devices that never began to act on an offer. */
   untouched: number;
   explanation: string;
+  /** Where it was recalled. */
+  recall?: RecallReport;
+};
+type RecallReport = {
+  rollouts: { id: Id; release: string; devices: number }[];
+  stays: { reason: StayReason; why: string; devices: number; named: Id[] }[];
 };
 
 export const reportRollout = async (
-  deps: { store: Pick<Store, 'countDeployments' | 'countUntouched'> } & BlockerDeps,
+  deps: { store: Pick<Store, 'countDeployments' | 'countUntouched' | 'listRecalls' | 'listStays'> } & BlockerDeps,
   rollout: RolloutRecord,
-): Promise<RolloutReport> => ({
-  rollout,
-  counts: await deps.store.countDeployments(rollout.plan.id),
-  untouched: await deps.store.countUntouched(rollout.plan.id),
-  explanation:
-    explainRollout({ ...rollout.plan, progress: rollout.progress }, deps.now()) +
-    (rollout.progress.state === 'running' ? blockedWords(await blockersNow(deps, rollout.plan.id)) : ''),
+): Promise<RolloutReport> => {
+  const { plan, progress } = rollout;
+  const recalled = recalledOf(progress);
+  const recall = recalled && (await reportRecall(deps.store, plan.id, recalled));
+  return {
+    rollout,
+    counts: await deps.store.countDeployments(plan.id),
+    untouched: await deps.store.countUntouched(plan.id),
+    explanation:
+      explainRollout({ ...plan, progress }, deps.now()) +
+      (progress.state === 'running' ? blockedWords(await blockersNow(deps, plan.id)) : '') +
+      (plan.recalls === undefined ? '' : ` It takes devices of ${plan.recalls} back.`) +
+      (recalled === undefined || recall === undefined ? '' : recallWords(recalled, recall.rollouts, recall.stays)),
+    ...(recall === undefined ? {} : { recall }),
+  };
+};
+
+const reportRecall = async (
+  store: Pick<Store, 'listRecalls' | 'listStays'>,
+  rollout: Id,
+  { at }: Recalled,
+): Promise<RecallReport> => ({
+  rollouts: (await store.listRecalls(rollout)).map(({ id, product, version, devices }) => ({
+    id,
+    release: releaseRef(product, version),
+    devices,
+  })),
+  stays: (await store.listStays(rollout, at)).map((one) => ({ ...one, why: STAYS[one.reason] })),
 });

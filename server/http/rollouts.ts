@@ -6,6 +6,7 @@ import type { Channel } from '../domain/channel.ts';
 import { explainRollout } from '../flow/explain-rollout.ts';
 import { planRollout } from '../flow/plan-rollout.ts';
 import { queueRollouts } from '../flow/queue-rollouts.ts';
+import { recallRollout } from '../flow/recall-rollout.ts';
 import { reportRollout } from '../flow/report-rollout.ts';
 import { resumeRollout } from '../flow/resume-rollout.ts';
 import type { Rollouts } from '../flow/rollouts.ts';
@@ -77,6 +78,12 @@ export const rolloutRoutes = (
     showAndWake(await steerRollout(deps, { rollout: params.rollout, verb: 'activate', note: body.note, by: who.name })),
   );
   handle(app, routes.rolloutQueue, async () => accept({ items: (await queueRollouts(deps)).map(queuedView) }));
+  handle(app, routes.rolloutRecall, async ({ params, body, who }) => {
+    const recalled = await recallRollout(deps, { rollout: params.rollout, ...body, by: who.name });
+    // The rollouts that it made are due at once.
+    if (recalled.ok) for (const { id } of await deps.store.listRecalls(params.rollout)) deps.rollouts.wake(id);
+    return showAndWake(recalled);
+  });
   handle(app, routes.rolloutAbort, async ({ params, body, who }) =>
     showAndWake(await steerRollout(deps, { rollout: params.rollout, verb: 'abort', note: body.note, by: who.name })),
   );

@@ -19,6 +19,7 @@ import type {
 } from '#shared/views.ts';
 import { parseAuditEvent, sentenceOf } from '../domain/audit.ts';
 import { didOf } from '../domain/did.ts';
+import { recalledOf } from '../domain/recall.ts';
 import { keysOf } from '../flow/create-product.ts';
 import type { Queued } from '../flow/queue-rollouts.ts';
 import type { RolloutReport } from '../flow/report-rollout.ts';
@@ -135,11 +136,21 @@ export const rolloutView = (report: RolloutReport): RolloutView => {
     wave: 'wave' in progress ? progress.wave : null,
     devices: plan.waveSizes.reduce((sum, devices) => sum + devices, 0),
     excluded: plan.excluded ?? 0,
+    belowFloor: plan.belowFloor ?? 0,
     untouched: report.untouched,
     counts: total,
     overdue: overdueOf(report.counts),
     waves,
+    recalls: plan.recalls ?? null,
+    recall: recallOf(report),
   };
+};
+const recallOf = ({ rollout, recall }: RolloutReport): RolloutView['recall'] => {
+  const recalled = recalledOf(rollout.progress);
+  if (recalled === undefined || recall === undefined) return null;
+  const { at, by, note, to } = recalled;
+  const release = to === undefined ? null : releaseRef(rollout.plan.product, to.version);
+  return { at, by, note, to: release, rollouts: recall.rollouts, stays: recall.stays };
 };
 
 const overdueOf = (counts: RolloutReport['counts']): RolloutView['overdue'] => {

@@ -174,8 +174,12 @@ const view = {
   wave: null,
   devices: 0,
   excluded: 0,
+  belowFloor: 0,
   untouched: 0,
+  recalls: null,
+  recall: null,
   counts,
+  overdue: [],
   waves: [],
 };
 

@@ -162,13 +162,11 @@ describe('by command', () => {
     const bad = await haltedRollout();
     must(await recall(bad));
     const first = id(`${bad}-r1`);
-    world.pass(1);
     must(await recall(bad));
     expect(await world.store.listRecalls(bad)).toHaveLength(1);
     await run(world, first);
     await ends(first, 'gw-1', 'committed', '1.0.0');
     must(await steerRollout(world, { rollout: first, verb: 'abort', note: '', by: 'ada' }));
-    world.pass(1);
     must(await recall(bad));
     expect(await devicesOf(`${bad}-r2`)).toEqual(['gw-2']);
   });
@@ -218,7 +216,6 @@ describe('to a release by name', () => {
     must(await withdrawRelease(world, { product: GATEWAY, version: '1.0.0', reason: 'leaks', by: 'ada' }));
     must(await recall(bad));
     await releaseOf(world, '0.9.0');
-    world.pass(1);
     must(await recall(bad, { to: '0.9.0' }));
     expect((await rolloutOf(`${bad}-r1`)).plan.version).toBe('0.9.0');
     expect(await devicesOf(`${bad}-r1`)).toEqual(['gw-1', 'gw-2']);

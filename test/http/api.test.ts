@@ -501,6 +501,38 @@ test('after a halt, what each device did is listed, and failures are acknowledge
   expect((await resume([first!.device])).body.state).not.toBe('halted');
 });
 
+test('a rollout that was aborted is recalled: it names what takes its devices back, and who stays', async () => {
+  await releaseOf(world, '1.0.0');
+  await releaseOf(world, '1.1.0');
+  await enrolFleet(world, 2);
+  const cohorts = [{ cohort: 'fleet', waves: [{ percent: 100 }] }];
+  const begun = await call('operator', 'POST', 'rollouts', { release: 'gateway@1.1.0', cohorts });
+  const { id } = RolloutView.parse(begun.body);
+  const at = `rollouts/${id}/recall`;
+  expect(problemOf(await call('operator', 'POST', at, {}))).toEqual([409, 'conflict']);
+  for (const deployment of await deploymentsOf(world, Id.parse(id)))
+    await reportOutcome(world, deployment, { outcome: 'committed' });
+  await call('operator', 'POST', `rollouts/${id}/abort`, {});
+  const recalled = RolloutView.parse((await call('operator', 'POST', at, { note: 'GW-31' })).body);
+  expect(recalled).toMatchObject({
+    state: 'aborted',
+    recall: { by: 'operator-1', note: 'GW-31', to: null, rollouts: [], stays: [{ reason: 'ran-nothing', devices: 2 }] },
+    explanation: expect.stringContaining('Recalled by operator-1: nobody goes back. 2 can not go back'),
+  });
+  expect(problemOf(await call('operator', 'POST', at, { to: '7.0.0' }))).toEqual([404, 'not-found']);
+  const named = RolloutView.parse((await call('operator', 'POST', at, { to: '1.0.0' })).body);
+  expect(named.recall).toMatchObject({
+    to: 'gateway@1.0.0',
+    rollouts: [{ id: `${id}-r1`, release: 'gateway@1.0.0', devices: 2 }],
+  });
+  const back = RolloutView.parse((await call('viewer', 'GET', `rollouts/${id}-r1`)).body);
+  expect(back).toMatchObject({
+    recalls: id,
+    recall: null,
+    explanation: expect.stringContaining(`takes devices of ${id} back`),
+  });
+});
+
 test('a rollout of what is not there or not staged is refused', async () => {
   await enrolFleet(world, 1);
   await releaseOf(world, '1.0.0');
