@@ -3,6 +3,7 @@ import { describe } from 'vitest';
 import type { Store } from '#server/store/store.ts';
 import { describeAudit } from './contract-audit.ts';
 import { describeCatalogue } from './contract-catalogue.ts';
+import { describeDecisions } from './contract-decisions.ts';
 import { describeDeployments } from './contract-deployments.ts';
 import { describeDevices } from './contract-devices.ts';
 import { describeIngest } from './contract-ingest.ts';
@@ -11,6 +12,7 @@ import { describeOverdue } from './contract-overdue.ts';
 import { describeRecalls } from './contract-recalls.ts';
 import { describeRestore } from './contract-restore.ts';
 import { describeSteering } from './contract-steering.ts';
+import { describeTakeover } from './contract-takeover.ts';
 import { describeWatch } from './contract-watch.ts';
 
 /** Opens an empty store; the suite closes it. */
@@ -23,10 +25,12 @@ export const describeStore = (name: string, open: OpenStore): void => {
     describeOffers(open);
     describeIngest(open);
     describeDeployments(open);
+    describeDecisions(open);
     describeAudit(open);
     describeOverdue(open);
     describeRestore(open);
     describeSteering(open);
+    describeTakeover(open);
     describeWatch(open);
     describeRecalls(open);
   });
