@@ -109,3 +109,22 @@ test('a paused urgent rollout keeps nobody waiting; the queue shows who waits fo
   await run(world, low);
   expect(Object.values(await statesOf(low)).sort()).toEqual(['offered', 'planned']);
 });
+
+// Found by the simulation: what had come to the lower one meanwhile was taken over at once.
+test('an urgent rollout takes no device over whose cool-down is not over', async () => {
+  await releaseOf(world, '1.1.0');
+  await releaseOf(world, '1.2.0');
+  const [device] = await enrolFleet(world, 1);
+  const urgent = await startRollout(world, '1.2.0', { policy: { priority: 90, retries: { coolDownMs: 600_000 } } });
+  const [deployment] = await deploymentsOf(world, urgent);
+  await report(world, deployment!, { outcome: 'failed', error: { code: 'FETCH_FAILED', message: 'no route' } });
+  await steerRollout(world, { rollout: urgent, verb: 'pause', note: '', by: 'ada' });
+  const low = await startRollout(world, '1.1.0');
+  expect(await statesOf(low)).toEqual({ [device!]: 'offered' });
+  await steerRollout(world, { rollout: urgent, verb: 'resume', note: '', by: 'ada' });
+  await run(world, urgent);
+  expect(await statesOf(low)).toEqual({ [device!]: 'offered' });
+  world.pass(600_001);
+  await run(world, urgent);
+  expect(await statesOf(urgent)).toEqual({ [device!]: 'offered' });
+});

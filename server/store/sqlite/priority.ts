@@ -46,6 +46,7 @@ export const takeOver = (sql: Sql, rollout: Id, offer: OfferRequest, atMost: num
        JOIN rollouts AS below ON below.id = theirs.rollout
      WHERE deployments.rollout = ? AND deployments.wave = ? AND deployments.cohort = ? AND deployments.compatible = ?
        AND deployments.state = 'planned' AND devices.state = 'accepted'
+       AND ifnull(deployments.attempts ->> 'notBefore', 0) <= ?
        AND theirs.state IN ('offered', 'fetching', 'installing', 'ready')
        AND below.priority < (SELECT priority FROM rollouts WHERE id = ?)
        AND (? IS NULL OR ifnull(attributes ->> '$.timezone', '') IN (SELECT value FROM json_each(?)))
@@ -55,6 +56,7 @@ export const takeOver = (sql: Sql, rollout: Id, offer: OfferRequest, atMost: num
     offer.wave,
     offer.cohort,
     offer.compatible,
+    now,
     rollout,
     zonesOf(offer),
     zonesOf(offer),
