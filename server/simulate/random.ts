@@ -21,6 +21,5 @@ export const randomOf = (seed: number, run: number): Random => {
   return next;
 };
 
-/** Two stages, each an exponential wait of half the mean: a device fetches, then proves its health. Seldom very soon, sometimes very late. */
-export const twoStages = (random: Random, mean: number): number =>
-  (-mean / 2) * (Math.log1p(-random()) + Math.log1p(-random()));
+/** An exponential wait: often soon, sometimes very late. */
+export const waitOf = (random: Random, mean: number): number => -mean * Math.log1p(-random());

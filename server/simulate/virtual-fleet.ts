@@ -9,7 +9,7 @@ import { type DeviceWord, stepDeployment } from '../domain/deployment-step.ts';
 import type { Millis, RolloutPlan } from '../domain/rollout.ts';
 import { dueQueue } from './due-queue.ts';
 import type { FleetModel } from './model.ts';
-import { type Random, twoStages } from './random.ts';
+import { type Random, waitOf } from './random.ts';
 
 export const SIMULATED = Id.parse('simulated');
 
@@ -49,16 +49,16 @@ export const virtualFleet = (
   const begin = (wave: number, now: Millis): void => {
     const fails = random() < model.failing;
     const isSilent = random() < model.silent;
-    const waitMs = twoStages(random, fails ? model.failureReportMs : model.reportMs);
+    const waitMs = waitOf(random, fails ? model.failureReportMs : model.reportMs);
     const journey: Journey = { record: plannedIn(wave) };
     counted.exposed += 1;
     counted.harmed += Number(fails);
     const offered: DeploymentRecord = { ...journey.record, state: 'offered', offeredAt: now, stateAt: now };
     move(journey, stepDeployment(offered, { state: 'accepted' }, now, policy).next);
-    const reports = !(fails && isSilent);
-    const deadlineAt = now + policy.deadlines.outcomeMs;
+    // A device that would take longer than its deadline is overdue for good, healthy or not: the table of docs/judge.md assumes it.
+    const reports = !(fails && isSilent) && waitMs <= policy.deadlines.outcomeMs;
     if (reports) due.add(now + waitMs, { journey, word: { outcome: fails ? 'reverted' : 'committed' } });
-    if (!reports || now + waitMs > deadlineAt) due.add(deadlineAt, { journey, word: 'deadline' });
+    else due.add(now + policy.deadlines.outcomeMs, { journey, word: 'deadline' });
   };
   return {
     bins: () => tally.bins(),

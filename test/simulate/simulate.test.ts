@@ -3,7 +3,7 @@ import { COMPARISONS } from '#server/simulate/comparisons.ts';
 import { dueQueue } from '#server/simulate/due-queue.ts';
 import { figuresOf } from '#server/simulate/figures.ts';
 import { FleetModel, Simulation, Trial } from '#server/simulate/model.ts';
-import { randomOf, twoStages } from '#server/simulate/random.ts';
+import { randomOf, waitOf } from '#server/simulate/random.ts';
 import { planTrial, runOnce } from '#server/simulate/run-once.ts';
 import { simulate } from '#server/simulate/simulate.ts';
 import { virtualFleet } from '#server/simulate/virtual-fleet.ts';
@@ -19,32 +19,38 @@ const runsOf = (name: string, model: Partial<FleetModel>, runs: number) => {
   return figuresOf(name, outcomes, outcomes);
 };
 
-describe('the table of docs/judge.md, within its sampling error, for the judge with a budget of 20', () => {
-  test.each([
-    { failing: 0.05, silent: 0.3, harm: 26, within: 9 },
-    { failing: 0.1, silent: 0.3, harm: 15, within: 5 },
-    { failing: 0.3, silent: 0.3, harm: 11, within: 4 },
-    { failing: 1, silent: 0.3, harm: 20, within: 0 },
-    { failing: 0.1, silent: 1, harm: 26, within: 4 },
-    { failing: 0.3, silent: 1, harm: 21, within: 2 },
-    { failing: 1, silent: 1, harm: 20, within: 0 },
-  ])('$failing failing, $silent of them silent: $harm harmed', ({ failing, silent, harm, within }) => {
-    const figures = runsOf('evidence-20', { failing, silent }, 16);
+/** Harm of the published table (400 runs), and the standard deviation of one run, measured over 400 runs. */
+const HARM = [
+  { policy: 'evidence-20', failing: 0.03, silent: 0.3, harm: 48, deviation: 13.4, runs: 6 },
+  { policy: 'evidence-20', failing: 0.05, silent: 0.3, harm: 26, deviation: 6.4, runs: 10 },
+  { policy: 'evidence-20', failing: 0.1, silent: 0.3, harm: 15, deviation: 4.6, runs: 16 },
+  { policy: 'evidence-20', failing: 0.3, silent: 0.3, harm: 11, deviation: 2.6, runs: 24 },
+  { policy: 'evidence-20', failing: 1, silent: 0.3, harm: 20, deviation: 0, runs: 8 },
+  { policy: 'evidence-20', failing: 1, silent: 1, harm: 20, deviation: 0, runs: 8 },
+  { policy: 'evidence-10', failing: 0.05, silent: 0.3, harm: 15, deviation: 4, runs: 8 },
+  { policy: 'evidence-10', failing: 0.1, silent: 1, harm: 13, deviation: 3.2, runs: 12 },
+];
+/** Half a device: the table is rounded. Three standard errors: one seed in some hundreds would fail, and this one does not. */
+const marginOf = (deviation: number, runs: number): number => 0.5 + (3 * deviation) / Math.sqrt(runs);
+
+describe('the table of docs/judge.md, within its sampling error', () => {
+  test.each(HARM)('$policy, $failing failing, $silent of them silent: $harm harmed', (cell) => {
+    const figures = runsOf(cell.policy, { failing: cell.failing, silent: cell.silent }, cell.runs);
     expect(figures.halted).toBe(1);
-    expect(Math.abs(figures.harmed.mean - harm)).toBeLessThanOrEqual(within);
+    expect(Math.abs(figures.harmed.mean - cell.harm)).toBeLessThanOrEqual(marginOf(cell.deviation, cell.runs));
   });
 
   test('a good release is never halted, and through in under three hours', () => {
-    const figures = runsOf('evidence-20', { failing: 0.005 }, 3);
+    const figures = runsOf('evidence-20', { failing: 0.005 }, 2);
     expect(figures.falseHalts).toBe(0);
-    expect(figures.minutesTo99).toBeGreaterThan(115);
-    expect(figures.minutesTo99).toBeLessThan(155);
+    expect(figures.minutesTo99).toBeGreaterThan(125);
+    expect(figures.minutesTo99).toBeLessThan(175);
   });
 });
 
 test('a percentage of the decided halts good releases when failures report first; the judge does not', () => {
   const sooner = { failing: 0.01, devices: 2_000, failureReportMs: 60_000 };
-  expect(runsOf('percentage-after-1', sooner, 5).halted).toBeGreaterThan(0.4);
+  expect(runsOf('percentage-after-1', sooner, 16).halted).toBeGreaterThan(0.4);
   expect(runsOf('evidence-20', sooner, 5).halted).toBe(0);
 });
 
@@ -63,15 +69,16 @@ test('the running count of a virtual fleet is what counting all journeys anew gi
   expect(fleet.counted).toMatchObject({ exposed: 120, decided: 120 });
   expect(devices('planned')).toBe(30);
   expect(devices('undecided')).toBe(0);
-  expect(devices('failed')).toBe(fleet.counted.harmed);
-  expect(devices('healthy')).toBe(120 - fleet.counted.harmed);
+  // Those that would take longer than their deadline are overdue without being harmed.
+  expect(devices('failed')).toBeGreaterThanOrEqual(fleet.counted.harmed);
+  expect(devices('healthy')).toBe(120 - devices('failed'));
 });
 
 test('the same seed gives the same figures, however many threads there are; another seed gives others', async () => {
   const simulation = (seed: number) =>
     Simulation.parse({
       trials: [trialNamed('evidence-20'), trialNamed('wave-percentage-5')],
-      model: { devices: 500, failing: 0.1 },
+      model: { devices: 300, failing: 0.1 },
       good: 0.01,
       runs: 4,
       seed,
@@ -94,6 +101,6 @@ test('what is due comes soonest first, and only once', () => {
 
 test('reports take their mean, on average', () => {
   const random = randomOf(SEED, 1);
-  const waits = Array.from({ length: 20_000 }, () => twoStages(random, 10));
+  const waits = Array.from({ length: 20_000 }, () => waitOf(random, 10));
   expect(waits.reduce((sum, wait) => sum + wait, 0) / waits.length).toBeCloseTo(10, 0);
 });
