@@ -6,7 +6,6 @@ import type { Id } from '#shared/ids.ts';
 import type { StayReason } from '#shared/recall.ts';
 import type { RolloutRecord } from '../store.ts';
 import { appendAudit } from './audit.ts';
-import { insertDeployment } from './deployments.ts';
 import { insertRollout } from './rollouts.ts';
 import { fromJson, limitOf, type Sql } from './sql.ts';
 import type { SyncStore } from './sync.ts';

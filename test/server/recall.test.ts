@@ -1,0 +1,155 @@
+/**
+ * A recall end to end: the real server, real agents in processes of their own, real bundles. A release that commits on two devices and fails
+ * on the third halts by itself, and the two run again what they ran before, without fetching anything.
+ */
+import { mkdir, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import { z } from 'zod';
+import { type Client, openClient } from '#cli/client.ts';
+import { checkBundle, type PublishSteps, publishRelease } from '#cli/publish.ts';
+import { type RunningServer, startServer } from '#server/main.ts';
+import { routes } from '#shared/api.ts';
+import { createBundle } from '#shared/bundle.ts';
+import { Id } from '#shared/ids.ts';
+import { Policy } from '#shared/policy.ts';
+import { publicKeyPem } from '#shared/trust/keys.ts';
+import { generatePrivateKey, type Signer, signerFromPem } from '#shared/trust/signers.ts';
+import { openDevice, type RunningAgent, until } from '#test/agent/harness.ts';
+import { configFor, newFolder, removeFolder } from './running.ts';
+
+let dir: string;
+let server: RunningServer;
+beforeEach(async () => {
+  dir = await newFolder();
+  server = await startServer(configFor(join(dir, 'data')));
+});
+afterEach(async () => {
+  await server.stop();
+  await removeFolder(dir);
+});
+
+const must = <T>(result: { ok: true; value: T } | { ok: false; detail: string }): T => {
+  if (!result.ok) throw new Error(result.detail);
+  return result.value;
+};
+const GATEWAY = Id.parse('gateway');
+/** Runs for ever; a device whose application folder says so can not bear the version. */
+const appOf = (version: string): string => `// ${version}
+import { existsSync, writeFileSync } from 'node:fs';
+if (existsSync(process.env.SLUICE_DATA + '/no-${version}')) process.exit(3);
+writeFileSync(process.env.SLUICE_DATA + '/alive-${version}', '');
+setInterval(() => {}, 1000);
+`;
+
+const publish = async (client: Client, ci: Signer, version: string): Promise<void> => {
+  const work = join(dir, version);
+  await mkdir(work);
+  await writeFile(join(work, 'app.mjs'), appOf(version));
+  await writeFile(join(work, 'ballast'), Buffer.alloc(300_000, version));
+  const file = join(work, 'gateway.sluice');
+  must(
+    await createBundle({
+      manifest: {
+        product: GATEWAY,
+        version,
+        compatible: Id.parse('gw-test'),
+        securityCounter: 1,
+        run: { command: ['node', 'app.mjs'] },
+        health: {
+          checks: [{ kind: 'command', command: ['test', '-f', `../../application/alive-${version}`] }],
+          soakMs: 100,
+          deadlineMs: 20_000,
+          intervalMs: 50,
+        },
+      },
+      artifacts: ['app.mjs', 'ballast'].map((path) => ({
+        name: path.replace('.mjs', ''),
+        file: join(work, path),
+        install: { kind: 'file', path },
+      })),
+      out: file,
+    }),
+  );
+  const steps: PublishSteps = { checking: checkBundle, sending: (_, send) => send(() => {}), again: () => {} };
+  await publishRelease(client, { files: [file], signer: ci, now: Date.now }, steps);
+  const params = { release: `gateway@${version}` };
+  await client.call(routes.releaseStage, { params, body: { channel: Id.parse('production') } });
+};
+
+/** Agents in processes of their own; the last can not bear 1.1.0. */
+const startFleet = async (client: Client, names: readonly Id[]): Promise<RunningAgent[]> => {
+  const { tokens } = await client.call(routes.enrolmentTokenCreate, { body: { count: names.length } });
+  const agents: RunningAgent[] = [];
+  for (const [index, device] of names.entries()) {
+    const { dataDir, start } = await openDevice(
+      { url: server.httpUrl, token: tokens[index]! },
+      { device, heartbeatMs: 1_000 },
+    );
+    if (index === names.length - 1) {
+      await mkdir(join(dataDir, 'application'), { recursive: true });
+      await writeFile(join(dataDir, 'application', 'no-1.1.0'), '');
+    }
+    agents.push(start());
+  }
+  return agents;
+};
+
+/** How often the server was asked for an object. */
+const objectRequests = async (): Promise<number> => {
+  const headers = { authorization: `Bearer ${server.adminToken}` };
+  const text = await (await fetch(`${server.httpUrl}/metrics`, { headers })).text();
+  const lines = text.matchAll(/^sluice_http_request_seconds_count\{[^}]*route="\/o\/[^}]*\} (\d+)$/gm);
+  return [...lines].reduce((sum, [, count]) => sum + Number(count), 0);
+};
+
+test('what two devices committed and a third could not bear is recalled by its halt: they run again what they ran, and fetched nothing', async () => {
+  const client = openClient({ url: server.httpUrl, token: server.adminToken! });
+  const ci = must(signerFromPem(generatePrivateKey('ed25519')));
+  await client.call(routes.productCreate, { body: { name: GATEWAY, keys: [publicKeyPem(ci.key)] } });
+  await publish(client, ci, '1.0.0');
+  await publish(client, ci, '1.1.0');
+  const names = ['gw-1', 'gw-2', 'gw-3'].map((name) => Id.parse(name));
+  const agents = await startFleet(client, names);
+  const runs = async (): Promise<(string | undefined)[]> =>
+    (await client.call(routes.deviceList, { query: {} })).items.map(({ running }) => running?.version);
+  await until('all are let in', async () => (await runs()).length === 3);
+  await client.call(routes.cohortCreate, { body: { name: Id.parse('all'), devices: names } });
+
+  const start = (version: string, policy: z.input<typeof Policy>) =>
+    client.call(routes.rolloutCreate, {
+      body: { release: `gateway@${version}`, cohorts: [{ cohort: Id.parse('all') }], policy },
+    });
+  const show = (rollout: string) => client.call(routes.rolloutShow, { params: { rollout: Id.parse(rollout) } });
+  const ends = async (rollout: string, state: string): Promise<void> =>
+    until(
+      `${rollout} is ${state}`,
+      async () => (await show(rollout)).state === state,
+      40_000,
+      () => show(rollout),
+    );
+  const rule = { rule: 'percentage-after-minimum' as const, percent: 20, minimum: 3 };
+  await ends((await start('1.0.0', { judge: rule })).id, 'completed');
+
+  const bad = await start('1.1.0', { judge: rule, onHalt: 'recall', gate: { successShare: 0.5, soakMs: 0 } });
+  await ends(bad.id, 'halted');
+  const fetchedBefore = await objectRequests();
+  await ends(`${bad.id}-r1`, 'completed');
+
+  expect(await show(bad.id)).toMatchObject({
+    counts: { committed: 2, reverted: 1 },
+    recall: { by: 'server', rollouts: [{ id: `${bad.id}-r1`, release: 'gateway@1.0.0', devices: 2 }], stays: [] },
+  });
+  expect(await show(`${bad.id}-r1`)).toMatchObject({ recalls: bad.id, counts: { committed: 2 } });
+  await until('all report 1.0.0', async () => (await runs()).every((version) => version === '1.0.0'));
+  // Both releases to each of the three, two objects each; nothing on the way back.
+  expect([fetchedBefore, await objectRequests()]).toEqual([12, 12]);
+  const { entries } = await client.call(routes.deviceHistory, { params: { device: names[0]! }, query: {} });
+  const receipts = entries.filter(({ verified }) => verified !== null);
+  expect(receipts.map(({ release, outcome, verified }) => [release, outcome, verified])).toEqual([
+    ['gateway@1.0.0', 'committed', true],
+    ['gateway@1.1.0', 'committed', true],
+    ['gateway@1.0.0', 'committed', true],
+  ]);
+  for (const agent of agents) await agent.stop();
+});
