@@ -248,7 +248,7 @@ const WORDS: Words = {
     e.class === 'silent'
       ? `Rollout ${e.rollout}: ${naming(e.devices)} took the offer up, fell silent in ${e.reached}, and the deadline passed; this counts as failed.`
       : e.class === 'stuck'
-        ? `Rollout ${e.rollout}: ${naming(e.devices)} took the offer up, and got stuck in ${e.reached} until the deadline passed, though heard all the time; this counts as failed.`
+        ? `Rollout ${e.rollout}: ${naming(e.devices)} took the offer up, and got stuck in ${e.reached} until the deadline passed, though connected and heard; this counts as failed.`
         : `Rollout ${e.rollout}: ${naming(e.devices)} never took the offer up in time; this counts neither as healthy nor as failed.`,
   'deployment-moved': (e) =>
     `Device ${e.device} moved from ${e.from} to ${e.to} in rollout ${e.rollout}${errorWords(e)}.`,

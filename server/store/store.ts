@@ -305,8 +305,8 @@ export type Store = {
   countUntouched(rollout: Id): Promise<number>;
   getOutcomeBins(rollout: Id, binMs: number): Promise<OutcomeBin[]>;
   /**
-   * Turns deployments past their deadline `overdue` (`never-heard` when nothing was accepted; `stuck` when the device was heard
-   * since, and lately; `silent` otherwise), at most `limit`, and returns them. All kinds free their device, and supersede its desired document by `none`: a device that
+   * Turns deployments past their deadline `overdue` (`never-heard` when nothing was accepted; `stuck` when the device is connected,
+   * and was heard since, and lately; `silent` otherwise), at most `limit`, and returns them. All kinds free their device, and supersede its desired document by `none`: a device that
    * stays silent must be able to get something new one day, and two rollouts may never own it at once.
    */
   markOverdue(rollout: Id, now: Millis, limit: number, auditOf: AuditStamp): Promise<DeploymentRecord[]>;

@@ -47,26 +47,30 @@ export const describeOverdue = (open: OpenStore): void => {
     });
 
     test('whoever is heard lately and does not get on is stuck, not silent; the state that it is in is kept and counted', async (store) => {
-      const devices = ['gw-1', 'gw-2', 'gw-3'];
+      const devices = ['gw-1', 'gw-2', 'gw-3', 'gw-4'];
       await enrolFleet(store, devices);
       await plan(store, 'r1', devices);
-      await save(store, 'r1', { offers: [offer('r1', { atMost: 3 })] });
-      const all = await store.listDeployments({ rollout: id('r1') }, { limit: 3 });
+      await save(store, 'r1', { offers: [offer('r1', { atMost: 4 })] });
+      const all = await store.listDeployments({ rollout: id('r1') }, { limit: 4 });
       const due = T0 + 3_600_000;
       const going = { state: 'trial' as const, acceptedAt: T0 + 1, stateAt: T0 + 2, deadlineAt: due };
       await store.saveReports(
         all.map((one) => report(one.device, 1, { at: T0 + 2, deployments: [{ ...one, ...going }] })),
       );
-      // The first is heard to the end, the second until an hour before, the third never again.
+      // The first is heard to the end, the second until shortly before, the third never again; the fourth has just gone.
+      const connected = (name: string, online: boolean, at: number) => ({ device: id(name), online, boot: null, at });
+      await store.setOnline(devices.map((name) => connected(name, true, T0)));
       await store.saveHeartbeats([heartbeat('gw-1', due - 300_000), heartbeat('gw-2', due - 300_001)]);
+      await store.setOnline([connected('gw-4', false, due - 1_000)]);
       const stamp = { kind: 'overdue' as const, rollout: id('r1'), by: 'server' };
       expect(await store.markOverdue(id('r1'), due, 10, stamp)).toMatchObject([
         { device: 'gw-1', overdue: 'stuck', reached: 'trial' },
         { device: 'gw-2', overdue: 'silent', reached: 'trial' },
         { device: 'gw-3', overdue: 'silent', reached: 'trial' },
+        { device: 'gw-4', overdue: 'silent', reached: 'trial' },
       ]);
       expect(await store.countDeployments(id('r1'))).toEqual([
-        { wave: 0, state: 'overdue', overdue: 'silent', reached: 'trial', devices: 2 },
+        { wave: 0, state: 'overdue', overdue: 'silent', reached: 'trial', devices: 3 },
         { wave: 0, state: 'overdue', overdue: 'stuck', reached: 'trial', devices: 1 },
       ]);
       const [stuck] = await store.getDeployments([all[0]!.id]);

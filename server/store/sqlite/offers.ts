@@ -300,7 +300,7 @@ export const markOverdue = (
   const due = sql.all<Journey & { overdue: OverdueClass; reached: DeploymentState }>(
     `SELECT deployments.id, device, deployments.state AS reached, CASE
          WHEN accepted_at IS NULL THEN 'never-heard'
-         WHEN last_seen_at > state_at AND last_seen_at >= ? THEN 'stuck'
+         WHEN online AND last_seen_at > state_at AND last_seen_at >= ? THEN 'stuck'
          ELSE 'silent'
        END AS overdue
      FROM deployments CROSS JOIN devices ON devices.id = device
