@@ -23,41 +23,48 @@ import { up } from '#shared/topics.ts';
 import { sha256Hex } from '#shared/trust/canonical.ts';
 import { makeLogin } from '#shared/trust/login.ts';
 import { generatePrivateKey, type Signer, signerFromPem } from '#shared/trust/signers.ts';
+import { type BenchOptions, type Figure, figure } from './figure.ts';
 
 export const name = 'heartbeats';
 
 const DEVICES = 500;
 /** Offered heartbeats a second, in turn, until they are no longer sustained. */
-const RATES = [5_000, 10_000, 20_000, 40_000, 80_000, 120_000];
-const WARM_MS = 1_000;
-const MEASURE_MS = 3_000;
+const RATES = [20_000, 40_000, 80_000, 120_000];
+const WARM_MS = 500;
 const TICK_MS = 10;
 /** What still counts as sustained: this share of the offered, and written within this time on average. */
 const SUSTAINED_SHARE = 0.95;
 const WRITTEN_MS_MAX = 1_000;
 
-/** For each receiver the highest rate sustained, and CPU of the receiving process. `ratio` is to aedes alone: 1 is as fast as it can be. */
-export const run = async (): Promise<object> => {
+/**
+ * For each receiver the highest rate sustained; and its CPU for a message, at the highest rate that both sustain, so that
+ * the same work is compared: that ratio is the steadier one, since a busy machine takes from rates what it likes.
+ */
+export const run = async ({ measureMs }: BenchOptions): Promise<Figure[]> => {
   const dir = await mkdtemp(join(tmpdir(), 'sluice-bench-'));
   try {
     const pem = generatePrivateKey('ed25519');
-    const rowsAlone = await prepare(dir, pem);
-    const aedes = await climb('aedes', dir, pem);
-    const sluice = await climb('sluice', dir, pem);
-    return {
-      devices: DEVICES,
-      sluice,
-      'aedes alone, discarding': aedes,
-      'store alone, rows a second': rowsAlone,
-      'ratio of sustained rates': round(sluice['sustained a second'] / aedes['sustained a second']),
-      'ratio of cpu a message': round(aedes['cpu us a message'] / sluice['cpu us a message']),
-    };
+    const rowsAlone = await prepare(dir, pem, measureMs);
+    const aedes = await climb('aedes', dir, pem, measureMs);
+    const sluice = await climb('sluice', dir, pem, measureMs);
+    const [best, floor] = [sluice.at(-1)!, aedes.at(-1)!];
+    const shared = Math.min(sluice.length, aedes.length) - 1;
+    const [cpu, cpuFloor] = [sluice[shared]!.cpuUs, aedes[shared]!.cpuUs];
+    return [
+      figure('the broker alone, discarding', floor.perSecond, 'heartbeats/s'),
+      figure('taken', best.perSecond, 'heartbeats/s', best.perSecond / floor.perSecond),
+      figure(`the broker alone at ${RATES[shared]}/s`, cpuFloor, 'us of CPU each'),
+      figure(`taken and written at ${RATES[shared]}/s`, cpu, 'us of CPU each', cpuFloor / cpu),
+      figure('the store alone, in batches', rowsAlone, 'rows/s'),
+      figure('written, coalesced per device', best.rowsPerSecond, 'rows/s'),
+      figure('from arrival to commit', best.writtenMs, 'ms'),
+      figure('resident memory', best.rssMb, 'MB'),
+    ];
   } finally {
     await rm(dir, { recursive: true, force: true });
   }
 };
 
-const round = (value: number): number => Math.round(value * 100) / 100;
 const idOf = (index: number): Id => Id.parse(`bench-${index}`);
 const signerOf = (pem: string): Signer => {
   const signer = signerFromPem(pem);
@@ -96,7 +103,7 @@ const configOf = (dir: string) => {
 };
 
 /** A data folder with all devices let in, and, while it is open, how fast the store alone writes. */
-const prepare = async (dir: string, pem: string): Promise<number> => {
+const prepare = async (dir: string, pem: string, measureMs: number): Promise<number> => {
   const config = configOf(dir);
   const first = await startServer(config);
   await first.stop();
@@ -106,7 +113,7 @@ const prepare = async (dir: string, pem: string): Promise<number> => {
     const { boot, running, healthy } = heartbeatOf(0);
     let rows = 0;
     const began = performance.now();
-    while (performance.now() - began < MEASURE_MS) {
+    while (performance.now() - began < measureMs) {
       const at = Date.now();
       const batch = Array.from({ length: DEVICES }, (_, index) => ({
         device: idOf(index),
@@ -159,7 +166,10 @@ type Sample = z.infer<typeof Sample>;
 type Counts = Omit<Sample, 'cpuMs' | 'rssMb'>;
 type Receiver = 'aedes' | 'sluice';
 
-const climb = async (receiver: Receiver, dir: string, pem: string) => {
+type Measured = { perSecond: number; rowsPerSecond: number; writtenMs: number; cpuUs: number; rssMb: number };
+
+/** What was measured at each of `RATES` that was sustained, or at the first if none was. */
+const climb = async (receiver: Receiver, dir: string, pem: string, measureMs: number): Promise<Measured[]> => {
   const children: ChildProcess[] = [];
   const start = (role: string): ChildProcess => {
     const child = fork(import.meta.filename, [role, dir], { stdio: ['ignore', 'ignore', 'inherit', 'ipc'] });
@@ -173,41 +183,34 @@ const climb = async (receiver: Receiver, dir: string, pem: string) => {
     const load = start('load');
     load.send(port);
     await hear(load);
-    const nothing = {
-      'sustained a second': 0,
-      'rows a second': 0,
-      'written within ms': 0,
-      'cpu us a message': 0,
-      'rss MB': 0,
-    };
-    let best = nothing;
+    const sustained: Measured[] = [];
     for (const rate of RATES) {
       load.send(rate);
       await sleep(WARM_MS);
-      const measured = await measure(server);
-      const sustained = measured['sustained a second'] >= rate * SUSTAINED_SHARE;
-      if (!sustained || measured['written within ms'] > WRITTEN_MS_MAX) break;
-      best = measured;
+      const measured = await measure(server, measureMs);
+      const keptUp = measured.perSecond >= rate * SUSTAINED_SHARE && measured.writtenMs <= WRITTEN_MS_MAX;
+      if (keptUp || sustained.length === 0) sustained.push(measured);
+      if (!keptUp) break;
     }
-    return best;
+    return sustained;
   } finally {
     for (const child of children.reverse()) await end(child);
   }
 };
 
-const measure = async (server: ChildProcess) => {
+const measure = async (server: ChildProcess, measureMs: number): Promise<Measured> => {
   const before = await sampleOf(server);
   const began = performance.now();
-  await sleep(MEASURE_MS);
+  await sleep(measureMs);
   const after = await sampleOf(server);
   const seconds = (performance.now() - began) / 1000;
   const [messages, batches] = [after.messages - before.messages, after.batches - before.batches];
   return {
-    'sustained a second': Math.round(messages / seconds),
-    'rows a second': Math.round((after.rows - before.rows) / seconds),
-    'written within ms': round((after.waitedMs - before.waitedMs) / Math.max(1, batches)),
-    'cpu us a message': round(((after.cpuMs - before.cpuMs) * 1000) / messages),
-    'rss MB': after.rssMb,
+    perSecond: messages / seconds,
+    rowsPerSecond: (after.rows - before.rows) / seconds,
+    writtenMs: (after.waitedMs - before.waitedMs) / Math.max(1, batches),
+    cpuUs: ((after.cpuMs - before.cpuMs) * 1000) / messages,
+    rssMb: after.rssMb,
   };
 };
 

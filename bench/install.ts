@@ -12,6 +12,7 @@ import { fetchArtifact } from '#agent/fetch.ts';
 import { openDirectorySlots } from '#agent/slots/directories.ts';
 import { Manifest } from '#shared/manifest.ts';
 import { writeTree } from '#shared/tree.ts';
+import { type Figure, figure } from './figure.ts';
 
 export const name = 'install';
 
@@ -33,8 +34,8 @@ const SERVER = `
 type Phases = { fetch: number; write: number; readBack: number };
 type Case = { kind: 'file' | 'tree'; manifest: Manifest; sha256: string };
 
-/** Megabytes a second, medians of the rounds. `ratio` is to the floor: 1 is as fast as it can be. */
-export const run = async (): Promise<object> => {
+/** Medians of the rounds. */
+export const run = async (): Promise<Figure[]> => {
   const dir = await mkdtemp(join(tmpdir(), 'sluice-bench-'));
   let server: ChildProcess | undefined;
   try {
@@ -56,23 +57,22 @@ export const run = async (): Promise<object> => {
         phases[one.kind].push(times);
       }
     }
-    const [floor, file, tree] = ['floor', 'file', 'tree'].map((kind) => median(speeds[kind]!));
-    const result = {
-      megabytes: (PIECES * PIECE_BYTES) / 1e6,
-      floorMBs: Math.round(floor!),
-      fileMBs: Math.round(file!),
-      fileRatio: Math.round((file! / floor!) * 100) / 100,
-      treeMBs: Math.round(tree!),
-      treeRatio: Math.round((tree! / floor!) * 100) / 100,
-      fileMs: mediansOf(phases.file),
-      treeMs: mediansOf(phases.tree),
-      rssMB: Math.round(process.resourceUsage().maxRSS / 1e3),
-    };
-    console.log(
-      `install: a file at ${result.fileMBs} MB/s (${result.fileRatio} of the floor), a tree at ${result.treeMBs} MB/s ` +
-        `(${result.treeRatio}), floor ${result.floorMBs} MB/s, ${result.rssMB} MB RSS`,
-    );
-    return result;
+    const floor = median(speeds['floor']!);
+    const figures = (['file', 'tree'] as const).flatMap((kind) => {
+      const speed = median(speeds[kind]!);
+      const { fetch, write, readBack } = mediansOf(phases[kind]);
+      return [
+        figure(`a ${kind}`, speed, 'MB/s', speed / floor),
+        figure(`a ${kind}: fetch`, fetch, 'ms'),
+        figure(`a ${kind}: write`, write, 'ms'),
+        figure(`a ${kind}: read back`, readBack, 'ms'),
+      ];
+    });
+    return [
+      figure(`read, SHA-256, write, fsync of ${Math.round((PIECES * PIECE_BYTES) / 1e6)} MB`, floor, 'MB/s'),
+      ...figures,
+      figure('resident memory', process.resourceUsage().maxRSS / 1e3, 'MB'),
+    ];
   } finally {
     server?.kill('SIGKILL');
     await rm(dir, { recursive: true, force: true });

@@ -1,17 +1,24 @@
 /**
- * `npm run bench [-- name...] [-- --json]`: every bench in turn, a table for people or one JSON object for scripts. Each
- * is a module in this folder that exports its `name` and `run()`. Figures are of this machine at this moment; ratios to a floor hold better.
+ * `npm run bench [-- name...] [-- --seconds 2] [-- --json]`: every bench in turn, one table for people or one JSON object
+ * for scripts. Each is a module in this folder that exports its `name` and `run()`. Figures are of this machine at this
+ * moment; ratios to a floor hold better.
  */
 import { globSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { parseArgs } from 'node:util';
+import { table } from '#cli/terminal.ts';
+import type { BenchOptions, Figure } from './figure.ts';
 
-type Bench = { name: string; run(): Promise<object> };
+type Bench = { name: string; run(options: BenchOptions): Promise<Figure[]> };
 
 const isBench = (module: object): module is Bench =>
   'name' in module && typeof module.name === 'string' && 'run' in module && typeof module.run === 'function';
 
-const { values, positionals } = parseArgs({ allowPositionals: true, options: { json: { type: 'boolean' } } });
+const { values, positionals } = parseArgs({
+  allowPositionals: true,
+  options: { json: { type: 'boolean' }, seconds: { type: 'string', default: '1.5' } },
+});
+const measureMs = Number(values.seconds) * 1000;
 
 const findBenches = async (): Promise<Bench[]> => {
   const files = globSync('*.ts', { cwd: import.meta.dirname }).filter(
@@ -22,25 +29,30 @@ const findBenches = async (): Promise<Bench[]> => {
   return modules.filter(isBench).filter(({ name }) => positionals.length === 0 || positionals.includes(name));
 };
 
-/** One line a figure, nested ones below their heading. */
-const linesOf = (result: object, indent: string): string[] =>
-  Object.entries(result).flatMap(([key, value]: [string, unknown]) =>
-    typeof value === 'object' && value !== null
-      ? [`${indent}${key}`, ...linesOf(value, `${indent}  `)]
-      : [`${indent}${key.padEnd(44 - indent.length)}${wordsOf(value).padStart(14)}`],
-  );
-const wordsOf = (value: unknown): string =>
-  typeof value === 'number' ? value.toLocaleString('en', { maximumFractionDigits: 3 }) : String(value);
-
-const results: Record<string, object> = {};
-for (const bench of await findBenches()) {
-  if (values.json !== true) console.log(`\n${bench.name}`);
-  const result = await bench.run();
-  results[bench.name] = result;
-  if (values.json !== true) console.log(linesOf(result, '  ').join('\n'));
-}
-if (values.json === true) console.log(JSON.stringify(results));
-if (Object.keys(results).length === 0) {
-  console.error('there is no such bench');
+const benches = await findBenches();
+if (benches.length === 0 || !(measureMs >= 100 && measureMs <= 60_000)) {
+  console.error(benches.length === 0 ? 'there is no such bench' : '--seconds: from 0.1 to 60');
   process.exitCode = 2;
+} else {
+  const results: Record<string, Figure[]> = {};
+  for (const bench of benches) {
+    const began = performance.now();
+    process.stderr.write(`${bench.name} ...`);
+    results[bench.name] = await bench.run({ measureMs });
+    process.stderr.write(` ${Math.round((performance.now() - began) / 1000)} s\n`);
+  }
+  const rows = Object.entries(results).flatMap(([name, figures]) =>
+    figures.map(({ what, value, unit, ratio }) => [
+      name,
+      what,
+      value.toLocaleString('en').padStart(12),
+      unit,
+      ratio === null ? '' : ratio.toFixed(2),
+    ]),
+  );
+  console.log(
+    values.json === true
+      ? JSON.stringify(results)
+      : table(['BENCH', 'WHAT', '       VALUE', 'UNIT', 'OF THE FLOOR'], rows),
+  );
 }
