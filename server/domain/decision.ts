@@ -41,7 +41,7 @@ export const decisionOf = (
  * What a rollout is about, without its figures: two steps with the same stand decided the same. A rate limit is no stand of its own:
  * with one a rollout offers and waits in turn, several times a minute.
  */
-export const standOf = (progress: RolloutState): string => {
+const standOf = (progress: RolloutState): string => {
   if (progress.state !== 'running') return JSON.stringify([progress.state, 'wave' in progress ? progress.wave : null]);
   const { state, wave, gateSince, hold, acknowledged } = progress;
   const kind = hold?.kind === 'activation' ? `activation ${hold.waits}` : hold?.kind;
