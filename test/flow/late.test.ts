@@ -1,3 +1,4 @@
+/* oxlint-disable vitest/no-standalone-expect -- what holds before and after each of these tests is told apart from what each is about */
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { didOf } from '#server/domain/did.ts';
 import { deviceHistory } from '#server/flow/device-history.ts';

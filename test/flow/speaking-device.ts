@@ -50,8 +50,20 @@ export const speakingDevice = (world: World, rollout: Id, device: Id) => {
       const error = code === undefined ? {} : { error: { code, message: 'so it was' } };
       const now = await running(outcome === 'committed' ? version : '0.9.0');
       const receipt = signPayload(world.ci, {
-        ...{ type: 'sluice/receipt/1', device, deployment: id, rollout, product, version, manifest },
-        ...{ outcome, ...error, ...attemptOf(attempt), running: now, boot: BOOT, seq: seq + 1, at: world.now() },
+        type: 'sluice/receipt/1',
+        device,
+        deployment: id,
+        rollout,
+        product,
+        version,
+        manifest,
+        outcome,
+        ...error,
+        ...attemptOf(attempt),
+        running: now,
+        boot: BOOT,
+        seq: seq + 1,
+        at: world.now(),
       });
       const again = (): Promise<void> =>
         report({
