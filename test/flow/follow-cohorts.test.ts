@@ -1,9 +1,11 @@
+import * as fc from 'fast-check';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { planRollout } from '#server/flow/plan-rollout.ts';
 import { Id } from '#shared/ids.ts';
 import { Policy } from '#shared/policy.ts';
 import { line } from '#test/store/records.ts';
 import {
+  DAY,
   deploymentsOf,
   deviceOf,
   enrolFleet,
@@ -96,4 +98,45 @@ test('with an end time it stays open for devices to come until then; without, it
   await report(world, second!, { outcome: 'committed' });
   world.pass(3_000_000);
   expect((await run(world, rollout)).progress.state).toBe('completed');
+});
+
+test('whoever comes and goes, each device joins once, into the last wave, at most one look every half minute; in the end all who match are in', async () => {
+  const moves = fc.array(fc.record({ device: fc.nat(5), passMs: fc.constantFrom(0, 1_000, 20_000, 40_000) }), {
+    maxLength: 12,
+  });
+  await fc.assert(
+    fc.asyncProperty(moves, async (steps) => {
+      await world.close();
+      world = await openWorld();
+      await releaseOf(world, '1.1.0');
+      const fleet = await enrolFleet(world, 6);
+      await tag(fleet[0]!);
+      await tag(fleet[1]!);
+      const rollout = await start(true, T0 + DAY);
+      const matching = new Set([fleet[0], fleet[1]]);
+      let looked = world.now();
+      let size = 2;
+      for (const { device, passMs } of steps) {
+        await tag(fleet[device]!);
+        matching.add(fleet[device]);
+        world.pass(passMs);
+        await run(world, rollout);
+        const grown = (await deploymentsOf(world, rollout)).length;
+        if (grown > size) {
+          expect(world.now() - looked).toBeGreaterThanOrEqual(30_000);
+          looked = world.now();
+        }
+        size = grown;
+      }
+      world.pass(30_000);
+      await run(world, rollout);
+      const all = await deploymentsOf(world, rollout);
+      expect(new Set(all.map(({ device }) => device))).toEqual(matching);
+      expect(all).toHaveLength(matching.size);
+      expect(all.slice(2).every(({ wave }) => wave === 1)).toBe(true);
+      expect(new Set(all.filter(({ wave }) => wave === 1).map(({ position }) => position)).size).toBe(all.length - 1);
+      expect((await world.store.getRollout(rollout))?.plan.waveSizes).toEqual([1, all.length - 1]);
+    }),
+    { numRuns: 5 },
+  );
 });
