@@ -1,8 +1,12 @@
 /** What the crash tests share: one server, and a device that has committed 1.0.0, whose data folder each test copies. */
 import { cp, stat } from 'node:fs/promises';
 import { join } from 'node:path';
-import { expect } from 'vitest';
+import { expect, vi } from 'vitest';
 import { APPS, openDevice, type Published, startTestServer, until } from './harness.ts';
+
+// Longer than all waits of a test together, so that a wait that is in vain says so itself, with what is known.
+const DEADLINE_MS = 50_000;
+vi.setConfig({ testTimeout: 5 * DEADLINE_MS, hookTimeout: 2 * DEADLINE_MS });
 
 export type CrashRig = Awaited<ReturnType<typeof openCrashRig>>;
 
@@ -38,9 +42,11 @@ export const openCrashRig = async () => {
       versions += 1;
       const release = await server.publishRelease(`1.1.${versions}`, script, more);
       server.desire(release.instruction);
+      const facts = () => [agent.lines.map(({ msg }) => msg), agent.errorOutput(), server.state.requests];
+      await until(`it is killed at ${step}`, agent.hasEnded, DEADLINE_MS, facts);
       const ended = await agent.ended;
       expect(ended, `${step}: ${agent.errorOutput()}`).toEqual({ code: null, signal: 'SIGKILL' });
-      await until('the broker has noticed', server.nobodyIsConnected, 20_000);
+      await until('the broker has noticed', server.nobodyIsConnected, DEADLINE_MS);
       return release;
     },
     /** Restarts the agent (which would die at `killAt`), and waits until the deployment is reported and it is idle. */
@@ -49,8 +55,8 @@ export const openCrashRig = async () => {
       const agent = device.start(killAt);
       const facts = () => [agent.lines.map(({ msg }) => msg), agent.errorOutput()];
       const isDone = () => server.state.receipts.length > before && agent.states().at(-1) === 'idle';
-      await until('it reports the outcome and is idle', isDone, 50_000, () => [facts(), server.state.requests]);
-      await until('it reports what runs', () => server.state.reports.at(-1)?.deployment === null, 50_000, facts);
+      await until('it reports the outcome and is idle', isDone, DEADLINE_MS, () => [facts(), server.state.requests]);
+      await until('it reports what runs', () => server.state.reports.at(-1)?.deployment === null, DEADLINE_MS, facts);
       return agent;
     },
     expectCommitted: (release: Published): void => {

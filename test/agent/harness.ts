@@ -383,6 +383,7 @@ export const openDevice = async (
       states: () => lines.filter(({ event }) => event === 'state-entered').map(({ state }) => state!),
       errorOutput: () => output,
       ended,
+      hasEnded: () => !running.has(child),
       kill: () => child.kill('SIGKILL'),
       stop: async () => {
         child.kill('SIGTERM');
