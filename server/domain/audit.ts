@@ -224,7 +224,7 @@ const WORDS: Words = {
   'rollout-halted': (e) => `Rollout ${e.rollout} halted: ${sentenceOfHalt(e.reason)}.`,
   'rollout-aborted': (e) => `${e.by} aborted rollout ${e.rollout}${noted(e.note)}.`,
   'rollout-recalled': (e) =>
-    `${e.by} recalled rollout ${e.rollout}: its devices go back to ${e.to ?? 'what each ran before'}${noted(e.note)}.`,
+    `${e.by === BY_SERVER ? `Rollout ${e.rollout} was recalled as its policy says` : `${e.by} recalled rollout ${e.rollout}`}: its devices go back to ${e.to ?? 'what each ran before'}${noted(e.note)}.`,
   'recall-joined': (e) =>
     `Rollout ${e.rollout}: ${naming(e.devices)} joined, to go back like the others of rollout ${e.recalls}.`,
   'recall-stays': (e) =>

@@ -238,7 +238,7 @@ describe('every audit event', () => {
       'alice planned rollout r-1-r1 of gateway@1.4.0 to 2 devices in 1 wave (2), leaving out 3 (2 of them below their security floor), to take back rollout r-1.',
     );
     expect(sentenceOf({ ...server, kind: 'rollout-recalled', rollout, to: 'gateway@1.3.0', note: '' })).toBe(
-      'server recalled rollout r-1: its devices go back to gateway@1.3.0.',
+      'Rollout r-1 was recalled as its policy says: its devices go back to gateway@1.3.0.',
     );
   });
 

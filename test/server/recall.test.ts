@@ -16,6 +16,7 @@ import { Policy } from '#shared/policy.ts';
 import { publicKeyPem } from '#shared/trust/keys.ts';
 import { generatePrivateKey, type Signer, signerFromPem } from '#shared/trust/signers.ts';
 import { openDevice, type RunningAgent, until } from '#test/agent/harness.ts';
+import { runSluice } from '#test/cli/run.ts';
 import { configFor, newFolder, removeFolder } from './running.ts';
 
 let dir: string;
@@ -151,5 +152,12 @@ test('what two devices committed and a third could not bear is recalled by its h
     ['gateway@1.1.0', 'committed', true],
     ['gateway@1.0.0', 'committed', true],
   ]);
+  const environment = { SLUICE_URL: server.httpUrl, SLUICE_TOKEN: server.adminToken! };
+  const shown = await runSluice(['rollout', 'show', bad.id], { environment, cwd: dir });
+  expect(shown.out).toMatch(new RegExp(`RECALLED WITH +BACK TO +DEVICES\\n${bad.id}-r1 +gateway@1.0.0 +2`));
+  const resumed = await runSluice(['rollout', 'resume', bad.id, '--note', 'x'], { environment, cwd: dir });
+  expect(resumed).toMatchObject({ code: 1, err: expect.stringContaining('was recalled') });
+  const again = await runSluice(['rollout', 'recall', bad.id], { environment, cwd: dir });
+  expect(again).toMatchObject({ code: 0, out: expect.stringContaining(`2 back to gateway@1.0.0 with ${bad.id}-r1`) });
   for (const agent of agents) await agent.stop();
 });
