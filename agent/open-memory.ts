@@ -39,6 +39,9 @@ export const openMemory = async (
     if (!reverted.ok) log.error({ event: 'revert-failed', code: reverted.code }, reverted.message);
   }
   const memory = { ...rebuilt.memory, reportSeq: Math.max(rebuilt.memory.reportSeq, reportSeq) };
-  await journal.append(memory);
+  // A full disk must not keep the application from starting; no number is used before it is recorded.
+  await journal.append(memory).catch((error: unknown) => {
+    log.error({ event: 'journal-not-written', err: error }, 'the journal can not be begun yet');
+  });
   return { journal, memory };
 };

@@ -5,6 +5,7 @@ import { expect, onTestFinished, test } from 'vitest';
 import type { Log } from '#agent/log.ts';
 import { openMemory } from '#agent/open-memory.ts';
 import type { Slots } from '#agent/slots/slots.ts';
+import { mountDrives } from '#test/simulation/drive.ts';
 
 const silent: Log = { debug: () => undefined, info: () => undefined, warn: () => undefined, error: () => undefined };
 /** Of a device that has never installed anything; nothing else is asked of it. */
@@ -53,4 +54,24 @@ test('numbers of reports grow when the file beside the journal is damaged: the j
   const third = await openMemory(dir, slots, silent, () => 0);
   await third.journal.close();
   expect(third.memory.reportSeq).toBe(9_000);
+});
+
+// Found by the simulation: the agent ended, and its application with it, for as long as the disk was full.
+test('an agent without a journal starts on a full disk: it records as soon as there is room', async () => {
+  const drives = mountDrives();
+  onTestFinished(drives.unmount);
+  const { attach, folder: dir } = drives.open('gw-1', { forgets: false });
+  let isFull = true;
+  attach({
+    process: { name: 'gw-1', dead: false },
+    maybeCrash: () => false,
+    isFull: () => isFull,
+    latency: async () => {},
+  });
+  const first = await openMemory(dir, slots, silent, () => 5_000);
+  expect(first.memory).toMatchObject({ install: { state: 'idle' }, reportSeq: 5_000 });
+  await expect(first.journal.append(first.memory)).rejects.toThrow('ENOSPC');
+  isFull = false;
+  await first.journal.append({ ...first.memory, reportSeq: 6_000 });
+  expect((await openMemory(dir, slots, silent, () => 0)).memory.reportSeq).toBe(6_000);
 });

@@ -11,7 +11,7 @@ type On = {
   desired(desired: Desired): void;
   ack(ack: Ack): void;
 };
-type Answer = { desired: Desired | null };
+type Answer = { desired: Desired | null; serverTime: number };
 /** `confirm`: whether an offer still stands, right before it is activated. */
 export type AskedFor = 'news' | 'confirm';
 /** What the server shows to the network. */
@@ -63,7 +63,9 @@ export const openNetwork = (world: World): Network => {
   const isCutOff = (device: Id): boolean => (cutOffUntil.get(device) ?? 0) > time.now();
   const delayMs = (): number => {
     if (!world.has('delay')) return random.between(5, 50);
-    return world.random('delay').chance(0.05) ? random.between(1_000, 20_000) : random.between(5, 1_500);
+    return world.strikes('delay', world.random('delay'), 0.05)
+      ? random.between(1_000, 20_000)
+      : random.between(5, 1_500);
   };
   const end = (connection: Connection): void => {
     if (connection.ended) return;
@@ -75,11 +77,11 @@ export const openNetwork = (world: World): Network => {
   };
   /** One message on a connection: late, twice, or never, in which case the connection ends soon. */
   const carry = (connection: Connection, deliver: () => void): void => {
-    if (world.has('loss') && world.random('loss').chance(0.02)) {
+    if (world.strikes('loss', world.random('loss'), 0.02)) {
       time.at(random.between(1_000, 45_000), undefined, () => end(connection));
       return;
     }
-    const copies = world.has('repeat') && world.random('repeat').chance(0.05) ? 2 : 1;
+    const copies = world.strikes('repeat', world.random('repeat'), 0.05) ? 2 : 1;
     for (let copy = 0; copy < copies; copy += 1)
       time.at(delayMs(), undefined, () => {
         if (!connection.ended) deliver();
@@ -141,7 +143,7 @@ export const openNetwork = (world: World): Network => {
           if (!process.dead) time.within(process, () => resolve(answer));
         };
         time.at(ASK_MS_MAX, process, () => give(undefined));
-        if (isCutOff(device) || (world.has('loss') && world.random('loss').chance(0.02))) return;
+        if (isCutOff(device) || world.strikes('loss', world.random('loss'), 0.02)) return;
         time.at(delayMs(), undefined, () => {
           const server = endpoint;
           if (server === undefined || server.process.dead || !server.admits(device)) return;

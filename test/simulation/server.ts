@@ -6,14 +6,15 @@ import { grantGrace, noteAlive } from '#server/flow/grant-grace.ts';
 import { makeGreeter } from '#server/flow/greet-device.ts';
 import { makeIngest } from '#server/flow/ingest.ts';
 import { type Rollouts, startRollouts } from '#server/flow/rollouts.ts';
+import type { Sql } from '#server/store/sqlite/sql.ts';
 import type { SyncStore } from '#server/store/sqlite/sync.ts';
 import type { Store } from '#server/store/store.ts';
 import type { Id } from '#shared/ids.ts';
 import type { Signer } from '#shared/trust/signers.ts';
-import type { Witness } from './checks.ts';
 import type { Network } from './network.ts';
 import { storeFor } from './store.ts';
 import type { Process } from './time.ts';
+import type { Witness } from './witness.ts';
 import type { World } from './world.ts';
 
 /** What an operator's call needs. */
@@ -35,6 +36,7 @@ const observer = { message: () => {}, ingested: () => {}, refused: () => {}, rec
 export const openServer = (deps: {
   world: World;
   sync: SyncStore;
+  sql: Sql;
   witness: Witness;
   network: Network;
   director: Signer;
@@ -55,6 +57,7 @@ export const openServer = (deps: {
       process.dead = true;
       running = undefined;
       world.tell('the server crashes');
+      deps.witness.serverDown();
       network.listen(undefined);
       const downMs = random.chance(0.1) ? random.between(300_000, 2_400_000) : random.between(1_000, 60_000);
       time.at(downMs, undefined, server.start);
@@ -81,10 +84,10 @@ const live = async (
   askedAt: Map<Id, number>,
   opened: (running: Running) => void,
 ): Promise<void> => {
-  const { world, sync, witness, network, director } = deps;
+  const { world, sync, sql, network, director } = deps;
   const now = (): number => world.time.now() + server.clockOffMs;
   world.tell('the server starts');
-  const store = storeFor(world, sync, witness, process, server.crash);
+  const store = storeFor({ world, sync, sql, witness: deps.witness, process, crash: server.crash });
   await store.setAllOffline();
   await grantGrace({ store, now }, GRACE_MS_MAX);
   setInterval(() => void noteAlive({ store, now }), ALIVE_MS);
@@ -127,7 +130,7 @@ const live = async (
     message: (device, channel, payload) => ingest.message(device, channel, payload),
     ask: async (device, why) => {
       if (why === 'confirm') askedAt.set(device, world.time.now());
-      return { desired: await desiredOf({ store, now, director }, device) };
+      return { desired: await desiredOf({ store, now, director }, device), serverTime: Math.max(0, now()) };
     },
   });
   opened({ process, store, rollouts, link, now });

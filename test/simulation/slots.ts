@@ -1,6 +1,9 @@
 /** An A/B pair in memory behind the real port: durable selector and contents, a running application that dies with the power, and applications that behave as their release does. */
-import { type SlotContent, type SlotName, type Slots, type SlotsView } from '#agent/slots/slots.ts';
+import { readFile } from 'node:fs/promises';
+import type { SlotContent, SlotName, Slots, SlotsView } from '#agent/slots/slots.ts';
+import type { Supervisor } from '#agent/supervisor.ts';
 import type { Id, Sha256 } from '#shared/ids.ts';
+import { sha256Hex } from '#shared/trust/canonical.ts';
 import { randomOf } from './random.ts';
 import type { Process } from './time.ts';
 import { never, type World } from './world.ts';
@@ -21,18 +24,25 @@ export const freshDisk = (version: string, manifest: Sha256): Disk => ({
 });
 
 export type SimulatedSlots = Slots & {
-  /** What the trial shows after it has run for a while. */
+  /** By the application's own word. */
   isHealthy(): boolean;
-  /** Begins writing what the manifest says. */
-  target(version: string, manifest: Sha256): void;
+  supervisor: Supervisor;
 };
 
 /** Whether the application of this release comes up and stays healthy on this device. */
 const works = (world: World, device: Id, version: string): 'works' | 'crashes' | 'unhealthy' => {
   const behaviour = world.releases.get(version)?.behaviour ?? { kind: 'good' };
   if (behaviour.kind === 'crashes' || behaviour.kind === 'unhealthy') return behaviour.kind;
-  if (behaviour.kind === 'good') return 'works';
+  if (behaviour.kind === 'good' || behaviour.kind === 'fades') return 'works';
   return randomOf(world.options.seed, `flaky ${version} ${device}`).next() < behaviour.share ? 'unhealthy' : 'works';
+};
+
+/** How long an application of this release stays well on this device. */
+const wellForMs = (world: World, device: Id, version: string): number => {
+  const behaviour = world.releases.get(version)?.behaviour;
+  if (behaviour?.kind !== 'fades') return Number.POSITIVE_INFINITY;
+  const fades = randomOf(world.options.seed, `fades ${version} ${device}`).next() < behaviour.share;
+  return fades ? behaviour.afterMs : Number.POSITIVE_INFINITY;
 };
 
 /** The properties that must hold of a disk at every moment. */
@@ -67,8 +77,22 @@ export const openSlots = (
 ): SimulatedSlots => {
   const { bug } = world.options;
   const random = world.random(`slots ${device}`);
-  let running: { slot: SlotName; trial: boolean; works: ReturnType<typeof works> } | null = null;
-  let wanted: { version: string; manifest: Sha256 } | undefined;
+  let running: { slot: SlotName; trial: boolean; version: string; since: number } | null = null;
+  const listeners = new Set<Parameters<Supervisor['listen']>[0]>();
+  const exit = (): void => {
+    running = null;
+    for (const listener of listeners) listener({ slot: 'a', code: 1, signal: null, ranMs: 0, restartInMs: null });
+  };
+  const startIt = (slot: SlotName, trial: boolean, version: string): void => {
+    const mine = { slot, trial, version, since: world.time.now() };
+    running = mine;
+    const state = works(world, device, version);
+    if (state === 'crashes') running = null;
+    if (state === 'unhealthy')
+      world.time.at(random.between(500, 4_000), process, () => {
+        if (running === mine) exit();
+      });
+  };
 
   /** Each operation takes time, and the power may fail before it or after it. */
   const operate = async <T>(act: () => T): Promise<T> => {
@@ -89,12 +113,24 @@ export const openSlots = (
       securityCounter: 0,
     };
   };
-  const bad = (code: 'WRITE_VERIFY' | 'PRECONDITION', message: string) => ({ ok: false as const, code, message });
+  const bad = (code: 'WRITE_VERIFY' | 'PRECONDITION' | 'NO_SPACE' | 'TARGET_HASH', message: string) => ({
+    ok: false as const,
+    code,
+    message,
+  });
 
   return {
-    isHealthy: () => running?.works === 'works',
-    target: (version, manifest) => {
-      wanted = { version, manifest };
+    isHealthy: () => running !== null && world.time.now() - running.since < wellForMs(world, device, running.version),
+    supervisor: {
+      start: async () => ({ ok: true }),
+      running: () => (running === null ? null : { slot: running.slot, pid: 2, since: running.since }),
+      keepRunning: () => {},
+      listen: (listener) => {
+        listeners.add(listener);
+        return () => void listeners.delete(listener);
+      },
+      lastOutput: async () => '',
+      stop: async () => {},
     },
     inspect: () =>
       operate(() => ({
@@ -112,12 +148,13 @@ export const openSlots = (
         disk.contents[slot] = null;
         return { ok: true };
       }),
-    write: async (slot) => {
-      const target = wanted;
-      if (target === undefined) return bad('PRECONDITION', 'nothing to write');
+    write: async (slot, { version }, sha256, artifacts) => {
+      for (const { name, file } of artifacts)
+        if (!file.endsWith(sha256Hex(await readFile(file)))) return bad('TARGET_HASH', name);
       const begun = await operate(() => {
         if (slot === disk.active) return bad('PRECONDITION', 'the active slot');
-        disk.contents[slot] = { ...target, whole: false, flushed: false, bootable: false };
+        if (world.strikes('slot-full', random, 0.15)) return bad('NO_SPACE', 'the slot is too small');
+        disk.contents[slot] = { version, manifest: sha256 as Sha256, whole: false, flushed: false, bootable: false };
         return { ok: true as const };
       });
       if (!begun.ok) return begun;
@@ -125,7 +162,7 @@ export const openSlots = (
       return operate(() => {
         const content = disk.contents[slot];
         if (content === null) return bad('PRECONDITION', 'it was emptied');
-        content.whole = !(world.has('bad-disk') && world.random('bad-disk').chance(0.1));
+        content.whole = !world.strikes('bad-disk', world.random('bad-disk'), 0.1);
         content.flushed = bug !== 'flush-skipped';
         return { ok: true };
       });
@@ -158,7 +195,7 @@ export const openSlots = (
       return operate(() => {
         const version = disk.contents[booted.slot]?.version;
         if (version === undefined) return { booted: null, why: 'its slot was emptied' };
-        running = { ...booted, works: works(world, device, version) };
+        startIt(booted.slot, booted.trial, version);
         return { booted: booted.slot, trial: booted.trial };
       });
     },
@@ -179,4 +216,17 @@ export const openSlots = (
       running = null;
     },
   };
+};
+
+/** Somebody installs another release into the active slot, past the agent. False where the device can not bear that now. */
+export const changeByHand = (
+  world: World,
+  device: { id: Id; compatible: Id; disk: Disk },
+  version: string,
+): boolean => {
+  const { id, compatible, disk } = device;
+  const manifest = world.releases.get(version)?.manifests.get(compatible);
+  if (manifest === undefined || disk.trial !== null || works(world, id, version) !== 'works') return false;
+  disk.contents[disk.active] = { version, manifest, whole: true, flushed: true, bootable: true };
+  return true;
 };

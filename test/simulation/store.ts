@@ -1,20 +1,24 @@
 /** The real store on SQLite in memory, as one life of a server sees it: calls take time, the server may crash around any of them, and every one is watched. */
+import type { Sql } from '#server/store/sqlite/sql.ts';
 import { methodsOf, type SyncStore, storeOf } from '#server/store/sqlite/sync.ts';
 import type { Store } from '#server/store/store.ts';
-import type { Witness } from './checks.ts';
+import { plantedIn } from './planted.ts';
 import type { Process } from './time.ts';
+import type { Witness } from './witness.ts';
 import { never, type World } from './world.ts';
 
 /** Chance that the server dies before, or after, one call. */
 const CRASH = 0.0002;
 
-export const storeFor = (
-  world: World,
-  sync: SyncStore,
-  witness: Witness,
-  process: Process,
-  crash: () => void,
-): Store => {
+export const storeFor = (deps: {
+  world: World;
+  sync: SyncStore;
+  sql: Sql;
+  witness: Witness;
+  process: Process;
+  crash: () => void;
+}): Store => {
+  const { world, sync, witness, process, crash } = deps;
   const latency = world.random('store-latency');
   const crashes = world.random('server-crash');
   const rest = async (name: string): Promise<void> => {
@@ -25,7 +29,7 @@ export const storeFor = (
   };
   const maybeCrash = (): boolean => {
     if (process.dead) return true;
-    if (!world.has('server-crash') || !crashes.chance(CRASH)) return false;
+    if (!world.strikes('server-crash', crashes, CRASH)) return false;
     crash();
     return true;
   };
@@ -34,54 +38,17 @@ export const storeFor = (
     async (...args) => {
       await rest(name);
       if (maybeCrash()) return never();
-      const planted = plantedIn(world, sync, process, name, args);
+      const planted = plantedIn(deps, name, args);
       if (planted.instead !== undefined) return planted.instead();
-      const result = witness.observe(name, planted.args, () => method(...planted.args));
+      const result = witness.observe(name, planted.args, () => {
+        const answer = method(...planted.args);
+        planted.after?.();
+        return planted.answer === undefined ? answer : planted.answer;
+      });
       if (maybeCrash()) return never();
       await rest(name);
       return process.dead ? never() : result;
     },
   ]);
   return storeOf(methods, async () => {});
-};
-
-type Planted = { args: unknown[]; instead?: () => Promise<unknown> };
-type Save = Parameters<SyncStore['saveRollout']>[0];
-type Reports = Parameters<SyncStore['saveReports']>[0];
-
-/** The bugs that live between a flow and its store. */
-const plantedIn = (world: World, sync: SyncStore, process: Process, name: string, args: unknown[]): Planted => {
-  const { bug } = world.options;
-  if (bug === undefined) return { args };
-  if (name === 'saveRollout') {
-    const save = args[0] as Save;
-    if (bug === 'revision-not-checked') {
-      const revision = sync.getRollout(save.rollout.plan.id)?.revision ?? save.rollout.revision;
-      return { args: [{ ...save, rollout: { ...save.rollout, revision } }] };
-    }
-    if (bug === 'more-than-allowed')
-      return { args: [{ ...save, offers: save.offers.map((offer) => ({ ...offer, atMost: offer.atMost * 3 + 2 })) }] };
-    if (bug === 'withdrawal-lost') return { args: [{ ...save, withdraw: null }] };
-  }
-  if (name === 'saveReports' && bug === 'acknowledged-before-commit') {
-    const reports = args[0] as Reports;
-    return {
-      args,
-      instead: async () => {
-        world.time.at(50, process, () => sync.saveReports(reports));
-        return { conflicts: [] };
-      },
-    };
-  }
-  if (name === 'saveReports' && bug === 'receipt-not-needed') {
-    const reports = args[0] as Reports;
-    const trusting = reports.map((report) => ({
-      ...report,
-      deployments: report.deployments.map((row) =>
-        row.state === 'trial' ? { ...row, state: 'committed' as const, decidedAt: row.stateAt, deadlineAt: null } : row,
-      ),
-    }));
-    return { args: [trusting] };
-  }
-  return { args };
 };

@@ -2,6 +2,7 @@
 import { createHash } from 'node:crypto';
 import type { Id, Sha256 } from '#shared/ids.ts';
 import type { Signer } from '#shared/trust/signers.ts';
+import type { Drives } from './drive.ts';
 import { type Random, randomOf } from './random.ts';
 import type { Time } from './time.ts';
 
@@ -12,22 +13,39 @@ export const FAULTS = [
   'partition', // a device is cut off for a while
   'store-latency', // calls of the store take their time, so that flows overlap
   'server-crash', // at any call of the store, before or after it was committed
-  'agent-crash', // at any record or slot operation, before or after it was durable; the last write may be torn
+  'agent-crash', // at any operation of a drive or slot, before or after it; what was not flushed is torn or gone
   'journal-lost', // a restarted agent finds its journal damaged
-  'full-disk', // a journal can not be written for a while
+  'full-disk', // a file can not be written
+  'slot-full', // a release does not fit, this time
   'bad-disk', // what was written is not what is read
   'device-clock', // wrong by up to ten days
   'server-clock', // steps by up to a minute
-  'bad-release', // crashes at once, is unhealthy, or fails on some devices only
-  'operator', // pauses, resumes, aborts, withdraws, shuts devices out
+  'bad-release', // crashes at once, is unhealthy, fails on some devices only, or falls ill after it was committed
+  'operator', // pauses, resumes, aborts, activates, approves, withdraws, shuts devices out
+  'by-hand', // somebody installs something on a device, by hand
 ] as const;
 export type Fault = (typeof FAULTS)[number];
+
+/** What policies and plans make use of. */
+export const FEATURES = [
+  'windows', // per rollout or cohort, in the device's time zone or another
+  'activation', // at a time, or on command
+  'priorities', // rollouts that take devices over
+  'follow', // cohorts that devices come to match
+  'retries', // with a cool-down
+  'watch', // for late regressions
+  'end-by', // rollouts that are over at a time
+  'channels', // promotion, and what production requires
+  'approvals', // of rollouts in production, by others than their author
+  'simple-rules', // instead of the judge
+] as const;
+export type Feature = (typeof FEATURES)[number];
 
 /** Bugs that the simulation must find. Each is put in where the simulation hands a collaborator to the real code. */
 export const BUGS = [
   'revision-not-checked',
   'acknowledged-before-commit',
-  'journal-forgets',
+  'flush-of-files-skipped',
   'flush-skipped',
   'committed-without-trial',
   'read-back-skipped',
@@ -35,12 +53,24 @@ export const BUGS = [
   'withdrawal-lost',
   'confirmation-skipped',
   'receipt-not-needed',
+  'takeover-keeps-both',
+  'window-ignored',
+  'activates-early',
+  'retry-without-cool-down',
+  'joins-twice',
+  'approval-not-needed',
+  'promotion-unchecked',
+  'watch-skipped',
+  'drift-overlooked',
 ] as const;
 export type Bug = (typeof BUGS)[number];
 
 export type Options = {
   seed: number;
   faults: ReadonlySet<Fault>;
+  features: ReadonlySet<Feature>;
+  /** Single strikes of faults that are left out, such as `loss#17`: how a history is made shorter. */
+  without?: ReadonlySet<string>;
   devices: number;
   /** How long faults happen. */
   faultyMs: number;
@@ -54,17 +84,27 @@ export type Behaviour =
   | { kind: 'good' }
   | { kind: 'crashes' }
   | { kind: 'unhealthy' }
-  | { kind: 'flaky'; share: number };
+  | { kind: 'flaky'; share: number }
+  /** Well at first; on this share of the devices it falls ill so long after each start. */
+  | { kind: 'fades'; share: number; afterMs: number };
 export type Release = { version: string; behaviour: Behaviour; manifests: Map<Id, Sha256> };
 
 export type World = {
   options: Options;
   time: Time;
+  drives: Drives;
+  /** What devices download, by digest. */
+  objects: Map<string, Buffer>;
   signerOf: (name: string) => Signer;
   releases: Map<string, Release>;
   random: (stream: string) => Random;
   /** Whether this kind of fault may happen now. */
   has(fault: Fault): boolean;
+  /** Whether it happens at this very moment, by chance. */
+  strikes(fault: Fault, random: Random, probability: number): boolean;
+  /** What has struck, in order. */
+  struck: string[];
+  uses(feature: Feature): boolean;
   /** From now on nothing goes wrong any more. */
   heal(): void;
   /** One line of the history. */
@@ -77,7 +117,7 @@ export type World = {
 
 const LINES_MAX = 200_000;
 
-export const openWorld = (options: Options, time: Time, signerOf: World['signerOf']): World => {
+export const openWorld = (options: Options, time: Time, signerOf: World['signerOf'], drives: Drives): World => {
   const lines: string[] = [];
   const hash = createHash('sha256');
   const startAt = time.now();
@@ -89,9 +129,25 @@ export const openWorld = (options: Options, time: Time, signerOf: World['signerO
     if (lines.length < LINES_MAX) lines.push(text);
   };
   const streams = new Map<string, Random>();
+  const struck: string[] = [];
+  const counts = new Map<Fault, number>();
+  const has = (fault: Fault): boolean => !healed && options.faults.has(fault);
   return {
     options,
     time,
+    drives,
+    objects: new Map(),
+    struck,
+    strikes: (fault, random, probability) => {
+      if (!has(fault) || !random.chance(probability)) return false;
+      const number = (counts.get(fault) ?? 0) + 1;
+      counts.set(fault, number);
+      const name = `${fault}#${number}`;
+      if (options.without?.has(name) === true) return false;
+      struck.push(name);
+      return true;
+    },
+    uses: (feature) => options.features.has(feature),
     signerOf,
     releases: new Map(),
     random: (stream) => {
@@ -99,7 +155,7 @@ export const openWorld = (options: Options, time: Time, signerOf: World['signerO
       streams.set(stream, known);
       return known;
     },
-    has: (fault) => !healed && options.faults.has(fault),
+    has,
     heal: () => {
       healed = true;
       tell('from here on nothing goes wrong');

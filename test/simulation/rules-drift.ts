@@ -1,0 +1,37 @@
+/** A device that was changed by hand is found to drift, and stays so until somebody decides: it is adopted, or offered something. */
+import type { SyncStore } from '#server/store/sqlite/sync.ts';
+import type { Id, Sha256 } from '#shared/ids.ts';
+import type { Event } from './rules-rows.ts';
+import type { World } from './world.ts';
+
+type Changed = { manifest: Sha256; at: number; logged: number };
+
+export const openDrift = (world: World, store: SyncStore, log: readonly Event[]) => {
+  const changed = new Map<Id, Changed>();
+  const touched = new Set<Id>();
+  return {
+    changedByHand: (device: Id, manifest: Sha256): void => {
+      const record = store.getDevice(device);
+      // What the server expects is known for certain only of the first change, and where nothing was under way.
+      const isFirst = !touched.has(device);
+      touched.add(device);
+      const isKnown = record?.deployment === null && store.getDrift(device) === undefined && record.running !== null;
+      if (isFirst && isKnown && record.running?.manifest !== manifest)
+        changed.set(device, { manifest, at: world.time.now(), logged: log.length });
+    },
+    /** Anything that moves for the device ends what is known of it. */
+    moved: (device: Id): void => {
+      touched.add(device);
+      changed.delete(device);
+    },
+    recount: (): void => {
+      for (const [device, { manifest, logged }] of changed) {
+        const record = store.getDevice(device);
+        if (record?.running?.manifest !== manifest || record.deployment !== null) continue;
+        const isAdopted = log.slice(logged).some((event) => event.kind === 'drift-adopted' && event.device === device);
+        if (record.state === 'accepted' && !isAdopted && store.getDrift(device) === undefined)
+          world.violate(`${device} runs what nobody told it to run, which the server knows and says to nobody`);
+      }
+    },
+  };
+};

@@ -1,0 +1,59 @@
+/** Liveness: with the faults off everything ends, and everybody knows. */
+import type { SyncStore } from '#server/store/sqlite/sync.ts';
+import type { Device } from './agent.ts';
+import type { People } from './people.ts';
+import type { Witness } from './witness.ts';
+import type { World } from './world.ts';
+
+const MINUTE_MS = 60_000;
+/** With the faults off, everything has to end within this time: several waves, each in a window that opens every other hour. */
+const LIVE_MS_MAX = 12 * 60 * MINUTE_MS;
+
+type Settling = {
+  world: World;
+  sync: SyncStore;
+  devices: Device[];
+  people: People;
+  witness: Witness;
+  over: () => boolean;
+};
+
+export const settleAll = async ({ world, sync, devices, people, witness, over }: Settling): Promise<void> => {
+  const { time } = world;
+  const until = time.now() + LIVE_MS_MAX;
+  let why = '';
+  while (time.now() < until) {
+    people.settle();
+    if (!(await time.runUntil(time.now() + 2 * MINUTE_MS, over))) return;
+    why = unsettled(sync, devices);
+    if (why === '') break;
+  }
+  witness.recount();
+  if (why !== '') return world.violate(`with the faults off for ${LIVE_MS_MAX / 3_600_000} hours: ${why}`);
+  for (const { row } of witness.deployments.values())
+    if (row.state === 'committed' && ![...witness.receipts].some((receipt) => receipt.includes(`"${row.id}"`)))
+      return world.violate(`${row.id} is committed without a receipt`);
+  world.tell('everything has ended');
+};
+
+/** The first thing that has not ended, in words; empty when all has. */
+const unsettled = (sync: SyncStore, devices: Device[]): string => {
+  for (const { plan, progress } of sync.listRollouts({ limit: 1_000 })) {
+    if (progress.state !== 'completed' && progress.state !== 'aborted')
+      return `rollout ${plan.id} is ${progress.state}`;
+    const left = sync.listDeployments({ rollout: plan.id }, { limit: 10_000 }).find((row) => UNDER_WAY.has(row.state));
+    if (left !== undefined) return `deployment ${left.id} is ${left.state}`;
+  }
+  if (sync.takeOutbox(1).length > 0) return 'the outbox is not empty';
+  for (const { id, disk, memory } of devices) {
+    const state = memory()?.install.state ?? 'off';
+    if (state !== 'idle') return `${id} is ${state}`;
+    const record = sync.getDevice(id);
+    if (record?.deployment !== null) return `${id} is owned by ${record?.deployment}`;
+    const runs = disk.contents[disk.active]?.manifest;
+    if (record.running?.manifest !== runs)
+      return `${id} runs ${runs}, and the server believes ${record.running?.manifest}`;
+  }
+  return '';
+};
+const UNDER_WAY: ReadonlySet<string> = new Set(['planned', 'offered', 'fetching', 'installing', 'ready', 'trial']);
