@@ -21,7 +21,7 @@ import type { DeploymentRecord, DeviceRecord, RolloutRecord, Store } from '#serv
 import { type Keyring, openKeyring } from '#server/trust/keyring.ts';
 import { openRepository, type Repository } from '#server/trust/repository.ts';
 import { createBundle } from '#shared/bundle.ts';
-import type { AgentState, Outcome, Running } from '#shared/deployment.ts';
+import type { AgentState, DeviceError, Outcome, Running } from '#shared/deployment.ts';
 import { Id, manifestPath, type Sha256 } from '#shared/ids.ts';
 import { type Desired, DesiredLeaf, type Instruction } from '#shared/messages.ts';
 import { Policy } from '#shared/policy.ts';
@@ -252,7 +252,7 @@ let seq = 0;
 export const report = async (
   world: World,
   deployment: DeploymentRecord,
-  word: { state: AgentState } | { outcome: Outcome },
+  word: { state: AgentState; error?: DeviceError } | { outcome: Outcome; error?: DeviceError },
   more: { running?: Running; floor?: number } = {},
 ): Promise<void> => {
   const [newest] = await world.store.getDeployments([deployment.id]);
