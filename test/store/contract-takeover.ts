@@ -3,7 +3,6 @@ import * as fc from 'fast-check';
 import { describe, expect } from 'vitest';
 import type { RolloutRecord, Store } from '#server/store/store.ts';
 import type { Running } from '#shared/deployment.ts';
-import type { Id } from '#shared/ids.ts';
 import { Policy } from '#shared/policy.ts';
 import type { OpenStore } from './contract.ts';
 import {
@@ -238,7 +237,7 @@ export const describeTakeover = (openStore: OpenStore): void => {
                 should.set(device, does.get(device)!);
               if (what === 'offer') await save(store, 'r', { offers: [offer('r', { atMost: 1 })] });
               if (what === 'commit' && owned !== null) {
-                const [mine] = await store.getDeployments([owned as Id]);
+                const [mine] = await store.getDeployments([owned]);
                 const done = { ...mine!, state: 'committed' as const, decidedAt: at, deadlineAt: null };
                 await store.saveReports([
                   report(device, at - T0, { at, deployments: [done], running: running(digest(seed)) }),
@@ -280,7 +279,7 @@ const act = async (store: Store, who: string, what: string, device: string, seq:
     return;
   }
   const owner = (await store.getDevice(id(device)))?.deployment;
-  const [mine] = owner == null ? [] : await store.getDeployments([owner]);
+  const [mine] = owner === undefined || owner === null ? [] : await store.getDeployments([owner]);
   if (mine === undefined) return;
   const states = { accept: 'fetching', trial: 'trial', commit: 'committed', revert: 'reverted' } as const;
   const state = states[what as keyof typeof states];
