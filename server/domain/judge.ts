@@ -136,10 +136,16 @@ export const judge = (
   return { kind: 'offer', ...offerBound(input.failed, input.healthy, waitingOf(input, bins), rule) };
 };
 
-/** Step 3 for each undecided device. */
+/**
+ * Step 3 for each undecided device. Delays are rounded down, so a device of age `a` bins is late with the chance that a delay falls
+ * into bin `a` or a later one: S(a - 1).
+ */
 export const waitingOf = ({ confirmed, undecided }: JudgeInput, bins: number = AGE_BINS): Waiting[] => {
   const curve = delayCurve(confirmed, bins);
-  return undecided.map(({ ageBins, devices }) => ({ late: curve[clampBin(ageBins, bins - 1)]!, devices }));
+  return undecided.map(({ ageBins, devices }) => ({
+    late: ageBins <= 0 ? 1 : curve[clampBin(ageBins - 1, bins - 1)]!,
+    devices,
+  }));
 };
 
 /** Steps 4 to 6: what may plausibly have failed already, and so how many more may be put at risk within the budget. */

@@ -10,6 +10,7 @@ import {
   offerBound,
   upperBound,
   type Waiting,
+  waitingOf as waitingAt,
 } from '#server/domain/judge.ts';
 
 const RULE = { limit: 0.02, alpha: 0.05, budget: 20, delta: 0.05 };
@@ -100,6 +101,19 @@ describe('reference values of the rule', () => {
       '0.0050',
       '0.0050',
     ]);
+  });
+
+  test('a device is no later than those were that reported within the same bin', () => {
+    const late = (ageBins: number): number =>
+      waitingAt(
+        input({
+          confirmed: [{ startAgeBins: 30, delayBins: 10, devices: 100_000 }],
+          undecided: [{ ageBins, devices: 1 }],
+        }),
+      )[0]!.late;
+    expect(late(0)).toBe(1);
+    expect(late(10)).toBeGreaterThan(0.99);
+    expect(late(11)).toBeLessThan(0.01);
   });
 });
 
