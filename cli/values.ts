@@ -82,6 +82,12 @@ export const maintenanceWindow = (text: string): z.input<typeof MaintenanceWindo
   throw new InvalidArgumentError(`${why ?? 'must be a window'}, as in "0 2 * * 1-5 for 2h in Europe/Paris"`);
 };
 
+/** `lyon=0 2 * * * for 2h` */
+export const cohortWindow = (text: string): [string, z.input<typeof MaintenanceWindow>] => {
+  const [cohort, window] = pair(text);
+  return [cohort, maintenanceWindow(window)];
+};
+
 /** A moment: ISO 8601, or `+15m` from now. */
 export const moment = (text: string): number => {
   const at = text.startsWith('+') ? Date.now() + duration(text.slice(1)) : Date.parse(text);

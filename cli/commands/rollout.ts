@@ -12,8 +12,10 @@ import { type Client, listAll } from '../client.ts';
 import { connect, type ServerFlags, withExamples, withServer } from '../command.ts';
 import { CliFailure, EXIT, usageFailure } from '../failure.ts';
 import { type Cell, facts, formatTime, liveTerminal, paint, print, printError, printJson, table } from '../terminal.ts';
+import { timingFacts } from '../timing-words.ts';
 import {
   cohortPlan,
+  cohortWindow,
   collect,
   deadline,
   duration,
@@ -70,6 +72,7 @@ const describeRollout = (rollout: RolloutView): string => {
     ['state', stateOf(rollout)],
     ['why', rollout.explanation],
     ['cohorts', plansOf(rollout.cohorts)],
+    ...timingFacts(rollout),
     ['devices', `${rollout.devices}: ${countsOf(rollout.counts)}; ${rollout.untouched} untouched`],
     ...(rollout.overdue.length === 0 ? [] : [['overdue', overdueOf(rollout.overdue)] satisfies [string, Cell]]),
     ['created', `${formatTime(rollout.createdAt)} by ${rollout.createdBy}`],
@@ -132,7 +135,7 @@ type CreateFlags = ServerFlags & {
   startAt?: number;
   endBy?: number;
   window?: z.input<typeof MaintenanceWindow>[];
-  cohortWindow?: [string, string][];
+  cohortWindow?: [string, z.input<typeof MaintenanceWindow>][];
   activateAt?: number;
   activateOnCommand?: boolean;
   priority?: number;
@@ -158,7 +161,7 @@ const cohortsOf = (flags: CreateFlags): z.input<typeof CohortPlan>[] => {
   const stranger = own.find(([cohort]) => flags.cohort.every((plan) => plan.cohort !== cohort));
   if (stranger !== undefined) throw usageFailure(`--cohort-window names ${stranger[0]}, which is no --cohort`);
   return flags.cohort.map((plan) => {
-    const windows = own.filter(([cohort]) => cohort === plan.cohort).map(([, window]) => maintenanceWindow(window));
+    const windows = own.filter(([cohort]) => cohort === plan.cohort).map(([, window]) => window);
     return {
       ...plan,
       ...(windows.length === 0 ? {} : { windows }),
@@ -195,7 +198,7 @@ const addCreate = (group: Command): void => {
       'only then: "0 2 * * 1-5 for 2h in Europe/Paris", in the device\'s own time zone where it reports one; "only in" for all; repeatable',
       collect(maintenanceWindow),
     )
-    .option('--cohort-window <cohort=window>', 'another window for this cohort; repeatable', collect(pair))
+    .option('--cohort-window <cohort=window>', 'another window for this cohort; repeatable', collect(cohortWindow))
     .option('--activate-at <time>', 'install now, activate together at this time', moment)
     .option('--activate-on-command', 'install now, activate when told by rollout activate')
     .option('--priority <0-100>', 'takes devices over from lower ones (default 50)', wholeNumber)

@@ -6,6 +6,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { z } from 'zod';
+import { signPayload } from '#shared/trust/signed.ts';
+import { generatePrivateKey, signerFromPem } from '#shared/trust/signers.ts';
 import { buildSamples } from '../../firmware-samples/build.ts';
 import { runSluice } from './run.ts';
 
@@ -159,6 +161,111 @@ test('cohorts and tokens are made, and what is wrong about them is said', async 
   expect(await json(['device', 'list'])).toEqual([]);
   const rollout = await sluice(['rollout', 'create', 'gateway@1.0.0', '--cohort', 'nobody']);
   expect(rollout).toMatchObject({ code: 1, out: '' });
+});
+
+const create = (...more: string[]) => [
+  'rollout',
+  'create',
+  'gateway@1.1.0',
+  '--cohort',
+  'lyon',
+  '--start-at',
+  '+1h',
+  ...more,
+];
+
+/** As an agent enrols that has no token. */
+const enrol = async (device: string): Promise<void> => {
+  const made = signerFromPem(generatePrivateKey('ed25519'));
+  if (!made.ok) throw new Error(made.detail);
+  const signed = signPayload(made.value, {
+    type: 'sluice/enrol/1',
+    device,
+    publicKey: made.value.key.keyval.public,
+    compatible: samples.samples[0]!.compatible,
+    attributes: { site: 'lyon', model: 'gw2' },
+    token: null,
+    at: Date.now(),
+  });
+  const headers = { 'content-type': 'application/json' };
+  const answer = await fetch(`${url}/device/v1/enrol`, { method: 'POST', headers, body: JSON.stringify(signed) });
+  expect(answer.status).toBe(200);
+  expect(await sluice(['device', 'accept', device])).toMatchObject({ code: 0 });
+};
+
+test('windows, times, priority and activation are given on the command line, and come back in the policy', async () => {
+  await enrol('gw-1');
+  const window = [
+    '--window',
+    '0 2 * * MON-FRI for 2h in Europe/Paris',
+    '--cohort-window',
+    'lyon=30 3 * * * for 45m only in UTC',
+  ];
+  const told = [
+    '--activate-at',
+    '+20h',
+    '--set',
+    'confirm=required',
+    '--priority',
+    '70',
+    '--follow',
+    '--end-by',
+    '+2d',
+  ];
+  expect(await json(create(...window, ...told))).toMatchObject({
+    state: 'scheduled',
+    cohorts: [
+      {
+        cohort: 'lyon',
+        follow: true,
+        windows: [{ cron: '30 3 * * *', durationMs: 2_700_000, timeZone: 'UTC', ofDevice: false }],
+      },
+    ],
+    policy: {
+      windows: [{ cron: '0 2 * * MON-FRI', durationMs: 7_200_000, timeZone: 'Europe/Paris', ofDevice: true }],
+      activation: expect.any(Number),
+      confirm: 'required',
+      priority: 70,
+    },
+  });
+  const urgent = await sluice(create('--urgent', '--activate-on-command', '--window', '0 2 * * * for 2h'));
+  expect(urgent).toMatchObject({ code: 0 });
+  expect(urgent.out).toMatch(/windows +"0 2 . . . for 2h in UTC"/);
+  expect(urgent.out).toMatch(/activation +when told: sluice rollout activate/);
+  expect(urgent.out).toMatch(/priority +90/);
+  const queue = await sluice(['rollout', 'queue']);
+  expect(queue.out.split('\n')[0]).toMatch(/^ROLLOUT +RELEASE +PRIORITY +STATE +STATES +WAITS FOR$/);
+  expect(queue.out.split('\n').slice(1).join(' ')).toMatch(/ 90 .* 70 /);
+});
+
+test.each([
+  [['--cohort-window', 'paris=0 2 * * * for 2h'], 'paris, which is no --cohort'],
+  [['--cohort-window', 'lyon=nightly'], '--cohort-window'],
+  [['--activate-at', '+1h', '--activate-on-command'], 'either --activate-at or --activate-on-command'],
+])('%j is a wrong command line, and what is wrong is said', async (flags, why) => {
+  const ran = await sluice(create(...flags));
+  expect(ran).toMatchObject({ code: 2, out: '', err: expect.stringContaining(why) });
+});
+
+test.each([
+  [['--window', '0 2 * * * for 2h in Mars/Base'], 'there is no time zone Mars/Base'],
+  [['--end-by', '+30m'], 'must end after it starts'],
+])('%j is refused by the server, and why is said', async (flags, why) => {
+  const ran = await sluice(create(...flags));
+  expect(ran).toMatchObject({ code: 1, out: '', err: expect.stringContaining(why) });
+});
+
+test('what can not be activated, resumed, adopted or reconciled is said', async () => {
+  const planned = z.object({ id: z.string() }).parse(await json(create()));
+  expect(await sluice(['rollout', 'activate', planned.id])).toMatchObject({
+    code: 1,
+    err: expect.stringContaining('activate'),
+  });
+  const resumed = await sluice(['rollout', 'resume', planned.id, '--acknowledge-failures', 'gw-1,gw-2']);
+  expect(resumed).toMatchObject({ code: 1, err: expect.stringContaining('gw-1, gw-2: no failure in rollout') });
+  expect(await sluice(['rollout', 'resume', planned.id, '--acknowledge-failures', 'gw 1'])).toMatchObject({ code: 2 });
+  expect(await json(['device', 'drift'])).toEqual([]);
+  expect(await sluice(['device', 'adopt', 'gw-99'])).toMatchObject({ code: 1 });
 });
 
 test('the audit log is exported and holds; with one byte changed it does not', async () => {
