@@ -2,7 +2,7 @@ import { readdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { type CrashRig, openCrashRig } from './crash-rig.ts';
-import { APPS, readSelector, until } from './harness.ts';
+import { APPS, NEVER_WELL, readSelector, until } from './harness.ts';
 
 // The fault cases 4 to 8, 12 and 13.
 
@@ -90,7 +90,7 @@ describe('from activation on', () => {
     '8: killed in revert (%s): revert completes',
     async (step) => {
       const device = await rig.settledDevice();
-      const release = await rig.crashAt(device, step, APPS.crashing);
+      const release = await rig.crashAt(device, step, APPS.crashing, NEVER_WELL);
       await rig.finish(device);
       expect(rig.server.state.receipts).toMatchObject([
         {

@@ -42,6 +42,14 @@ export const APPS = {
   crashing: 'setTimeout(() => { console.error("out of luck"); process.exit(3); }, 50);',
 } as const;
 
+/**
+ * With this no check calls a version well. For one that crashes: it then crashes while on trial however long it takes to
+ * start; on a busy machine it would be committed before.
+ */
+export const NEVER_WELL = {
+  health: { checks: [{ kind: 'command', command: ['false'] }], soakMs: 0, deadlineMs: 60_000, intervalMs: 100 },
+} satisfies Partial<ManifestInput>;
+
 export type Published = {
   version: string;
   app: Sha256;

@@ -5,7 +5,7 @@ import { signDesired } from '#server/trust/director.ts';
 import { Id } from '#shared/ids.ts';
 import type { Desired } from '#shared/messages.ts';
 import { generatePrivateKey, signerFromPem } from '#shared/trust/signers.ts';
-import { APPS, DEVICE, openDevice, type RunningAgent, startTestServer, until } from './harness.ts';
+import { APPS, DEVICE, NEVER_WELL, openDevice, type RunningAgent, startTestServer, until } from './harness.ts';
 
 const idle = (agent: RunningAgent) => (): boolean => agent.states().at(-1) === 'idle';
 const events = (agent: RunningAgent): (string | undefined)[] => agent.lines.map(({ event }) => event);
@@ -41,7 +41,7 @@ test('a version is installed, proven on trial, committed, and reported exactly o
   ];
   expect(agent.states()).toEqual(journey);
 
-  const bad = await server.publishRelease('1.1.0', APPS.crashing, { securityCounter: 2 });
+  const bad = await server.publishRelease('1.1.0', APPS.crashing, { securityCounter: 2, ...NEVER_WELL });
   server.desire(bad.instruction);
   await until(
     'the bad version is reported',
