@@ -1,9 +1,8 @@
 /**
- * When maintenance windows are open: the `cron` package, asked from fixed points, so that the same question always has the same
- * answer. The domain and devices know only the spans that come out.
+ * When maintenance windows are open: the `cron` package says which wall times, and the zone's clocks when these are, so that the
+ * same question always has the same answer. The domain and devices know only the spans that come out.
  *
  * Where clocks go forward, a window that would open in the hour that is left out opens when that hour would have ended.
- * (Lord Howe Island, whose clocks go by half an hour, may see one open half an hour early that night: the package's mistake.)
  * Where they go back, it opens once, at the first of the two times. How long it is open is elapsed time, whatever clocks do.
  */
 import { CronTime } from 'cron';
@@ -90,26 +89,59 @@ const spansOf = (window: MaintenanceWindow, zone: string, now: number): OpenSpan
   return spans;
 };
 
-const nextAfter = (time: CronTime, at: number, zone: string): number | undefined => {
+/** The next wall time that the expression names. It is asked in UTC, where clocks never change: across a change the package errs by an hour. */
+const nextAfter = (time: CronTime, wall: number): number | undefined => {
   try {
-    return time.getNextDateFrom(new Date(at), zone).toMillis();
+    return time.getNextDateFrom(new Date(wall), 'UTC').toMillis();
   } catch {
     return undefined; // never, or not for years
   }
 };
 
 const reckon = ({ cron, durationMs }: MaintenanceWindow, zone: string, now: number): OpenSpan[] => {
-  const time = new CronTime(cron, zone);
+  const time = new CronTime(cron, 'UTC');
+  const clock = clockOf(zone);
   const spans: OpenSpan[] = [];
-  // From a midnight (UTC) before: asked from within the hour that comes twice, the package would name its second time.
-  let at = Math.floor((now - durationMs) / DAY_MS) * DAY_MS - 1_000;
+  let wall = now - durationMs + clock(now - durationMs) - CHANGE_MS_MAX;
   for (let step = 0; step < OPENINGS_MAX && spans.length < SPANS_TOLD_MAX; step += 1) {
-    const opens = nextAfter(time, at, zone);
+    const next = nextAfter(time, wall);
     // The package looks ahead for some years only: of what is rare, the openings until then do.
-    if (opens === undefined && spans.length > 0) break;
-    if (opens === undefined) throw new Error('it never comes true');
-    if (opens + durationMs > now) spans.push({ opens, closes: opens + durationMs });
-    at = opens;
+    if (next === undefined && spans.length > 0) break;
+    if (next === undefined) throw new Error('it never comes true');
+    const opens = momentOf(next, clock);
+    // Two wall times of an hour that is left out are the same moment.
+    if (opens + durationMs > now && opens !== spans.at(-1)?.opens) spans.push({ opens, closes: opens + durationMs });
+    wall = next;
   }
   return spans;
+};
+
+/** How far clocks of a zone are ahead of UTC at a moment, in milliseconds. */
+type Clock = (at: number) => number;
+/** Clocks change by less than this. */
+const CHANGE_MS_MAX = 3 * 3_600_000;
+
+const clockOf = (timeZone: string): Clock => {
+  const numeric = 'numeric' as const;
+  const fields = { year: numeric, month: numeric, day: numeric, hour: numeric, minute: numeric, second: numeric };
+  const format = new Intl.DateTimeFormat('en-US', { timeZone, hourCycle: 'h23', ...fields });
+  return (at) => {
+    const part = new Map(format.formatToParts(at).map(({ type, value }) => [type, Number(value)]));
+    const of = (type: keyof typeof fields): number => part.get(type) ?? 0;
+    const shown = Date.UTC(of('year'), of('month') - 1, of('day'), of('hour'), of('minute'), of('second'));
+    return shown - Math.floor(at / 1_000) * 1_000;
+  };
+};
+
+/** The moment at which clocks show this wall time: of two the first; of none, when they had gone forward. */
+const momentOf = (wall: number, clock: Clock): number => {
+  const [before, after] = [clock(wall - DAY_MS), clock(wall + DAY_MS)];
+  for (const offset of [before, after]) if (clock(wall - offset) === offset) return wall - offset;
+  let [early, late] = [wall - after, wall - before];
+  while (late - early > 1) {
+    const middle = Math.floor((early + late) / 2);
+    if (clock(middle) === before) early = middle;
+    else late = middle;
+  }
+  return late;
 };

@@ -39,13 +39,15 @@ test.each([
   ['Europe/Berlin', '2027-03-28', '2027-03-28T01:00:00.000Z'],
   ['Europe/Berlin', '2027-10-31', '2027-10-31T00:30:00.000Z'],
   ['America/New_York', '2027-03-14', '2027-03-14T07:00:00.000Z'],
-  ['America/New_York', '2027-11-07', '2027-11-07T06:30:00.000Z'],
+  ['America/New_York', '2027-11-07', '2027-11-07T07:30:00.000Z'],
+  // Clocks go forward by half an hour: at 02:30 they just have.
+  ['Australia/Lord_Howe', '2027-10-02', '2027-10-02T15:30:00.000Z'],
 ])(
   'at 02:30 in %s the nights around %s have one opening each, by the local clock but for that night',
   (zone, change, then) => {
     const shown = new Intl.DateTimeFormat('en-GB', { timeZone: zone, hour: '2-digit', minute: '2-digit' });
     const nights = [-2, -1, 0, 1].map((days) => {
-      const noon = at(`${change}T12:00:00Z`) + (days - 1) * 24 * HOUR;
+      const noon = at(`${change}T12:00:00Z`) + (zone === 'Australia/Lord_Howe' ? days : days - 1) * 24 * HOUR;
       const opens = spansAt([window('30 2 * * *')], zone, noon)!.filter((span) => span.opens > noon);
       expect(opens[0]!.opens - noon).toBeLessThan(24 * HOUR);
       expect(opens[1]!.opens - noon).toBeGreaterThan(24 * HOUR);
@@ -59,8 +61,23 @@ test.each([
   },
 );
 
+test('the hour after the one that comes twice is not opened an hour early', () => {
+  const opens = (cron: string, timeZone: string, now: string): string[] =>
+    opensOf(window(cron, { timeZone }), now).slice(0, 2);
+  expect(opens('0 3 * * *', 'Europe/Berlin', '2027-10-30T12:00:00Z')).toEqual([
+    '2027-10-31T02:00:00.000Z',
+    '2027-11-01T02:00:00.000Z',
+  ]);
+  expect(opens('0 2 * * *', 'America/New_York', '2027-11-06T12:00:00Z')).toEqual([
+    '2027-11-07T07:00:00.000Z',
+    '2027-11-08T07:00:00.000Z',
+  ]);
+  expect(opens('15 1 * * *', 'America/New_York', '2027-11-06T12:00:00Z')[0]).toBe('2027-11-07T05:15:00.000Z');
+  expect(opens('0 3 * * *', 'Australia/Lord_Howe', '2027-10-02T12:00:00Z')[0]).toBe('2027-10-02T16:00:00.000Z');
+});
+
 test('a window that is open while clocks change is neither longer nor shorter, and looks the same from within', () => {
-  const zones = fc.constantFrom('Europe/Berlin', 'America/New_York', 'Australia/Sydney');
+  const zones = fc.constantFrom('Europe/Berlin', 'America/New_York', 'Australia/Sydney', 'Australia/Lord_Howe');
   const changes = fc.constantFrom('2027-03-28', '2027-10-31', '2027-03-14', '2027-11-07', '2027-04-04', '2027-10-03');
   fc.assert(
     fc.property(
