@@ -8,6 +8,7 @@ import { z } from 'zod';
 import { ENROLMENT_TOKEN } from '#shared/device-api.ts';
 import { Compatible, DurationMs, Id, Sha256, text } from '#shared/ids.ts';
 import { accept, type Result, refuse } from '#shared/problems.ts';
+import { SlotsConfig } from './slots/slots-config.ts';
 
 /** The environment and flags know only text. */
 const whole = (min: number, max: number) => z.coerce.number().int().min(min).max(max);
@@ -63,6 +64,8 @@ export const AgentConfig = z.strictObject({
   /** How often a version on trial may be started. */
   trialTries: whole(1, 100).default(3),
   slotBytesMax: whole(1, Number.MAX_SAFE_INTEGER).default(8 * 1024 ** 3),
+  /** What the A/B pair is made of. Only in the file. */
+  slots: SlotsConfig.prefault({ kind: 'directories' }),
   log: z
     .strictObject({
       level: z.enum(['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent']).default('info'),

@@ -24,7 +24,7 @@ import { failureOf, openPerformer } from './perform.ts';
 import { runningNow } from './perform-parts.ts';
 import { openPoll } from './poll.ts';
 import { openReporter } from './report.ts';
-import { openDirectorySlots } from './slots/directories.ts';
+import { openSlots } from './slots/open-slots.ts';
 import { openStatusFile } from './status-file.ts';
 import { openSupervisor } from './supervisor.ts';
 import { type DeviceTrust, openDeviceTrust } from './trust/device-trust.ts';
@@ -79,12 +79,7 @@ const runLocked = async (config: AgentConfig, log: Logger, signal: AbortSignal):
     stopMs: config.application.stopMs,
     ...(config.application.port === undefined ? {} : { port: config.application.port }),
   });
-  const slots = await openDirectorySlots({
-    dir: await folder(dataDir, 'slots'),
-    supervisor,
-    dataDir: join(dataDir, 'application'),
-    slotBytesMax: config.slotBytesMax,
-  });
+  const slots = await openSlots(config, { supervisor, log });
   const trust = inTurns(
     await openDeviceTrust({
       dir: await folder(dataDir, 'trust'),
@@ -168,7 +163,7 @@ const runLocked = async (config: AgentConfig, log: Logger, signal: AbortSignal):
   });
   const perform = openPerformer({
     config,
-    folders: { data: dataDir, slots: join(dataDir, 'slots'), downloads: join(dataDir, 'downloads') },
+    folders: { data: dataDir, downloads: join(dataDir, 'downloads') },
     boot,
     slots,
     supervisor,

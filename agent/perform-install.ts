@@ -58,7 +58,7 @@ export const installEffects = (options: PerformOptions) => {
     const manifest = await keptManifest(journey);
     if (await isInstalled(options, journey)) return { kind: 'found-installed' };
     if (signal.aborted) return undefined;
-    const prepared = await slots.prepare(journey.slot);
+    const prepared = await slots.prepare(journey.slot, manifest);
     if (!prepared.ok) return failed(prepared.code, prepared.message);
     const fetched = await fetchAll({
       get: options.http.get,

@@ -16,13 +16,12 @@ import type { Http } from './http.ts';
 import type { Identity } from './identity.ts';
 import type { Log } from './log.ts';
 import type { EventOf, Machine } from './machine.ts';
-import { slotFolder } from './slots/directories.ts';
 import type { SlotName, Slots } from './slots/slots.ts';
 import type { Supervisor } from './supervisor.ts';
 import type { DeviceTrust } from './trust/device-trust.ts';
 
 /** Where things are, under the data folder. */
-export type Folders = { data: string; slots: string; downloads: string };
+export type Folders = { data: string; downloads: string };
 
 export type PerformOptions = {
   config: Pick<AgentConfig, 'compatible' | 'trialTries' | 'application' | 'unreachableMs'>;
@@ -85,7 +84,7 @@ export const partsOf = (options: PerformOptions) => {
     runHooks({
       when,
       manifest,
-      folder: 'slot' in journey && when !== 'before-install' ? slotFolder(folders.slots, journey.slot) : folders.data,
+      folder: 'slot' in journey && when !== 'before-install' ? options.slots.workFolder(journey.slot) : folders.data,
       deployment: journey.offer.install.deployment,
       port: config.application.port,
       // A hook may say "later" as long as nothing is decided.

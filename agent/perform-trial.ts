@@ -3,7 +3,6 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { evidenceOf } from './domain/resume.ts';
 import { runTrialHealth } from './health.ts';
 import { type Done, failed, type InSlot, type PerformOptions, partsOf, readable } from './perform-parts.ts';
-import { slotFolder } from './slots/directories.ts';
 import type { SlotResult } from './slots/slots.ts';
 
 const SELECTOR_ATTEMPTS_MAX = 5;
@@ -11,7 +10,7 @@ const REVERT_RUNNING_MS_MAX = 15_000;
 const OUTPUT_BYTES_MAX = 12 * 1024;
 
 export const trialEffects = (options: PerformOptions) => {
-  const { config, folders, slots, now, log } = options;
+  const { config, slots, now, log } = options;
   const { pause, hooks, keptManifest } = partsOf(options);
 
   const inspect = async (journey: InSlot): Done => {
@@ -26,11 +25,11 @@ export const trialEffects = (options: PerformOptions) => {
     const { deployment } = journey.offer.install;
     const activated = await slots.activate(journey.slot, { tries: config.trialTries, deployment });
     if (!activated.ok) return failed(activated.code, activated.message);
-    return bootTrial(journey);
+    return bootTrial(journey, signal);
   };
 
-  const bootTrial = async (journey: InSlot): Done => {
-    const booted = await slots.boot();
+  const bootTrial = async (journey: InSlot, signal: AbortSignal): Done => {
+    const booted = await slots.boot(signal);
     if (booted.booted === journey.slot && booted.trial) return { kind: 'booted-trial' };
     const why =
       booted.booted === null
@@ -45,9 +44,9 @@ export const trialEffects = (options: PerformOptions) => {
       policy: manifest.health,
       elapsedMs: Math.max(0, now() - journey.since),
       ...(config.application.port === undefined ? {} : { port: config.application.port }),
-      folder: slotFolder(folders.slots, journey.slot),
+      folder: slots.workFolder(journey.slot),
       ...(manifest.run === undefined ? {} : { environment: manifest.run.environment }),
-      process: manifest.run === undefined ? null : options.supervisor,
+      process: manifest.run === undefined ? null : slots.process,
       serverReachable: () => options.serverReachable(),
       signal,
       onWaiting: (sentence) => log.debug({ event: 'trial-waits' }, `on trial: ${sentence}`),
@@ -71,7 +70,7 @@ export const trialEffects = (options: PerformOptions) => {
     if (signal.aborted) return undefined;
     if (!committed.ok) return failed(committed.code, committed.message);
     // After a restart nothing runs yet.
-    if ((await slots.running()) === null) await slots.boot();
+    if ((await slots.running()) === null) await slots.boot(signal);
     const manifest = await keptManifest(journey).catch(() => undefined);
     const after =
       manifest === undefined ? { ok: true as const } : await hooks('after-commit', manifest, journey, signal);
@@ -89,7 +88,7 @@ export const trialEffects = (options: PerformOptions) => {
     const [inspected, running] = await Promise.all([slots.inspect(), slots.running()]);
     const untouched = inspected.ok && running !== null && !running.trial && running.slot === inspected.view.active;
     if (untouched && running.slot !== journey.slot) return { kind: 'booted-other', why: '' };
-    const booted = await slots.boot();
+    const booted = await slots.boot(signal);
     if (booted.booted === journey.slot)
       return failed('REVERT_FAILED', `slot ${journey.slot} still runs after the revert`);
     return { kind: 'booted-other', why: '' };

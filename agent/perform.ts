@@ -39,7 +39,7 @@ export const openPerformer = (options: PerformOptions) => {
   const perform = effectsOf(options);
   return async (effect: Effect, state: InstallState, signal: AbortSignal): Done => {
     if (effect === 'boot') {
-      await perform.boot();
+      await perform.boot(signal);
       return undefined;
     }
     // Every other effect belongs to a deployment.
@@ -52,9 +52,10 @@ const effectsOf = (options: PerformOptions) => {
   const install = installEffects(options);
   const trial = trialEffects(options);
 
-  const boot = async (): Promise<void> => {
-    const booted = await slots.boot();
-    if (booted.booted === null) log.info({ event: 'nothing-boots' }, `no application runs: ${booted.why}`);
+  const boot = async (signal: AbortSignal): Promise<void> => {
+    const booted = await slots.boot(signal);
+    if (booted.booted === null && !signal.aborted)
+      log.info({ event: 'nothing-boots' }, `no application runs: ${booted.why}`);
   };
 
   const signReceipt = async (journey: Journey): Done => {

@@ -7,6 +7,8 @@ import { Compatible, DurationMs, Id, Sha256, text, Version } from './ids.ts';
 
 export const MANIFEST_BYTES_MAX = 256 * 1024;
 const ARTIFACT_BYTES_MAX = 4 * 1024 ** 3;
+/** The chunk index of the largest artifact has 9.2 million bytes. */
+export const INDEX_BYTES_MAX = 10 * 1024 ** 2;
 export const BUNDLE_BYTES_MAX = 4 * 1024 ** 3 + 64 * 1024 ** 2;
 
 /** A relative path inside a slot: no leading slash, no `.` or `..` segment, no backslash. */
@@ -19,12 +21,14 @@ const SlotPath = z
 
 const Command = z.array(z.string().min(1).max(4096)).min(1).max(64);
 
-/** How an artifact gets into a slot. `image` (a raw partition image) comes with the image adapter. */
+/** How an artifact gets into a slot. */
 export const InstallKind = z.discriminatedUnion('kind', [
   /** A tar, unpacked at the root of the slot. */
   z.strictObject({ kind: z.literal('tree'), compression: z.enum(['none', 'gzip', 'zstd']) }),
   /** One file, placed at `path`. */
   z.strictObject({ kind: z.literal('file'), path: SlotPath, executable: z.boolean().default(false) }),
+  /** The whole of a slot that boots the device: a raw image, from the first byte of the slot's partition. Stands alone. */
+  z.strictObject({ kind: z.literal('image') }),
 ]);
 export type InstallKind = z.infer<typeof InstallKind>;
 
@@ -33,6 +37,13 @@ export const Artifact = z.strictObject({
   bytes: z.number().int().min(0).max(ARTIFACT_BYTES_MAX),
   sha256: Sha256,
   install: InstallKind,
+  /**
+   * The chunk index of exactly these bytes (transfer/chunk-index.ts): its digest and length. With it a device fetches only
+   * the chunks that it lacks; without it the whole artifact, as one object. `sluice bundle create` makes it, and the server holds it against the bytes.
+   */
+  chunks: z
+    .strictObject({ format: z.literal(1), index: Sha256, bytes: z.number().int().min(16).max(INDEX_BYTES_MAX) })
+    .optional(),
 });
 export type Artifact = z.infer<typeof Artifact>;
 
@@ -118,6 +129,15 @@ export const Manifest = z
     const names = [...manifest.artifacts, ...manifest.attachments].map((part) => part.name);
     if (new Set<string>(names).size !== names.length)
       context.addIssue({ code: 'custom', message: 'names must be distinct' });
+    if (manifest.artifacts.some(({ install }) => install.kind === 'image')) {
+      if (manifest.artifacts.length !== 1)
+        context.addIssue({
+          code: 'custom',
+          message: 'an image fills its slot alone: no other artifact fits beside it',
+        });
+      if (manifest.run !== undefined)
+        context.addIssue({ code: 'custom', message: 'an image is booted, not run: it starts its applications itself' });
+    }
     const bytes = manifest.artifacts.reduce((sum, artifact) => sum + artifact.bytes, 0);
     if (bytes > ARTIFACT_BYTES_MAX) context.addIssue({ code: 'custom', message: 'artifacts are too large together' });
   });

@@ -104,7 +104,7 @@ const placeArtifact = async (
   const hash = createHash('sha256');
   const source = hashing(file, hash);
   if (install.kind === 'file') await writer.file(install.path, { bytes, executable: install.executable }, source);
-  else {
+  else if (install.kind === 'tree') {
     // Every entry takes a block for its header and pads its body to one.
     const tarBytesMax = slotBytesMax + 4 * 512 * TREE_ENTRIES_MAX;
     const unpacked = await unpackTree(Readable.from(source), install.compression, tarBytesMax, writer);
@@ -196,6 +196,9 @@ export const matchArtifacts = async (
 ): Promise<{ ok: true; artifacts: { artifact: Artifact; file: string }[] } | Refused> => {
   const artifacts: { artifact: Artifact; file: string }[] = [];
   for (const artifact of manifest.artifacts) {
+    const { kind } = artifact.install;
+    if (kind !== 'tree' && kind !== 'file')
+      return refuse('PRECONDITION', `${artifact.name} is of the kind ${kind}, which does not go into a folder`);
     const file = fetched.find((one) => one.name === artifact.name)?.file;
     const there = file === undefined ? undefined : await stat(file).catch(() => undefined);
     if (file === undefined || there === undefined)

@@ -262,6 +262,8 @@ const directorySlots = (options: DirectorySlotsOptions, selector: BootSelector):
       bootedData = null;
       await supervisor.stop();
     },
+    workFolder: (slot) => slotFolder(dir, slot),
+    process: supervisor,
   };
 };
 

@@ -3,7 +3,7 @@
  * Every method is idempotent: after a crash it may be called again with the same arguments, and what it returns is durable.
  */
 import type { DeviceErrorCode, Running } from '#shared/deployment.ts';
-import type { Manifest } from '#shared/manifest.ts';
+import type { Artifact, Manifest } from '#shared/manifest.ts';
 
 export type SlotName = 'a' | 'b';
 export const other = (slot: SlotName): SlotName => (slot === 'a' ? 'b' : 'a');
@@ -27,19 +27,46 @@ export type SlotResult = { ok: true } | { ok: false; code: DeviceErrorCode; mess
 /** A verified artifact on the device's own disk. */
 export type FetchedArtifact = { name: string; file: string };
 
+/** Bytes that a slot holds for sure, to make a newer artifact from: those of `artifact`, from the beginning of `file`. */
+export type SlotSeed = { file: string; artifact: Artifact };
+
+/** What runs from the slots, as far as the agent itself runs it. The supervisor fits. */
+export type WatchedProcess = {
+  running(): unknown;
+  listen(listener: (exit: { code: number | null; signal: NodeJS.Signals | null }) => void): () => void;
+};
+
 export type Slots = {
   /** What is durable about the pair; a damaged boot selector is `{ ok: false, code: 'PRECONDITION' }`, and nothing may be written then. */
   inspect(): Promise<{ ok: true; view: SlotsView } | { ok: false; code: DeviceErrorCode; message: string }>;
-  /** Make the standby slot unbootable and empty, durably, before anything of it changes. Refuses the active slot. */
-  prepare(slot: SlotName): Promise<SlotResult>;
+  /**
+   * Make the standby slot unbootable and empty, durably, before anything of it changes. Refuses the active slot, and what can
+   * be known to be in vain (an image bigger than its slot) before it writes anything.
+   */
+  prepare(slot: SlotName, manifest?: Manifest): Promise<SlotResult>;
+  /**
+   * Where the artifact's bytes are to be assembled directly: from the beginning of `file`, which is there already and as large as
+   * the slot. Only between `prepare` and `write`, which gets the same file. Absent, or undefined: in the downloads folder.
+   */
+  place?(
+    slot: SlotName,
+    manifest: Manifest,
+    artifact: Artifact,
+  ): Promise<{ ok: true; file: string } | Extract<SlotResult, { ok: false }> | undefined>;
+  /** What the active slot holds, as the bytes that were fetched; empty where it is kept in another form. */
+  seeds?(): Promise<SlotSeed[]>;
   /** Write the standby slot and flush it. `TARGET_HASH`, `NO_SPACE`, `WRITE_FAILED`. */
   write(slot: SlotName, manifest: Manifest, manifestSha256: string, artifacts: FetchedArtifact[]): Promise<SlotResult>;
   /** Read the slot back from the disk, compare, and only then mark it bootable. `WRITE_VERIFY`. */
   verify(slot: SlotName): Promise<SlotResult>;
   /** The boot selector's one durable write: boot this slot next, on trial. Refuses a slot that is not bootable. */
   activate(slot: SlotName, trial: { tries: number; deployment: string }): Promise<SlotResult>;
-  /** (Re)start the application from the slot that the selector names, counting a try down first; the directories adapter's "reboot". `booted` is what now runs. */
-  boot(): Promise<{ booted: SlotName; trial: boolean } | { booted: null; why: string }>;
+  /**
+   * Boot the slot that the selector names. The directories adapter (re)starts the application from it, counting a try down first. Where a
+   * slot boots the whole device this is a reboot, if another slot runs: it does not return then, but for `signal` or a reboot that
+   * fails. `booted` is what now runs.
+   */
+  boot(signal?: AbortSignal): Promise<{ booted: SlotName; trial: boolean } | { booted: null; why: string }>;
   /** Which slot runs now, by the evidence of the running system. */
   running(): Promise<{ slot: SlotName; trial: boolean } | null>;
   /** End the trial well: the trial slot becomes the active one. */
@@ -48,4 +75,8 @@ export type Slots = {
   revert(): Promise<SlotResult>;
   /** Stop the application, without touching the selector. */
   stop(): Promise<void>;
+  /** The working directory of hooks and command checks. */
+  workFolder(slot: SlotName): string;
+  /** Null where what runs from the slots is not run by the agent. */
+  process: WatchedProcess | null;
 };

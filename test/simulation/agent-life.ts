@@ -104,7 +104,7 @@ export const live = async (
   });
   const perform = openPerformer({
     config: { compatible: device.compatible, trialTries: 3, application: { stopMs: 5_000 }, unreachableMs: 60_000 },
-    folders: { data: drive.folder, slots: `${drive.folder}/slots`, downloads: `${drive.folder}/downloads` },
+    folders: { data: drive.folder, downloads: `${drive.folder}/downloads` },
     boot,
     slots,
     supervisor: slots.supervisor,

@@ -119,19 +119,23 @@ export const openSlots = (
     message,
   });
 
+  const supervisor: Supervisor = {
+    start: async () => ({ ok: true }),
+    running: () => (running === null ? null : { slot: running.slot, pid: 2, since: running.since }),
+    keepRunning: () => {},
+    listen: (listener) => {
+      listeners.add(listener);
+      return () => void listeners.delete(listener);
+    },
+    lastOutput: async () => '',
+    stop: async () => {},
+  };
+
   return {
     isHealthy: () => running !== null && world.time.now() - running.since < wellForMs(world, device, running.version),
-    supervisor: {
-      start: async () => ({ ok: true }),
-      running: () => (running === null ? null : { slot: running.slot, pid: 2, since: running.since }),
-      keepRunning: () => {},
-      listen: (listener) => {
-        listeners.add(listener);
-        return () => void listeners.delete(listener);
-      },
-      lastOutput: async () => '',
-      stop: async () => {},
-    },
+    supervisor,
+    workFolder: () => '/',
+    process: supervisor,
     inspect: () =>
       operate(() => ({
         ok: true as const,

@@ -1,0 +1,30 @@
+/** Opens the A/B pair that is configured. */
+import { mkdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import { unreachable } from '#shared/ids.ts';
+import type { AgentConfig } from '../config.ts';
+import type { Log } from '../log.ts';
+import type { Supervisor } from '../supervisor.ts';
+import { openDirectorySlots } from './directories.ts';
+import type { Slots } from './slots.ts';
+
+export const openSlots = async (
+  config: Pick<AgentConfig, 'slots' | 'dataDir' | 'slotBytesMax' | 'compatible'>,
+  parts: { supervisor: Supervisor; log: Log },
+): Promise<Slots> => {
+  const dir = join(config.dataDir, 'slots');
+  await mkdir(dir, { recursive: true });
+  switch (config.slots.kind) {
+    case 'directories':
+      return openDirectorySlots({
+        dir,
+        supervisor: parts.supervisor,
+        dataDir: join(config.dataDir, 'application'),
+        slotBytesMax: config.slotBytesMax,
+      });
+    case 'image':
+      throw new Error('image slots come in the next step');
+    default:
+      return unreachable(config.slots);
+  }
+};
