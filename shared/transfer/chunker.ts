@@ -1,0 +1,86 @@
+/**
+ * Cuts bytes into chunks where their content says so (FastCDC), so that an insertion moves boundaries only near itself:
+ * two versions of an artifact share most of their chunks. Every device and every server must cut alike for ever, so
+ * whatever is in this file is pinned by `CHUNKING_FORMAT`. docs/transfer.md specifies it.
+ */
+import { createHash } from 'node:crypto';
+
+/** Of the gear table and the sizes below. Another way of cutting is another format. */
+export const CHUNKING_FORMAT = 1;
+/** Shorter is only the last chunk of an artifact. */
+export const CHUNK_BYTES_MIN = 16 * 1024;
+const CHUNK_BYTES_USUAL = 64 * 1024;
+/** Fits, with its header, an MQTT message of 128 KB. */
+export const CHUNK_BYTES_MAX = 112 * 1024;
+
+/** Bits of the hash that must be zero: 16 would be one cut in 64 KiB; normalisation 2 asks for more before that size, for fewer behind it. */
+const SHIFT_BEFORE = 32 - (16 + 2);
+const SHIFT_BEHIND = 32 - (16 - 2);
+/** How many bytes a 32-bit gear hash remembers. */
+export const GEAR_WINDOW = 32;
+/** One word for each byte value: the first four bytes, little-endian, of SHA-256("gear" + the value in decimal). */
+export const GEAR = Int32Array.from({ length: 256 }, (_, value) =>
+  createHash('sha256').update(`gear${value}`).digest().readInt32LE(0),
+);
+
+/** Where the chunk that begins at `start` ends; what is behind `end` does not exist. */
+const cutAfter = (bytes: Uint8Array, start: number, end: number): number => {
+  if (end - start <= CHUNK_BYTES_MIN) return end;
+  const last = Math.min(start + CHUNK_BYTES_MAX, end);
+  const usual = Math.min(start + CHUNK_BYTES_USUAL, last);
+  let at = start + CHUNK_BYTES_MIN - GEAR_WINDOW;
+  let hash = 0;
+  for (; at < start + CHUNK_BYTES_MIN; at += 1) hash = ((hash << 1) + GEAR[bytes[at]!]!) | 0;
+  for (; at < usual; at += 1) {
+    hash = ((hash << 1) + GEAR[bytes[at]!]!) | 0;
+    if (hash >>> SHIFT_BEFORE === 0) return at + 1;
+  }
+  for (; at < last; at += 1) {
+    hash = ((hash << 1) + GEAR[bytes[at]!]!) | 0;
+    if (hash >>> SHIFT_BEHIND === 0) return at + 1;
+  }
+  return last;
+};
+
+export type Chunker = {
+  /** Takes the next bytes; returns the chunks that are complete. */
+  push(bytes: Uint8Array): Buffer[];
+  /** What is left, at the end of the artifact. */
+  end(): Buffer[];
+};
+
+const HELD_BYTES = 4 * CHUNK_BYTES_MAX;
+
+/** One for each artifact. Chunks are copies; memory is bounded by what is pushed at once and half a megabyte. */
+export const openChunker = (): Chunker => {
+  const held = Buffer.allocUnsafeSlow(HELD_BYTES);
+  let filled = 0;
+  /** Cuts off what can no longer change: a boundary depends on nothing beyond the largest chunk. */
+  const cut = (whole: boolean): Buffer[] => {
+    const chunks: Buffer[] = [];
+    let start = 0;
+    while (filled - start >= (whole ? 1 : CHUNK_BYTES_MAX)) {
+      const end = cutAfter(held, start, filled);
+      chunks.push(Buffer.from(held.subarray(start, end)));
+      start = end;
+    }
+    held.copyWithin(0, start, filled);
+    filled -= start;
+    return chunks;
+  };
+  return {
+    push: (bytes) => {
+      const chunks: Buffer[] = [];
+      let taken = 0;
+      while (taken < bytes.length) {
+        const piece = bytes.subarray(taken, taken + HELD_BYTES - filled);
+        held.set(piece, filled);
+        filled += piece.length;
+        taken += piece.length;
+        if (filled === HELD_BYTES) chunks.push(...cut(false));
+      }
+      return chunks;
+    },
+    end: () => cut(true),
+  };
+};

@@ -1,0 +1,115 @@
+/**
+ * Makes packs. All of it is synchronous computing: on a server it belongs into a worker thread. Memory is bounded by the
+ * indexes and the table of anchors (at most 32 MiB), not by the artifacts.
+ */
+
+import { hash } from 'node:crypto';
+import { constants, zstdCompressSync } from 'node:zlib';
+import { openAnchors } from './anchors.ts';
+import { type ChunkRecord, encodeIndex, recordOf } from './chunk-index.ts';
+import {
+  canBeDictionary,
+  DICTIONARY_BYTES_MAX,
+  encodePackHeader,
+  encodePackRecord,
+  PACK_KINDS,
+  type PackKind,
+  WINDOW_LOG,
+} from './pack.ts';
+
+/** An artifact's bytes; `read` returns exactly what it is asked for, or throws. */
+export type ArtifactReader = { bytes: number; read(offset: number, bytes: number): Buffer };
+export type ArtifactBytes = { reader: ArtifactReader; records: readonly ChunkRecord[] };
+
+/** The chunks that a reader of `old` lacks, in order, each once: their numbers and offsets. */
+export const chunksLacking = (
+  records: readonly ChunkRecord[],
+  old: readonly ChunkRecord[],
+): { chunk: number; offset: number; record: ChunkRecord }[] => {
+  const known = new Set(old.map(({ sha256 }) => sha256));
+  const lacking = [];
+  let offset = 0;
+  for (const [chunk, record] of records.entries()) {
+    if (!known.has(record.sha256)) lacking.push({ chunk, offset, record });
+    known.add(record.sha256);
+    offset += record.bytes;
+  }
+  return lacking;
+};
+
+/**
+ * The pack that leads from `old` (null: from nothing) to `new`, in pieces of a frame each. Throws when a chunk is not what
+ * its index says: a pack of damaged bytes would be no use to anybody.
+ */
+export function* makePack(options: {
+  old: ArtifactBytes | null;
+  new: ArtifactBytes;
+  level: number;
+}): Generator<Buffer, void, undefined> {
+  const { old, level } = options;
+  const target = options.new;
+  const lacking = chunksLacking(target.records, old?.records ?? []);
+  const digest = (records: readonly ChunkRecord[]): string => hash('sha256', encodeIndex(records));
+  yield encodePackHeader({
+    to: digest(target.records),
+    from: old === null ? null : digest(old.records),
+    records: lacking.length,
+  });
+  const similar = old === null || lacking.length === 0 ? null : findSimilar(old.reader);
+  for (const { chunk, offset, record } of lacking) {
+    const bytes = target.reader.read(offset, record.bytes);
+    if (recordOf(bytes).sha256 !== record.sha256) throw new Error(`chunk ${chunk} is not what its index says`);
+    const { kind, frame, dictionaryOffset, dictionaryBytes } = smallest(bytes, level, [
+      similar?.(bytes),
+      justBefore(target.reader, offset),
+    ]);
+    yield encodePackRecord({ kind, chunk, dictionaryOffset, dictionaryBytes, frameBytes: frame.length });
+    yield frame;
+  }
+}
+
+type Dictionary = { kind: PackKind; offset: number; bytes: Buffer };
+
+const READ_BYTES = 1024 * 1024;
+const findSimilar = (reader: ArtifactReader): ((chunk: Buffer) => Dictionary | undefined) => {
+  const anchors = openAnchors(reader.bytes);
+  for (let at = 0; at < reader.bytes; at += READ_BYTES) {
+    anchors.push(reader.read(at, Math.min(READ_BYTES, reader.bytes - at)));
+  }
+  return (chunk) => {
+    const range = anchors.find(chunk);
+    if (range === undefined) return undefined;
+    return { kind: PACK_KINDS.old, offset: range.offset, bytes: reader.read(range.offset, range.bytes) };
+  };
+};
+
+const justBefore = (reader: ArtifactReader, end: number): Dictionary | undefined => {
+  const offset = Math.max(0, end - DICTIONARY_BYTES_MAX);
+  return offset === end ? undefined : { kind: PACK_KINDS.new, offset, bytes: reader.read(offset, end - offset) };
+};
+
+const compress = (bytes: Buffer, level: number, dictionary?: Buffer): Buffer =>
+  zstdCompressSync(bytes, {
+    params: { [constants.ZSTD_c_compressionLevel]: level, [constants.ZSTD_c_windowLog]: WINDOW_LOG },
+    ...(dictionary === undefined ? {} : { dictionary }),
+  });
+
+/** A dictionary costs a device reading it: it must save more than a twentieth. */
+const WORTH = 0.95;
+
+const smallest = (
+  chunk: Buffer,
+  level: number,
+  dictionaries: (Dictionary | undefined)[],
+): { kind: PackKind; frame: Buffer; dictionaryOffset: number; dictionaryBytes: number } => {
+  const plain = compress(chunk, level);
+  let best = { kind: PACK_KINDS.plain as PackKind, frame: plain, dictionaryOffset: 0, dictionaryBytes: 0 };
+  for (const dictionary of dictionaries) {
+    if (dictionary === undefined || !canBeDictionary(dictionary.bytes)) continue;
+    const frame = compress(chunk, level, dictionary.bytes);
+    if (frame.length >= Math.min(best.frame.length, plain.length * WORTH)) continue;
+    const { kind, offset, bytes } = dictionary;
+    best = { kind, frame, dictionaryOffset: offset, dictionaryBytes: bytes.length };
+  }
+  return best;
+};
