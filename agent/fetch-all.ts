@@ -4,8 +4,9 @@ import { join } from 'node:path';
 import type { DeviceErrorCode } from '#shared/deployment.ts';
 import type { Artifact } from '#shared/manifest.ts';
 import { crashPoint } from './crash-point.ts';
-import { fetchArtifact, type HttpGet } from './fetch.ts';
+import { fetchArtifact } from './fetch.ts';
 import type { Log } from './log.ts';
+import type { HttpGet } from './request.ts';
 
 /** In a row without one new byte. With the longest wait of a minute that is about half an hour. */
 const ATTEMPTS_MAX = 60;

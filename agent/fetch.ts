@@ -7,10 +7,8 @@ import { objectPath } from '#shared/device-api.ts';
 import { readFileIfThere, syncFolder } from '#shared/durable.ts';
 import type { Artifact } from '#shared/manifest.ts';
 import { readChunks, writeHashed } from './hashed-write.ts';
+import type { HttpAnswer, HttpGet } from './request.ts';
 import { failedCall, storageRefusal } from './system-error.ts';
-
-/** A GET that adds the server's address and the login. Redirects are the caller's choice. */
-export type HttpGet = (path: string, headers: Record<string, string>, signal: AbortSignal) => Promise<Response>;
 
 export type FetchLimits = {
   /** Until the answer's headers are there. Default 30,000. */
@@ -138,7 +136,7 @@ const rememberEtag = async (etagFile: string, etag: string | null): Promise<void
 };
 
 type Answer =
-  | { kind: 'body'; start: number; etag: string | null; response: Response; stop: AbortController }
+  | { kind: 'body'; start: number; etag: string | null; response: HttpAnswer; stop: AbortController }
   /** The server can not continue what we have (RFC 9110, 14.2 and 15.5.17). */
   | { kind: 'restart'; why: string }
   | { kind: 'failed'; failure: Failed };
@@ -154,7 +152,7 @@ const ask = async (options: FetchOptions, have: number, etag: string | undefined
     kind: 'failed',
     failure: fail('FETCH_FAILED', message, retry),
   });
-  const refuse = async (answer: Answer, response: Response): Promise<Answer> => {
+  const refuse = async (answer: Answer, response: HttpAnswer): Promise<Answer> => {
     await response.body?.cancel().catch(() => undefined);
     return answer;
   };
@@ -186,7 +184,7 @@ const ask = async (options: FetchOptions, have: number, etag: string | undefined
 };
 
 const wrongRange = (
-  response: Response,
+  response: HttpAnswer,
   have: number,
   bytes: number,
   tag: string | null,
@@ -277,7 +275,7 @@ const watchRate = (
   };
 };
 
-/** Errors of the disk have a system call of the file system's; those of the network come wrapped by fetch. */
+/** Errors of the disk have a system call of the file system's; those of the network come wrapped. */
 const isStorageError = (error: unknown): boolean =>
   ['write', 'writev', 'fdatasync', 'fsync', 'open', 'ftruncate'].includes(failedCall(error));
 

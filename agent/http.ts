@@ -1,7 +1,7 @@
 /** Everything the agent asks over HTTP: enrolment, the desired document, metadata, objects. Bounded in time and size. */
 import type { z } from 'zod';
 import { PROBLEM_CODES, Problem, type ProblemCode } from '#shared/problems.ts';
-import type { HttpGet } from './fetch.ts';
+import { type HttpAnswer, type HttpGet, type RequestOptions, request } from './request.ts';
 
 /** The server's clock as far as it is known: login tokens must be made by it. */
 export type ServerClock = { now(): number; learn(serverTime: number): void };
@@ -60,8 +60,8 @@ export const openHttp = (options: {
     if (!fresh) login = { token: options.login(clock.now()), madeAt: now(), for: skew };
     return `Device ${login!.token}`;
   };
-  const send = async (path: string, init: RequestInit): Promise<Response> => {
-    const response = await fetch(`${serverUrl}${path}`, init);
+  const send = async (path: string, how: RequestOptions): Promise<HttpAnswer> => {
+    const response = await request(`${serverUrl}${path}`, how);
     lastAnswerAt = now();
     // Perhaps this device's clock is off. The date has whole seconds, which is near enough for a login.
     const date = Date.parse(response.headers.get('date') ?? '');
@@ -108,7 +108,7 @@ export const openHttp = (options: {
 
 const bounded = (signal: AbortSignal): AbortSignal => AbortSignal.any([signal, AbortSignal.timeout(REQUEST_MS_MAX)]);
 
-const readAtMost = async (response: Response, bytesMax: number): Promise<Buffer> => {
+const readAtMost = async (response: HttpAnswer, bytesMax: number): Promise<Buffer> => {
   const pieces: Uint8Array[] = [];
   let bytes = 0;
   for await (const piece of response.body ?? []) {
@@ -121,7 +121,7 @@ const readAtMost = async (response: Response, bytesMax: number): Promise<Buffer>
 };
 
 const answerOf = async <S extends z.ZodType>(
-  ask: () => Promise<Response>,
+  ask: () => Promise<HttpAnswer>,
   schema: S,
 ): Promise<HttpResult<z.output<S>>> => {
   let status: number | undefined;
@@ -148,7 +148,7 @@ const answerOf = async <S extends z.ZodType>(
   return { ok: false, answered: true, code, message };
 };
 
-/** fetch hides the reason in `cause`. */
+/** The system's reason is in `cause`. */
 const reasonOf = (error: unknown): string => {
   if (!(error instanceof Error)) return String(error);
   if (error.cause instanceof AggregateError) return error.cause.errors.map(reasonOf).join(', ');

@@ -6,6 +6,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
 import { type FetchOptions, type FetchResult, fetchArtifact } from '#agent/fetch.ts';
+import { type HttpAnswer, request } from '#agent/request.ts';
 import { Sha256 } from '#shared/ids.ts';
 
 const CONTENT = randomBytes(300_000);
@@ -45,15 +46,15 @@ const serve = async (answers: Answer[]) => {
   const requests: IncomingMessage['headers'][] = [];
   let delivered = 0;
   let waiting: { bytes: number; back: () => void } | undefined;
-  const watched = ({ body, status, headers }: Response): Response => {
-    const watch = new TransformStream<Uint8Array, Uint8Array>({
-      transform: (chunk, out) => {
-        out.enqueue(chunk);
-        delivered += chunk.length;
+  const watched = (answer: HttpAnswer): HttpAnswer => {
+    async function* pieces(): AsyncGenerator<Uint8Array> {
+      for await (const piece of answer.body!) {
+        yield piece;
+        delivered += piece.length;
         if (waiting !== undefined && delivered >= waiting.bytes) waiting.back();
-      },
-    });
-    return new Response(body?.pipeThrough(watch) ?? null, { status, headers });
+      }
+    }
+    return { ...answer, body: { [Symbol.asyncIterator]: pieces, cancel: () => answer.body!.cancel() } };
   };
   const server = createServer((request, response) => {
     requests.push({ path: request.url, ...request.headers });
@@ -76,7 +77,7 @@ const serve = async (answers: Answer[]) => {
   const attempt = (more: Partial<FetchOptions> = {}): Promise<FetchResult> =>
     fetchArtifact({
       get: async (path, headers, signal) =>
-        watched(await fetch(`http://127.0.0.1:${port}${path}`, { headers, signal })),
+        watched(await request(`http://127.0.0.1:${port}${path}`, { headers, signal })),
       artifact,
       dir,
       signal: new AbortController().signal,
@@ -299,7 +300,7 @@ test('a server that refuses says what it answered', async () => {
 
 test('a server that is not there is a failure to retry', async () => {
   const { attempt } = await serve([honest]);
-  const get: FetchOptions['get'] = (path, headers, signal) => fetch(`http://127.0.0.1:1${path}`, { headers, signal });
+  const get: FetchOptions['get'] = (path, headers, signal) => request(`http://127.0.0.1:1${path}`, { headers, signal });
   expect(await attempt({ get })).toMatchObject({ ok: false, code: 'FETCH_FAILED', retry: true });
 });
 
