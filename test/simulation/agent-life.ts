@@ -95,7 +95,7 @@ export const live = async (
   });
   const poll = openPoll({
     http: openHttpFor(deps, id, process, 'news'),
-    connected: link.connected,
+    connected: () => link.connected(),
     hurried: () => machine.memory().install.state === 'trial',
     onDesired: inbox.receive,
     onStillDisconnected: async () => {},
@@ -121,7 +121,7 @@ export const live = async (
     inbox: () => inbox,
     serverReachable: () => link.connected() || poll.answeredLately(),
     onProgress: () => {},
-    onReceipt: reporter.changed,
+    onReceipt: () => reporter.changed(),
     onApplicationOutput: () => {},
     now,
     time,
@@ -135,7 +135,7 @@ export const live = async (
       link.publish('online', { boot, online: true });
       reporter.connected();
     },
-    disconnected: reporter.disconnected,
+    disconnected: () => reporter.disconnected(),
     desired: inbox.receive,
     ack: reporter.ack,
   });

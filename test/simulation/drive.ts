@@ -187,7 +187,7 @@ const openVolume = (folder: string, forgets: boolean) => {
       }),
     rm: ([path]) =>
       change(false, () => {
-        for (const one of [...there.keys()]) if (one === path || one.startsWith(`${path}/`)) enter(one, undefined);
+        for (const one of there.keys()) if (one === path || one.startsWith(`${path}/`)) enter(one, undefined);
       }),
   };
 

@@ -6,6 +6,7 @@ import { acceptDevice, rejectDevice } from '#server/flow/admit-device.ts';
 import { adoptDrift, reconcileDrift } from '#server/flow/drift.ts';
 import { planRollout } from '#server/flow/plan-rollout.ts';
 import { approveRelease, reportCheck } from '#server/flow/promote-release.ts';
+import { recallRollout } from '#server/flow/recall-rollout.ts';
 import { resumeRollout } from '#server/flow/resume-rollout.ts';
 import { promoteRelease } from '#server/flow/stage-release.ts';
 import { approveRollout, steerRollout } from '#server/flow/steer-rollout.ts';
@@ -164,19 +165,30 @@ const meddleElsewhere = (deps: Deps, ask: Ask, { id }: Device, who: string, rand
       reconcileDrift({ ...running, channels, newId }, { devices: [id], by }),
     );
   }
+  if (dice < 0.76) return recall(deps, ask, random);
   if (!world.uses('channels')) return;
-  if (dice < 0.8)
+  if (dice < 0.84)
     return ask(`ci: check of ${version}`, (running) =>
       reportCheck(
         { ...running, channels },
         { ...named, check: CHECK, outcome: random.chance(0.8) ? 'pass' : 'fail', link: null, by: 'ci' },
       ),
     );
-  if (dice < 0.9)
+  if (dice < 0.92)
     return ask(`${who}: approve ${version}`, (running) =>
       approveRelease({ ...running, channels }, { ...named, channel: PRODUCTION, note: '', by: who }),
     );
   return promote(deps, ask, version);
+};
+
+const recall = ({ world, sync, channels }: Deps, ask: Ask, random: Random): void => {
+  const all = sync.listRollouts({ limit: 1_000 });
+  if (!world.uses('recall') || all.length === 0) return;
+  const rollout = random.pick(all).plan.id;
+  const to = random.chance(0.2) ? '1.0.0' : undefined;
+  ask(`${by}: recall ${rollout}${to === undefined ? '' : ` to ${to}`}`, (running) =>
+    recallRollout({ ...running, channels }, { rollout, note: 'because', by, to }),
+  );
 };
 
 const tag = (sync: SyncStore, ask: Ask, device: Id, at: number): void =>

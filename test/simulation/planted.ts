@@ -3,6 +3,7 @@ import { OWNING_STATES } from '#server/store/sqlite/deployments.ts';
 import type { Sql } from '#server/store/sqlite/sql.ts';
 import type { SyncStore } from '#server/store/sqlite/sync.ts';
 import type { DeploymentRecord, RolloutRecord } from '#server/store/store.ts';
+import type { Id } from '#shared/ids.ts';
 import type { Process } from './time.ts';
 import type { World } from './world.ts';
 
@@ -31,6 +32,8 @@ export const plantedIn = (deps: Deps, name: string, args: unknown[]): Planted =>
       return bug === 'approval-not-needed'
         ? { args: [approved(args[0] as RolloutRecord), ...args.slice(1)] }
         : { args };
+    case 'listRecallable':
+      return bug === 'recalls-everybody' ? { args, answer: everybody(deps.sync, args[0] as Id) } : { args };
     case 'listOutside':
       return bug === 'joins-twice' ? { args, answer: args[1] } : { args };
     case 'listSuspects':
@@ -54,12 +57,9 @@ const inSave = ({ world, sync, sql }: Deps, save: Save): Planted => {
     case 'withdrawal-lost':
       return { args: [{ ...save, withdraw: null }] };
     case 'window-ignored':
-      return withOffers(({ zones: _, ...offer }) => offer);
+      return withOffers((offer) => without(offer, 'zones'));
     case 'activates-early':
-      return withOffers((offer) => {
-        const { activateAt: _, ...instruction } = offer.instruction;
-        return { ...offer, instruction };
-      });
+      return withOffers((offer) => ({ ...offer, instruction: without(offer.instruction, 'activateAt') }));
     case 'takeover-keeps-both': {
       const before = owning(sync);
       return { args: [save], after: () => giveBack(sql, sync, before, save.rollout.plan.id) };
@@ -67,6 +67,12 @@ const inSave = ({ world, sync, sql }: Deps, save: Save): Planted => {
     default:
       return { args: [save] };
   }
+};
+
+const without = <T extends object, K extends keyof T>(whole: T, name: K): Omit<T, K> => {
+  const { [name]: left, ...rest } = whole;
+  void left;
+  return rest;
 };
 
 const owning = (sync: SyncStore): DeploymentRecord[] =>
@@ -84,6 +90,15 @@ const giveBack = (sql: Sql, sync: SyncStore, before: DeploymentRecord[], rollout
 
 const forgetDrift = (sql: Sql): void => {
   sql.run('UPDATE devices SET drifted_at = NULL');
+};
+
+/** Those too who never ran the release; once, since this forgets who has been decided on. */
+const everybody = (sync: SyncStore, rollout: Id): ReturnType<SyncStore['listRecallable']> => {
+  if (sync.listRecalls(rollout).length > 0) return [];
+  return sync.listDeployments({ rollout }, { limit: 1_000 }).map(({ device, cohort, compatible }) => {
+    const { running = null, floor = 0 } = sync.getDevice(device) ?? {};
+    return { device, cohort, compatible, state: 'committed', before: running, floor, isLetIn: true };
+  });
 };
 
 const approved = (record: RolloutRecord): RolloutRecord => {

@@ -48,16 +48,22 @@ const policyOf = (world: World, random: Random): Policy => {
   const activation = random.chance(0.5) ? 'on-command' : now + random.between(5, 40) * MINUTE_MS;
   const [hasWindows, isSeparate] = [random.chance(0.4), random.chance(0.4)];
   const priority = random.pick([20, 50, 50, 90]);
+  const isRecalled = random.chance(0.5);
+  const of = (share: number): number => Math.ceil(outcomeMs * share);
+  const parts = { fetchMs: of(0.5), installMs: of(0.7), readyMs: of(0.8), trialMs: of(0.6) };
+  const confirm = random.chance(0.5) ? 'when-reachable' : 'required';
   return Policy.parse({
     judge: judgeOf(world, random),
     gate: { successShare: random.pick([0.5, 0.8, 0.9]), soakMs: random.between(5, 60) * 1_000 },
-    deadlines: { acceptMs, outcomeMs },
+    deadlines: { acceptMs, outcomeMs, ...(world.uses('deadlines') ? parts : {}) },
+    confirm: world.uses('unconfirmed') ? confirm : 'required',
     limits: { startsPerMinute: random.pick([6, 60, 1_000]), atRiskMax },
     retries: world.uses('retries') ? retries : { max: 0 },
     watch: world.uses('watch') ? watch : { watchMs: 0 },
     ...(world.uses('windows') && hasWindows ? { windows } : {}),
     ...(world.uses('activation') && isSeparate ? { activation } : {}),
     ...(world.uses('priorities') ? { priority } : {}),
+    ...(world.uses('recall') && isRecalled ? { onHalt: 'recall' } : {}),
   });
 };
 

@@ -9,7 +9,7 @@ import { canonicalJson, sha256Hex } from '#shared/trust/canonical.ts';
 import type { Behaviour, Release, World } from './world.ts';
 
 export const PRODUCT = Id.parse('gateway');
-export const STAGING = Id.parse('staging');
+const STAGING = Id.parse('staging');
 export const PRODUCTION = Id.parse('production');
 export const CHECK = Id.parse('e2e');
 export const COMPATIBLES = [Id.parse('gw2'), Id.parse('gw3')];

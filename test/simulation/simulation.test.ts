@@ -11,7 +11,7 @@ const failureOf = async (options: Options): Promise<string> => {
 const small = (seed: number): Options => optionsOf(seed, { devices: 5, faultyMs: 30 * 60_000, rollouts: 2 });
 
 // 1913202774: a pause, and then a halt, which only then withdraws. Fresh seeds are for `npm run simulate:system`: what CI says depends on no dice.
-test.each([1, 2, 1_913_202_774])('safe under faults, and everything ends without them: seed %i', async (seed) =>
+test.each([3, 4, 7, 1_913_202_774])('safe under faults, and everything ends without them: seed %i', async (seed) =>
   expect(await failureOf(small(seed))).toBe(''),
 );
 
@@ -22,11 +22,11 @@ test('without faults, every device gets every good release', async () => {
 });
 
 test('the same seed is the same history', async () => {
-  const options = small(7);
+  const options = small(3);
   const [one, two] = [await simulate(options), await simulate(options)];
   expect(two.digest).toBe(one.digest);
   expect(one.lines.length).toBeGreaterThan(100);
-  expect((await simulate(small(8))).digest).not.toBe(one.digest);
+  expect((await simulate(small(10))).digest).not.toBe(one.digest);
 });
 
 /**
@@ -47,8 +47,8 @@ const CAUGHT: Record<Bug, Caught> = {
   'flush-skipped': { by: /not what was verified/, size: only([], ['agent-crash']) },
   'committed-without-trial': { by: /was committed although/, size: only([], ['bad-release']) },
   'read-back-skipped': { by: /not what was verified/, size: only([], ['bad-disk']) },
-  'more-than-allowed': { from: 4, by: /more than its judge allows/, size: only([], ['delay'], { rollouts: 3 }) },
-  'withdrawal-lost': { by: /still has its offer|with the faults off/ },
+  'more-than-allowed': { from: 2, by: /more than its judge allows/, size: only([], ['delay'], { rollouts: 3 }) },
+  'withdrawal-lost': { by: /still has its offer|with the faults off/, size: only([], ['operator', 'partition']) },
   'confirmation-skipped': { by: /without having asked/ },
   'receipt-not-needed': { by: /without a receipt that proves it/ },
   'takeover-keeps-both': {
@@ -56,10 +56,10 @@ const CAUGHT: Record<Bug, Caught> = {
     by: /is owned by both/,
     size: only(['priorities', 'windows'], ['delay', 'partition'], { rollouts: 4 }),
   },
-  'window-ignored': { by: /outside of its maintenance window/, size: only(['windows'], ['delay']) },
-  'activates-early': { by: /before its time|which nobody told it to/, size: only(['activation'], ['delay']) },
+  'window-ignored': { from: 6, by: /outside of its maintenance window/, size: only(['windows'], ['delay']) },
+  'activates-early': { from: 3, by: /before its time|which nobody told it to/, size: only(['activation'], ['delay']) },
   'retry-without-cool-down': {
-    from: 4,
+    from: 1,
     by: /before its cool-down is over/,
     size: only(['retries'], ['slot-full', 'full-disk']),
   },
@@ -67,11 +67,12 @@ const CAUGHT: Record<Bug, Caught> = {
   'approval-not-needed': { by: /approvals by others than its author/, size: only(['approvals'], ['operator']) },
   'promotion-unchecked': { by: /was promoted to production/, size: only(['channels', 'approvals'], ['operator']) },
   'watch-skipped': {
-    from: 6,
+    from: 3,
     by: /nobody noticed/,
     size: only(['watch'], ['bad-release'], { faultyMs: 60 * 60_000, rollouts: 3 }),
   },
-  'drift-overlooked': { from: 9, by: /nobody told it to run/, size: only([], ['by-hand'], { devices: 4 }) },
+  'recalls-everybody': { by: /by which it never ran the release/, size: only(['recall'], ['bad-release', 'operator']) },
+  'drift-overlooked': { from: 5, by: /nobody told it to run/, size: only([], ['by-hand'], { devices: 4 }) },
 };
 
 describe('a planted bug is caught', () => {

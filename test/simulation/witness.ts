@@ -1,7 +1,7 @@
 /** Looks at every single call of the store, remembers what it has seen, and holds the rules (rules-*.ts) against it. */
 import { parseAuditEvent, sentenceOf } from '#server/domain/audit.ts';
 import type { Channel } from '#server/domain/channel.ts';
-import { binMsOf, countOutcomes } from '#server/domain/deployment.ts';
+import { countOutcomes } from '#server/domain/deployment.ts';
 import type { SyncStore } from '#server/store/sqlite/sync.ts';
 import type { DeploymentRecord, OutcomeBin, RolloutRecord } from '#server/store/store.ts';
 import { Id, type Sha256 } from '#shared/ids.ts';
@@ -67,6 +67,9 @@ const TOLD: ReadonlySet<string> = new Set([
   'rollout-halted',
   'wave-opened',
   'overdue',
+  'rollout-recalled',
+  'recall-joined',
+  'recall-stays',
 ]);
 
 const ALL = { limit: 10_000 };
@@ -196,15 +199,34 @@ export const openWitness = (
       case 'addDeployments':
         look(rowsOf((args[0] as RolloutRecord).plan.id), news());
         break;
+      case 'saveRecall':
+        if (result === 'saved') lookAtRecall(args[0] as Recall);
+        break;
       case 'createRollout':
         lookAtNew(args[0] as RolloutRecord);
         break;
       case 'saveRelease':
+      case 'adoptRunning':
+      case 'saveCheck':
+      case 'approveRelease':
         news();
         break;
       default:
     }
     return result;
+  };
+  /** Nobody is sent back but who ran the release because of the recalled rollout. */
+  const lookAtRecall = ({ recalled, created, joined }: Recall): void => {
+    const events = news();
+    const { id } = recalled.plan;
+    for (const { rollout, deployments } of [...created, ...joined]) {
+      look(rowsOf(rollout.plan.id), events);
+      for (const { device } of deployments) {
+        const known = [...seen.values()].find(({ row }) => row.rollout === id && row.device === device);
+        if (known?.committed !== true)
+          world.violate(`${device} is recalled from ${id}, by which it never ran the release`);
+      }
+    }
   };
   const lookAtNew = ({ plan }: RolloutRecord): void => {
     const events = news();
@@ -244,6 +266,7 @@ const movesRows = ({ withdraw, replan, activate }: Save, outcome: Saved): boolea
   (outcome.result === 'saved' && outcome.offered.length + outcome.skipped.length > 0);
 
 type Reports = Parameters<SyncStore['saveReports']>[0];
+type Recall = Parameters<SyncStore['saveRecall']>[0];
 type Moves = Parameters<SyncStore['saveRegressions']>[0];
 
 const movedBy = (store: SyncStore, reports: Reports): DeploymentRecord[] => {

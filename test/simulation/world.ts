@@ -38,6 +38,9 @@ export const FEATURES = [
   'channels', // promotion, and what production requires
   'approvals', // of rollouts in production, by others than their author
   'simple-rules', // instead of the judge
+  'recall', // by policy after a halt, or by command
+  'deadlines', // for single states
+  'unconfirmed', // devices that find nobody to ask may activate
 ] as const;
 export type Feature = (typeof FEATURES)[number];
 
@@ -62,6 +65,7 @@ export const BUGS = [
   'promotion-unchecked',
   'watch-skipped',
   'drift-overlooked',
+  'recalls-everybody',
 ] as const;
 export type Bug = (typeof BUGS)[number];
 
