@@ -4,9 +4,9 @@ import { join } from 'node:path';
 import { readFileIfThere, writeFileDurably } from '#shared/durable.ts';
 import type { Id } from '#shared/ids.ts';
 import type { Signed } from '#shared/messages.ts';
+import { ed25519SignerFromPem, generateEd25519Key, type Signer } from '#shared/trust/ed25519-signer.ts';
 import { makeLogin } from '#shared/trust/login.ts';
 import { signPayload } from '#shared/trust/signed.ts';
-import { generatePrivateKey, type Signer, signerFromPem } from '#shared/trust/signers.ts';
 
 export type Identity = {
   device: Id;
@@ -23,11 +23,11 @@ export type Identity = {
 export const openIdentity = async (dir: string, device: Id): Promise<Identity> => {
   const file = join(dir, 'device.key');
   const known = await readFileIfThere(file);
-  const pem = known?.toString('utf8') ?? generatePrivateKey('ed25519');
+  const pem = known?.toString('utf8') ?? generateEd25519Key();
   if (known === undefined) await writeFileDurably(file, pem, 0o600);
   else await chmod(file, 0o600);
-  const signer = signerFromPem(pem);
-  if (!signer.ok || signer.value.key.keytype !== 'ed25519') {
+  const signer = ed25519SignerFromPem(pem);
+  if (!signer.ok) {
     throw new Error(`${file} is not an Ed25519 private key; restore it, or remove it and enrol this device anew`);
   }
   return identityOf(signer.value, device, known === undefined);
