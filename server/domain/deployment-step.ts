@@ -144,6 +144,13 @@ const planAgain = (
   };
 };
 
+/** Where it was withdrawn or became overdue is of no interest once it goes on. */
+const withoutReached = (deployment: DeploymentRecord): DeploymentRecord => {
+  if (deployment.reached === undefined) return deployment;
+  const { reached: _, ...rest } = deployment;
+  return rest;
+};
+
 /**
  * One word of the device, applied. `policy` is the rollout's: its deadlines run from acceptance on.
  * Words about another deployment are the caller's to sort out.
@@ -174,10 +181,8 @@ export const stepDeployment = (
   const acceptedAt = isStill ? null : wakes && told === 'trial' ? now : acceptanceOf(deployment, told, now);
   const decided = isDecided(told);
   const stateAt = told === deployment.state ? deployment.stateAt : now;
-  const { reached, ...rest } = deployment;
   const next: DeploymentRecord = {
-    ...rest,
-    ...(told === 'withdrawn' && reached !== undefined ? { reached } : {}),
+    ...(told === 'withdrawn' ? deployment : withoutReached(deployment)),
     state: told,
     stateAt,
     acceptedAt,

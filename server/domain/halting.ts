@@ -12,9 +12,9 @@ import type {
 import { binMsOf, type OutcomeBin } from './deployment.ts';
 import { judge } from './judge.ts';
 import type { HaltReason, Millis } from './rollout.ts';
-import { type Group, groupName, groupsOf, judgeInputOf, reachableOf, tallyOf } from './tally.ts';
+import { type Group, groupName, groupsOf, judgeInputOf, reachableOf, tallyOf, withoutAges } from './tally.ts';
 
-/** What the judge grants a group: at most so many devices between offer and outcome more; Infinity where only the rate limits. */
+/** What the judge grants a group (its bins are without ages): at most so many devices between offer and outcome more; Infinity where only the rate limits. */
 export type Grant = { group: Group; atMost: number; risk: number; upperBound: number };
 export type Ruling = { kind: 'halt'; reason: HaltReason } | { kind: 'go-on'; grants: Grant[] };
 
@@ -25,9 +25,9 @@ export const ruleOn = (policy: Policy, bins: OutcomeBin[], now: Millis): Ruling 
     case 'evidence':
       return ruleByEvidence(rule, groupsOf(bins), Math.floor(now / binMsOf(policy)));
     case 'wave-percentage':
-      return ruleByPercentage(bins, wavePercentage(rule, bins));
+      return ruleByPercentage(withoutAges(bins), (counts) => wavePercentage(rule, counts));
     case 'percentage-after-minimum':
-      return ruleByPercentage(bins, percentageAfterMinimum(rule, bins));
+      return ruleByPercentage(withoutAges(bins), (counts) => percentageAfterMinimum(rule, counts));
     default:
       return unreachable(rule);
   }
@@ -39,7 +39,8 @@ const ruleByEvidence = (rule: EvidenceRule, groups: Group[], nowBin: number): Ru
     const input = judgeInputOf(group.bins, nowBin);
     const verdict = judge(input, rule);
     if (verdict.kind === 'offer') {
-      grants.push({ group, atMost: verdict.atMost, risk: verdict.risk, upperBound: verdict.upperBound });
+      const { atMost, risk, upperBound } = verdict;
+      grants.push({ group: { ...group, bins: withoutAges(group.bins) }, atMost, risk, upperBound });
       continue;
     }
     const tally = tallyOf(group.bins);
@@ -58,13 +59,12 @@ const ruleByEvidence = (rule: EvidenceRule, groups: Group[], nowBin: number): Ru
 };
 
 /** The simple rules bound nothing but the failures themselves. */
-const ruleByPercentage = (bins: OutcomeBin[], reason: HaltReason | null): Ruling =>
-  reason === null
-    ? {
-        kind: 'go-on',
-        grants: groupsOf(bins).map((group) => ({ group, atMost: Number.POSITIVE_INFINITY, risk: 0, upperBound: 0 })),
-      }
-    : { kind: 'halt', reason };
+const ruleByPercentage = (counts: OutcomeBin[], rule: (counts: OutcomeBin[]) => HaltReason | null): Ruling => {
+  const reason = rule(counts);
+  if (reason !== null) return { kind: 'halt', reason };
+  const grants = groupsOf(counts).map((group) => ({ group, atMost: Number.POSITIVE_INFINITY, risk: 0, upperBound: 0 }));
+  return { kind: 'go-on', grants };
+};
 
 /** More than `percent` of a wave's reachable devices failed, in any wave. */
 const wavePercentage = (rule: z.infer<typeof WavePercentageRule>, bins: OutcomeBin[]): HaltReason | null => {

@@ -30,8 +30,10 @@ const PRIOR_CONFIRMATIONS = 10;
 /** However long ago a device accepted, this much chance stays that it is healthy and merely late. */
 const LATE_CHANCE = 0.005;
 const ALTERNATIVES = 8;
-/** Halvings of the interval [0, 1]: beyond double precision. */
-const BISECTIONS = 60;
+/** Of the sought value: far finer than any count of devices can tell. */
+const PRECISION = 1e-12;
+/** It takes about ten, and some thirty where thousands wait for one that is healthy. */
+const NEWTON_STEPS_MAX = 100;
 
 /** p_k: the failure rates that the test bets on, from 1.5 times the tolerated rate to 99 %, evenly spaced in logarithm. */
 export const alternatives = (limit: number): number[] => {
@@ -58,26 +60,23 @@ export const logEvidence = (failed: number, offered: number, limit: number): num
  */
 export const delayCurve = (confirmed: JudgeInput['confirmed'], bins: number): number[] => {
   const last = bins - 1;
-  // byStart[s * bins + d]: confirmed after d bins, accepted s bins ago.
-  const counts = new Float64Array(bins * bins);
+  /** d_b: confirmed after b bins. */
+  const after = new Float64Array(bins);
+  /** N_b - N_(b-1). Somebody confirmed after `delay` bins, who accepted `start` bins ago, is among the N_b from `delay` to `start`. */
+  const changes = new Float64Array(bins + 1);
   for (const { startAgeBins, delayBins, devices } of confirmed) {
     const delay = clampBin(delayBins, last);
     const start = Math.max(delay, clampBin(startAgeBins, last));
-    counts[start * bins + delay]! += devices;
+    after[delay]! += devices;
+    changes[delay]! += devices;
+    changes[start + 1]! -= devices;
   }
-  // byStart, added up over the delays: how many were confirmed after at most d bins.
-  const upToDelay = Float64Array.from(counts);
-  for (let at = 0; at < upToDelay.length; at++) if (at % bins > 0) upToDelay[at]! += upToDelay[at - 1]!;
   const curve = Array.from({ length: bins }, () => LATE_CHANCE);
   let reported = 1;
+  let upTo = 0;
   for (let bin = last; bin >= 1; bin--) {
-    let at = 0;
-    let upTo = 0;
-    for (let start = bin; start <= last; start++) {
-      at += counts[start * bins + bin]!;
-      upTo += upToDelay[start * bins + bin]!;
-    }
-    reported *= 1 - at / (upTo + PRIOR_CONFIRMATIONS);
+    upTo -= changes[bin + 1]!;
+    reported *= 1 - after[bin]! / (upTo + PRIOR_CONFIRMATIONS);
     curve[bin - 1] = LATE_CHANCE + (1 - LATE_CHANCE) * (1 - reported);
   }
   return curve;
@@ -88,32 +87,49 @@ const clampBin = (bin: number, last: number): number => Math.min(last, Math.max(
 /** Undecided devices that share one chance `late` of being healthy and merely late. */
 export type Waiting = { late: number; devices: number };
 
-/** pU: the largest failure rate that the observations leave plausible, at the confidence 1 - delta. 1 when nobody is healthy yet. */
+/**
+ * pU: the largest failure rate that the observations leave plausible, at the confidence 1 - delta. 1 when nobody is healthy yet.
+ * Sought as `t = -ln(1 - p)`: there the log likelihood is concave with a convex slope, so that Newton's steps never overshoot.
+ */
 export const upperBound = (failed: number, healthy: number, waiting: Waiting[], delta: number): number => {
   if (healthy === 0) return 1;
-  const likelihood = (p: number): number =>
-    (failed === 0 ? 0 : failed * Math.log(p)) +
-    healthy * Math.log1p(-p) +
-    waiting.reduce((sum, { late, devices }) => sum + devices * Math.log(late + p * (1 - late)), 0);
-  const slope = (p: number): number =>
-    (failed === 0 ? 0 : failed / p) -
-    healthy / (1 - p) +
-    waiting.reduce((sum, { late, devices }) => sum + (devices * (1 - late)) / (late + p * (1 - late)), 0);
-  // The log likelihood is concave: one maximum, and one place to its right where it has fallen by ln(1/delta).
-  const best = slope(Number.MIN_VALUE) <= 0 ? 0 : bisect(0, 1, (p) => slope(p) > 0);
-  const floor = likelihood(best) + Math.log(delta);
-  return bisect(best, 1, (p) => likelihood(p) >= floor);
+  // A failed device is one that is certainly not merely late.
+  const unhealthy = failed === 0 ? waiting : [{ late: 0, devices: failed }, ...waiting];
+  // The failed alone put the maximum here, and those who wait further to the right.
+  let best = Math.log1p(failed / healthy);
+  for (let step = 0; step < NEWTON_STEPS_MAX; step++) {
+    const { slope, bend } = likelihoodAt(best, healthy, unhealthy);
+    if (slope <= 0 || slope <= PRECISION * bend * best) break;
+    best += slope / bend;
+  }
+  const floor = likelihoodAt(best, healthy, unhealthy).log + Math.log(delta);
+  // Right of the maximum the likelihood falls to the floor in one place, which is left of this: the logs of chances are negative.
+  let bound = -floor / healthy;
+  for (let step = 0; step < NEWTON_STEPS_MAX; step++) {
+    const { log, slope } = likelihoodAt(bound, healthy, unhealthy);
+    const left = (log - floor) / slope;
+    if (!(left > PRECISION * bound)) break;
+    bound -= left;
+  }
+  return -Math.expm1(-bound);
 };
 
-/** The largest value between `low` and `high` for which `holds`, which is true up to there and false beyond. */
-const bisect = (low: number, high: number, holds: (value: number) => boolean): number => {
-  let [from, to] = [low, high];
-  for (let step = 0; step < BISECTIONS; step++) {
-    const middle = (from + to) / 2;
-    if (holds(middle)) from = middle;
-    else to = middle;
+/** The logarithm of the likelihood that the failure rate is `1 - exp(-t)`, and its first and (but for the sign) second derivative by t. */
+const likelihoodAt = (
+  t: number,
+  healthy: number,
+  unhealthy: Waiting[],
+): { log: number; slope: number; bend: number } => {
+  const p = -Math.expm1(-t);
+  let [log, slope, bend] = [-healthy * t, -healthy, 0];
+  for (const { late, devices } of unhealthy) {
+    const chance = late + (1 - late) * p;
+    const change = ((1 - late) * (1 - p)) / chance;
+    log += devices * Math.log(chance);
+    slope += devices * change;
+    bend += devices * (change + change * change);
   }
-  return from;
+  return { log, slope, bend };
 };
 
 /** w: the chance that a device that has not reported yet has failed, when the failure rate is p. */

@@ -14,7 +14,7 @@ import { approve } from './rollout-approval.ts';
 import type { RolloutEvent, RolloutFacts, RolloutStep } from './rollout-events.ts';
 import { runOn } from './rollout-run.ts';
 import { activateAll, endsAt, endWhenOver } from './rollout-time.ts';
-import { setAside, stillToAcknowledge, tallyOf, toAcknowledge, withNeverHeard } from './tally.ts';
+import { setAside, stillToAcknowledge, tallyOf, toAcknowledge, withNeverHeard, withoutAges } from './tally.ts';
 
 type StateName = RolloutState['state'];
 type EventName = RolloutEvent['kind'];
@@ -105,9 +105,10 @@ const tick = (known: Rollout, facts: RolloutFacts): RolloutStep => {
   if (progress.state === 'scheduled') return facts.now < progress.startAt ? stay : start(rollout, facts);
   if (progress.state !== 'running' && progress.state !== 'paused') return stay;
 
-  const bins = setAside(facts.bins, progress.acknowledged ?? []);
-  const ruling = ruleOn(rollout.policy, bins, facts.now);
+  const judged = setAside(facts.bins, progress.acknowledged ?? []);
+  const ruling = ruleOn(rollout.policy, judged, facts.now);
   if (ruling.kind === 'halt') return halt(rollout, progress, ruling.reason, facts);
+  const bins = withoutAges(judged);
   const gate = gateOf(rollout.policy, bins, progress.wave);
   // Where no wave is left to open, nothing would follow from a wave that nobody heard of.
   const isFollowed = bins.some((bin) => bin.wave > gate.wave && bin.outcome === 'planned');

@@ -26,6 +26,27 @@ export const tallyOf = (bins: OutcomeBin[]): Tally => {
   return tally;
 };
 
+const isOfGroup = (a: { cohort: Id; compatible: Id }, b: { cohort: Id; compatible: Id }): boolean =>
+  a.cohort === b.cohort && a.compatible === b.compatible;
+
+/**
+ * How many of each outcome, in bins without any age: only the judge's rule of evidence needs ages, and they make the bins many.
+ * Those that follow one another become one, and in the order of the store that is all there is to do.
+ */
+export const withoutAges = (bins: OutcomeBin[]): OutcomeBin[] => {
+  const merged: OutcomeBin[] = [];
+  let last: OutcomeBin | undefined;
+  for (const bin of bins) {
+    if (last !== undefined && last.outcome === bin.outcome && last.wave === bin.wave && isOfGroup(last, bin)) {
+      last.devices += bin.devices;
+      continue;
+    }
+    last = { ...bin, startBin: null, delayBins: null };
+    merged.push(last);
+  }
+  return merged;
+};
+
 /** Devices that can still say, or have said, how it went: everybody but the skipped, the withdrawn and the never heard. */
 export const reachableOf = (tally: Tally): number =>
   tally.planned + tally.unaccepted + tally.undecided + tally.installed + tally.healthy + tally.failed;
@@ -90,11 +111,14 @@ export const stillToAcknowledge = (acknowledged: Acknowledged[], bins: OutcomeBi
 /** In the order in which they first appear, which is the store's and stable. */
 export const groupsOf = (bins: OutcomeBin[]): Group[] => {
   const groups = new Map<string, Group>();
+  let group: Group | undefined;
   for (const bin of bins) {
-    const name = groupName(bin);
-    const known = groups.get(name);
-    if (known) known.bins.push(bin);
-    else groups.set(name, { cohort: bin.cohort, compatible: bin.compatible, bins: [bin] });
+    if (group === undefined || !isOfGroup(group, bin)) {
+      const { cohort, compatible } = bin;
+      group = groups.get(groupName(bin)) ?? { cohort, compatible, bins: [] };
+      groups.set(groupName(bin), group);
+    }
+    group.bins.push(bin);
   }
   return [...groups.values()];
 };

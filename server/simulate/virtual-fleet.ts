@@ -13,8 +13,8 @@ import { type Random, waitOf } from './random.ts';
 
 export const SIMULATED = Id.parse('simulated');
 
-type Journey = { record: DeploymentRecord };
-type Due = { journey: Journey; word: DeviceWord | 'deadline' };
+/** What a device or its deadline will say of its journey: the journey as it is until then, and the bin that counts it. */
+type Due = { record: DeploymentRecord; bin: OutcomeBin; word: DeviceWord | 'deadline' };
 /** Devices that have been offered the release, those among them that it fails on, and those that are decided. */
 export type Counted = { exposed: number; harmed: number; decided: number };
 
@@ -39,42 +39,42 @@ export const virtualFleet = (
   const due = dueQueue<Due>();
   const counted: Counted = { exposed: 0, harmed: 0, decided: 0 };
 
-  const move = (journey: Journey, next: DeploymentRecord): void => {
-    if (next === journey.record) return;
-    tally.count(journey.record, -1);
-    tally.count(next, 1);
-    counted.decided += Number(next.decidedAt !== null) - Number(journey.record.decidedAt !== null);
-    journey.record = next;
-  };
-  const begin = (wave: number, now: Millis): void => {
+  /** Draws what becomes of a device that has just accepted. */
+  const begin = (record: DeploymentRecord, bin: OutcomeBin, now: Millis): void => {
     const fails = random() < model.failing;
     const isSilent = random() < model.silent;
     const waitMs = waitOf(random, fails ? model.failureReportMs : model.reportMs);
-    const journey: Journey = { record: plannedIn(wave) };
-    counted.exposed += 1;
     counted.harmed += Number(fails);
-    const offered: DeploymentRecord = { ...journey.record, state: 'offered', offeredAt: now, stateAt: now };
-    move(journey, stepDeployment(offered, { state: 'accepted' }, now, policy).next);
     // A device that would take longer than its deadline is overdue for good, healthy or not: the table of docs/judge.md assumes it.
     const reports = !(fails && isSilent) && waitMs <= policy.deadlines.outcomeMs;
-    if (reports) due.add(now + waitMs, { journey, word: { outcome: fails ? 'reverted' : 'committed' } });
-    else due.add(now + policy.deadlines.outcomeMs, { journey, word: 'deadline' });
+    if (reports) due.add(now + waitMs, { record, bin, word: { outcome: fails ? 'reverted' : 'committed' } });
+    else due.add(now + policy.deadlines.outcomeMs, { record, bin, word: 'deadline' });
+  };
+  const end = ({ record, bin, word }: Due, at: Millis): void => {
+    const next = word === 'deadline' ? overdueAt(record, at) : stepDeployment(record, word, at, policy).next;
+    bin.devices -= 1;
+    tally.binOf(next).devices += 1;
+    counted.decided += Number(next.decidedAt !== null);
   };
   return {
     bins: () => tally.bins(),
     offer(wave, atMost, now) {
-      const devices = Math.min(atMost, tally.planned(wave));
-      for (let device = 0; device < devices; device++) begin(wave, now);
+      const before = plannedIn(wave);
+      const planned = tally.binOf(before);
+      const devices = Math.min(atMost, planned.devices);
+      if (devices === 0) return 0;
+      const offered: DeploymentRecord = { ...before, state: 'offered', offeredAt: now, stateAt: now };
+      const accepted = stepDeployment(offered, { state: 'accepted' }, now, policy).next;
+      const bin = tally.binOf(accepted);
+      planned.devices -= devices;
+      bin.devices += devices;
+      counted.exposed += devices;
+      for (let device = 0; device < devices; device++) begin(accepted, bin, now);
       return devices;
     },
     pass(now) {
       tally.age(now);
-      for (let next = due.take(now); next !== undefined; next = due.take(now)) {
-        const { journey, word } = next.what;
-        const { record } = journey;
-        if (word === 'deadline') move(journey, overdueAt(record, next.at));
-        else move(journey, stepDeployment(record, word, next.at, policy).next);
-      }
+      for (let next = due.take(now); next !== undefined; next = due.take(now)) end(next.what, next.at);
     },
     nextAt: () => due.nextAt(),
     counted,
@@ -118,16 +118,16 @@ const plannedIn = (wave: number): DeploymentRecord => ({
 /** `countOutcomes`, kept up to date instead of counted anew. Bins that are too old to be told apart by the judge are one. */
 const outcomeTally = (policy: Policy, waveSizes: number[]) => {
   const binMs = binMsOf(policy);
-  const bins = new Map<string, OutcomeBin>();
+  // The simple rules do not ask for ages at all.
+  const agesKept = policy.judge.rule === 'evidence' ? AGE_BINS : 0;
+  /** Those of one wave and outcome lie together, as in the store's answer. */
+  const classes = new Map<string, Map<string, OutcomeBin>>();
   /** Decided journeys that began before this bin are counted as if they had begun in it: they have all ages seen. */
   let oldestBin = 0;
 
   const named = (bin: OutcomeBin): OutcomeBin => {
-    const key = `${bin.wave} ${bin.outcome} ${bin.startBin} ${bin.delayBins}`;
-    const known = bins.get(key);
-    if (known) return known;
-    bins.set(key, bin);
-    return bin;
+    const ofClass = kept(classes, `${bin.wave} ${bin.outcome}`, () => new Map<string, OutcomeBin>());
+    return kept(ofClass, `${bin.startBin} ${bin.delayBins}`, () => bin);
   };
   const binOf = (record: DeploymentRecord): OutcomeBin => {
     const outcome = outcomeOf(record);
@@ -144,21 +144,33 @@ const outcomeTally = (policy: Policy, waveSizes: number[]) => {
     binOf(plannedIn(wave)).devices = devices;
   });
   return {
-    bins: (): OutcomeBin[] => [...bins.values()].filter(({ devices }) => devices > 0),
-    planned: (wave: number): number => binOf(plannedIn(wave)).devices,
-    count(record: DeploymentRecord, change: 1 | -1): void {
-      binOf(record).devices += change;
+    binOf,
+    bins(): OutcomeBin[] {
+      const bins: OutcomeBin[] = [];
+      for (const ofClass of classes.values()) for (const bin of ofClass.values()) if (bin.devices > 0) bins.push(bin);
+      return bins;
     },
     age(now: Millis): void {
-      const oldest = Math.floor(now / binMs) - AGE_BINS;
+      const oldest = Math.floor(now / binMs) - agesKept;
       if (oldest <= oldestBin) return;
       oldestBin = oldest;
-      for (const [key, bin] of bins) {
-        if (bin.startBin === null || bin.startBin >= oldest || (bin.outcome === 'undecided' && bin.devices > 0))
-          continue;
-        bins.delete(key);
-        if (bin.devices > 0) named({ ...bin, startBin: oldest, devices: 0 }).devices += bin.devices;
+      for (const ofClass of classes.values()) {
+        for (const [key, bin] of ofClass) {
+          if (bin.startBin === null || bin.startBin >= oldest || (bin.outcome === 'undecided' && bin.devices > 0))
+            continue;
+          ofClass.delete(key);
+          if (bin.devices > 0) named({ ...bin, startBin: oldest, devices: 0 }).devices += bin.devices;
+        }
       }
     },
   };
+};
+
+/** What the map has under the key, or, from now on, what is made. */
+const kept = <T>(map: Map<string, T>, key: string, make: () => T): T => {
+  const known = map.get(key);
+  if (known !== undefined) return known;
+  const made = make();
+  map.set(key, made);
+  return made;
 };

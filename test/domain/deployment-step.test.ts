@@ -90,7 +90,7 @@ describe('a journey', () => {
   });
 
   test('keeps a deadline that was moved, however it goes on', () => {
-    const moved = deploymentIn('fetching', { deadlineAt: T0 + 900_000 });
+    const moved = deploymentIn('fetching', { deadlineAt: T0 + 900_000, graceUntil: T0 + 900_000 });
     expect(journey(moved, ...said('ready', 'trial')).deadlineAt).toBe(T0 + 900_000);
     // The time to accept is another matter than the time to an outcome.
     expect(journey(deploymentIn('offered'), { state: 'accepted' }).deadlineAt).toBe(T0 + 602_000);

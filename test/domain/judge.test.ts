@@ -265,6 +265,44 @@ describe('whatever the numbers', () => {
     );
   });
 
+  test('the upper bound is where the log likelihood, as it is written down, has fallen by ln(1/delta)', () => {
+    fc.assert(
+      fc.property(
+        fc.integer({ min: 0, max: 300 }),
+        fc.integer({ min: 1, max: 10_000 }),
+        fc.array(
+          fc.record({
+            late: fc.double({ min: 0.005, max: 1, noNaN: true }),
+            devices: fc.integer({ min: 1, max: 5_000 }),
+          }),
+          { maxLength: 60 },
+        ),
+        fc.double({ min: 0.0001, max: 0.5, noNaN: true }),
+        (failed, healthy, waiting, delta) => {
+          const likelihood = (p: number): number =>
+            (failed === 0 ? 0 : failed * Math.log(p)) +
+            healthy * Math.log1p(-p) +
+            waiting.reduce((sum, { late, devices }) => sum + devices * Math.log(late + p * (1 - late)), 0);
+          // By trisection and bisection, a step at a time: slow, and nothing to go wrong.
+          let [from, to] = [0, 1];
+          for (let step = 0; step < 200; step++) {
+            const third = (to - from) / 3;
+            if (likelihood(from + third) < likelihood(to - third)) from += third;
+            else to -= third;
+          }
+          const floor = likelihood((from + to) / 2 || Number.MIN_VALUE) + Math.log(delta);
+          to = 1;
+          for (let step = 0; step < 100; step++) {
+            const middle = (from + to) / 2;
+            if (likelihood(middle) >= floor) from = middle;
+            else to = middle;
+          }
+          expect(upperBound(failed, healthy, waiting, delta) / from).toBeCloseTo(1, 6);
+        },
+      ),
+    );
+  });
+
   test('the delay curve falls with age and stays between late-by-chance and certain', () => {
     fc.assert(
       fc.property(anyInput, ({ confirmed }) => {
