@@ -1,10 +1,11 @@
 /**
  * `npm run simulate:system -- --seed N`: one history, or with `--seeds K` as many from there on, at most `--minutes M` long. `--history` prints
- * it. A failure prints its seed and the shortest history that was found, and ends with exit code 1.
+ * it. `--bug NAME` plants one, to see how it is found. A failure prints its seed and the shortest history that was found, and ends with exit code 1.
  */
 import { parseArgs } from 'node:util';
 import { formatOutcome, shrink } from './shrink.ts';
 import { optionsOf, simulate } from './simulate.ts';
+import { BUGS } from './world.ts';
 
 const { values } = parseArgs({
   options: {
@@ -12,9 +13,12 @@ const { values } = parseArgs({
     seeds: { type: 'string', default: '1' },
     minutes: { type: 'string', default: '10' },
     history: { type: 'boolean', default: false },
+    bug: { type: 'string' },
   },
 });
 const first = values.seed === undefined ? Math.floor(Math.random() * 2 ** 31) : Number(values.seed);
+const bug = BUGS.find((name) => name === values.bug);
+if (values.bug !== undefined && bug === undefined) throw new Error(`the bugs are ${BUGS.join(', ')}`);
 const beganAt = performance.now();
 const passedMs = (): number => performance.now() - beganAt;
 let hours = 0;
@@ -22,7 +26,7 @@ let ran = 0;
 let failures = 0;
 const totals: Record<string, number> = {};
 for (let seed = first; seed < first + Number(values.seeds) && passedMs() < Number(values.minutes) * 60_000; seed += 1) {
-  const options = optionsOf(seed);
+  const options = optionsOf(seed, { bug });
   const outcome = await simulate(options);
   ran += 1;
   hours += outcome.deviceHours;

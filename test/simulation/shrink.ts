@@ -19,14 +19,12 @@ export const shrink = async (options: Options, outcome: Outcome, triesMax = TRIE
   /** Whether it still fails so, and not later. */
   const attempt = async (change: Partial<Options>): Promise<boolean> => {
     if (best.tried >= triesMax) return false;
-    const smaller = { ...best.options, ...change };
+    const giveUpMs = best.outcome.violation!.at * LATER_MAX;
+    const smaller = { ...best.options, ...change, giveUpMs };
     const result = await simulate(smaller);
     const tried = best.tried + 1;
     const { violation } = result;
-    const fails =
-      violation !== null &&
-      kindOf(result) === kindOf(outcome) &&
-      violation.at <= best.outcome.violation!.at * LATER_MAX;
+    const fails = violation !== null && kindOf(result) === kindOf(outcome);
     best = fails ? { options: smaller, outcome: result, tried } : { ...best, tried };
     return fails;
   };

@@ -114,7 +114,8 @@ const run = async (world: World, sql: Sql, startAt: number): Promise<void> => {
     else time.at(comesAt, undefined, begin);
   });
 
-  const over = (): boolean => world.violation() !== null;
+  const giveUpAt = startAt + (options.giveUpMs ?? Number.POSITIVE_INFINITY);
+  const over = (): boolean => world.violation() !== null || time.now() > giveUpAt;
   scheduleFaults({ world, network, server, devices, people, witness, sync });
   if (!(await time.runUntil(startAt + options.faultyMs, over))) return;
   world.heal();

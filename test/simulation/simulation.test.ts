@@ -29,6 +29,13 @@ test('the same seed is the same history', async () => {
   expect((await simulate(small(10))).digest).not.toBe(one.digest);
 });
 
+test('a failure is told by the few faults that it takes', async () => {
+  const options = { ...small(3), bug: 'withdrawal-lost' as const };
+  const failure = await shrink(options, await simulate(options));
+  expect(failure.outcome.struck.length).toBeLessThanOrEqual(2);
+  expect(formatOutcome(failure)).toMatch(/^seed 3 fails: .* still has its offer\n[^]*struck: [a-z]+.*#\d[^]*VIOLATED/);
+});
+
 /**
  * Each planted bug must be caught within so many seeds (`from` on, so that the short run stays short), and in these words. The faults
  * and features are those that it takes, where all of them together would take longer.

@@ -75,6 +75,8 @@ export type Options = {
   features: ReadonlySet<Feature>;
   /** Single strikes of faults that are left out, such as `loss#17`: how a history is made shorter. */
   without?: ReadonlySet<string>;
+  /** What has not failed by then counts as holding. */
+  giveUpMs?: number;
   devices: number;
   /** How long faults happen. */
   faultyMs: number;
