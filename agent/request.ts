@@ -2,8 +2,8 @@
  * One HTTP request with Node's own client. `fetch` costs a device some 15 MB of memory, and does not work at all where V8 may not make
  * machine code (`--lite-mode`, `--jitless`).
  */
-import { type IncomingMessage, request as requestHttp } from 'node:http';
-import { request as requestHttps } from 'node:https';
+import type { IncomingMessage } from 'node:http';
+import { httpClient } from './node-http.ts';
 import { errorCode } from './system-error.ts';
 
 /** The part of the Fetch API's `Response` that the agent uses: a `Response` is one, too. */
@@ -70,8 +70,11 @@ const requestOnce = async (
   signal.throwIfAborted();
   const answered = Promise.withResolvers<IncomingMessage | 'stale'>();
   const length = body === undefined ? {} : { 'content-length': String(Buffer.byteLength(body)) };
-  const send = url.protocol === 'https:' ? requestHttps : requestHttp;
-  const asking = send(url, { method: method ?? 'GET', headers: { ...headers, ...length } }, answered.resolve);
+  const asking = httpClient(url).request(
+    url,
+    { method: method ?? 'GET', headers: { ...headers, ...length } },
+    answered.resolve,
+  );
   const abort = (): void => void asking.destroy(new Error('aborted'));
   signal.addEventListener('abort', abort, { once: true });
   // It stays: an error without a listener would end the process.
