@@ -13,8 +13,8 @@ const DESCRIPTION_BYTES_MAX = 1024 * 1024;
 const Path = z.string().min(1).max(4096);
 
 const ArtifactFile = z.union([
-  /** A folder becomes a deterministic tar, unpacked at the root of the slot. */
-  z.strictObject({ name: Id, folder: Path, compression: z.enum(['none', 'gzip', 'zstd']).default('gzip') }),
+  /** A folder becomes a deterministic tar, unpacked at the root of the slot. Uncompressed unless told: see compressed-inside.ts. */
+  z.strictObject({ name: Id, folder: Path, compression: z.enum(['none', 'gzip', 'zstd']).default('none') }),
   /** A file is placed at `path` in the slot. */
   z.strictObject({ name: Id, file: Path, path: z.string().min(1).max(255), executable: z.boolean().default(false) }),
   /** A tar that exists already, unpacked at the root of the slot. */

@@ -4,10 +4,11 @@ import { createReadStream } from 'node:fs';
 import { stat } from 'node:fs/promises';
 import { setTimeout as pause } from 'node:timers/promises';
 import { routes } from '#shared/api.ts';
-import { readBundle } from '#shared/bundle.ts';
+import { type BundlePart, type CompressedArtifact, readBundle } from '#shared/bundle.ts';
 import { type Id, manifestPath, releaseRef, Sha256 } from '#shared/ids.ts';
 import type { Manifest } from '#shared/manifest.ts';
 import type { RouteAnswer } from '#shared/route.ts';
+import { compressedInside, compressedWarning } from '#shared/transfer/compressed-inside.ts';
 import { addManifests } from '#shared/trust/delegation.ts';
 import type { PublicKey } from '#shared/trust/keys.ts';
 import type { Signer } from '#shared/trust/signers.ts';
@@ -18,7 +19,14 @@ import { printError } from './terminal.ts';
 /** Somebody else published in between, or the connection broke: tries altogether. */
 const ATTEMPTS_MAX = 5;
 
-export type CheckedBundle = { file: string; bytes: number; sha256: Sha256; manifest: Manifest; manifestBytes: Buffer };
+export type CheckedBundle = {
+  file: string;
+  bytes: number;
+  sha256: Sha256;
+  manifest: Manifest;
+  manifestBytes: Buffer;
+  compressed: CompressedArtifact[];
+};
 
 /** Reads a bundle as the server will, so that a bad one is refused before anything is sent. */
 export const checkBundle = async (
@@ -38,9 +46,28 @@ export const checkBundle = async (
       yield chunk;
     }
   }
-  const read = await readBundle(source(), { manifest: async () => {}, part: async () => {} });
+  const compressed: CompressedArtifact[] = [];
+  const look = async (part: BundlePart, body: AsyncIterable<Uint8Array>): Promise<void> => {
+    const how = part.kind === 'artifact' ? compressedInside(await headOf(body)) : undefined;
+    if (how !== undefined) compressed.push({ name: part.name, how });
+  };
+  const read = await readBundle(source(), { manifest: async () => {}, part: look });
   const { manifest, manifestBytes } = valueOf(read, file);
-  return { file, bytes, sha256: Sha256.parse(hash.digest('hex')), manifest, manifestBytes };
+  return { file, bytes, sha256: Sha256.parse(hash.digest('hex')), manifest, manifestBytes, compressed };
+};
+
+const HEAD_BYTES = 64;
+const headOf = async (body: AsyncIterable<Uint8Array>): Promise<Uint8Array> => {
+  let head = Buffer.alloc(0);
+  for await (const piece of body) {
+    if (head.length < HEAD_BYTES) head = Buffer.concat([head, piece.subarray(0, HEAD_BYTES)]);
+  }
+  return head;
+};
+
+/** On the error stream, so that what scripts read stays as it is. */
+export const warnOfCompressed = ({ file, compressed }: { file: string; compressed: CompressedArtifact[] }): void => {
+  for (const { name, how } of compressed) printError(`${file}: ${compressedWarning(name, how)}`);
 };
 
 export type PublishSteps = {

@@ -6,7 +6,7 @@
  */
 import { createHash, randomUUID } from 'node:crypto';
 import { createReadStream, createWriteStream } from 'node:fs';
-import { rename, rm, stat } from 'node:fs/promises';
+import { rename, rm } from 'node:fs/promises';
 import { basename, dirname } from 'node:path';
 import { Transform } from 'node:stream';
 import type { z } from 'zod';
@@ -15,6 +15,7 @@ import { Sha256 } from './ids.ts';
 import { type Artifact, BUNDLE_BYTES_MAX, type InstallKind, MANIFEST_BYTES_MAX, Manifest } from './manifest.ts';
 import { accept, type Refusal, type Result, refuse } from './problems.ts';
 import { type AddTarEntry, TAR_BLOCK as BLOCK, packTar, tarHead } from './tar.ts';
+import { type DescribedFile, describeFile } from './transfer/describe-file.ts';
 import { type TreeCompression, writeTree } from './tree.ts';
 import { canonicalJson } from './trust/canonical.ts';
 
@@ -225,7 +226,16 @@ export type BundleDescription = {
   /** Gets the names of files that are there only while this works, for a caller that a signal ends in the middle. */
   temporary?: string[];
 };
-export type CreatedBundle = { file: string; bytes: number; sha256: Sha256; manifest: Manifest; manifestBytes: Buffer };
+export type CreatedBundle = {
+  file: string;
+  bytes: number;
+  sha256: Sha256;
+  manifest: Manifest;
+  manifestBytes: Buffer;
+  compressed: CompressedArtifact[];
+};
+/** An artifact that deltas will be large for. */
+export type CompressedArtifact = { name: string; how: string };
 
 /**
  * Makes a bundle; the same input gives the same bytes. Refusals: `manifest-invalid` (with every wrong field), `too-large`,
@@ -235,18 +245,21 @@ export const createBundle = async (description: BundleDescription): Promise<Resu
   const work = `${description.out}.${randomUUID()}`;
   const temporary = description.temporary ?? [];
   try {
-    const files: { file: string; part: Digested }[] = [];
+    const files: string[] = [];
+    const compressed: CompressedArtifact[] = [];
     const artifacts: z.input<typeof Artifact>[] = [];
     for (const source of description.artifacts) {
-      const prepared = await prepareArtifact(source, `${work}.${files.length}`, temporary);
-      files.push(prepared);
-      artifacts.push({ name: source.name, ...prepared.part, install: prepared.install });
+      const { file, part: found, install } = await prepareArtifact(source, `${work}.${files.length}`, temporary);
+      const { compressed: how, ...part } = found;
+      files.push(file);
+      if (how !== undefined) compressed.push({ name: source.name, how });
+      artifacts.push({ name: source.name, ...part, install });
     }
     const attachments = [];
     for (const { kind, file, name } of description.attachments ?? []) {
-      const part = await digestFile(file);
-      files.push({ file, part });
-      attachments.push({ kind, name: name ?? basename(file), ...part });
+      const { bytes, sha256 } = await described(file);
+      files.push(file);
+      attachments.push({ kind, name: name ?? basename(file), bytes, sha256 });
     }
     const fields = Manifest.safeParse({ ...description.manifest, format: 1, artifacts, attachments });
     if (!fields.success) return refuse('manifest-invalid', describeIssues(fields.error));
@@ -257,11 +270,10 @@ export const createBundle = async (description: BundleDescription): Promise<Resu
       return refuse('too-large', `a manifest may have ${MANIFEST_BYTES_MAX} bytes, a bundle ${BUNDLE_BYTES_MAX}`);
     }
     temporary.push(work);
-    const paths = files.map(({ file }) => file);
-    const written = await writeBundle(work, manifestBytes, manifest, paths, description.onProgress);
+    const written = await writeBundle(work, manifestBytes, manifest, files, description.onProgress);
     await rename(work, description.out);
     await syncFolder(dirname(description.out));
-    return accept({ file: description.out, ...written, manifest, manifestBytes });
+    return accept({ file: description.out, ...written, manifest, manifestBytes, compressed });
   } catch (error) {
     if (error instanceof BundleFault) return error.refusal;
     throw error;
@@ -276,26 +288,20 @@ const prepareArtifact = async (
   source: ArtifactSource,
   work: string,
   temporary: string[],
-): Promise<{ file: string; part: Digested; install: z.input<typeof InstallKind> }> => {
-  if ('file' in source) return { file: source.file, part: await digestFile(source.file), install: source.install };
-  const compression = source.compression ?? 'gzip';
+): Promise<{ file: string; part: DescribedFile; install: z.input<typeof InstallKind> }> => {
+  if ('file' in source) return { file: source.file, part: await described(source.file), install: source.install };
+  // Uncompressed unless told: transfers compress by themselves, and deltas between compressed trees are several times larger.
+  const compression = source.compression ?? 'none';
   temporary.push(work);
   const written = await writeTree(source.folder, compression, work);
   if (!written.ok) throw new BundleFault(written);
-  return { file: work, part: await digestFile(work), install: { kind: 'tree', compression } };
+  return { file: work, part: await described(work), install: { kind: 'tree', compression } };
 };
 
-const digestFile = async (file: string): Promise<Digested> => {
-  const there = await stat(file).catch(() => undefined);
-  if (there === undefined) throw fault('bundle-invalid', `${file} can not be read`);
-  if (!there.isFile()) throw fault('bundle-invalid', `${file} is not a file`);
-  const hash = createHash('sha256');
-  let bytes = 0;
-  for await (const chunk of createReadStream(file) as AsyncIterable<Buffer>) {
-    hash.update(chunk);
-    bytes += chunk.length;
-  }
-  return { bytes, sha256: Sha256.parse(hash.digest('hex')) };
+const described = async (file: string): Promise<DescribedFile> => {
+  const result = await describeFile(file);
+  if (!result.ok) throw new BundleFault(result);
+  return result.value;
 };
 
 const writeBundle = async (

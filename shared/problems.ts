@@ -14,6 +14,7 @@ export const PROBLEMS = {
   'metadata-version-conflict': [409, 'Somebody else published in between: fetch the delegation again, sign anew'],
   'too-slow': [408, 'The body came too slowly'],
   'digest-mismatch': [422, 'The bytes received are not the bytes announced'],
+  'chunks-mismatch': [422, 'The chunk index that the manifest names is not that of the bytes'],
   'too-large': [413, 'That is larger than allowed'],
   'bundle-invalid': [422, 'The bundle is not well formed'],
   'manifest-invalid': [422, 'The manifest is not well formed'],

@@ -7,7 +7,7 @@ import { sha256Hex } from '#shared/trust/canonical.ts';
 import { withExamples } from '../command.ts';
 import { createBundles, parseDescription, readDescription } from '../description.ts';
 import { CliFailure, usageFailure } from '../failure.ts';
-import { type CheckedBundle, checkBundle } from '../publish.ts';
+import { type CheckedBundle, checkBundle, warnOfCompressed } from '../publish.ts';
 import { facts, formatBytes, paint, print, printJson, table, withProgress } from '../terminal.ts';
 import { collect, collectText, pair, wholeNumber } from '../values.ts';
 
@@ -80,6 +80,8 @@ const addCreate = (group: Command): void => {
       const created = await withProgress(label, (onProgress) =>
         createBundles(description, { folder, out: flags.out, onProgress }),
       );
+      // The artifacts are the same for each compatible.
+      created.slice(0, 1).forEach(warnOfCompressed);
       if (flags.json === true) {
         return printJson(created.map(({ file, bytes, sha256, manifest }) => ({ file, bytes, sha256, manifest })));
       }

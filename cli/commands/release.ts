@@ -8,7 +8,7 @@ import { type ReleaseView } from '#shared/views.ts';
 import { listAll } from '../client.ts';
 import { connect, type ServerFlags, withExamples, withServer } from '../command.ts';
 import { CliFailure, usageFailure, valueOf } from '../failure.ts';
-import { checkBundle, publishRelease } from '../publish.ts';
+import { checkBundle, publishRelease, warnOfCompressed } from '../publish.ts';
 import {
   type Cell,
   facts,
@@ -59,7 +59,11 @@ const addPublish = (group: Command): void => {
       const trusted = await Promise.all((flags.trust ?? []).map(readPublicKey));
       const input = { files, signer, trusted, now: Date.now };
       let release: ReleaseView = await publishRelease(client, input, {
-        checking: (file) => withProgress(`checking ${file}`, (onProgress) => checkBundle(file, onProgress)),
+        checking: async (file) => {
+          const bundle = await withProgress(`checking ${file}`, (onProgress) => checkBundle(file, onProgress));
+          warnOfCompressed(bundle);
+          return bundle;
+        },
         sending: (bundle, work) => withProgress(`sending ${bundle.file}`, work),
         again: (why) => printError(`${why}; trying again`),
       });

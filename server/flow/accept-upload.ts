@@ -10,6 +10,7 @@ import { accept, type Refusal, type Result, refuse } from '#shared/problems.ts';
 import { sha256Hex } from '#shared/trust/canonical.ts';
 import type { Objects, StagedObject } from '../store/objects.ts';
 import { inPace, type Pace, TooSlow, UPLOAD_PACE } from './pace.ts';
+import { stagePart } from './stage-part.ts';
 
 export type Upload = {
   sha256: Sha256;
@@ -26,7 +27,7 @@ export type UploadLimits = { countMax: number; bytesMax: number; keepMs: number 
 const UPLOAD_LIMITS: UploadLimits = { countMax: 64, bytesMax: 64 * 1024 ** 3, keepMs: 3_600_000 };
 
 export type Uploads = {
-  /** Refusals: those of `readBundle`, `digest-mismatch` with the URL, `insufficient-storage`, `rate-limited`, `too-slow`. */
+  /** Refusals: those of `readBundle`, `digest-mismatch` with the URL, `chunks-mismatch`, `insufficient-storage`, `rate-limited`, `too-slow`. */
   accept(input: { sha256: Sha256; body: AsyncIterable<Uint8Array>; by: string }): Promise<Result<Upload>>;
   /** Also makes it wait for `keepMs` once more, so that nothing expires while it is being published. */
   get(sha256: Sha256): Upload | undefined;
@@ -62,13 +63,14 @@ export const openUploads = (deps: {
       return bytesHeld <= limits.bytesMax;
     });
     let kept = false;
+    let manifest: Manifest | undefined;
     try {
       const read = await readBundle(meter.body, {
-        manifest: async () => {},
+        manifest: async (_, parsed) => void (manifest = parsed),
         part: async (part, body) => {
-          const result = await deps.objects.stage(body, { bytesMax: part.bytes, sha256: part.sha256 });
+          const result = await stagePart(deps.objects, manifest!, part, body);
           if (!result.ok) throw new StageRefused(result);
-          staged.push(result.value);
+          staged.push(...result.value);
         },
       });
       if (!read.ok) return read;

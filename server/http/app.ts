@@ -25,6 +25,7 @@ import {
   type PublicWho,
   type Who,
 } from './authenticate.ts';
+import { decodeBody, UnknownEncoding } from './content-encoding.ts';
 import { answerErrors, rawProblem, sendProblem } from './errors.ts';
 import { describeApi, openApiSchema } from './openapi.ts';
 import { welcome } from './welcome.ts';
@@ -75,7 +76,11 @@ export const buildApp = async (deps: AppDeps): Promise<FastifyInstance> => {
   const app = fastify(serverOptions(deps));
   // Bodies are JSON, or a stream that only a route which expects one reads.
   app.removeContentTypeParser('text/plain');
-  app.addContentTypeParser('application/octet-stream', (_request, payload, done) => done(null, payload));
+  app.addContentTypeParser('application/octet-stream', (request, payload, done) => {
+    const body = decodeBody(payload, request.headers['content-encoding']);
+    if (body === undefined) done(new UnknownEncoding());
+    else done(null, body);
+  });
   answerErrors(app);
   guard(app, deps);
   await describeApi(app, deps.version);

@@ -24,6 +24,7 @@ const FASTIFY_ERRORS: Record<string, readonly [ProblemCode, string]> = {
   FST_ERR_CTP_INVALID_CONTENT_LENGTH: ['invalid-request', 'the body is not as long as content-length says'],
   FST_ERR_BAD_URL: ['invalid-request', 'the URL is not well formed'],
   FST_ERR_MAX_PARAM_LENGTH: ['invalid-request', 'a part of the path is too long'],
+  SLUICE_UNKNOWN_ENCODING: ['invalid-request', 'send the body as it is, or with content-encoding: zstd'],
   FST_ERR_HANDLER_TIMEOUT: ['unavailable', 'the server took too long'],
 };
 

@@ -146,3 +146,16 @@ test('an upload that trickles is refused with the pace that it should keep, and 
 test('an upload that keeps the pace is taken, however long the disk takes', async () => {
   expect(await trickle(100, 60_000)).toMatchObject({ ok: true });
 });
+
+test('an artifact whose chunk index is not that of its bytes is refused, and leaves nothing', async () => {
+  const big = await makeBundle(world, '1.0.0', { content: 'a large application '.repeat(10_000) });
+  const manifest = big.manifestBytes.toString();
+  const [index] = /(?<="index":")[0-9a-f]{64}/.exec(manifest) ?? [];
+  const bytes = Buffer.from(big.bytes);
+  bytes.write('0'.repeat(64), bytes.indexOf(index!));
+  expect(await send(bytes)).toMatchObject({ ok: false, code: 'chunks-mismatch' });
+  expect(await filesOf(world)).toEqual([]);
+  // As it was made, it is fine: the artifact waits, and its index with it.
+  expect(await send(big.bytes)).toMatchObject({ ok: true, value: { manifest: { version: '1.0.0' } } });
+  expect(world.uploads.get(big.sha256)?.staged.map(({ sha256 }) => sha256)).toContain(index);
+});

@@ -1,5 +1,6 @@
 import { createHash } from 'node:crypto';
 import { request } from 'node:http';
+import { zstdCompressSync } from 'node:zlib';
 import type { FastifyInstance } from 'fastify';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { Channels } from '#server/domain/channel.ts';
@@ -63,6 +64,7 @@ const call = async (
   method: Route['method'],
   url: string,
   payload?: object,
+  headers: Record<string, string> = {},
 ): Promise<Call> => {
   const answer = await app.inject({
     method,
@@ -70,6 +72,7 @@ const call = async (
     headers: {
       ...(role === null ? {} : { authorization: `Bearer ${tokens.get(role)}` }),
       ...(Buffer.isBuffer(payload) ? { 'content-type': 'application/octet-stream' } : {}),
+      ...headers,
     },
     ...(payload === undefined ? {} : { payload }),
   });
@@ -322,6 +325,32 @@ test('an upload that is refused leaves nothing, and says what is wrong', async (
     400,
     'invalid-request',
   ]);
+  expect(await filesOf(world)).toEqual([]);
+});
+
+test('an upload may come compressed: its digest is that of the bundle', async () => {
+  const bundle = await makeBundle(world, '1.0.0', { content: 'much the same '.repeat(20_000) });
+  const sent = zstdCompressSync(bundle.bytes);
+  expect(sent.length).toBeLessThan(bundle.bytes.length / 10);
+  const answer = await call('ci', 'PUT', `uploads/${bundle.sha256}`, sent, { 'content-encoding': 'zstd' });
+  expect(answer).toMatchObject({ status: 201, body: { upload: bundle.sha256, bytes: bundle.bytes.length } });
+});
+
+test('a compressed upload that is damaged, cut, endless or compressed otherwise is refused, and leaves nothing', async () => {
+  const bundle = await makeBundle(world, '1.0.0', { content: 'much the same '.repeat(20_000) });
+  const sent = zstdCompressSync(bundle.bytes);
+  const damaged = Buffer.from(sent);
+  damaged[damaged.length >> 1]! ^= 1;
+  const bomb = zstdCompressSync(Buffer.concat([bundle.bytes, Buffer.alloc(64 * 1024 ** 2)]));
+  const send = async (body: Buffer, encoding = 'zstd') => {
+    const answer = await call('ci', 'PUT', `uploads/${bundle.sha256}`, body, { 'content-encoding': encoding });
+    return problemOf(answer);
+  };
+  expect((await send(damaged))[0]).toBeOneOf([400, 422]);
+  expect((await send(sent.subarray(0, -20)))[0]).toBeOneOf([400, 422]);
+  expect(await send(bomb)).toEqual([422, 'bundle-invalid']);
+  expect(await send(bundle.bytes.subarray(0, 5_000))).toEqual([400, 'invalid-request']);
+  expect(await send(bundle.bytes.subarray(0, 5_000), 'gzip')).toEqual([400, 'invalid-request']);
   expect(await filesOf(world)).toEqual([]);
 });
 

@@ -9,6 +9,9 @@ import { extract, pack } from 'tar-stream';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { type BundleDescription, type BundlePart, createBundle, readBundle } from '#shared/bundle.ts';
 import type { Manifest } from '#shared/manifest.ts';
+import { encodeIndex } from '#shared/transfer/chunk-index.ts';
+import { sha256Hex } from '#shared/trust/canonical.ts';
+import { recordsOf } from './transfer/bytes.ts';
 
 let root: string;
 beforeAll(async () => {
@@ -300,4 +303,34 @@ test('memory stays flat while a large bundle is made and read', async () => {
   };
   expect(await readBundle(createReadStream(out), { manifest: async () => {}, part })).toMatchObject({ ok: true });
   expect(peak.bytes - before).toBeLessThan(128 * 1024 ** 2);
+});
+
+test('artifacts of 64 KiB and more carry the digest of their chunk index, smaller ones none', async () => {
+  const chunksOf = async (content: Buffer) => {
+    const artifacts = [{ name: 'app', file: await put(content), install: { kind: 'file' as const, path: 'app' } }];
+    const { result } = await collect(createReadStream(await create({ artifacts })));
+    if (!result.ok) throw new Error(result.detail);
+    return result.value.manifest.artifacts[0]!.chunks;
+  };
+  const content = Buffer.alloc(300_000, 'anything at all ');
+  const index = encodeIndex(recordsOf(content));
+  expect(await chunksOf(content)).toEqual({ format: 1, index: sha256Hex(index), bytes: index.length });
+  expect(await chunksOf(content.subarray(0, 65_535))).toBeUndefined();
+  expect(await chunksOf(content.subarray(0, 65_536))).toBeDefined();
+});
+
+test('a folder is not compressed unless told, and what is compressed inside is named', async () => {
+  const folder = fresh();
+  await mkdir(folder);
+  await writeFile(join(folder, 'app.mjs'), 'the application');
+  const made = async (more: { compression?: 'gzip' | 'zstd' }) => {
+    const artifacts = [{ name: 'app', folder, ...more }];
+    const result = await createBundle({ manifest: fields, artifacts, out: fresh() });
+    if (!result.ok) throw new Error(result.detail);
+    return [result.value.manifest.artifacts[0]!.install, result.value.compressed];
+  };
+  expect(await made({})).toEqual([{ kind: 'tree', compression: 'none' }, []]);
+  for (const compression of ['gzip', 'zstd'] as const) {
+    expect(await made({ compression })).toEqual([{ kind: 'tree', compression }, [{ name: 'app', how: compression }]]);
+  }
 });
