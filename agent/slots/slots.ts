@@ -32,7 +32,8 @@ export type SlotSeed = { file: string; artifact: Artifact };
 
 /** What runs from the slots, as far as the agent itself runs it. The supervisor fits. */
 export type WatchedProcess = {
-  running(): unknown;
+  /** Null when it does not run now. `since` is in milliseconds since 1970. */
+  running(): { since?: number } | null;
   listen(listener: (exit: { code: number | null; signal: NodeJS.Signals | null }) => void): () => void;
 };
 

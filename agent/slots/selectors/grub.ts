@@ -1,0 +1,82 @@
+/**
+ * GRUB's environment block as a store. `grub-editenv set` truncates in place; here a cut leaves the old block or the new one. GRUB itself, when it
+ * counts a try, writes in place what has changed of the 1024 bytes: ours are kept in the first sector. A second file, `<block>.committed`, never has a
+ * trial in it: the script falls back to it when the block can not be read.
+ */
+import { access, constants, stat } from 'node:fs/promises';
+import { dirname } from 'node:path';
+import { readFileIfThere, writeFileDurably } from '#shared/durable.ts';
+import { errorCode } from '../../system-error.ts';
+import { deviceNumber, mounts } from '../block-device.ts';
+import { makeBlock, parseBlock } from './grub-block.ts';
+import { GRUB } from './grub-convention.ts';
+import { type FitnessProblem, type ImageSelector, SelectorFailed } from './selector.ts';
+import { type Changes, openVariableSelector, type VariableStore, type Variables } from './variables.ts';
+
+/** Written first, so that what GRUB changes stays within one sector. */
+const OURS = ['ORDER', 'TRIAL', 'TRIAL_LEFT', 'A_OK', 'A_TRY', 'B_OK', 'B_TRY'];
+
+const JOURNALLED = /^(ext3|ext4|xfs|btrfs)$/;
+
+export const committedFile = (environment: string): string => `${environment}.committed`;
+
+const apply = (variables: Variables, changes: Changes): Variables => {
+  const all: Variables = { ...variables, ...changes };
+  const names = [...OURS, ...Object.keys(all).filter((name) => !OURS.includes(name))];
+  return Object.fromEntries(names.flatMap((name) => ((all[name] ?? '') === '' ? [] : [[name, all[name]!]])));
+};
+
+const write = async (file: string, variables: Variables): Promise<void> => {
+  const block = makeBlock(variables);
+  if (block === undefined) throw new SelectorFailed(`the variables do not fit into ${file}`);
+  await writeFileDurably(file, block);
+};
+
+const openGrubStore = (environment: string): VariableStore => {
+  const load = async (file: string): Promise<Variables | undefined> => {
+    const block = await readFileIfThere(file);
+    return block === undefined ? undefined : parseBlock(block);
+  };
+  const read: VariableStore['read'] = async () => {
+    try {
+      const newest = await load(environment);
+      if (newest === undefined)
+        return { state: 'damaged', why: `${environment} is not there, or is not an environment block of GRUB` };
+      return { state: 'read', newest, older: (await load(committedFile(environment))) ?? null };
+    } catch (error) {
+      return { state: 'damaged', why: `${environment} can not be read: ${errorCode(error) || String(error)}` };
+    }
+  };
+  const current = async (): Promise<Variables> => {
+    const found = await read();
+    if (found.state === 'damaged') throw new SelectorFailed(found.why);
+    return found.newest;
+  };
+  return {
+    read,
+    write: async (changes) => write(environment, apply(await current(), changes)),
+    settle: async () => {
+      const variables = await current();
+      // A committed state only: whoever reads the second file does not count.
+      if ((variables['TRIAL'] ?? '') === '') await write(committedFile(environment), apply(variables, {}));
+    },
+    check: () => checkFolder(environment),
+  };
+};
+
+const checkFolder = async (environment: string): Promise<FitnessProblem[]> => {
+  const folder = dirname(environment);
+  try {
+    await access(folder, constants.W_OK);
+    const { dev } = await stat(folder);
+    const mounted = (await mounts()).find(({ device }) => device === deviceNumber(dev));
+    if (mounted === undefined || !JOURNALLED.test(mounted.type)) return [];
+    const sentence = `${folder} may be on a file system with a journal, which GRUB does not read: after a power cut it may see an older state; use FAT or ext2 (docs/boot-selectors.md)`;
+    return [{ grave: false, sentence }];
+  } catch (error) {
+    return [{ grave: true, sentence: `${folder} can not be written: ${errorCode(error) || String(error)}` }];
+  }
+};
+
+export const openGrubSelector = (options: { environment: string }): ImageSelector =>
+  openVariableSelector(openGrubStore(options.environment), GRUB);
