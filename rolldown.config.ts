@@ -10,6 +10,8 @@ export default defineConfig({
     codeSplitting: false,
     // Shorter, but with names as they are: a stack trace from a device must be readable.
     minify: { compress: true, mangle: false, codegen: { removeWhitespace: true } },
+    // One character beyond would make V8 keep all of it with two bytes a character.
+    charset: 'ascii',
     comments: { legal: true, annotation: false, jsdoc: false },
     postBanner: '#!/usr/bin/env node',
   },

@@ -78,6 +78,18 @@ export const openLink = (options: LinkOptions): Link => {
   };
 };
 
+/** mqtt.js itself would take the address apart with what Node warns of (DEP0169). */
+const addressOf = (url: string) => {
+  const { protocol, hostname, port, pathname, search } = new URL(url);
+  return {
+    protocol: protocol.slice(0, -1) as 'mqtt' | 'mqtts' | 'ws' | 'wss',
+    // Without the brackets of an IPv6 address.
+    host: hostname.replace(/^\[(.*)\]$/, '$1'),
+    ...(port === '' ? {} : { port: Number(port) }),
+    path: `${pathname}${search}`,
+  };
+};
+
 const qosOf = (channel: UpChannel): 0 | 1 => (channel === 'state' || channel === 'online' ? 1 : 0);
 
 /** One connection from its beginning to its end. `hold` gets the client while messages get through. */
@@ -89,7 +101,8 @@ const live = async (
   const { device, boot, log, on } = options;
   const url = options.url();
   const online = (is: boolean): Online => ({ boot, online: is });
-  const client = mqtt.connect(url, {
+  const client = mqtt.connect({
+    ...addressOf(url),
     clientId: device,
     username: device,
     password: options.login(),
@@ -99,6 +112,8 @@ const live = async (
     connectTimeout: CONNECT_MS_MAX,
     keepalive: KEEPALIVE_S,
     queueQoSZero: false,
+    // 65,536 small buffers, made once, are 7 MB of a device's memory.
+    writeCache: false,
     resubscribe: false,
     will: { topic: up(device, 'online'), payload: Buffer.from(JSON.stringify(online(false))), qos: 1, retain: false },
   });

@@ -27,6 +27,7 @@ import { openReporter } from './report.ts';
 import { openSlots } from './slots/open-slots.ts';
 import { openStatusFile } from './status-file.ts';
 import { openSupervisor } from './supervisor.ts';
+import { localTimeZone } from './time-zone.ts';
 import { type DeviceTrust, openDeviceTrust } from './trust/device-trust.ts';
 import { inTurns } from './turns.ts';
 import { AGENT_VERSION, BUILD_TIME } from './version.ts';
@@ -264,7 +265,7 @@ const pinRoot = async (
 
 const attributesOf = (config: AgentConfig, refusal: { code: string } | null): Record<string, string> => ({
   // Where maintenance windows are in the device's own time; configuration may say otherwise.
-  [TIME_ZONE_ATTRIBUTE]: Intl.DateTimeFormat().resolvedOptions().timeZone,
+  [TIME_ZONE_ATTRIBUTE]: localTimeZone(process.env),
   ...config.attributes,
   arch: process.arch,
   platform: process.platform,
