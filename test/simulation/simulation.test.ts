@@ -11,7 +11,7 @@ const failureOf = async (options: Options): Promise<string> => {
 const small = (seed: number): Options => optionsOf(seed, { devices: 5, faultyMs: 30 * 60_000, rollouts: 2 });
 
 // 1913202774: a pause, and then a halt, which only then withdraws. Fresh seeds are for `npm run simulate:system`: what CI says depends on no dice.
-test.each([3, 4, 7, 1_913_202_774])('safe under faults, and everything ends without them: seed %i', async (seed) =>
+test.each([3, 4, 1_913_202_774])('safe under faults, and everything ends without them: seed %i', async (seed) =>
   expect(await failureOf(small(seed))).toBe(''),
 );
 
@@ -55,7 +55,7 @@ const CAUGHT: Record<Bug, Caught> = {
   'committed-without-trial': { by: /was committed although/, size: only([], ['bad-release']) },
   'read-back-skipped': { by: /not what was verified/, size: only([], ['bad-disk']) },
   'more-than-allowed': { from: 2, by: /more than its judge allows/, size: only([], ['delay'], { rollouts: 3 }) },
-  'withdrawal-lost': { by: /still has its offer|with the faults off/, size: only([], ['operator', 'partition']) },
+  'withdrawal-lost': { from: 3, by: /still has its offer|with the faults off/ },
   'confirmation-skipped': { by: /without having asked/ },
   'receipt-not-needed': { by: /without a receipt that proves it/ },
   'takeover-keeps-both': {
