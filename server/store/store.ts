@@ -21,6 +21,7 @@ import type { WatchedHealth } from '../domain/late-regression.ts';
 import type { ReleaseApproval, ReleaseCheck } from '../domain/promotion.ts';
 import type { Recallable } from '../domain/recall.ts';
 import type { RolloutPlan, RolloutState } from '../domain/rollout.ts';
+import type { TransferStore } from './transfer.ts';
 
 /** Owned by the domain; named here too for those who only know the store. */
 export type { DeploymentRecord, OutcomeBin } from '../domain/deployment.ts';
@@ -159,7 +160,8 @@ export type EnrolmentTokenRecord = {
   usedBy: Id | null;
 };
 
-export type Store = {
+/** What is kept for transfers is in transfer.ts. */
+export type Store = TransferStore & {
   close(): Promise<void>;
 
   // Products and releases
@@ -198,7 +200,7 @@ export type Store = {
   findChange(change: string): Promise<BundleWithChange[]>;
   /** Accepted devices that run such a bundle, by id. */
   listDevicesWithChange(change: string, page: Page): Promise<DeviceWithChange[]>;
-  /** Digests that published or accepted bundles need: everything else on disk may go. */
+  /** Digests of what bundles need (artifacts, their indexes, attachments) and of packs: everything else on disk may go. */
   listReferencedObjects(): Promise<Sha256[]>;
 
   // Operators and enrolment

@@ -13,6 +13,7 @@ import { describeRecalls } from './contract-recalls.ts';
 import { describeRestore } from './contract-restore.ts';
 import { describeSteering } from './contract-steering.ts';
 import { describeTakeover } from './contract-takeover.ts';
+import { describeTransfer } from './contract-transfer.ts';
 import { describeWatch } from './contract-watch.ts';
 
 /** Opens an empty store; the suite closes it. */
@@ -31,6 +32,7 @@ export const describeStore = (name: string, open: OpenStore): void => {
     describeRestore(open);
     describeSteering(open);
     describeTakeover(open);
+    describeTransfer(open);
     describeWatch(open);
     describeRecalls(open);
   });

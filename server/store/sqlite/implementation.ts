@@ -18,6 +18,7 @@ import { rollouts } from './rollouts.ts';
 import type { Sql } from './sql.ts';
 import { type Method, methodsOf, type SyncStore, syncStoreOf } from './sync.ts';
 import { timing } from './timing.ts';
+import { transfer } from './transfer.ts';
 import { watch } from './watch.ts';
 
 export const implementStore = (sql: Sql): SyncStore => {
@@ -38,6 +39,7 @@ export const implementStore = (sql: Sql): SyncStore => {
     ...timing(sql),
     ...drift(sql),
     ...meta(sql),
+    ...transfer(sql),
     ...watch(sql),
     ...recalls(sql),
   };

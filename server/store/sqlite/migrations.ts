@@ -239,6 +239,18 @@ CREATE TABLE recall_stays (
 ) STRICT, WITHOUT ROWID;
 `;
 
+/** Where the chunks of published artifacts are, by 32 bytes of digest, and the packs made from them. '' for a pack from nothing. */
+const TRANSFER = `
+CREATE TABLE chunked (n INTEGER PRIMARY KEY, artifact TEXT NOT NULL UNIQUE, saved_at INTEGER NOT NULL) STRICT;
+CREATE TABLE chunks (
+  sha256 BLOB NOT NULL, n INTEGER NOT NULL, start INTEGER NOT NULL, bytes INTEGER NOT NULL, PRIMARY KEY (sha256, n)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE packs (
+  to_index TEXT NOT NULL, from_index TEXT NOT NULL, level INTEGER NOT NULL, sha256 TEXT NOT NULL, bytes INTEGER NOT NULL,
+  made_at INTEGER NOT NULL, used_at INTEGER NOT NULL, PRIMARY KEY (to_index, from_index)
+) STRICT, WITHOUT ROWID;
+`;
+
 export const MIGRATIONS: readonly string[] = [
   INITIAL,
   PROMOTION,
@@ -251,6 +263,7 @@ export const MIGRATIONS: readonly string[] = [
   DECISIONS,
   DEADLINES,
   RECALLS,
+  TRANSFER,
 ];
 
 /** Brings the database to the newest schema; throws when it was written by a newer Sluice than this one. */

@@ -5,6 +5,7 @@ import { indexChanges } from './changes.ts';
 import { forgetEvidence } from './promotion.ts';
 import { fromJson, limitOf, type Sql } from './sql.ts';
 import type { SyncStore } from './sync.ts';
+import { REFERENCED } from './transfer.ts';
 
 type BundleRow = Omit<BundleRecord, 'manifest'> & { manifest: string };
 type ReleaseRow = { product: Id; version: string; progress: string; acceptedAt: number };
@@ -118,13 +119,6 @@ export const releases = (sql: Sql) => {
       const row = sql.get<BundleRow>(`SELECT ${BUNDLE} FROM bundles WHERE manifest_sha256 = ?`, manifestSha256);
       return row && toBundle(row);
     },
-    listReferencedObjects: () =>
-      sql
-        .all<{ sha256: Sha256 }>(
-          `SELECT part.value ->> 'sha256' AS sha256 FROM bundles, json_each(manifest, '$.artifacts') AS part
-           UNION SELECT part.value ->> 'sha256' FROM bundles, json_each(manifest, '$.attachments') AS part
-           ORDER BY sha256`,
-        )
-        .map((row) => row.sha256),
+    listReferencedObjects: () => sql.all<{ sha256: Sha256 }>(`${REFERENCED} ORDER BY sha256`).map((row) => row.sha256),
   } satisfies Partial<SyncStore>;
 };
