@@ -13,8 +13,8 @@ import { SIMULATED, type VirtualFleet, virtualFleet } from './virtual-fleet.ts';
 const MINUTE_MS = 60_000;
 /** Ticks of a real rollout are a second apart. Offers come in windows of six seconds, and outcomes after minutes: nothing is lost. */
 const TICK_MS = 6_000;
-/** Half an age bin of the default policy: while the judge waits for evidence, or everybody for outcomes. */
-const WAITING_TICK_MS = 30_000;
+/** While the judge waits for evidence, or everybody for outcomes: a fifth of an age bin of the default policy. */
+const WAITING_TICK_MS = 12_000;
 /** No run goes on for ever: about two weeks in which something happens at every tick. */
 const STEPS_MAX = 200_000;
 const DECIDED_SHARE = 0.99;

@@ -12,11 +12,18 @@ export type PieceDone = { piece: Piece; outcomes: RunOutcome[] };
 const PIECE_RUNS = 4;
 const THREADS_MAX = 16;
 
+/** The runs of one trial: of the release in question, and of a good one. */
+export type TrialRuns = { asked: RunOutcome[]; good: RunOutcome[] };
+type OnProgress = (done: number, total: number) => void;
+
 /** One row for each trial, in their order. */
-export const simulate = async (
-  simulation: Simulation,
-  onProgress: (done: number, total: number) => void = () => {},
-): Promise<TrialFigures[]> => {
+export const simulate = async (simulation: Simulation, onProgress?: OnProgress): Promise<TrialFigures[]> => {
+  const runs = await runAll(simulation, onProgress);
+  return simulation.trials.map(({ name }, trial) => figuresOf(name, runs[trial]!.asked, runs[trial]!.good));
+};
+
+/** For each trial, in their order. */
+export const runAll = async (simulation: Simulation, onProgress: OnProgress = () => {}): Promise<TrialRuns[]> => {
   const { trials, model, runs } = simulation;
   // Where the release in question is as good as a good one, its runs serve for both.
   const good = Math.min(simulation.good, model.failing);
@@ -39,9 +46,10 @@ export const simulate = async (
     finished += found.length;
     onProgress(finished, total);
   });
-  return trials.map(({ name }, trial) =>
-    figuresOf(name, outcomes.get(keyOf(trial, model.failing))!, outcomes.get(keyOf(trial, good))!),
-  );
+  return trials.map((_, trial) => ({
+    asked: outcomes.get(keyOf(trial, model.failing))!,
+    good: outcomes.get(keyOf(trial, good))!,
+  }));
 };
 
 /** Each thread takes the next piece when it is done with one. The first failure ends them all. */
