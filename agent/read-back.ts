@@ -13,8 +13,11 @@ const ALIGNMENT_MAX = 4096;
 const READ = constants.O_RDONLY | constants.O_NOFOLLOW;
 
 export type StoredReader = {
-  /** SHA-256 and length of the file's content as stored; not for two files at once. Throws the system's error. */
-  hash(file: string): Promise<{ sha256: string; bytes: number }>;
+  /**
+   * SHA-256 and length of the content of a file or block device as stored, of its first `bytesMax` bytes; not for two at once.
+   * Throws the system's error.
+   */
+  hash(file: string, bytesMax?: number): Promise<{ sha256: string; bytes: number }>;
 };
 
 /** A reader with two buffers of its own (2 MiB): one is filled while the other is hashed. */
@@ -22,7 +25,11 @@ export const openStoredReader = (): StoredReader => {
   const memory = Buffer.allocUnsafeSlow(2 * PIECE_BYTES + ALIGNMENT_MAX);
   let alignment: number | 'unknown' | 'none' = 'unknown';
 
-  const hashWith = async (handle: FileHandle, start: number): Promise<{ sha256: string; bytes: number }> => {
+  const hashWith = async (
+    handle: FileHandle,
+    start: number,
+    bytesMax: number,
+  ): Promise<{ sha256: string; bytes: number }> => {
     const pieces = [0, 1].map((index) => {
       const at = start + index * PIECE_BYTES;
       return memory.subarray(at, at + PIECE_BYTES);
@@ -32,23 +39,24 @@ export const openStoredReader = (): StoredReader => {
     let reading = handle.read(pieces[0]!, 0, PIECE_BYTES, 0);
     for (let turn = 0; ; turn += 1) {
       const { bytesRead } = await reading;
-      bytes += bytesRead;
+      const wanted = Math.min(bytesRead, bytesMax - bytes);
+      bytes += wanted;
       // A short read of a regular file is its end, and with O_DIRECT no position after it would be aligned.
-      const last = bytesRead < PIECE_BYTES;
+      const last = bytesRead < PIECE_BYTES || bytes === bytesMax;
       if (!last) reading = handle.read(pieces[(turn + 1) % 2]!, 0, PIECE_BYTES, bytes);
-      hash.update(pieces[turn % 2]!.subarray(0, bytesRead));
+      hash.update(pieces[turn % 2]!.subarray(0, wanted));
       if (last) return { sha256: hash.digest('hex'), bytes };
     }
   };
 
   return {
-    hash: async (file) => {
+    hash: async (file, bytesMax = Number.POSITIVE_INFINITY) => {
       if (alignment !== 'none') {
         const direct = await open(file, READ | constants.O_DIRECT).catch(ignoreUnsupported);
         try {
           if (direct !== undefined) {
             if (alignment === 'unknown') alignment = findAlignment(direct, memory);
-            if (typeof alignment === 'number') return await hashWith(direct, alignment);
+            if (typeof alignment === 'number') return await hashWith(direct, alignment, bytesMax);
           }
         } catch (error) {
           ignoreUnsupported(error);
@@ -58,7 +66,7 @@ export const openStoredReader = (): StoredReader => {
       }
       const handle = await open(file, READ);
       try {
-        return await hashWith(handle, 0);
+        return await hashWith(handle, 0, bytesMax);
       } finally {
         await handle.close();
       }

@@ -6,6 +6,8 @@ import type { AgentConfig } from '../config.ts';
 import type { Log } from '../log.ts';
 import type { Supervisor } from '../supervisor.ts';
 import { openDirectorySlots } from './directories.ts';
+import { openImageSlots } from './image.ts';
+import { openSelector } from './selectors/open-selector.ts';
 import type { Slots } from './slots.ts';
 
 export const openSlots = async (
@@ -23,7 +25,13 @@ export const openSlots = async (
         slotBytesMax: config.slotBytesMax,
       });
     case 'image':
-      throw new Error('image slots come in the next step');
+      return openImageSlots({
+        config: config.slots,
+        dir,
+        compatible: config.compatible,
+        selector: openSelector(config.slots.selector, dir),
+        log: parts.log,
+      });
     default:
       return unreachable(config.slots);
   }
