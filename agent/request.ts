@@ -92,6 +92,8 @@ const requestOnce = async (
 };
 
 const answerOf = (response: IncomingMessage, signal: AbortSignal): HttpAnswer => {
+  // Aborted while nobody reads it: without a listener that would end the process. Whoever reads still gets it.
+  response.on('error', () => undefined);
   async function* pieces(): AsyncGenerator<Uint8Array> {
     try {
       for await (const piece of response) yield piece;

@@ -1,0 +1,184 @@
+/** Fetches one artifact whose manifest pins its chunk index: as little of it as possible. */
+import { mkdir, open, rename, rm, stat } from 'node:fs/promises';
+import { basename, dirname, join } from 'node:path';
+import { z } from 'zod';
+import type { DeviceErrorCode } from '#shared/deployment.ts';
+import { objectPath } from '#shared/device-api.ts';
+import { readFileIfThere, syncFolder } from '#shared/durable.ts';
+import { Sha256 } from '#shared/ids.ts';
+import type { Artifact } from '#shared/manifest.ts';
+import { type ChunkRecord, parseIndex } from '#shared/transfer/chunk-index.ts';
+import { sha256Hex } from '#shared/trust/canonical.ts';
+import { crashPoint } from '../crash-point.ts';
+import type { FetchLimits } from '../fetch.ts';
+import type { Http } from '../http.ts';
+import type { Log } from '../log.ts';
+import { storageRefusal } from '../system-error.ts';
+import { assemble, type Origins } from './assemble.ts';
+import { openPackSource, type PackSource } from './pack-source.ts';
+import type { Seed } from './seeds.ts';
+import { openStream } from './stream.ts';
+import { reasonOf, Trouble } from './trouble.ts';
+import type { Window } from './window.ts';
+
+const INDEX_ATTEMPTS_MAX = 60;
+/** More cannot be asked for in one request, nor held. */
+const SEEDS_MAX = 8;
+
+export type ChunkedArtifact = Artifact & { chunks: NonNullable<Artifact['chunks']> };
+export const isChunked = (artifact: Artifact): artifact is ChunkedArtifact => artifact.chunks !== undefined;
+
+export type ChunkedOptions = {
+  http: Pick<Http, 'get' | 'getJson'>;
+  artifact: ChunkedArtifact;
+  /** For what is only needed until the artifact is complete, and for the artifact itself if it has no other place. */
+  dir: string;
+  /** Where the slot wants it; it becomes `<dir>/<sha256>` otherwise. */
+  place: string | null;
+  seeds: readonly Seed[];
+  signal: AbortSignal;
+  pause: (attempt: number, signal: AbortSignal) => Promise<unknown>;
+  /** Waits until so many bytes may be fetched. */
+  mayFetch: (bytes: number) => Promise<boolean>;
+  onProgress: (bytesDone: number) => void;
+  /** Bytes that came over the network. */
+  onBytes: (bytes: number) => void;
+  /** What the network gave was wrong or late. */
+  onTrouble: () => void;
+  log: Log;
+  limits?: FetchLimits;
+};
+
+export type ChunkedResult =
+  | { ok: true; file: string; index: Buffer; origins: Origins }
+  | { ok: false; code: DeviceErrorCode; message: string };
+
+/** `FETCH_FAILED` when aborted. What is complete is not fetched again. */
+export const fetchChunked = async (options: ChunkedOptions): Promise<ChunkedResult> => {
+  const { artifact, dir, place } = options;
+  const whole = join(dir, artifact.sha256);
+  try {
+    await mkdir(dir, { recursive: true, mode: 0o700 });
+    const index = await readIndex(options);
+    const parsed = parseIndex(index, { artifactBytes: artifact.bytes });
+    if (!parsed.ok) return { ok: false, code: 'TARGET_HASH', message: `the chunk index: ${parsed.why}` };
+    crashPoint('fetch.index');
+    // Complete already: it is hashed chunk by chunk like everything that is there.
+    const done = place === null && (await stat(whole).catch(() => undefined)) !== undefined;
+    const file = place ?? (done ? whole : `${whole}.part`);
+    const assembled = await assemble({
+      artifact,
+      records: parsed.records,
+      destination: { file, own: place === null },
+      seeds: options.seeds.slice(0, SEEDS_MAX),
+      pack: (recent) => openPack(options, parsed.records, recent),
+      open: (path, start, end, bytes) => openObject(options, path, start, end, bytes),
+      signal: options.signal,
+      pause: options.pause,
+      onProgress: options.onProgress,
+      onFlushed: () => crashPoint('fetch.flushed'),
+      onTrouble: ({ code, message, attempts }) => {
+        options.onTrouble();
+        const said = `${artifact.name}: ${message}; trying again`;
+        options.log.info({ event: 'fetch-retried', code, attempts }, said);
+      },
+    });
+    if (!assembled.ok) return assembled;
+    if (file !== whole && place === null) {
+      await rename(file, whole);
+      await syncFolder(dir);
+    }
+    return { ok: true, file: place ?? whole, index, origins: assembled.origins };
+  } catch (error) {
+    if (error instanceof Trouble) return { ok: false, code: error.code, message: error.message };
+    return storageRefusal(error, `${basename(whole)} can not be kept`);
+  }
+};
+
+const openObject = async (options: ChunkedOptions, path: string, start: number, end: number, bytes: number) => {
+  if (!(await options.mayFetch(end - start)))
+    throw new Trouble('FETCH_FAILED', 'the link is metered, and the offer is at its end', { retry: false });
+  return openStream({ ...options, get: options.http.get, path, start, end, bytes, limits: options.limits ?? {} });
+};
+
+/** From the disk if an earlier attempt has left it there: its digest says whether it is right. Throws Trouble. */
+const readIndex = async (options: ChunkedOptions): Promise<Buffer> => {
+  const { artifact, dir, signal, log } = options;
+  const { index, bytes } = artifact.chunks;
+  const file = join(dir, `${index}.index`);
+  const kept = await readFileIfThere(file);
+  if (kept?.length === bytes && sha256Hex(kept) === index) return kept;
+  for (let attempt = 1; ; attempt += 1) {
+    try {
+      const stream = await openObject(options, objectPath(index), 0, bytes, bytes);
+      try {
+        const fetched = await stream.take(bytes);
+        if (sha256Hex(fetched) !== index)
+          throw new Trouble('TARGET_HASH', 'the chunk index is not the one that was signed');
+        await writeHint(file, fetched);
+        return fetched;
+      } finally {
+        stream.close();
+      }
+    } catch (error) {
+      if (!(error instanceof Trouble) || !error.retry || attempt >= INDEX_ATTEMPTS_MAX || signal.aborted) throw error;
+      options.onTrouble();
+      log.info(
+        { event: 'fetch-retried', code: error.code, attempts: attempt },
+        `${artifact.name}: ${error.message}; trying again`,
+      );
+      await options.pause(attempt, signal);
+    }
+  }
+};
+
+/** Not flushed: whoever reads it checks it. */
+const writeHint = async (file: string, bytes: Buffer): Promise<void> => {
+  await mkdir(dirname(file), { recursive: true });
+  const handle = await open(file, 'w', 0o600);
+  try {
+    await handle.writeFile(bytes);
+  } finally {
+    await handle.close();
+  }
+};
+
+const PackHint = z.object({
+  pack: z.object({ sha256: Sha256, bytes: z.number().int(), from: Sha256.nullable() }).nullable(),
+});
+
+/** Null: the server has none that helps, or none at all; chunks are then fetched without. */
+const openPack = async (
+  options: ChunkedOptions,
+  records: readonly ChunkRecord[],
+  recent: Window['recent'],
+): Promise<PackSource | null> => {
+  const { artifact, dir, http, seeds, signal, log } = options;
+  const query = new URLSearchParams([['to', artifact.chunks.index]]);
+  for (const { index } of seeds.slice(0, SEEDS_MAX)) query.append('from', index);
+  const told = await http.getJson(`/device/v1/pack?${query.toString()}`, PackHint, signal);
+  if (!told.ok) log.info({ event: 'no-pack', code: told.code }, `${artifact.name}: no pack: ${told.message}`);
+  const pack = told.ok ? told.value.pack : null;
+  if (pack === null) return null;
+  const seed = seeds.find(({ index }) => index === pack.from);
+  if (pack.from !== null && seed === undefined) return null;
+  try {
+    return await openPackSource({
+      ...pack,
+      to: artifact.chunks.index,
+      records,
+      seed: seed ?? null,
+      tableFile: join(dir, `${pack.sha256}.table`),
+      open: (start) => openObject(options, objectPath(pack.sha256), start, pack.bytes, pack.bytes),
+      recent,
+    });
+  } catch (error) {
+    log.info({ event: 'no-pack' }, `${artifact.name}: no pack: ${reasonOf(error)}`);
+    return null;
+  }
+};
+
+/** What an attempt that is given up leaves behind. */
+export const forgetDownload = async (dir: string, artifact: ChunkedArtifact): Promise<void> => {
+  await rm(join(dir, `${artifact.sha256}.part`), { force: true });
+};

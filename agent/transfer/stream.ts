@@ -1,0 +1,214 @@
+/**
+ * Bytes of one immutable object from some offset on, in order, in exactly the pieces that are asked for. What the server
+ * answers is bounded: in length, in slowness, and to the range that was asked for (faults 20, 21).
+ */
+import type { FetchLimits } from '../fetch.ts';
+import type { HttpAnswer, HttpGet } from '../request.ts';
+import { reasonOf, Trouble } from './trouble.ts';
+
+export type StreamOptions = {
+  get: HttpGet;
+  path: string;
+  /** The first byte, and the one behind the last. */
+  start: number;
+  end: number;
+  /** Of the whole object. */
+  bytes: number;
+  signal: AbortSignal;
+  limits: FetchLimits;
+  /** Called with every piece from the network, whether or not it is of use. */
+  onBytes: (bytes: number) => void;
+};
+
+export type ByteStream = {
+  /** Of the next byte, in the object. */
+  position(): number;
+  /** Exactly so many bytes. Throws Trouble; the stream is of no use any more then. */
+  take(bytes: number): Promise<Buffer>;
+  skip(bytes: number): Promise<void>;
+  /** Lets go of the connection. */
+  close(): void;
+};
+
+const HEADERS_MS = 30_000;
+const WINDOW_MS = 30_000;
+const WINDOW_BYTES_MIN = 30 * 1024;
+const END_MS_MAX = 1_000;
+
+export const openStream = async (options: StreamOptions): Promise<ByteStream> => {
+  const stop = new AbortController();
+  const abort = (): void => stop.abort();
+  options.signal.addEventListener('abort', abort, { once: true });
+  const release = (): void => {
+    options.signal.removeEventListener('abort', abort);
+    stop.abort();
+  };
+  try {
+    const answer = await ask(options, stop);
+    return reader(options, answer, stop, release);
+  } catch (error) {
+    release();
+    throw error;
+  }
+};
+
+const ask = async (options: StreamOptions, stop: AbortController): Promise<HttpAnswer> => {
+  const { get, path, start, end, bytes, limits, signal } = options;
+  signal.throwIfAborted();
+  const whole = start === 0 && end === bytes;
+  // A compressed transfer would have other lengths than the object's.
+  const headers = { 'accept-encoding': 'identity', ...(whole ? {} : { range: `bytes=${start}-${end - 1}` }) };
+  const timer = setTimeout(() => stop.abort(), limits.headersMs ?? HEADERS_MS);
+  let answer: HttpAnswer;
+  try {
+    answer = await get(path, headers, stop.signal);
+  } catch (error) {
+    if (signal.aborted) throw new Trouble('FETCH_FAILED', 'the download was stopped', { retry: false });
+    throw new Trouble('FETCH_FAILED', stop.signal.aborted ? 'the server did not answer in time' : reasonOf(error));
+  } finally {
+    clearTimeout(timer);
+  }
+  const wrong = wrongAnswer(options, answer);
+  if (wrong === undefined) return answer;
+  await answer.body?.cancel().catch(() => undefined);
+  throw wrong;
+};
+
+/** A whole object instead of a range is fine: what is before the range is read over. */
+const wrongAnswer = ({ start, end, bytes }: StreamOptions, { status, headers }: HttpAnswer): Trouble | undefined => {
+  const announced = Number(headers.get('content-length') ?? Number.NaN);
+  const most = status === 206 ? end - start : bytes;
+  if (status === 200 || status === 206) {
+    if (announced > most)
+      return new Trouble('ENDLESS_DATA', `the server announces ${announced} bytes instead of ${most}`);
+    if (status === 200) return undefined;
+    const range = headers.get('content-range') ?? '';
+    const parsed = /^bytes (\d+)-(\d+)\/(\d+|\*)$/.exec(range);
+    const fits =
+      parsed !== null &&
+      Number(parsed[1]) === start &&
+      Number(parsed[2]) < end &&
+      (parsed[3] === '*' || Number(parsed[3]) === bytes);
+    const asked = `bytes=${start}-${end - 1}`;
+    return fits
+      ? undefined
+      : new Trouble('FETCH_FAILED', `the server answered with the range "${range.slice(0, 100)}" to "${asked}"`);
+  }
+  // The server will not change its mind about these by itself.
+  const retry = ![400, 405, 410].includes(status);
+  return new Trouble('FETCH_FAILED', `the server answered ${status}`, { retry, missing: status === 404 });
+};
+
+const reader = (options: StreamOptions, answer: HttpAnswer, stop: AbortController, release: () => void): ByteStream => {
+  const pieces = answer.body?.[Symbol.asyncIterator]();
+  const watched = watchRate(options.limits, () => stop.abort());
+  const limit = answer.status === 200 ? options.bytes : options.end;
+  let arrived = answer.status === 200 ? 0 : options.start;
+  let position = arrived;
+  const held: Uint8Array[] = [];
+
+  const fail = (code: 'ENDLESS_DATA' | 'FETCH_FAILED' | 'SLOW_RETRIEVAL', why: string): Trouble => {
+    release();
+    return new Trouble(code, why);
+  };
+  const more = async (): Promise<void> => {
+    let next: IteratorResult<Uint8Array> | undefined;
+    try {
+      next = await watched.waiting(() => pieces?.next());
+    } catch (error) {
+      if (options.signal.aborted) throw new Trouble('FETCH_FAILED', 'the download was stopped', { retry: false });
+      if (watched.tooSlow())
+        throw fail('SLOW_RETRIEVAL', `${arrived} of ${limit} bytes, then too few in too long a time`);
+      throw fail('FETCH_FAILED', `${reasonOf(error)} after ${arrived} of ${limit} bytes`);
+    }
+    if (next === undefined || next.done === true)
+      throw fail('FETCH_FAILED', `the server ended after ${arrived} of ${limit} bytes`);
+    arrived += next.value.length;
+    watched.arrived(next.value.length);
+    options.onBytes(next.value.length);
+    // Whoever sends more than was promised sends something else.
+    if (arrived > limit) throw fail('ENDLESS_DATA', `the server sends more than ${limit} bytes`);
+    held.push(next.value);
+  };
+  /** Hands out what is held, up to so many bytes. */
+  const takeHeld = (bytes: number): Uint8Array => {
+    const piece = held[0]!;
+    const taken = piece.subarray(0, bytes);
+    if (taken.length === piece.length) held.shift();
+    else held[0] = piece.subarray(taken.length);
+    position += taken.length;
+    return taken;
+  };
+  const over = async (bytes: number, onPiece: (piece: Uint8Array) => void): Promise<void> => {
+    if (position + bytes > limit) throw fail('FETCH_FAILED', `nothing lies behind ${limit} bytes`);
+    for (let left = bytes; left > 0; ) {
+      while (held.length === 0) await more();
+      const piece = takeHeld(left);
+      left -= piece.length;
+      onPiece(piece);
+    }
+  };
+  const stream: ByteStream = {
+    position: () => position,
+    take: async (bytes) => {
+      const taken: Uint8Array[] = [];
+      await over(bytes, (piece) => void taken.push(piece));
+      return taken.length === 1
+        ? Buffer.from(taken[0]!.buffer, taken[0]!.byteOffset, bytes)
+        : Buffer.concat(taken, bytes);
+    },
+    skip: (bytes) => over(bytes, () => undefined),
+    close: () => {
+      if (arrived < limit) return release();
+      // All of it is here: read to its end the connection serves the next request. An answer that goes on is cut off.
+      const late = setTimeout(release, END_MS_MAX);
+      const ended = pieces?.next() ?? Promise.resolve();
+      return void ended
+        .catch(() => undefined)
+        .finally(() => {
+          clearTimeout(late);
+          release();
+        });
+    },
+  };
+  return stream;
+};
+
+/**
+ * Aborts when too little arrives in the time that was spent waiting for it: an idle transfer, or one kept alive by a byte now and
+ * then (TUF: slow retrieval attack). Time that we took ourselves does not count.
+ */
+const watchRate = (limits: FetchLimits, abort: () => void) => {
+  const windowMs = limits.windowMs ?? WINDOW_MS;
+  const windowBytesMin = limits.windowBytesMin ?? WINDOW_BYTES_MIN;
+  let waitedMs = 0;
+  let bytes = 0;
+  let slow = false;
+  const windowEnds = (): void => {
+    slow = bytes < windowBytesMin;
+    waitedMs = 0;
+    bytes = 0;
+    if (slow) abort();
+  };
+  return {
+    waiting: async <T>(act: () => Promise<T> | undefined): Promise<T | undefined> => {
+      const began = performance.now();
+      let timer = setTimeout(function again() {
+        windowEnds();
+        timer = setTimeout(again, windowMs);
+      }, windowMs - waitedMs);
+      try {
+        return await act();
+      } finally {
+        clearTimeout(timer);
+        waitedMs += performance.now() - began;
+        // A window that ended while waiting has begun anew.
+        if (waitedMs >= windowMs) waitedMs %= windowMs;
+      }
+    },
+    arrived: (more: number): void => {
+      bytes += more;
+    },
+    tooSlow: () => slow,
+  };
+};

@@ -1,0 +1,304 @@
+import { mkdir, readdir, readFile, stat, symlink, writeFile } from 'node:fs/promises';
+import type { ServerResponse } from 'node:http';
+import { dirname, join } from 'node:path';
+import { expect, test } from 'vitest';
+import { noise } from '../../shared/transfer/bytes.ts';
+import { edited, openRig, prose, seedOf, sha256, writeSlot } from './rig.ts';
+
+const V1 = prose('v1', 1_500_000);
+const V2 = edited(V1, 5);
+
+test('a fresh artifact comes in one pack, compressed, and is right', async () => {
+  const rig = await openRig(V1);
+  const result = await rig.fetch();
+  expect(await rig.outcome(result)).toBe('whole');
+  expect(result).toMatchObject({ ok: true, origins: { network: V1.length, seed: 0, there: 0 } });
+  expect(rig.asked.map(({ path }) => path.slice(0, 16))).toEqual([
+    `/o/${rig.artifact.chunks!.index}`.slice(0, 16),
+    '/device/v1/pack?',
+    `/o/${rig.pack.sha256}`.slice(0, 16),
+  ]);
+  expect(rig.counts.bytes).toBeLessThan(V1.length / 1.5);
+  const left = await readdir(join(rig.dir, 'downloads'));
+  expect(left).not.toContain(`${rig.artifact.sha256}.part`);
+});
+
+test('what this device holds of it is not fetched: a new version costs what changed', async () => {
+  const rig = await openRig(V2, { old: V1 });
+  const result = await rig.fetch();
+  expect(await rig.outcome(result)).toBe('whole');
+  expect(rig.counts.bytes).toBeLessThan(V2.length / 25);
+  expect(result).toMatchObject({ ok: true, origins: { there: 0 } });
+});
+
+test('chunks that repeat within an artifact are fetched once', async () => {
+  const once = noise('once', 700_000);
+  const rig = await openRig(Buffer.concat([once, once, once]), { pack: false });
+  expect(await rig.outcome(await rig.fetch())).toBe('whole');
+  expect(rig.counts.bytes).toBeLessThan(once.length * 1.3);
+});
+
+test('without a pack many chunks come as a range of the artifact, few come alone', async () => {
+  const rig = await openRig(V2, { old: V1, pack: false });
+  expect(await rig.outcome(await rig.fetch())).toBe('whole');
+  const fresh = await openRig(V1, { pack: false });
+  expect(await fresh.outcome(await fresh.fetch())).toBe('whole');
+  expect(fresh.asked.length).toBe(3);
+  expect(rig.asked.length).toBeGreaterThan(5);
+});
+
+test('a server that knows no single chunks is asked for ranges of the artifact, one that has no artifact for chunks', async () => {
+  for (const has of [{ chunks: false }, { whole: false }]) {
+    const rig = await openRig(V2, { ...has, old: V1, pack: false });
+    expect(await rig.outcome(await rig.fetch())).toBe('whole');
+    const fresh = await openRig(V1, { ...has, pack: false });
+    expect(await fresh.outcome(await fresh.fetch())).toBe('whole');
+  }
+});
+
+test('what is complete is not fetched again', async () => {
+  const rig = await openRig(V1);
+  await rig.fetch();
+  const asked = rig.asked.length;
+  expect(await rig.outcome(await rig.fetch())).toBe('whole');
+  expect(rig.asked.length).toBe(asked);
+});
+
+test('a slot is filled in place, beyond its end nothing changes, and what it holds already is neither fetched nor written', async () => {
+  const rig = await openRig(V2, { old: V1 });
+  const rest = noise('rest', 500_000);
+  const slot = await writeSlot(
+    rig.dir,
+    Buffer.concat([V2.subarray(0, 1_000_000), rest.subarray(0, 500_000), rest, rest]),
+  );
+  const before = (await readFile(slot)).subarray(V2.length);
+  const result = await rig.fetch({ place: slot });
+  expect(await rig.outcome(result)).toBe('whole');
+  expect((await readFile(slot)).subarray(V2.length).equals(before)).toBe(true);
+  expect(result.ok && result.origins.there).toBeGreaterThan(800_000);
+});
+
+test('a slot that is not there is not made', async () => {
+  const rig = await openRig(V1);
+  expect(await rig.outcome(await rig.fetch({ place: join(rig.dir, 'nowhere') }))).toBe('WRITE_FAILED');
+  expect(await readdir(rig.dir)).not.toContain('nowhere');
+});
+
+/** Sends so much of the body, then cuts the connection; honest from the n-th such request on. */
+const cut = (bytes: number, times: number) => {
+  let left = times;
+  return (path: string) =>
+    (asked: { path: string; range?: string | undefined }, response: ServerResponse, object?: Buffer) => {
+      if (asked.path !== path || left === 0 || object === undefined) return false;
+      left -= 1;
+      const start = Number(/^bytes=(\d+)-/.exec(asked.range ?? '')?.[1] ?? 0);
+      const range = { 'content-range': `bytes ${start}-${object.length - 1}/${object.length}` };
+      response.writeHead(asked.range === undefined ? 200 : 206, { 'content-length': object.length - start, ...range });
+      response.write(object.subarray(start, start + bytes), () => setTimeout(() => response.destroy(), 20));
+      return true;
+    };
+};
+
+test('a connection that flaps again and again still ends with the right bytes, and fetches little twice', async () => {
+  const rig = await openRig(noise('flapping', 1_500_000));
+  rig.state.misbehave = cut(200_000, 30)(`/o/${rig.pack.sha256}`);
+  expect(await rig.outcome(await rig.fetch())).toBe('whole');
+  expect(rig.counts.troubles).toBeGreaterThan(2);
+  const frames = rig.counts.troubles * 112 * 1024;
+  expect(rig.counts.bytes).toBeLessThan(rig.packed.length + rig.index.length + frames);
+});
+
+test('a download that was stopped goes on where it was, without fetching what was verified', async () => {
+  const rig = await openRig(noise('long', 3_000_000));
+  const stop = new AbortController();
+  const stopped = await rig.fetch({
+    signal: stop.signal,
+    onProgress: (bytes) => void (bytes > 2_000_000 && stop.abort()),
+  });
+  expect(stopped).toMatchObject({ ok: false, code: 'FETCH_FAILED' });
+  const before = rig.counts.bytes;
+  expect((await stat(rig.part)).size).toBeGreaterThan(1_000_000);
+  const result = await rig.fetch();
+  expect(await rig.outcome(result)).toBe('whole');
+  expect(rig.counts.bytes - before).toBeLessThan(2_100_000);
+  expect(result.ok && result.origins.there).toBeGreaterThan(1_000_000);
+});
+
+test('a table of a pack that is torn or nonsense is read anew', async () => {
+  for (const damage of [
+    (table: Buffer) => table.subarray(0, 197),
+    () => noise('nonsense', 1_000),
+    (table: Buffer) => Buffer.concat([table.subarray(0, 120), noise('n', 320)]),
+  ]) {
+    const rig = await openRig(V1);
+    await rig.fetch();
+    const table = join(rig.dir, 'downloads', `${rig.pack.sha256}.table`);
+    await writeFile(table, damage(await readFile(table)));
+    await writeFile(
+      join(rig.dir, 'downloads', rig.artifact.sha256),
+      Buffer.concat([V1.subarray(0, 750_000), Buffer.alloc(750_000)]),
+    );
+    expect(await rig.outcome(await rig.fetch())).toBe('whole');
+  }
+});
+
+test('what was damaged on the disk is found and fetched again, nothing else is', async () => {
+  const rig = await openRig(V1);
+  await rig.fetch();
+  const file = join(rig.dir, 'downloads', rig.artifact.sha256);
+  const damaged = Buffer.from(V1);
+  damaged[1_134_567]! ^= 1;
+  await writeFile(file, damaged);
+  const before = rig.counts.bytes;
+  expect(await rig.outcome(await rig.fetch())).toBe('whole');
+  expect(rig.counts.bytes - before).toBeLessThan(120_000);
+});
+
+test('a byte flipped in a pack costs one chunk more', async () => {
+  const rig = await openRig(V1);
+  const flipped = Buffer.from(rig.packed);
+  flipped[Math.floor(flipped.length / 2)]! ^= 1;
+  rig.objects.set(rig.pack.sha256, flipped);
+  expect(await rig.outcome(await rig.fetch())).toBe('whole');
+  expect(rig.counts.bytes).toBeLessThan(rig.packed.length + rig.index.length + 2 * 112 * 1024);
+});
+
+test('a pack of nonsense is left, and the artifact comes without it', async () => {
+  for (const lie of [
+    noise('lie', 2_000_000),
+    Buffer.concat([(await openRig(V1)).packed.subarray(0, 80), noise('lie', 1_000_000)]),
+  ]) {
+    const rig = await openRig(V1);
+    rig.objects.set(rig.pack.sha256, lie);
+    rig.state.pack = { ...rig.pack, bytes: lie.length };
+    expect(await rig.outcome(await rig.fetch())).toBe('whole');
+  }
+});
+
+test('a seed that is damaged costs what it was to save', async () => {
+  const rig = await openRig(V2, { old: V1 });
+  const damaged = { ...seedOf(V1), read: async (_offset: number, bytes: number) => Buffer.alloc(bytes) };
+  expect(await rig.outcome(await rig.fetch({ seeds: [damaged] }))).toBe('whole');
+  const gone = { ...seedOf(V1), read: () => Promise.reject(new Error('gone')) };
+  const other = await openRig(V2, { old: V1 });
+  expect(await other.outcome(await other.fetch({ seeds: [gone] }))).toBe('whole');
+});
+
+test('a chunk that is wrong is fetched again alone, and given up after three times', async () => {
+  const rig = await openRig(V1, { pack: false });
+  const victim = rig.records[5]!;
+  const wrong = Buffer.from(rig.objects.get(victim.sha256)!);
+  wrong[0]! ^= 1;
+  const whole = Buffer.from(V1);
+  whole[rig.records.slice(0, 5).reduce((sum, { bytes }) => sum + bytes, 0)]! ^= 1;
+  rig.objects.set(rig.artifact.sha256, whole);
+  expect(await rig.outcome(await rig.fetch())).toBe('whole');
+  expect(rig.asked.filter(({ path }) => path === `/o/${victim.sha256}`)).toHaveLength(1);
+
+  const hopeless = await openRig(V1, { pack: false });
+  hopeless.objects.set(hopeless.artifact.sha256, whole);
+  hopeless.objects.set(victim.sha256, wrong);
+  expect(await hopeless.outcome(await hopeless.fetch())).toBe('TARGET_HASH');
+  expect(hopeless.asked.filter(({ path }) => path === `/o/${victim.sha256}`)).toHaveLength(2);
+});
+
+test('an index that is not the signed one is asked for again, then refused', async () => {
+  const rig = await openRig(V1);
+  const wrong = Buffer.from(rig.index);
+  wrong[100]! ^= 1;
+  rig.objects.set(rig.artifact.chunks!.index, wrong);
+  expect(await rig.outcome(await rig.fetch())).toBe('TARGET_HASH');
+  expect(rig.counts.bytes).toBeLessThanOrEqual(60 * rig.index.length);
+});
+
+test('more than was promised is endless data', async () => {
+  const rig = await openRig(V1, { pack: false });
+  rig.state.misbehave = ({ path }, response, object) => {
+    if (path !== `/o/${rig.artifact.sha256}` && !rig.records.some(({ sha256: digest }) => path.endsWith(digest)))
+      return false;
+    const pump = (): void => void (response.destroyed || response.write(object ?? V1, pump));
+    pump();
+    return true;
+  };
+  expect(await rig.outcome(await rig.fetch())).toBe('ENDLESS_DATA');
+});
+
+test('an answer that stalls or drips is slow retrieval', async () => {
+  const rig = await openRig(V1);
+  rig.state.misbehave = ({ path }, response, object) => {
+    if (path !== `/o/${rig.pack.sha256}`) return false;
+    response.writeHead(200, { 'content-length': object!.length });
+    response.write(object!.subarray(0, 100_000));
+    const dripping = setInterval(() => response.write('x'), 5);
+    response.on('close', () => clearInterval(dripping));
+    return true;
+  };
+  const result = await rig.fetch({ limits: { windowMs: 20, windowBytesMin: 1_000_000 } });
+  expect(await rig.outcome(result)).toBe('SLOW_RETRIEVAL');
+}, 20_000);
+
+for (const [what, headers, status] of [
+  ['another range', { 'content-range': 'bytes 0-99/100' }, 206],
+  ['no range', {}, 206],
+  ['of another length', { 'content-range': 'bytes 1000-2000/2001' }, 206],
+] as const) {
+  test(`a range that is answered with ${what} is not believed`, async () => {
+    const rig = await openRig(V1, { pack: false });
+    await mkdir(dirname(rig.part), { recursive: true });
+    await writeFile(rig.part, V1.subarray(0, 500_000));
+    let lies = 0;
+    rig.state.misbehave = ({ path, range }, response) => {
+      if (path !== `/o/${rig.artifact.sha256}` || range === undefined || lies > 2) return false;
+      lies += 1;
+      response.writeHead(status, headers);
+      response.end(noise('mixed', 10_000));
+      return true;
+    };
+    expect(await rig.outcome(await rig.fetch())).toBe('whole');
+    expect(lies).toBe(3);
+  });
+}
+
+test('a server that answers 200 to a range is read over up to where the range begins', async () => {
+  const rig = await openRig(V1, { pack: false });
+  await mkdir(dirname(rig.part), { recursive: true });
+  await writeFile(rig.part, V1.subarray(0, 500_000));
+  rig.state.misbehave = ({ path }, response, object) => {
+    if (path !== `/o/${rig.artifact.sha256}`) return false;
+    response.end(object);
+    return true;
+  };
+  expect(await rig.outcome(await rig.fetch())).toBe('whole');
+});
+
+test('another object under the same name is never mixed in', async () => {
+  const rig = await openRig(V1, { pack: false });
+  rig.objects.set(rig.artifact.sha256, noise('other', V1.length));
+  expect(await rig.outcome(await rig.fetch())).toBe('whole');
+});
+
+test('a server that is not there is tried for a while', async () => {
+  const rig = await openRig(V1);
+  rig.state.misbehave = (_asked, response) => response.destroy() !== undefined;
+  expect(await rig.outcome(await rig.fetch())).toBe('FETCH_FAILED');
+  expect(rig.counts.attempts).toBe(59);
+});
+
+test('a full disk is no space', async () => {
+  const rig = await openRig(V1);
+  await mkdir(dirname(rig.part), { recursive: true });
+  await symlink('/dev/full', rig.part);
+  expect(await rig.outcome(await rig.fetch())).toBe('NO_SPACE');
+});
+
+test('what the metered link forbids is not fetched', async () => {
+  const rig = await openRig(V1);
+  expect(await rig.outcome(await rig.fetch({ mayFetch: async () => false }))).toBe('FETCH_FAILED');
+  expect(rig.asked).toEqual([]);
+});
+
+test('the digest of the whole follows from its index: a file that is assembled is the artifact', async () => {
+  const rig = await openRig(noise('any', 1_000_000));
+  const result = await rig.fetch();
+  expect(sha256(await readFile(result.ok ? result.file : ''))).toBe(rig.artifact.sha256);
+});
