@@ -270,7 +270,7 @@ const openHttp = async (
   const enrol = makeEnrolDevice({ store, link, ingest, now, rootSha256, mqttUrl });
   deviceApi(app, { store, now, director: keyring.director, enrol });
   tufRoutes(app, { repository, open: config.artifacts.public });
-  objectRoutes(app, { objects, open: config.artifacts.public });
+  objectRoutes(app, { objects, store, open: config.artifacts.public });
   const { host, port } = config.http;
   await app.listen({ host, port }).catch((error: unknown) => {
     throw explainListen(error, 'HTTP', { host, port });

@@ -6,13 +6,20 @@ import type { Objects } from '../store/objects.ts';
 import type { Store } from '../store/store.ts';
 import type { Repository } from '../trust/repository.ts';
 import type { Uploads } from './accept-upload.ts';
+import { collectGarbage } from './collect-garbage.ts';
 import { noteAlive } from './grant-grace.ts';
 import { keepCheckpoint } from './keep-checkpoint.ts';
 
 export type HousekeepingDeps = {
   store: Pick<
     Store,
-    'listReferencedObjects' | 'listRollouts' | 'countDeployments' | 'recountDeployments' | 'getAuditHead' | 'setMeta'
+    | 'listReferencedObjects'
+    | 'sweepChunks'
+    | 'listRollouts'
+    | 'countDeployments'
+    | 'recountDeployments'
+    | 'getAuditHead'
+    | 'setMeta'
   >;
   repository: Pick<Repository, 'refresh'>;
   objects: Pick<Objects, 'sweep'>;
@@ -68,7 +75,7 @@ const PERFORM: Record<Task, (deps: HousekeepingDeps) => Promise<number>> = {
     return 1;
   },
   'recount-deployments': (deps) => recountDeployments(deps),
-  'sweep-objects': async (deps) => deps.objects.sweep(new Set(await deps.store.listReferencedObjects())),
+  'sweep-objects': collectGarbage,
 };
 
 export const performTask = async (deps: HousekeepingDeps, task: Task): Promise<void> => {

@@ -11,12 +11,13 @@ import type { Repository } from '../trust/repository.ts';
 import type { Upload, Uploads } from './accept-upload.ts';
 import { keysOf } from './create-product.ts';
 import { everyPage } from './every-page.ts';
+import { saveChunks } from './save-chunks.ts';
 
 type PublishDeps = { store: Store; objects: Objects; repository: Repository; uploads: Uploads; now: () => number };
 
 /**
  * All is checked before anything is kept. Then, in an order in which a crash leaves only files that nothing refers to:
- * objects, manifests, and last the one transaction that makes the release.
+ * objects, where their chunks are, manifests, and last the one transaction that makes the release.
  * Publishing the very same again is answered with what is there.
  */
 export const publishRelease = async (
@@ -57,6 +58,7 @@ const keepAndRecord = async (
   const bundles = uploads.map((upload) => bundleOf(upload, metadata.version, at, by));
   for (const upload of uploads) {
     for (const staged of upload.staged) await deps.objects.keep(staged);
+    for (const artifact of upload.manifest.artifacts) await saveChunks(deps, artifact);
     await deps.repository.putManifest(pathOf(upload), upload.manifestBytes);
   }
   const accepted = await deps.store.acceptBundles(

@@ -1,4 +1,11 @@
-/** Artifacts by digest, with ranges, so that an interrupted download goes on where it stopped and any cache may keep them. */
+/**
+ * Artifacts, attachments, indexes and packs by digest, with ranges, so that an interrupted download goes on where it stopped
+ * and any cache may keep them. A chunk is served by its digest too, out of the artifact that holds it.
+ */
+import type { Readable } from 'node:stream';
+import { buffer } from 'node:stream/consumers';
+import { promisify } from 'node:util';
+import { zstdCompress } from 'node:zlib';
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import { z } from 'zod';
 import { objectPath } from '#shared/device-api.ts';
@@ -6,6 +13,7 @@ import { Sha256 } from '#shared/ids.ts';
 import { refuse } from '#shared/problems.ts';
 import type { Role } from '#shared/route.ts';
 import type { Objects } from '../store/objects.ts';
+import type { Store } from '../store/store.ts';
 import { sendProblem } from './errors.ts';
 
 /** 4 GB at 200 kB/s. A reader that stands still is cut off much earlier, by the connection's timeout. */
@@ -19,10 +27,19 @@ export const cacheForEver = (open: boolean): string => `${open ? 'public' : 'pri
 
 const Params = z.object({ sha256: Sha256 });
 
-export const objectRoutes = (
-  app: FastifyInstance,
-  deps: { objects: Pick<Objects, 'open' | 'size'>; open: boolean },
-): void => {
+type ObjectDeps = { objects: Pick<Objects, 'open' | 'size'>; store: Pick<Store, 'findChunk'>; open: boolean };
+
+/** Where the bytes of a digest are: an object by itself, or a chunk somewhere in an artifact. */
+type Place = { object: Sha256; offset: number; bytes: number; chunk: boolean };
+
+const locate = async (deps: ObjectDeps, sha256: Sha256): Promise<Place | undefined> => {
+  const bytes = await deps.objects.size(sha256);
+  if (bytes !== undefined) return { object: sha256, offset: 0, bytes, chunk: false };
+  const found = await deps.store.findChunk(sha256);
+  return found && { object: found.artifact, offset: found.offset, bytes: found.bytes, chunk: true };
+};
+
+export const objectRoutes = (app: FastifyInstance, deps: ObjectDeps): void => {
   app.route({
     method: ['GET', 'HEAD'],
     url: objectPath(':sha256'),
@@ -31,47 +48,75 @@ export const objectRoutes = (
     handlerTimeout: TRANSFER_MS_MAX,
     handler: async (request, reply) => {
       const params = Params.safeParse(request.params);
-      const bytes = params.success ? await deps.objects.size(params.data.sha256) : undefined;
-      if (!params.success || bytes === undefined)
-        return sendProblem(reply, refuse('not-found', 'there is no such object'));
-      const { sha256 } = params.data;
-      const etag = `"${sha256}"`;
+      const place = params.success ? await locate(deps, params.data.sha256) : undefined;
+      if (!params.success || place === undefined) return sendProblem(reply, NO_OBJECT);
+      const encoded = place.chunk && takesZstd(request);
+      // RFC 9110, section 8.8.3.3: other bytes on the wire, another strong tag.
+      const etag = `"${params.data.sha256}${encoded ? '-zstd' : ''}"`;
       void reply.headers({ etag, 'accept-ranges': 'bytes', 'cache-control': cacheForEver(deps.open) });
+      if (place.chunk) void reply.header('vary', 'accept-encoding');
       if (matches(request.headers['if-none-match'], etag)) return reply.code(304).send();
-      const range = rangeOf(request, etag, bytes);
+      if (encoded) return answerEncoded(reply, deps.objects, place);
+      const range = rangeOf(request, etag, place.bytes);
       if (range === 'unsatisfiable') {
-        return reply.code(416).header('cache-control', 'no-store').header('content-range', `bytes */${bytes}`).send();
+        void reply.code(416).header('cache-control', 'no-store');
+        return reply.header('content-range', `bytes */${place.bytes}`).send();
       }
-      return answer(reply, request.method === 'HEAD', deps.objects, sha256, bytes, range);
+      return answer(reply, request.method === 'HEAD', deps.objects, place, range);
     },
   });
 };
 
+const NO_OBJECT = refuse('not-found', 'there is no such object');
 type Range = { start: number; end: number };
 
 const answer = async (
   reply: FastifyReply,
   head: boolean,
   objects: Pick<Objects, 'open'>,
-  sha256: Sha256,
-  bytes: number,
+  place: Place,
   range: Range | undefined,
 ): Promise<FastifyReply> => {
   void reply.type('application/octet-stream');
-  const length = range === undefined ? bytes : range.end - range.start + 1;
+  const length = range === undefined ? place.bytes : range.end - range.start + 1;
   void reply.header('content-length', length);
   if (range !== undefined) {
-    void reply.code(206).header('content-range', `bytes ${range.start}-${range.end}/${bytes}`);
+    void reply.code(206).header('content-range', `bytes ${range.start}-${range.end}/${place.bytes}`);
   }
   if (head || length === 0) return reply.send();
-  const opened = await objects.open(sha256, range);
-  // Swept away in between: nothing refers to it any more.
-  if (opened === undefined) {
-    void reply.removeHeader('content-length').removeHeader('content-range');
-    return sendProblem(reply, refuse('not-found', 'there is no such object'));
-  }
-  return reply.send(opened.stream);
+  const stream = await read(objects, place, range);
+  if (stream !== undefined) return reply.send(stream);
+  void reply.removeHeader('content-length').removeHeader('content-range');
+  return sendProblem(reply, NO_OBJECT);
 };
+
+/** Undefined: swept away in between, since nothing refers to it any more. */
+const read = async (objects: Pick<Objects, 'open'>, place: Place, range?: Range): Promise<Readable | undefined> => {
+  const { offset, bytes } = place;
+  const { start, end } = range ?? { start: 0, end: bytes - 1 };
+  return (await objects.open(place.object, { start: offset + start, end: offset + end }))?.stream;
+};
+
+const compress = promisify(zstdCompress);
+/** A chunk has 112 KiB at most: it is compressed in memory, in the thread pool. */
+const answerEncoded = async (
+  reply: FastifyReply,
+  objects: Pick<Objects, 'open'>,
+  place: Place,
+): Promise<FastifyReply> => {
+  const stream = await read(objects, place);
+  if (stream === undefined) return sendProblem(reply, NO_OBJECT);
+  const body = await compress(await buffer(stream));
+  return reply.type('application/octet-stream').header('content-encoding', 'zstd').send(body);
+};
+
+/** Only who names it: a `*` says nothing about what a device can undo. */
+const takesZstd = (request: FastifyRequest): boolean =>
+  request.method === 'GET' &&
+  request.headers.range === undefined &&
+  (request.headers['accept-encoding'] ?? '')
+    .split(',')
+    .some((one) => /^\s*zstd\s*(;\s*q=(1|0?\.\d*[1-9]\d*).*)?$/.test(one));
 
 const matches = (header: string | undefined, etag: string): boolean =>
   header?.split(',').some((one) => [etag, `W/${etag}`, '*'].includes(one.trim())) === true;

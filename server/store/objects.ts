@@ -3,7 +3,7 @@
  * all: it is written in `staging/`, flushed, and renamed into place. Only digests and names made here become paths.
  */
 import { createHash, randomUUID } from 'node:crypto';
-import { type FileHandle, mkdir, open, readdir, rename, rm, stat } from 'node:fs/promises';
+import { type FileHandle, mkdir, open, readdir, rename, rm, stat, utimes } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import type { Readable } from 'node:stream';
 import { syncFolder } from '#shared/durable.ts';
@@ -22,17 +22,25 @@ export type Objects = {
    * source throws. Nothing is left behind unless it is accepted.
    */
   stage(source: AsyncIterable<Uint8Array>, limit: { bytesMax: number; sha256?: Sha256 }): Promise<Result<StagedObject>>;
+  /**
+   * The same for a file that `write` makes at the path that it is given, and says the digest and size of: a worker thread, say.
+   * Refuses `insufficient-storage`, and throws what `write` throws.
+   */
+  produce(write: (file: string) => Promise<{ sha256: Sha256; bytes: number }>): Promise<Result<StagedObject>>;
   /** Makes it an object, durably. Keeping the same bytes again, staged twice or once, is fine. */
   keep(staged: StagedObject): Promise<void>;
   drop(staged: StagedObject): Promise<void>;
   /** Undefined when there is no such object; throws a `RangeError` when the range is not within it. */
   open(sha256: Sha256, range?: ByteRange): Promise<{ bytes: number; stream: Readable } | undefined>;
   size(sha256: Sha256): Promise<number | undefined>;
+  /** Of something derived that nothing refers to any more. Readers keep what they opened. */
+  remove(sha256: Sha256): Promise<void>;
   /**
    * Removes objects that are not in `keep`, and what uploads of an earlier process left in staging; returns how many
-   * files. Spares what was kept since the sweep before: the record that refers to it may just be in the making.
+   * files. Spares what was kept in the last `graceMs`, and since the sweep before: the record that refers to it may just be
+   * in the making, or a device may be in the middle of fetching it.
    */
-  sweep(keep: ReadonlySet<Sha256>): Promise<number>;
+  sweep(keep: ReadonlySet<Sha256>, graceMs?: number): Promise<number>;
 };
 
 /** Where the data folder `dir` keeps an object. */
@@ -82,6 +90,12 @@ const syncFile = async (file: string): Promise<void> => {
   }
 };
 
+/** By the file system's clock; a file that is not there is as old as can be. */
+const ageMs = async (file: string): Promise<number> => {
+  const there = await stat(file).catch(() => undefined);
+  return there === undefined ? Number.POSITIVE_INFINITY : Date.now() - there.mtimeMs;
+};
+
 /** Runs one piece of work after the other. */
 const makeQueue = (): (<T>(work: () => Promise<T>) => Promise<T>) => {
   let last: Promise<unknown> = Promise.resolve();
@@ -110,18 +124,17 @@ export const openObjects = async (dir: string): Promise<Objects> => {
     live.delete(file);
   };
 
-  const stage: Objects['stage'] = async (source, limit) => {
+  /** Whatever goes wrong, nothing stays. */
+  const inStaging = async (
+    work: (file: string) => Promise<Result<{ sha256: Sha256; bytes: number }>>,
+  ): Promise<Result<StagedObject>> => {
     const file = join(staging, randomUUID());
     live.add(file);
     let accepted = false;
     try {
-      const handle = await open(file, 'wx', 0o600);
-      const copied = await copyAndClose(source, handle, limit.bytesMax);
-      if (copied === undefined) return refuse('too-large', `more than the allowed ${limit.bytesMax} bytes`);
-      if (limit.sha256 !== undefined && limit.sha256 !== copied.sha256)
-        return refuse('digest-mismatch', `expected SHA-256 ${limit.sha256}, received ${copied.sha256}`);
-      accepted = true;
-      return accept({ ...copied, file });
+      const made = await work(file);
+      accepted = made.ok;
+      return made.ok ? accept({ ...made.value, file }) : made;
     } catch (error) {
       const refusal = refusalOf(error);
       if (refusal === undefined) throw error;
@@ -130,6 +143,15 @@ export const openObjects = async (dir: string): Promise<Objects> => {
       if (!accepted) await remove(file);
     }
   };
+  const stage: Objects['stage'] = (source, limit) =>
+    inStaging(async (file) => {
+      const handle = await open(file, 'wx', 0o600);
+      const copied = await copyAndClose(source, handle, limit.bytesMax);
+      if (copied === undefined) return refuse('too-large', `more than the allowed ${limit.bytesMax} bytes`);
+      if (limit.sha256 !== undefined && limit.sha256 !== copied.sha256)
+        return refuse('digest-mismatch', `expected SHA-256 ${limit.sha256}, received ${copied.sha256}`);
+      return accept(copied);
+    });
 
   const size: Objects['size'] = async (sha256) => {
     if (!DIGEST.test(sha256)) return undefined;
@@ -145,6 +167,9 @@ export const openObjects = async (dir: string): Promise<Objects> => {
     const target = fileOf(staged.sha256);
     fresh.add(staged.sha256);
     if (!live.has(staged.file) && (await size(staged.sha256)) === staged.bytes) return;
+    // From now on it counts as young, however long it waited in staging.
+    const now = new Date();
+    await utimes(staged.file, now, now);
     await syncFile(staged.file);
     if ((await mkdir(dirname(target), { recursive: true })) !== undefined) await syncFolder(objects);
     // Over whatever is there: the same bytes, or a damaged copy that this one heals. Readers keep what they opened.
@@ -170,7 +195,7 @@ export const openObjects = async (dir: string): Promise<Objects> => {
     return { bytes, stream: handle.createReadStream({ highWaterMark: 256 * 1024, ...range }) };
   };
 
-  const sweep: Objects['sweep'] = async (wanted) => {
+  const sweep: Objects['sweep'] = async (wanted, graceMs = 0) => {
     const spared = fresh;
     fresh = new Set();
     let removed = 0;
@@ -186,6 +211,7 @@ export const openObjects = async (dir: string): Promise<Objects> => {
         if (sha256 === undefined) continue;
         await inTurn(async () => {
           if ([wanted, spared, fresh].some((needed) => needed.has(sha256))) return;
+          if (graceMs > 0 && (await ageMs(fileOf(sha256))) < graceMs) return;
           await rm(fileOf(sha256), { force: true });
           removed += 1;
         });
@@ -195,6 +221,8 @@ export const openObjects = async (dir: string): Promise<Objects> => {
 
   return {
     stage,
+    produce: (write) => inStaging(async (file) => accept(await write(file))),
+    remove: (sha256) => inTurn(() => rm(fileOf(sha256), { force: true })),
     keep: (staged) => inTurn(() => keepNow(staged)),
     drop: (staged) => remove(staged.file),
     open: openObject,
