@@ -7,12 +7,16 @@ import { resolve } from 'node:path';
 import { z } from 'zod';
 import { ENROLMENT_TOKEN } from '#shared/device-api.ts';
 import { Compatible, DurationMs, Id, Sha256, text } from '#shared/ids.ts';
+import { HealthCheck } from '#shared/manifest.ts';
 import { accept, type Result, refuse } from '#shared/problems.ts';
+import { Limits } from './limits.ts';
+import { parseAddress } from './network.ts';
 import { SlotsConfig } from './slots/slots-config.ts';
 
 /** The environment and flags know only text. */
 const whole = (min: number, max: number) => z.coerce.number().int().min(min).max(max);
 const Switch = z.union([z.boolean(), z.enum(['true', 'false']).transform((word) => word === 'true')]);
+const AbsolutePath = z.string().max(4096).regex(/^\//, 'must be an absolute path');
 const duration = (minMs: number) => z.coerce.number().pipe(DurationMs.min(minMs));
 
 const Attributes = z
@@ -59,6 +63,15 @@ export const AgentConfig = z.strictObject({
       port: whole(1, 65_535).optional(),
       /** How long it may take to stop before it is killed. */
       stopMs: duration(100).default(5_000),
+      /** Variables that this device adds to its environment. Default: `application.env` in the data folder, if it is there. */
+      environmentFile: AbsolutePath.optional(),
+      /** Its `SLUICE_SECRETS`. Default: `secrets` in the data folder. */
+      secretsDir: AbsolutePath.optional(),
+      /** As whom it runs; only for an agent that runs as root. */
+      user: z.string().min(1).max(64).optional(),
+      group: z.string().min(1).max(64).optional(),
+      /** Only in the file. */
+      limits: Limits.prefault({}),
     })
     .prefault({}),
   /** How often a version on trial may be started. */
@@ -66,6 +79,23 @@ export const AgentConfig = z.strictObject({
   slotBytesMax: whole(1, Number.MAX_SAFE_INTEGER).default(8 * 1024 ** 3),
   /** What the A/B pair is made of. Only in the file. */
   slots: SlotsConfig.prefault({ kind: 'directories' }),
+  /** What a deployment's trial does to the application's data is undone when it is reverted; `snapshot` unset: as the release asks. */
+  data: z
+    .strictObject({ snapshot: Switch.optional(), bytesMax: whole(1, Number.MAX_SAFE_INTEGER).default(1024 ** 3) })
+    .prefault({}),
+  health: z
+    .strictObject({
+      /** Added to those of every release. Only in the file. */
+      checks: z.array(HealthCheck).max(16).default([]),
+      /** Besides the server: who should answer while the network works, `host:port`. Only in the file. */
+      probes: z
+        .array(z.string().refine((probe) => parseAddress(probe) !== undefined, 'must be host:port'))
+        .max(8)
+        .default([]),
+      /** How often checks are performed once a version is committed. */
+      intervalMs: duration(100).default(60_000),
+    })
+    .prefault({}),
   log: z
     .strictObject({
       level: z.enum(['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent']).default('info'),
@@ -94,6 +124,13 @@ export const AGENT_SETTINGS = [
   'reconnect.maxMs',
   'application.port',
   'application.stopMs',
+  'application.environmentFile',
+  'application.secretsDir',
+  'application.user',
+  'application.group',
+  'data.snapshot',
+  'data.bytesMax',
+  'health.intervalMs',
   'trialTries',
   'slotBytesMax',
   'log.level',

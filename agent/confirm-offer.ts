@@ -3,6 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { deviceRoutes } from '#shared/device-api.ts';
 import { mayActivateAt, type Timing } from '#shared/windows.ts';
 import { leafOf, sameInstall } from './desired.ts';
+import { asksForServer, isEnough } from './domain/contact.ts';
 import type { Journey } from './domain/install.ts';
 import { mayActivateUnconfirmed } from './domain/unconfirmed.ts';
 import { type Done, failed, type PerformOptions, partsOf } from './perform-parts.ts';
@@ -109,12 +110,12 @@ export const confirming = (options: PerformOptions) => {
         continue;
       }
       silent =
-        answer === 'silent' && !options.serverReachable()
+        answer === 'silent' && !isEnough(options.contact(), true)
           ? { since: silent?.since ?? since, asked: (silent?.asked ?? 0) + 1 }
           : undefined;
       if (silent !== undefined) {
         const silentMs = performance.now() - silent.since;
-        const { serverContact } = (await keptManifest(current)).health;
+        const serverContact = asksForServer((await keptManifest(current)).health.serverContact);
         const facts = { trusted: trust.time(), silentMs, asked: silent.asked, serverContact };
         if (mayActivateUnconfirmed(current.offer, facts, options.config.unreachableMs)) {
           log.warn(

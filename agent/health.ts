@@ -1,29 +1,20 @@
 /** Watches a trial: performs the manifest's checks until the version is proven or has failed. What that means is in domain/health.ts. */
-import { request as requestHttp } from 'node:http';
-import { request as requestHttps } from 'node:https';
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { HealthCheck, HealthPolicy } from '#shared/manifest.ts';
-import { runCommand } from './command.ts';
+import type { HealthPolicy } from '#shared/manifest.ts';
+import { type CheckOptions, type CheckResult, performCheck } from './checks.ts';
+import type { Contact } from './domain/contact.ts';
 import { type HealthEvent, type HealthFailure, missing, startHealth, stepHealth } from './domain/health.ts';
+import type { WatchedProcess } from './slots/slots.ts';
 import { exitSentence } from './supervisor.ts';
-import { errorCode } from './system-error.ts';
 
-export type TrialHealthOptions = {
+export type TrialHealthOptions = Omit<CheckOptions, 'process'> & {
   policy: HealthPolicy;
   /** How much of the deadline an earlier run of the agent used already; 0 for a new trial. */
   elapsedMs: number;
-  /** Replaces `{port}` in a check's URL, and is the `PORT` of command checks. */
-  port?: number;
-  /** Where command checks run: the slot's folder. */
-  folder: string;
-  environment?: Record<string, string>;
   /** The supervisor fits. Null for a version without an application: it counts as running. */
-  process: {
-    running(): unknown;
-    listen(listener: (exit: { code: number | null; signal: NodeJS.Signals | null }) => void): () => void;
-  } | null;
-  /** Whether the server answers now (the link is up); looked at several times a second. */
-  serverReachable: () => boolean;
+  process: WatchedProcess | null;
+  /** How far the device gets now; looked at several times a second. */
+  contact: () => Contact;
   signal: AbortSignal;
   /** Every change of the one sentence that says what the trial waits for. */
   onWaiting?(sentence: string): void;
@@ -58,7 +49,7 @@ export const runTrialHealth = async (options: TrialHealthOptions): Promise<Trial
     said = sentence;
     options.onWaiting?.(sentence);
   };
-  const look = (): void => feed({ kind: 'server', at: at(), reachable: options.serverReachable() });
+  const look = (): void => feed({ kind: 'server', at: at(), contact: options.contact() });
   const abort = (): void => decided.resolve({ verdict: 'aborted' });
 
   // Listening first: an exit after this line is heard, one before it is seen by `running`.
@@ -85,8 +76,6 @@ export const runTrialHealth = async (options: TrialHealthOptions): Promise<Trial
   }
 };
 
-type CheckResult = { ok: boolean; message: string };
-
 /** All checks at the same time, then again when the interval is over and all have ended. Ends when `signal` says so. */
 const repeatChecks = async (
   options: TrialHealthOptions,
@@ -105,45 +94,4 @@ const repeatChecks = async (
     );
     await next;
   }
-};
-
-/** Performs one check once. Never rejects; `message` says what was wrong. */
-export const performCheck = async (
-  check: HealthCheck,
-  options: Pick<TrialHealthOptions, 'port' | 'folder' | 'environment'>,
-  signal: AbortSignal,
-): Promise<CheckResult> => {
-  if (check.kind === 'command') {
-    const { command, timeoutMs } = check;
-    const result = await runCommand({ ...options, command, timeoutMs, signal });
-    if (result.ok) return { ok: true, message: '' };
-    const said = result.output.trim().split('\n').at(-1) ?? '';
-    return { ok: false, message: said === '' ? result.message : `${result.message}: ${said.slice(0, 200)}` };
-  }
-  if (options.port === undefined && check.url.includes('{port}')) {
-    return { ok: false, message: 'the check asks for the port of the application, and none is configured' };
-  }
-  const url = new URL(check.url.replace('{port}', String(options.port)));
-  const clock = AbortSignal.timeout(Math.min(check.timeoutMs, TIMER_MS_MAX));
-  try {
-    const code = await requestStatus(url, AbortSignal.any([signal, clock]));
-    const ok = code >= 200 && code <= check.statusMax;
-    return { ok, message: ok ? '' : `${url.href} answered ${code}` };
-  } catch (error) {
-    const why = clock.aborted ? `no answer within ${check.timeoutMs} ms` : errorCode(error) || String(error);
-    return { ok: false, message: `${url.href}: ${why}` };
-  }
-};
-
-/** The status code; neither redirects nor the body are looked at. A connection of its own, closed at once: a pooled one could outlive the version. */
-const requestStatus = async (url: URL, signal: AbortSignal): Promise<number> => {
-  const answered = Promise.withResolvers<number>();
-  const request = url.protocol === 'https:' ? requestHttps : requestHttp;
-  const asking = request(url, { agent: false, signal, headers: { 'user-agent': 'sluice-agent' } }, (response) => {
-    answered.resolve(response.statusCode ?? 0);
-    response.destroy();
-  });
-  asking.on('error', answered.reject);
-  asking.end();
-  return answered.promise;
 };

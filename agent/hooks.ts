@@ -1,6 +1,5 @@
 /** Runs a manifest's hooks. After a crash a hook may run again: it must be able to. */
-import type { Id } from '#shared/ids.ts';
-import type { Manifest } from '#shared/manifest.ts';
+import type { HealthCheck, Manifest } from '#shared/manifest.ts';
 import { runCommand } from './command.ts';
 
 /** EX_TEMPFAIL of sysexits.h: the hook asks to be run again later. */
@@ -8,10 +7,11 @@ const EXIT_LATER = 75;
 
 export type HookOptions = {
   when: Manifest['hooks'][number]['when'];
-  manifest: Pick<Manifest, 'hooks' | 'product' | 'version'>;
+  manifest: Pick<Manifest, 'hooks'>;
   /** The working directory. */
   folder: string;
-  deployment: Id;
+  /** Besides `SLUICE_HOOK`. */
+  environment: Record<string, string>;
   port: number | undefined;
   /** Until when a hook may say "later"; past it that is a failure. */
   deferUntil: number;
@@ -28,12 +28,7 @@ export const runHooks = async (options: HookOptions): Promise<{ ok: true } | { o
       const result = await runCommand({
         command: hook.command,
         folder: options.folder,
-        environment: {
-          SLUICE_HOOK: when,
-          SLUICE_DEPLOYMENT: options.deployment,
-          SLUICE_PRODUCT: manifest.product,
-          SLUICE_VERSION: manifest.version,
-        },
+        environment: { ...options.environment, SLUICE_HOOK: when },
         ...(options.port === undefined ? {} : { port: options.port }),
         timeoutMs: hook.timeoutMs,
         signal,
@@ -46,3 +41,14 @@ export const runHooks = async (options: HookOptions): Promise<{ ok: true } | { o
   }
   return { ok: true };
 };
+
+/** Hooks of the kind `health`, as the checks that they are: "later" is a check that does not pass yet. */
+export const healthHooks = (manifest: Pick<Manifest, 'hooks'>): HealthCheck[] =>
+  manifest.hooks
+    .filter(({ when }) => when === 'health')
+    .map(({ command, timeoutMs }, index) => ({
+      kind: 'command',
+      name: `hook health ${index + 1}`,
+      command,
+      timeoutMs,
+    }));

@@ -6,8 +6,10 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from 'pino';
 import { Id } from '#shared/ids.ts';
 import { TIME_ZONE_ATTRIBUTE } from '#shared/windows.ts';
+import { openApplicationFiles } from './application-files.ts';
 import { readCommandLine } from './command-line.ts';
 import type { AgentConfig } from './config.ts';
+import { watchContact } from './contact.ts';
 import { openInbox } from './desired.ts';
 import { type Backoff, backoffMs } from './domain/retry.ts';
 import { type Enrolled, enrol, readEnrolled, refreshEnrolled, trustedRoot } from './enrol.ts';
@@ -16,6 +18,7 @@ import { writeFloor } from './floor.ts';
 import { lockFolder } from './folder-lock.ts';
 import { openHttp, openServerClock } from './http.ts';
 import { openIdentity } from './identity.ts';
+import { findOwner, type ProcessOwner } from './limits.ts';
 import { type Link, openLink } from './link.ts';
 import { type Log, makeAgentLog, tellState } from './log.ts';
 import { openMachine } from './machine.ts';
@@ -75,7 +78,12 @@ const runLocked = async (config: AgentConfig, log: Logger, signal: AbortSignal):
     `agent ${AGENT_VERSION} of ${device} in ${dataDir}`,
   );
 
+  const owner = await ownerOf(config);
+  const files = await openApplicationFiles(config, owner, log);
   const supervisor = await openSupervisor({
+    environment: files.environment,
+    limits: config.application.limits,
+    owner,
     dir: await folder(dataDir, 'supervisor'),
     stopMs: config.application.stopMs,
     ...(config.application.port === undefined ? {} : { port: config.application.port }),
@@ -162,6 +170,11 @@ const runLocked = async (config: AgentConfig, log: Logger, signal: AbortSignal):
     pollMs: config.pollMs,
     log,
   });
+  const contact = watchContact({
+    network: { serverUrl: config.serverUrl, probes: config.health.probes },
+    connected,
+    answeredLately: poll.answeredLately,
+  });
   const perform = openPerformer({
     config,
     folders: { data: dataDir, downloads: join(dataDir, 'downloads') },
@@ -173,7 +186,8 @@ const runLocked = async (config: AgentConfig, log: Logger, signal: AbortSignal):
     identity,
     machine: () => machine,
     inbox: () => inbox,
-    serverReachable: () => connected() || poll.answeredLately(),
+    contact: contact.contact,
+    files,
     onProgress: (bytesDone, bytesTotal) => {
       progress = { bytesDone, bytesTotal };
       reportProgress();
@@ -225,12 +239,20 @@ const runLocked = async (config: AgentConfig, log: Logger, signal: AbortSignal):
     inbox.stop();
     reporter.stop();
     await poll.stop();
+    await contact.stop();
     await machine.stop();
     await link?.stop();
     await slots.stop();
     await status.settled();
     await journal.close();
   }
+};
+
+const ownerOf = async ({ application: { user, group } }: AgentConfig): Promise<ProcessOwner | null> => {
+  if (user === undefined) return null;
+  const found = await findOwner({ user, group });
+  if (!found.ok) throw new AgentStopped(found.message);
+  return found.owner;
 };
 
 const folder = async (dataDir: string, name: string): Promise<string> => {

@@ -6,8 +6,10 @@ import { readFileIfThere } from '#shared/durable.ts';
 import type { Id } from '#shared/ids.ts';
 import { Manifest } from '#shared/manifest.ts';
 import { sha256Hex } from '#shared/trust/canonical.ts';
+import type { ApplicationFiles } from './application-files.ts';
 import type { AgentConfig } from './config.ts';
 import type { Inbox } from './desired.ts';
+import type { Contact } from './domain/contact.ts';
 import type { Journey } from './domain/install.ts';
 import { type Backoff, backoffMs } from './domain/retry.ts';
 import type { FleetTime } from './fleet-time.ts';
@@ -16,15 +18,17 @@ import type { Http } from './http.ts';
 import type { Identity } from './identity.ts';
 import type { Log } from './log.ts';
 import type { EventOf, Machine } from './machine.ts';
+import { redact } from './redact.ts';
 import type { SlotName, Slots } from './slots/slots.ts';
 import type { Supervisor } from './supervisor.ts';
+import { hookEnvironment } from './surroundings.ts';
 import type { DeviceTrust } from './trust/device-trust.ts';
 
 /** Where things are, under the data folder. */
 export type Folders = { data: string; downloads: string };
 
 export type PerformOptions = {
-  config: Pick<AgentConfig, 'compatible' | 'trialTries' | 'application' | 'unreachableMs'>;
+  config: Pick<AgentConfig, 'compatible' | 'trialTries' | 'application' | 'unreachableMs' | 'health' | 'data'>;
   folders: Folders;
   boot: Id;
   slots: Slots;
@@ -34,7 +38,10 @@ export type PerformOptions = {
   identity: Identity;
   machine: () => Pick<Machine, 'memory' | 'nextSeq' | 'send'>;
   inbox: () => Pick<Inbox, 'receive'>;
-  serverReachable: () => boolean;
+  /** How far the device gets now. */
+  contact: () => Contact;
+  /** What is the application's own on this device. */
+  files: ApplicationFiles;
   /** Of the fetch that goes on. */
   onProgress: (bytesDone: number, bytesTotal: number) => void;
   /** A receipt waits to be sent. */
@@ -80,19 +87,27 @@ export const partsOf = (options: PerformOptions) => {
   const pause = (attempt: number, signal: AbortSignal): Promise<unknown> =>
     sleep(backoffMs(attempt, options.backoff, Math.random()), undefined, { signal }).catch(() => undefined);
 
-  const hooks = (when: Manifest['hooks'][number]['when'], manifest: Manifest, journey: Journey, signal: AbortSignal) =>
-    runHooks({
+  const hooks = async (
+    when: Manifest['hooks'][number]['when'],
+    manifest: Manifest,
+    journey: Journey,
+    signal: AbortSignal,
+  ) => {
+    if (!manifest.hooks.some((hook) => hook.when === when)) return { ok: true as const };
+    const ran = await runHooks({
       when,
       manifest,
       folder: 'slot' in journey && when !== 'before-install' ? options.slots.workFolder(journey.slot) : folders.data,
-      deployment: journey.offer.install.deployment,
+      environment: await hookEnvironment(journey, options.slots, options.files),
       port: config.application.port,
       // A hook may say "later" as long as nothing is decided.
-      deferUntil: when.startsWith('before-') ? journey.offer.expires : 0,
+      deferUntil: when === 'after-commit' || when === 'after-revert' ? 0 : journey.offer.expires,
       pause,
       now,
       signal,
     });
+    return ran.ok ? ran : { ...ran, message: redact(ran.message, await options.files.secrets()) };
+  };
 
   const keptManifest = async (journey: Journey): Promise<Manifest> => {
     const file = manifestFile(folders);

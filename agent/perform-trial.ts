@@ -2,15 +2,18 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { evidenceOf } from './domain/resume.ts';
 import { runTrialHealth } from './health.ts';
+import { healthHooks } from './hooks.ts';
 import { type Done, failed, type InSlot, type PerformOptions, partsOf, readable } from './perform-parts.ts';
+import { redact } from './redact.ts';
 import type { SlotResult } from './slots/slots.ts';
+import { checkEnvironment, hookEnvironment } from './surroundings.ts';
 
 const SELECTOR_ATTEMPTS_MAX = 5;
 const REVERT_RUNNING_MS_MAX = 15_000;
 const OUTPUT_BYTES_MAX = 12 * 1024;
 
 export const trialEffects = (options: PerformOptions) => {
-  const { config, slots, now, log } = options;
+  const { config, slots, files, now, log } = options;
   const { pause, hooks, keptManifest } = partsOf(options);
 
   const inspect = async (journey: InSlot): Done => {
@@ -40,19 +43,24 @@ export const trialEffects = (options: PerformOptions) => {
 
   const watchTrial = async (journey: InSlot, signal: AbortSignal): Done => {
     const manifest = await keptManifest(journey);
+    const checks = [...manifest.health.checks, ...healthHooks(manifest), ...config.health.checks];
+    const hook = manifest.hooks.some(({ when }) => when === 'health') ? { SLUICE_HOOK: 'health' } : {};
+    const environment = await checkEnvironment(manifest, manifest.run, journey.slot, files);
     const verdict = await runTrialHealth({
-      policy: manifest.health,
+      policy: { ...manifest.health, checks },
       elapsedMs: Math.max(0, now() - journey.since),
       ...(config.application.port === undefined ? {} : { port: config.application.port }),
       folder: slots.workFolder(journey.slot),
-      ...(manifest.run === undefined ? {} : { environment: manifest.run.environment }),
+      dataDir: files.dataDir,
+      environment: { ...(await hookEnvironment(journey, slots, files)), ...environment, ...hook },
       process: manifest.run === undefined ? null : slots.process,
-      serverReachable: () => options.serverReachable(),
+      contact: () => options.contact(),
       signal,
       onWaiting: (sentence) => log.debug({ event: 'trial-waits' }, `on trial: ${sentence}`),
     });
     if (verdict.verdict === 'aborted') return undefined;
-    return verdict.verdict === 'healthy' ? { kind: 'passed' } : failed(verdict.code, verdict.message);
+    if (verdict.verdict === 'healthy') return { kind: 'passed' };
+    return failed(verdict.code, redact(verdict.message, await files.secrets()));
   };
 
   /** The boot selector's writes are few and small: a failure of one is tried again before anything is concluded. */

@@ -13,7 +13,9 @@ import { delimiter, dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { z } from 'zod';
 import { readFileIfThere, writeFileDurably } from '#shared/durable.ts';
+import type { DeviceEnvironment } from './application-files.ts';
 import { type ApplicationLog, openApplicationLog } from './application-log.ts';
+import { type Limits, limitScript, type ProcessOwner } from './limits.ts';
 import { lookUpProcess, machineBootId, processEnds, processesWithEnvironment, signalProcess } from './process-table.ts';
 import type { SlotName } from './slots/slots.ts';
 
@@ -62,6 +64,11 @@ export type SupervisorOptions = {
   stopMs?: number;
   /** First and longest wait before a restart; running for the longest wait clears the count. Default 1,000 and 60,000. */
   backoffMs?: { first: number; max: number };
+  /** What the device adds to every application's environment; while it can not be read nothing is started. */
+  environment?: () => Promise<DeviceEnvironment>;
+  limits?: Limits;
+  /** As whom applications run; the agent's own user unless given. */
+  owner?: ProcessOwner | null;
   /** The size at which the output is rotated; two files are kept. Default 256 KiB. */
   logBytesMax?: number;
 };
@@ -80,7 +87,7 @@ const KILL_MS_MAX = 10_000;
  * Waits for a line before it becomes the application, keeping its pid: the pid file is there before the application is.
  * If the agent dies in between, the line never comes, and this ends.
  */
-const GATE = 'read -r go && exec "$0" "$@" </dev/null';
+const gate = (limits: Limits): string => `read -r go || exit 125; ${limitScript(limits, '"$0" "$@" </dev/null')}`;
 
 type Child = { process: ChildProcess; pid: number; application: Application; since: number; exited: Promise<unknown> };
 
@@ -146,7 +153,7 @@ const supervise = (place: Place, log: ApplicationLog, options: SupervisorOptions
   };
 
   const start = async (application: Application): Promise<{ ok: true } | { ok: false; message: string }> => {
-    const started = await launch(application, place, log, options.port);
+    const started = await launch(application, place, log, options);
     if (!started.ok) return started;
     child = started.child;
     void child.exited.then(() => ended(started.child));
@@ -184,7 +191,10 @@ const supervise = (place: Place, log: ApplicationLog, options: SupervisorOptions
         if (!(await halt())) return { ok: false, message: 'the application that runs can not be stopped' };
         wanted = application;
         crashes = 0;
-        return start(application);
+        const started = await start(application);
+        // What keeps it from starting may be put right.
+        if (!started.ok && application.onExit === 'restart') scheduleRestart();
+        return started;
       }),
     running: () => {
       // A child that was not waited for keeps its pid, so this can not be somebody else's.
@@ -213,13 +223,17 @@ const launch = async (
   application: Application,
   place: Place,
   log: ApplicationLog,
-  port: number | undefined,
+  { port, environment, limits, owner }: SupervisorOptions,
 ): Promise<{ ok: true; child: Child } | { ok: false; message: string }> => {
-  const started = spawn('/bin/sh', ['-c', GATE, ...resolveCommand(application.command)], {
+  const added = (await environment?.()) ?? { ok: true as const, values: {} };
+  if (!added.ok) return added;
+  const variables = { ...application.environment, ...added.values };
+  const started = spawn('/bin/sh', ['-c', gate(limits ?? {}), ...resolveCommand(application.command)], {
     cwd: application.folder,
     detached: true,
-    env: { ...applicationEnvironment(application.environment, port), [MARK]: place.dir },
+    env: { ...applicationEnvironment(variables, port), [MARK]: place.dir },
     stdio: ['pipe', 'pipe', 'pipe'],
+    ...(owner === undefined || owner === null ? {} : owner),
   });
   const exited = once(started, 'exit');
   const failed = await Promise.race([once(started, 'spawn'), exited]).then(
@@ -306,6 +320,7 @@ const sweep = async (place: Place): Promise<void> => {
 /** Why an application ended, as a sentence. */
 export const exitSentence = (exit: Pick<ApplicationExit, 'code' | 'signal'>): string => {
   if (exit.signal !== null) return `the application was ended by ${exit.signal}`;
+  if (exit.code === 125) return 'the application exited with code 125: perhaps its limits can not be set';
   if (exit.code === 127) return 'the application exited with code 127: its command was not found';
   if (exit.code === 126) return 'the application exited with code 126: its command can not be executed';
   const killed = Object.entries(constants.signals).find(([, number]) => exit.code === 128 + number);

@@ -47,10 +47,16 @@ export const Artifact = z.strictObject({
 });
 export type Artifact = z.infer<typeof Artifact>;
 
-/** A check that must pass, repeatedly, before a trial is committed. `{port}` in a URL is the application's PORT. */
+/** An absolute path, one below the folder in which commands run, or one below the application's data: `{data}/alive`. */
+const CheckedPath = z.string().min(1).max(1024);
+/** What people read instead of "check 2 of 3". */
+const named = { name: text(64).min(1).optional() };
+
+/** A check that must pass, repeatedly, before a trial is committed; afterwards it goes on, more slowly. `{port}` is the application's PORT. */
 export const HealthCheck = z.discriminatedUnion('kind', [
   z.strictObject({
     kind: z.literal('http'),
+    ...named,
     url: z
       .url({ protocol: /^https?$/ })
       .max(1024)
@@ -58,7 +64,38 @@ export const HealthCheck = z.discriminatedUnion('kind', [
     statusMax: z.number().int().min(200).max(599).default(299),
     timeoutMs: DurationMs.min(1).default(2_000),
   }),
-  z.strictObject({ kind: z.literal('command'), command: Command, timeoutMs: DurationMs.min(1).default(10_000) }),
+  z.strictObject({
+    kind: z.literal('command'),
+    ...named,
+    command: Command,
+    timeoutMs: DurationMs.min(1).default(10_000),
+  }),
+  /** Somebody accepts connections there. */
+  z.strictObject({
+    kind: z.literal('tcp'),
+    ...named,
+    host: z.string().min(1).max(253).default('127.0.0.1'),
+    port: z.number().int().min(1).max(65_535).or(z.literal('{port}')),
+    timeoutMs: DurationMs.min(1).default(2_000),
+  }),
+  /**
+   * A process runs, and has for `upMs` without being started anew: the one whose id a file holds, one with this program name
+   * (as `ps -o comm` shows it), or, with neither, the application itself.
+   */
+  z
+    .strictObject({
+      kind: z.literal('process'),
+      ...named,
+      program: z.string().min(1).max(64).optional(),
+      pidFile: CheckedPath.optional(),
+      upMs: DurationMs.default(0),
+    })
+    .refine(
+      ({ program, pidFile }) => program === undefined || pidFile === undefined,
+      'give a program or a pidFile, not both',
+    ),
+  /** The file was modified lately: whoever writes it is alive. */
+  z.strictObject({ kind: z.literal('file'), ...named, path: CheckedPath, withinMs: DurationMs.min(1) }),
 ]);
 export type HealthCheck = z.infer<typeof HealthCheck>;
 
@@ -69,8 +106,14 @@ export const HealthPolicy = z.strictObject({
   soakMs: DurationMs.default(10_000),
   /** From the start of the trial; past it the device reverts. */
   deadlineMs: DurationMs.min(100).default(300_000),
-  /** Whether the trial needs contact with the server before it may commit. */
-  serverContact: z.boolean().default(true),
+  /**
+   * What the trial must reach before it may commit. `true`: the server, over MQTT or HTTP. `broker`: over MQTT. `network`: the network at least,
+   * so that a server that is down for everybody reverts nobody. `false`: nothing.
+   */
+  serverContact: z
+    .boolean()
+    .or(z.enum(['network', 'broker']))
+    .default(true),
 });
 export type HealthPolicy = z.infer<typeof HealthPolicy>;
 
@@ -98,13 +141,29 @@ export const Manifest = z
     hooks: z
       .array(
         z.strictObject({
-          when: z.enum(['before-install', 'after-install', 'before-activate', 'after-commit', 'after-revert']),
+          /** `health` runs again and again, as a command check does. docs/agent.md says when each runs, and with what. */
+          when: z.enum([
+            'before-install',
+            'after-install',
+            'before-activate',
+            'health',
+            'after-commit',
+            'after-revert',
+          ]),
           command: Command,
           timeoutMs: DurationMs.min(1).default(60_000),
         }),
       )
       .max(16)
       .default([]),
+    /** What the trial does to the application's data (`SLUICE_DATA`) is undone when it is reverted. The device's configuration may say otherwise. */
+    data: z
+      .strictObject({
+        snapshot: z.boolean().default(true),
+        /** The most that the snapshot may take; with more the deployment ends with NO_SPACE before anything is activated. */
+        bytesMax: z.number().int().min(1).optional(),
+      })
+      .optional(),
     /** Issue keys and commits that this version contains: all of them, not only what is new in it. `sluice change show` finds them. */
     changes: z.array(text(128).min(1)).max(2000).default([]),
     notes: text(16_384).default(''),

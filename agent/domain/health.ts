@@ -1,18 +1,19 @@
 /**
  * When a version on trial is proven. It is well while its process is up, every check passed the last time it ran, and the
- * server is reachable (if the policy asks for that). Well without interruption for the soak time is healthy. An exit of the process fails at once;
+ * server is reached as far as the policy asks. Well without interruption for the soak time is healthy. An exit of the process fails at once;
  * passing the deadline fails with what was missing. All times are milliseconds of the trial (monotonic, 0 at its start), so
  * that setting the clock moves no deadline.
  */
 import { unreachable } from '#shared/ids.ts';
-import type { HealthPolicy } from '#shared/manifest.ts';
+import type { HealthCheck, HealthPolicy } from '#shared/manifest.ts';
+import { type Contact, contactSentence, isEnough } from './contact.ts';
 
 export type HealthEvent =
   | { kind: 'process-up'; at: number }
   | { kind: 'process-exited'; at: number; why: string }
   /** `check` is its index in the policy. */
   | { kind: 'checked'; at: number; check: number; ok: boolean; message: string }
-  | { kind: 'server'; at: number; reachable: boolean }
+  | { kind: 'server'; at: number; contact: Contact }
   | { kind: 'tick'; at: number };
 
 /** `TRIAL_CRASHED`: the process exited. `SELFTEST_FAILED`: a check did not pass in time. `TRIAL_DEADLINE`: anything else was missing in time. */
@@ -25,7 +26,7 @@ export type HealthState = {
   processUp: boolean;
   /** By index: `unknown` until it ran for the first time. */
   checks: ('unknown' | 'passed' | { failed: string })[];
-  serverReachable: boolean;
+  contact: Contact;
   /** Since when everything has been well without interruption. */
   healthySince: number | null;
   verdict: HealthVerdict;
@@ -36,7 +37,7 @@ export const startHealth = (policy: HealthPolicy, elapsedMs: number): HealthStat
   now: elapsedMs,
   processUp: false,
   checks: policy.checks.map(() => 'unknown'),
-  serverReachable: false,
+  contact: { reach: 'unknown' },
   healthySince: null,
   verdict: 'waiting',
 });
@@ -66,7 +67,7 @@ const observe = (state: HealthState, event: HealthEvent): HealthState => {
       return { ...state, checks: state.checks.map((last, index) => (index === event.check ? found : last)) };
     }
     case 'server':
-      return { ...state, serverReachable: event.reachable };
+      return { ...state, contact: event.contact };
     case 'tick':
       return state;
     default:
@@ -89,9 +90,12 @@ const decide = (state: HealthState, event: HealthEvent, policy: HealthPolicy): H
 export const missing = (state: HealthState, policy: HealthPolicy): string | null => {
   if (!state.processUp) return 'the application does not run';
   for (const [index, check] of state.checks.entries()) {
-    if (check === 'unknown') return `check ${index + 1} of ${state.checks.length} has not finished yet`;
-    if (check !== 'passed') return `check ${index + 1} of ${state.checks.length} fails: ${check.failed}`;
+    if (check === 'unknown') return `${checkName(policy.checks, index)} has not finished yet`;
+    if (check !== 'passed') return `${checkName(policy.checks, index)} fails: ${check.failed}`;
   }
-  if (policy.serverContact && !state.serverReachable) return 'the server is not reachable';
-  return null;
+  return isEnough(state.contact, policy.serverContact) ? null : contactSentence(state.contact);
 };
+
+/** By its name where it has one. */
+export const checkName = (checks: readonly HealthCheck[], index: number): string =>
+  checks[index]?.name === undefined ? `check ${index + 1} of ${checks.length}` : `the check ${checks[index].name}`;

@@ -3,6 +3,7 @@ import { dirname } from 'node:path';
 import { type Command, Option } from 'commander';
 import { partsOf } from '#shared/bundle.ts';
 import { releaseRef, Sha256 } from '#shared/ids.ts';
+import type { HealthCheck } from '#shared/manifest.ts';
 import { sha256Hex } from '#shared/trust/canonical.ts';
 import { withExamples } from '../command.ts';
 import { createBundles, parseDescription, readDescription } from '../description.ts';
@@ -168,6 +169,21 @@ const tryCheck = async (file: string) => {
   }
 };
 
+const checkWords = (check: HealthCheck): string => {
+  switch (check.kind) {
+    case 'http':
+      return check.url;
+    case 'command':
+      return check.command.join(' ');
+    case 'tcp':
+      return `tcp ${check.host}:${check.port}`;
+    case 'process':
+      return `process ${check.program ?? check.pidFile ?? '(the application)'}`;
+    case 'file':
+      return `file ${check.path}`;
+  }
+};
+
 const showBundle = (bundle: CheckedBundle): void => {
   const { manifest } = bundle;
   print(
@@ -176,11 +192,7 @@ const showBundle = (bundle: CheckedBundle): void => {
       ['compatible', manifest.compatible],
       ['security counter', manifest.securityCounter],
       ['runs', manifest.run?.command.join(' ') ?? '(nothing)'],
-      [
-        'health checks',
-        manifest.health.checks.map((one) => (one.kind === 'http' ? one.url : one.command.join(' '))).join(', ') ||
-          '(stays up)',
-      ],
+      ['health checks', manifest.health.checks.map(checkWords).join(', ') || '(stays up)'],
       ['changes', manifest.changes.join(', ') || '(none named)'],
       ['bundle', `${formatBytes(bundle.bytes)}, SHA-256 ${bundle.sha256}`],
       ['manifest', `SHA-256 ${sha256Hex(bundle.manifestBytes)}`],

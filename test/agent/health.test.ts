@@ -4,8 +4,9 @@ import { createServer, type RequestListener } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
+import { performCheck } from '#agent/checks.ts';
 import { runCommand } from '#agent/command.ts';
-import { performCheck, runTrialHealth, type TrialHealthOptions } from '#agent/health.ts';
+import { runTrialHealth, type TrialHealthOptions } from '#agent/health.ts';
 import { processesWithEnvironment } from '#agent/process-table.ts';
 import { HealthCheck, HealthPolicy } from '#shared/manifest.ts';
 
@@ -26,7 +27,7 @@ const http = (more: object = {}): HealthCheck =>
   HealthCheck.parse({ kind: 'http', url: 'http://127.0.0.1:{port}/health', ...more });
 const command = (source: string, more: object = {}): HealthCheck =>
   HealthCheck.parse({ kind: 'command', command: ['node', '-e', source], ...more });
-const here = { folder: import.meta.dirname };
+const here = { folder: import.meta.dirname, process: null };
 
 test('an HTTP check passes by its status, on the port of the application', async () => {
   const port = await listen((request, response) => {
@@ -65,7 +66,7 @@ test('a command check passes by exit code 0, in the folder and with the environm
   const look = command(
     'process.exit(process.env.PORT === "9" && process.env.X === "y" && process.cwd() === "/" ? 0 : 1)',
   );
-  const options = { folder: '/', port: 9, environment: { X: 'y' } };
+  const options = { folder: '/', port: 9, environment: { X: 'y' }, process: null };
   expect(await performCheck(look, options, never)).toMatchObject({ ok: true });
   const failing = command('console.log("first"); console.log("disk is missing"); process.exit(3)');
   expect(await performCheck(failing, here, never)).toEqual({
@@ -112,7 +113,7 @@ const watch = (policy: object, more: Partial<TrialHealthOptions> = {}) => {
     elapsedMs: 0,
     folder: '/',
     process: null,
-    serverReachable: () => true,
+    contact: () => ({ reach: 'broker' }),
     signal: never,
     onWaiting: (sentence) => waiting.push(sentence),
     ...more,
@@ -149,7 +150,7 @@ test('a version whose checks pass and go on passing is healthy', async () => {
   const process = fakeProcess();
   const { verdict, waiting } = watch({ checks: [http(), command('0')] }, { port, process });
   expect(await verdict).toEqual({ verdict: 'healthy' });
-  expect(asked).toBeGreaterThanOrEqual(4);
+  expect(asked).toBeGreaterThanOrEqual(3);
   expect(waiting.at(-1)).toBe('well; must stay so for 100 ms');
   expect(process.listeners.size).toBe(0);
 });
@@ -167,7 +168,10 @@ test('a version that exited before anybody watched has crashed', async () => {
 });
 
 test('a version that breaks the network fails at the deadline', async () => {
-  const { verdict } = watch({ deadlineMs: 200 }, { serverReachable: () => false });
+  const { verdict } = watch(
+    { deadlineMs: 200 },
+    { contact: () => ({ reach: 'none', why: 'there is no route to the server' }) },
+  );
   expect(await verdict).toMatchObject({ verdict: 'failed', code: 'TRIAL_DEADLINE', message: /server/ });
 });
 

@@ -3,7 +3,6 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
 import { runHooks } from '#agent/hooks.ts';
-import { Id } from '#shared/ids.ts';
 import type { Manifest } from '#shared/manifest.ts';
 
 const run = async (hooks: Manifest['hooks'], deferUntil = 0) => {
@@ -12,9 +11,9 @@ const run = async (hooks: Manifest['hooks'], deferUntil = 0) => {
   let clock = 0;
   const result = await runHooks({
     when: 'before-install',
-    manifest: { hooks, product: Id.parse('gateway'), version: '1.2.0' },
+    manifest: { hooks },
     folder,
-    deployment: Id.parse('dep-1'),
+    environment: { SLUICE_DEPLOYMENT: 'dep-1', SLUICE_VERSION: '1.2.0' },
     port: undefined,
     deferUntil,
     pause: async () => {

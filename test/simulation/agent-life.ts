@@ -15,7 +15,7 @@ import type { Id } from '#shared/ids.ts';
 import { signPayload } from '#shared/trust/signed.ts';
 import { TIME_ZONE_ATTRIBUTE } from '#shared/windows.ts';
 import type { Device, DeviceDeps } from './agent.ts';
-import { openHttpFor, openTrust } from './agent-parts.ts';
+import { NO_FILES, openHttpFor, openTrust } from './agent-parts.ts';
 import { openSlots } from './slots.ts';
 import type { Process } from './time.ts';
 
@@ -103,7 +103,14 @@ export const live = async (
     log,
   });
   const perform = openPerformer({
-    config: { compatible: device.compatible, trialTries: 3, application: { stopMs: 5_000 }, unreachableMs: 60_000 },
+    config: {
+      compatible: device.compatible,
+      trialTries: 3,
+      application: { stopMs: 5_000, limits: {} },
+      unreachableMs: 60_000,
+      health: { checks: [], probes: [], intervalMs: 60_000 },
+      data: { bytesMax: 0 },
+    },
     folders: { data: drive.folder, downloads: `${drive.folder}/downloads` },
     boot,
     slots,
@@ -119,7 +126,9 @@ export const live = async (
     },
     machine: () => machine,
     inbox: () => inbox,
-    serverReachable: () => link.connected() || poll.answeredLately(),
+    contact: () =>
+      link.connected() ? { reach: 'broker' } : poll.answeredLately() ? { reach: 'http' } : { reach: 'unknown' },
+    files: NO_FILES,
     onProgress: () => {},
     onReceipt: () => reporter.changed(),
     onApplicationOutput: () => {},

@@ -1,4 +1,5 @@
 /** What a simulated agent talks to: the server over HTTP, and a trust store without TUF metadata. */
+import type { ApplicationFiles } from '#agent/application-files.ts';
 import { leafOf } from '#agent/desired.ts';
 import type { Http } from '#agent/http.ts';
 import type { DeviceTrust } from '#agent/trust/device-trust.ts';
@@ -11,6 +12,14 @@ import { verifySigned } from '#shared/trust/signed.ts';
 import type { Device, DeviceDeps, Verified } from './agent.ts';
 import type { AskedFor } from './network.ts';
 import type { Process } from './time.ts';
+
+/** A simulated application has none of its own. */
+export const NO_FILES: ApplicationFiles = {
+  dataDir: '/application',
+  secretsDir: '/secrets',
+  environment: async () => ({ ok: true, values: {} }),
+  secrets: async () => [],
+};
 
 /** `GET /device/v1/desired`, and objects: slow, and broken off in the middle now and then. */
 export const openHttpFor = (

@@ -1,5 +1,6 @@
 import * as fc from 'fast-check';
 import { expect, test } from 'vitest';
+import { type Contact, isEnough } from '#agent/domain/contact.ts';
 import { type HealthEvent, type HealthVerdict, startHealth, stepHealth } from '#agent/domain/health.ts';
 import { HealthPolicy } from '#shared/manifest.ts';
 
@@ -20,7 +21,9 @@ const last = (events: HealthEvent[], policy = POLICY, elapsedMs = 0): HealthVerd
 
 const up = (at: number): HealthEvent => ({ kind: 'process-up', at });
 const exit = (at: number): HealthEvent => ({ kind: 'process-exited', at, why: 'it exited with code 3' });
-const server = (at: number, reachable = true): HealthEvent => ({ kind: 'server', at, reachable });
+const BROKER: Contact = { reach: 'broker' };
+const NOWHERE: Contact = { reach: 'unknown' };
+const server = (at: number, contact: Contact = BROKER): HealthEvent => ({ kind: 'server', at, contact });
 const pass = (at: number, check: number): HealthEvent => ({ kind: 'checked', at, check, ok: true, message: '' });
 const flunk = (at: number, check: number): HealthEvent => ({ kind: 'checked', at, check, ok: false, message: 'sick' });
 const tick = (at: number): HealthEvent => ({ kind: 'tick', at });
@@ -39,7 +42,7 @@ test('the soak begins when the last thing becomes well, whatever the order', () 
 test('a check that fails in between, or a server that is lost, begins the soak anew', () => {
   for (const [bad, good] of [
     [flunk(800, 1), pass(900, 1)],
-    [server(800, false), server(900)],
+    [server(800, NOWHERE), server(900)],
   ] as const) {
     expect(last([...WELL, bad, good, tick(1_800)])).toBe('waiting');
     expect(last([...WELL, bad, good, tick(1_900)])).toBe('healthy');
@@ -57,7 +60,7 @@ test('at the deadline it fails, and says what was missing', () => {
   expect(sick).toEqual({
     failed: { code: 'SELFTEST_FAILED', message: 'after 10000 ms: check 2 of 2 fails: sick' },
   });
-  const lonely = last([up(0), pass(0, 0), pass(0, 1), server(0, false), tick(10_000)]);
+  const lonely = last([up(0), pass(0, 0), pass(0, 1), server(0, NOWHERE), tick(10_000)]);
   expect(lonely).toEqual({
     failed: { code: 'TRIAL_DEADLINE', message: 'after 10000 ms: the server is not reachable' },
   });
@@ -72,6 +75,39 @@ test('a policy that does not ask for the server does not wait for it', () => {
   expect(last([up(0), tick(1_000)], policy)).toBe('healthy');
 });
 
+test('each policy is content with what it asks for, and says what is missing otherwise', () => {
+  const http: Contact = { reach: 'http' };
+  const network: Contact = { reach: 'network', why: 'the gateway 10.0.0.1 answers' };
+  const none: Contact = { reach: 'none', why: 'there is no default route' };
+  const verdictOf = (serverContact: HealthPolicy['serverContact'], contact: Contact) => {
+    const policy = { ...POLICY, serverContact, checks: [] };
+    const verdict = last([up(0), server(0, contact), tick(10_000)], policy);
+    return typeof verdict === 'string' ? verdict : verdict.failed.message.replace('after 10000 ms: ', '');
+  };
+  const table = ([false, 'network', true, 'broker'] as const).map((asked) =>
+    [none, network, http, BROKER].map((contact) => verdictOf(asked, contact) === 'healthy'),
+  );
+  expect(table).toEqual([
+    [true, true, true, true],
+    [false, true, true, true],
+    [false, false, true, true],
+    [false, false, false, true],
+  ]);
+  expect(verdictOf('network', none)).toBe('the network is broken: there is no default route');
+  expect(verdictOf(true, network)).toBe(
+    'the server is not reachable, though the network works: the gateway 10.0.0.1 answers',
+  );
+  expect(verdictOf('broker', http)).toBe('the MQTT broker is not reachable, though the server answers over HTTP');
+});
+
+test('a check is called by its name where it has one', () => {
+  const policy = { ...POLICY, checks: [{ ...CHECK, command: ['true'], timeoutMs: 1, name: 'database' }] };
+  expect(last([up(0), flunk(0, 0), tick(10_000)], policy)).toHaveProperty(
+    'failed.message',
+    'after 10000 ms: the check database fails: sick',
+  );
+});
+
 test('a trial that goes on after a restart of the agent keeps its deadline but not its soak', () => {
   expect(last([up(9_500), pass(9_500, 0), pass(9_500, 1), server(9_500), tick(9_999)], POLICY, 9_500)).toBe('waiting');
   expect(last([up(9_500), tick(10_000)], POLICY, 9_500)).toHaveProperty('failed.code', 'TRIAL_DEADLINE');
@@ -82,9 +118,16 @@ const policies = fc.record({
   checks: fc.nat(3).map((count) => Array.from({ length: count }, () => CHECK)),
   soakMs: fc.nat(500),
   deadlineMs: fc.integer({ min: 100, max: 2_000 }),
-  serverContact: fc.boolean(),
+  serverContact: fc.constantFrom(true, false, 'network' as const, 'broker' as const),
 });
 const at = fc.nat(2_500);
+const anyContact = fc.constantFrom<Contact[]>(
+  BROKER,
+  NOWHERE,
+  { reach: 'http' },
+  { reach: 'network', why: 'the gateway answers' },
+  { reach: 'none', why: 'there is no default route' },
+);
 const anyEvent: fc.Arbitrary<HealthEvent> = fc.oneof(
   fc.record({ kind: fc.constant('process-up' as const), at }),
   fc.record({ kind: fc.constant('process-exited' as const), at, why: fc.constant('gone') }),
@@ -95,7 +138,7 @@ const anyEvent: fc.Arbitrary<HealthEvent> = fc.oneof(
     ok: fc.boolean(),
     message: fc.constant(''),
   }),
-  fc.record({ kind: fc.constant('server' as const), at, reachable: fc.boolean() }),
+  fc.record({ kind: fc.constant('server' as const), at, contact: anyContact }),
   fc.record({ kind: fc.constant('tick' as const), at }),
 );
 const inOrder = fc.array(anyEvent, { maxLength: 30 }).map((events) => events.sort((a, b) => a.at - b.at));
@@ -146,11 +189,11 @@ test('healthy means: up, passed, reachable, without a break for the whole soak a
           ),
         );
       }
-      if (policy.serverContact) {
+      if (policy.serverContact !== false) {
         since.push(
           goodSince(
             (event) => event.kind === 'server',
-            (event) => event.kind === 'server' && event.reachable,
+            (event) => event.kind === 'server' && isEnough(event.contact, policy.serverContact),
           ),
         );
       }

@@ -1,0 +1,108 @@
+/**
+ * What belongs to the application on this device, and no release touches: its data, its secrets, and the variables that the
+ * device adds to its environment. docs/agent.md says which wins.
+ */
+import { chmod, chown, mkdir, open, readdir, readFile, stat } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { AgentConfig } from './config.ts';
+import { ENVIRONMENT_BYTES_MAX, parseEnvironment } from './environment-file.ts';
+import type { ProcessOwner } from './limits.ts';
+import type { Log } from './log.ts';
+import { errorCode } from './system-error.ts';
+
+export type DeviceEnvironment = { ok: true; values: Record<string, string> } | { ok: false; message: string };
+
+export type ApplicationFiles = {
+  /** `SLUICE_DATA`. */
+  dataDir: string;
+  /** `SLUICE_SECRETS`: 0700. */
+  secretsDir: string;
+  /** Read anew each time: `SLUICE_SECRETS`, and what the file says. */
+  environment(): Promise<DeviceEnvironment>;
+  /** What must not leave the device: values of the file, and contents of the secrets. */
+  secrets(): Promise<string[]>;
+};
+
+const SECRET_FILES_MAX = 64;
+const SECRET_BYTES_MAX = 16_384;
+
+/** Makes the folders. With an owner they are the owner's. */
+export const openApplicationFiles = async (
+  config: Pick<AgentConfig, 'dataDir' | 'application'>,
+  owner: ProcessOwner | null,
+  log: Log,
+): Promise<ApplicationFiles> => {
+  const dataDir = join(config.dataDir, 'application');
+  const secretsDir = config.application.secretsDir ?? join(config.dataDir, 'secrets');
+  const file = config.application.environmentFile ?? join(config.dataDir, 'application.env');
+  await mkdir(dataDir, { recursive: true });
+  await mkdir(secretsDir, { recursive: true, mode: 0o700 });
+  await chmod(secretsDir, 0o700);
+  if (owner !== null) {
+    // Its slot and data lie below: their names may be gone through, not read.
+    await chmod(config.dataDir, 0o711);
+    for (const dir of [dataDir, secretsDir]) await chown(dir, owner.uid, owner.gid);
+  }
+  await warnWhenOpen(file, log);
+
+  const read = async (): Promise<DeviceEnvironment> => {
+    const text = await readBounded(file, ENVIRONMENT_BYTES_MAX).catch((error: unknown) => ({ code: errorCode(error) }));
+    if (text === undefined) return { ok: false, message: `${file} has more than ${ENVIRONMENT_BYTES_MAX} bytes` };
+    if (typeof text !== 'string') {
+      const isDefault = config.application.environmentFile === undefined;
+      if (text.code === 'ENOENT' && isDefault) return { ok: true, values: {} };
+      return { ok: false, message: `${file} can not be read (${text.code})` };
+    }
+    const parsed = parseEnvironment(text);
+    return parsed.ok ? { ok: true, values: parsed.value } : { ok: false, message: `${file}: ${parsed.detail}` };
+  };
+
+  return {
+    dataDir,
+    secretsDir,
+    environment: async () => {
+      const found = await read();
+      return found.ok ? { ok: true, values: { ...found.values, SLUICE_SECRETS: secretsDir } } : found;
+    },
+    secrets: async () => {
+      const found = await read();
+      return [...(found.ok ? Object.values(found.values) : []), ...(await secretContents(secretsDir))];
+    },
+  };
+};
+
+/** Undefined when it is longer. */
+const readBounded = async (file: string, bytesMax: number): Promise<string | undefined> => {
+  const handle = await open(file, 'r');
+  try {
+    const buffer = Buffer.alloc(bytesMax + 1);
+    let bytes = 0;
+    for (;;) {
+      const { bytesRead } = await handle.read(buffer, bytes, buffer.length - bytes, bytes);
+      bytes += bytesRead;
+      if (bytes > bytesMax) return undefined;
+      if (bytesRead === 0) return buffer.toString('utf8', 0, bytes);
+    }
+  } finally {
+    await handle.close();
+  }
+};
+
+const warnWhenOpen = async (file: string, log: Log): Promise<void> => {
+  const there = await stat(file).catch(() => undefined);
+  if (there !== undefined && (there.mode & 0o004) !== 0)
+    log.warn({ event: 'environment-readable', file }, `everybody on this device can read ${file}: chmod 600 it`);
+};
+
+/** Whole files, and each of their lines: an application may say either. */
+const secretContents = async (dir: string): Promise<string[]> => {
+  const entries = await readdir(dir, { withFileTypes: true }).catch(() => []);
+  const files = entries.filter((entry) => entry.isFile()).slice(0, SECRET_FILES_MAX);
+  const texts = await Promise.all(
+    files.map(async ({ name }) => {
+      const bytes = await readFile(join(dir, name)).catch(() => Buffer.alloc(0));
+      return bytes.length > SECRET_BYTES_MAX ? '' : bytes.toString('utf8').trim();
+    }),
+  );
+  return texts.flatMap((text) => [text, ...text.split('\n').map((line) => line.trim())]);
+};
