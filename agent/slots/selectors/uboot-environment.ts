@@ -26,7 +26,7 @@ export const parseConfig = (text: string): [CopyPlace, CopyPlace] | string => {
     const content = line.replace(/#.*/, '').trim();
     if (content === '') continue;
     const [file, offset, bytes] = content.split(/\s+/);
-    const place = { file: file!, offset: Number(offset), bytes: Number(bytes) };
+    const place = { file: file!, offset: wholeOf(offset), bytes: wholeOf(bytes) };
     const fits = Number.isSafeInteger(place.offset) && place.bytes > HEAD_BYTES && place.bytes <= COPY_BYTES_MAX;
     if (!fits) return `'${content}' is not a device, an offset and a size`;
     places.push(place);
@@ -36,6 +36,12 @@ export const parseConfig = (text: string): [CopyPlace, CopyPlace] | string => {
   if (second === undefined)
     return 'it names one copy: a single environment does not survive a torn write. Build U-Boot with CONFIG_SYS_REDUNDAND_ENVIRONMENT, and give a second line';
   return more.length > 0 ? 'it names more than two copies' : [first, second];
+};
+
+/** `0x2000`, `8192`, `-0x4000`. */
+const wholeOf = (word: string | undefined): number => {
+  const [, sign, digits] = /^(-?)(0x[0-9a-f]+|\d+)$/i.exec(word ?? '') ?? [];
+  return Number(digits) * (sign === '-' ? -1 : 1);
 };
 
 /** Null when the copy is not whole. */
