@@ -18,9 +18,9 @@ export type ApplicationFiles = {
   /** `SLUICE_SECRETS`: 0700. */
   secretsDir: string;
   /** Read anew each time: `SLUICE_SECRETS`, and what the file says. */
-  environment(): Promise<DeviceEnvironment>;
+  environment: () => Promise<DeviceEnvironment>;
   /** What must not leave the device: values of the file, and contents of the secrets. */
-  secrets(): Promise<string[]>;
+  secrets: () => Promise<string[]>;
 };
 
 const SECRET_FILES_MAX = 64;

@@ -2,6 +2,7 @@
 import { readdir, readFile, stat } from 'node:fs/promises';
 import { connect } from 'node:net';
 import { basename, resolve } from 'node:path';
+import { unreachable } from '#shared/ids.ts';
 import type { HealthCheck } from '#shared/manifest.ts';
 import { runCommand } from './command.ts';
 import { httpClient } from './node-http.ts';
@@ -52,6 +53,8 @@ export const performCheck = async (
       return checkProcess(check, options);
     case 'file':
       return checkFile(check, options);
+    default:
+      return unreachable(check);
   }
 };
 

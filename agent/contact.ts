@@ -4,7 +4,7 @@ import { examineNetwork, type NetworkOptions } from './network.ts';
 
 export type ContactWatch = {
   /** At once. Whoever asks is told what was found last, and makes that be looked at again. */
-  contact(): Contact;
+  contact: () => Contact;
   stop(): Promise<void>;
 };
 

@@ -24,7 +24,7 @@ export type Poll = {
   /** Ask soon: the MQTT login was refused, and HTTP says why. */
   nudge(): void;
   /** The server has answered lately. */
-  answeredLately(): boolean;
+  answeredLately: () => boolean;
   stop(): Promise<void>;
 };
 

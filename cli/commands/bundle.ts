@@ -2,7 +2,7 @@
 import { dirname } from 'node:path';
 import { type Command, Option } from 'commander';
 import { partsOf } from '#shared/bundle.ts';
-import { releaseRef, Sha256 } from '#shared/ids.ts';
+import { releaseRef, Sha256, unreachable } from '#shared/ids.ts';
 import type { HealthCheck } from '#shared/manifest.ts';
 import { sha256Hex } from '#shared/trust/canonical.ts';
 import { withExamples } from '../command.ts';
@@ -181,6 +181,8 @@ const checkWords = (check: HealthCheck): string => {
       return `process ${check.program ?? check.pidFile ?? '(the application)'}`;
     case 'file':
       return `file ${check.path}`;
+    default:
+      return unreachable(check);
   }
 };
 

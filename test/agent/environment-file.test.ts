@@ -51,8 +51,10 @@ test('whatever a value is, it is read back, or its line is named', () => {
   fc.assert(
     fc.property(fc.stringMatching(/^[A-Z_]{1,8}$/), fc.string({ unit: 'grapheme' }), (name, value) => {
       const parsed = parseEnvironment(`X_FIRST=1\n${name}="${value.replaceAll('\n', '')}"\n`);
-      if (parsed.ok) expect(parsed.value[name]).toBe(value.replaceAll('\n', ''));
-      else expect(parsed.detail).toMatch(/line 2 /);
+      const isRight = parsed.ok
+        ? parsed.value[name] === value.replaceAll('\n', '')
+        : parsed.detail.startsWith('line 2 ');
+      expect(isRight).toBe(true);
     }),
   );
 });

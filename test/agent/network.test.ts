@@ -101,7 +101,7 @@ test('addresses to try are a host or an address, and a port', () => {
   expect(parseAddress('time.example.com:443')).toEqual({ host: 'time.example.com', port: 443 });
   expect(parseAddress('[2001:db8::1]:53')).toEqual({ host: '2001:db8::1', port: 53 });
   for (const wrong of ['', 'host', 'host:0', 'host:65536', '2001:db8::1:53', 'a b:1', 'http://host:1'])
-    expect(parseAddress(wrong), wrong).toBeUndefined();
+    expect([wrong, parseAddress(wrong)]).toEqual([wrong, undefined]);
 });
 
 test('a device that is connected, or was answered, is not examined; one that is not soon knows why', async () => {
