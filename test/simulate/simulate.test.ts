@@ -74,21 +74,31 @@ test('the running count of a virtual fleet is what counting all journeys anew gi
   expect(devices('healthy')).toBe(120 - devices('failed'));
 });
 
-test('the same seed gives the same figures, however many threads there are; another seed gives others', async () => {
-  const simulation = (seed: number) =>
-    Simulation.parse({
-      trials: [trialNamed('evidence-20'), trialNamed('wave-percentage-5')],
-      model: { devices: 300, failing: 0.1 },
-      good: 0.01,
-      runs: 4,
-      seed,
-    });
+test('threads come to the figures that one thread comes to, and say how far they are', async () => {
+  const model = FleetModel.parse({ devices: 300, failing: 0.1 });
+  const trials = ['evidence-20', 'wave-percentage-5'].map(trialNamed);
+  const runs = 6;
   const progress: number[] = [];
-  const first = await simulate(simulation(1), (done) => progress.push(done));
-  expect(await simulate(simulation(1))).toEqual(first);
-  expect(await simulate(simulation(2))).not.toEqual(first);
-  expect(progress.at(-1)).toBe(16);
-  expect(first.map(({ policy }) => policy)).toEqual(['evidence-20', 'wave-percentage-5']);
+  const simulation = Simulation.parse({ trials, model, good: 0.01, runs, seed: SEED });
+  const figures = await simulate(simulation, (done) => progress.push(done));
+  const alone = trials.map((trial) => {
+    const planned = planTrial(trial, model.devices);
+    const runsAt = (failing: number) =>
+      Array.from({ length: runs }, (_, run) => runOnce(planned, { ...model, failing }, SEED, run));
+    return figuresOf(trial.name, runsAt(0.1), runsAt(0.01));
+  });
+  expect(figures).toEqual(alone);
+  expect(progress.at(-1)).toBe(2 * 2 * runs);
+  expect(progress).toEqual(progress.toSorted((a, b) => a - b));
+});
+
+test('the same seed gives the same run; another seed, or another run of it, gives another', () => {
+  const model = FleetModel.parse({ devices: 300, failing: 0.1 });
+  const planned = planTrial(trialNamed('evidence-20'), model.devices);
+  const few = (seed: number, from = 0) => [0, 1, 2].map((run) => runOnce(planned, model, seed, from + run));
+  expect(few(1)).toEqual(few(1));
+  expect(few(2)).not.toEqual(few(1));
+  expect(few(1, 3)).not.toEqual(few(1));
 });
 
 test('what is due comes soonest first, and only once', () => {
