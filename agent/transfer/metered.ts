@@ -1,0 +1,70 @@
+/** What may be fetched over a link that costs money: whether it does says a program or a file on the device. */
+import { stat } from 'node:fs/promises';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { z } from 'zod';
+import { DurationMs } from '#shared/ids.ts';
+import { runCommand } from '../command.ts';
+import type { Log } from '../log.ts';
+
+export const MeteredConfig = z.strictObject({
+  /** `allow`: fetch anyway. `delay`: wait for another link, but not for ever. `forbid`: wait as long as it takes. */
+  policy: z.enum(['allow', 'delay', 'forbid']).default('allow'),
+  /** The link is metered as long as this file is there. */
+  file: z.string().max(4096).optional(),
+  /** The link is metered when this ends with exit code 0; what can not be run counts as metered. Only in the file. */
+  command: z.array(z.string().min(1).max(4096)).min(1).max(64).optional(),
+  /** Of `delay`: the longest wait, from the beginning of the fetch. */
+  delayMs: z.coerce.number().pipe(DurationMs).default(86_400_000),
+  /** So much of each deployment is fetched over any link. */
+  bytesFree: z.coerce.number().int().min(0).default(0),
+});
+export type MeteredConfig = z.infer<typeof MeteredConfig>;
+
+const COMMAND_MS_MAX = 10_000;
+/** What the device says is believed for so long. */
+const LOOK_MS = 30_000;
+
+export type MeteredOptions = {
+  config: MeteredConfig;
+  /** Where the command runs. */
+  folder: string;
+  /** When this fetch began, and when it is in vain; by `now`. */
+  since: number;
+  expires: number;
+  now: () => number;
+  log: Pick<Log, 'info'>;
+  /** Between two looks. */
+  lookMs?: number;
+};
+
+/** Waits until so many bytes more may be fetched; false: not in time. `fetched` counts what came in this deployment. */
+export const openMetered = (options: MeteredOptions) => {
+  const { config, now, log } = options;
+  const lookMs = options.lookMs ?? LOOK_MS;
+  const until = config.policy === 'delay' ? options.since + config.delayMs : Number.POSITIVE_INFINITY;
+  let freeUntil = Number.NEGATIVE_INFINITY;
+
+  const isMetered = async (signal: AbortSignal): Promise<boolean> => {
+    const { file, command } = config;
+    if (file !== undefined && (await stat(file).catch(() => undefined)) !== undefined) return true;
+    if (command === undefined) return false;
+    const ran = await runCommand({ command, folder: options.folder, timeoutMs: COMMAND_MS_MAX, signal });
+    return ran.ok || ran.exitCode === null;
+  };
+  return async (fetched: number, bytes: number, signal: AbortSignal): Promise<boolean> => {
+    if (config.policy === 'allow' || fetched + bytes <= config.bytesFree) return true;
+    for (let told = false; performance.now() >= freeUntil; told = true) {
+      if (now() >= until) return true;
+      if (!(await isMetered(signal))) {
+        freeUntil = performance.now() + lookMs;
+        return true;
+      }
+      if (signal.aborted || now() >= options.expires) return false;
+      if (!told) log.info({ event: 'metered' }, 'the link is metered: the download waits for another');
+      await sleep(Math.max(1, Math.min(lookMs, until - now(), options.expires - now())), undefined, { signal }).catch(
+        () => undefined,
+      );
+    }
+    return true;
+  };
+};
