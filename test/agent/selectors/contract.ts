@@ -30,9 +30,9 @@ export const snapshot = async (dir: string): Promise<Record<string, string>> => 
   return Object.fromEntries((await Promise.all(contents)).toSorted(([one], [two]) => (one < two ? -1 : 1)));
 };
 
-export const selectorContract = (name: string, makeRig: () => Promise<Rig>, missing?: string): void => {
-  const title = missing === undefined ? name : `${name} (${missing} is not installed)`;
-  describe.skipIf(missing !== undefined)(`${title}`, () => {
+/** With a tool missing, `selector` says which. */
+export const selectorContract = (makeRig: () => Promise<Rig>, missing?: string): void => {
+  describe.skipIf(missing !== undefined)(`which needs ${missing ?? 'nothing else'}`, () => {
     test('the committed slot boots as often as it likes', async () => {
       const rig = await makeRig();
       expect(await rig.open().check()).not.toContainEqual(expect.objectContaining({ grave: true }));

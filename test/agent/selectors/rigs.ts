@@ -17,6 +17,8 @@ export type Rig = {
   /** Everything that a power cut leaves. */
   dir: string;
   open(): ImageSelector;
+  /** The same for an agent's configuration; `tryboot` is its own. */
+  settings: Record<string, unknown>;
   /** The device is switched on; `armed`: by the reboot that the selector asked for. */
   powerOn(armed?: boolean): Promise<SlotName>;
   /** Nothing of the selector can be read any more. */
@@ -131,6 +133,7 @@ export const ubootRig = async (
     dir,
     environment,
     config,
+    settings: { kind: 'uboot', config, convention },
     open: () => openUbootSelector({ config, convention, partitions: { a: 2, b: 3 } }),
     powerOn: () => (convention === 'rauc' ? bootRauc() : bootMender()),
     damage: async () => {
@@ -177,6 +180,7 @@ export const grubRig = async (access: BlockAccess): Promise<Rig & { environment:
   return {
     dir,
     environment,
+    settings: { kind: 'grub', environment },
     open: () => openGrubSelector({ environment }),
     // The script of docs/boot-selectors.md.
     powerOn: async () => {
@@ -208,6 +212,7 @@ export const raspberryPiRig = async (): Promise<Rig> => {
   const partitions = { a: 2, b: 3 };
   return {
     dir,
+    settings: { kind: 'raspberry-pi', autoboot, partitions },
     open: () => openRaspberryPiSelector({ autoboot, partitions, tryboot: ['reboot', '0 tryboot'], dir }),
     powerOn: async (armed = false) => {
       const read = parseAutoboot(await readFile(autoboot, 'utf8'));
@@ -236,6 +241,7 @@ export const systemdBootRig = async (): Promise<Rig> => {
   await writeFile(join(entries, 'rescue.conf'), 'title Rescue\nlinux /rescue\n');
   return {
     dir,
+    settings: { kind: 'systemd-boot', entries, templates },
     open: () => openSystemdBootSelector({ entries, templates }),
     // The order of the Boot Loader Specification: without tries left last; then by sort-key and version; what it counts is renamed before it boots.
     powerOn: async () => {
