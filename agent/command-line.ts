@@ -2,13 +2,15 @@
 import { parseArgs } from 'node:util';
 import { accept, type Result, refuse } from '#shared/problems.ts';
 import { AGENT_SETTINGS, type AgentConfig, agentEnvironmentName, agentFlagName, loadAgentConfig } from './config.ts';
+import { QUESTIONS, type Question } from './questions.ts';
 
 const usage = (): string => {
   const settings = AGENT_SETTINGS.map(
-    (setting) => `  --${agentFlagName(setting).padEnd(24)}${agentEnvironmentName(setting)}`,
+    (setting) => `  --${agentFlagName(setting).padEnd(28)}${agentEnvironmentName(setting)}`,
   );
   return [
-    'Usage: node agent/main.ts [--config FILE] [settings]',
+    'Usage: sluice-agent [--config FILE] [settings]              run the agent',
+    '       sluice-agent --check [--json] [--config FILE] ...    is this device fit? Changes nothing; exit code 1: it is not',
     '',
     'Each setting is a flag, a variable, or a key in the JSON file:',
     ...settings,
@@ -16,19 +18,20 @@ const usage = (): string => {
   ].join('\n');
 };
 
-/** `help` is the text to print instead of running. */
-export const readCommandLine = (
-  args: string[],
-  env: Record<string, string | undefined>,
-): Result<{ config: AgentConfig } | { help: string }> => {
+/** `question`: to be answered instead of running. `help` is the text to print instead. */
+type CommandLine = { config: AgentConfig; question: Question | undefined; asJson: boolean } | { help: string };
+
+export const readCommandLine = (args: string[], env: Record<string, string | undefined>): Result<CommandLine> => {
   const names = AGENT_SETTINGS.map(agentFlagName);
   let values: Record<string, string | boolean | undefined>;
   try {
-    const text = { type: 'string' as const };
+    const [text, flag] = [{ type: 'string' as const }, { type: 'boolean' as const }];
     const options = {
       ...Object.fromEntries(names.map((name) => [name, text])),
+      ...Object.fromEntries(QUESTIONS.map((name) => [name, flag])),
       config: text,
-      help: { type: 'boolean' as const, short: 'h' },
+      json: flag,
+      help: { ...flag, short: 'h' },
     };
     values = parseArgs({ args, options, strict: true }).values;
   } catch (error) {
@@ -40,5 +43,7 @@ export const readCommandLine = (
   );
   const file = typeof values['config'] === 'string' ? values['config'] : undefined;
   const config = loadAgentConfig({ file, env, flags });
-  return config.ok ? accept({ config: config.value }) : config;
+  if (!config.ok) return config;
+  const question = QUESTIONS.find((name) => values[name] === true);
+  return accept({ config: config.value, question, asJson: values['json'] === true });
 };

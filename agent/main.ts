@@ -6,10 +6,11 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from 'pino';
 import { Id } from '#shared/ids.ts';
 import { TIME_ZONE_ATTRIBUTE } from '#shared/windows.ts';
+import { AgentStopped } from './agent-stopped.ts';
 import { openApplicationFiles } from './application-files.ts';
-import { readCommandLine } from './command-line.ts';
 import type { AgentConfig } from './config.ts';
 import { watchContact } from './contact.ts';
+import { openDataSnapshots } from './data-snapshot.ts';
 import { openInbox } from './desired.ts';
 import { type Backoff, backoffMs } from './domain/retry.ts';
 import { type Enrolled, enrol, readEnrolled, refreshEnrolled, trustedRoot } from './enrol.ts';
@@ -26,6 +27,7 @@ import { openMemory } from './open-memory.ts';
 import { failureOf, openPerformer } from './perform.ts';
 import { runningNow } from './perform-parts.ts';
 import { openPoll } from './poll.ts';
+import { runProgram } from './program.ts';
 import { openReporter } from './report.ts';
 import { openSlots } from './slots/open-slots.ts';
 import { openStatusFile } from './status-file.ts';
@@ -34,11 +36,6 @@ import { localTimeZone } from './time-zone.ts';
 import { type DeviceTrust, openDeviceTrust } from './trust/device-trust.ts';
 import { inTurns } from './turns.ts';
 import { AGENT_VERSION, BUILD_TIME } from './version.ts';
-
-/** Why an agent can not run, in a sentence for people: a stack trace would explain nothing more. */
-export class AgentStopped extends Error {
-  override name = 'AgentStopped';
-}
 
 const OBJECT_BACKOFF_MS_MAX = 60_000;
 const PROGRESS_REPORT_MS = 5_000;
@@ -187,6 +184,7 @@ const runLocked = async (config: AgentConfig, log: Logger, signal: AbortSignal):
     machine: () => machine,
     inbox: () => inbox,
     contact: contact.contact,
+    data: openDataSnapshots(dataDir),
     files,
     onProgress: (bytesDone, bytesTotal) => {
       progress = { bytesDone, bytesTotal };
@@ -311,27 +309,4 @@ const untilAborted = (signal: AbortSignal): Promise<void> =>
     else signal.addEventListener('abort', () => resolve(), { once: true });
   });
 
-/** The program. SIGTERM and SIGINT stop it gracefully; exit code 1 is a refusal, 2 a wrong command line. */
-const main = async (): Promise<void> => {
-  const read = readCommandLine(process.argv.slice(2), process.env);
-  if (!read.ok) {
-    process.stderr.write(`sluice agent: ${read.detail}\n`);
-    process.exitCode = 2;
-    return;
-  }
-  if ('help' in read.value) {
-    process.stdout.write(read.value.help);
-    return;
-  }
-  const stopping = new AbortController();
-  for (const name of ['SIGTERM', 'SIGINT'] as const) process.once(name, () => stopping.abort());
-  try {
-    await runAgent(read.value.config, stopping.signal);
-  } catch (error) {
-    const said = error instanceof AgentStopped ? error.message : error instanceof Error ? error.stack : String(error);
-    process.stderr.write(`sluice agent: ${said}\n`);
-    process.exitCode = 1;
-  }
-};
-
-if (import.meta.main) await main();
+if (import.meta.main) await runProgram(runAgent);

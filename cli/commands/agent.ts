@@ -14,6 +14,8 @@ export const addAgent = (program: Command): void => {
       'Run a device: enrol, install what the server desires into the standby slot, prove it healthy or go back',
     )
     .option('--config <file>', 'configuration, JSON')
+    .option('--check', 'say whether this device is fit, and stop; exit code 1: it is not')
+    .option('--json', 'print what was asked as JSON for scripts')
     .option('--print-config', 'print the configuration that all sources together give, and stop');
   addSettings(
     agent,
@@ -21,13 +23,21 @@ export const addAgent = (program: Command): void => {
     { flag: agentFlagName, environment: agentEnvironmentName },
     { serverUrl: 'server' },
   );
-  agent.action(async (options: { config?: string; printConfig?: boolean }) => {
+  agent.action(async (options: { config?: string; printConfig?: boolean; json?: boolean; check?: boolean }) => {
     const flags = givenSettings(agent, AGENT_SETTINGS.map(agentFlagName));
     const config = loadAgentConfig({ file: options.config, env: process.env, flags });
     if (!config.ok) throw usageFailure(config.detail);
     if (options.printConfig === true) {
       const { token, ...shown } = config.value;
       return print(JSON.stringify(token === undefined ? shown : { ...shown, token: '(set)' }, null, 2));
+    }
+    const { answerQuestion, QUESTIONS } = await import('#agent/questions.ts');
+    const question = QUESTIONS.find((name) => options[name] === true);
+    if (question !== undefined) {
+      const answer = await answerQuestion(question, config.value, options.json === true);
+      process.stdout.write(answer.text);
+      process.exitCode = answer.exitCode;
+      return;
     }
     const stopped = untilStopped();
     const { runAgent } = await import('#agent/main.ts');
@@ -38,6 +48,7 @@ export const addAgent = (program: Command): void => {
       'A gateway, with a token from `sluice device token`',
       'sluice agent --server https://sluice.example.com --device gw-01 --compatible gw-arm --token sle_... --application-port 8090',
     ],
+    ['Is this device fit for it?', 'sluice agent --check --config /etc/sluice-agent.json'],
     ['Without a token it waits until an operator accepts it', 'sluice agent --config /etc/sluice-agent.json'],
   ]);
 };

@@ -32,3 +32,20 @@ test('the agent is one file that needs nothing beside it', async () => {
 test('a wrong command line is refused with its reason', async () => {
   await expect(agent('--nonsense')).rejects.toMatchObject({ code: 2, stderr: expect.stringContaining('--nonsense') });
 });
+
+test('it says whether this device is fit, for people and for scripts', async () => {
+  const asked = [
+    '--check',
+    '--server-url',
+    'http://127.0.0.1:1',
+    '--device',
+    'gw-01',
+    '--compatible',
+    'gw',
+    '--data-dir',
+    dir,
+  ];
+  await expect(agent(...asked)).rejects.toMatchObject({ code: 1, stdout: expect.stringContaining('gw-01 is NOT fit') });
+  const { stdout } = await agent(...asked, '--json').catch((error: { stdout: string }) => error);
+  expect(JSON.parse(stdout)).toMatchObject({ device: 'gw-01', fit: false });
+});

@@ -1,0 +1,104 @@
+/** Whether the server is reachable, over HTTP and MQTT, whom this device trusts, and whether its clock is right. */
+
+import { connectOnce } from '../checks.ts';
+import type { AgentConfig } from '../config.ts';
+import { readEnrolled, trustedRoot } from '../enrol.ts';
+import { request } from '../request.ts';
+import { errorCode } from '../system-error.ts';
+import { BUILD_TIME } from '../version.ts';
+import { doubtful, type Finding, good, unfit } from './finding.ts';
+
+const ANSWER_MS_MAX = 10_000;
+/** A login is good for five minutes; a device with another time learns the server's. */
+const CLOCK_MS_MAX = 60_000;
+const MQTT_PORTS: Record<string, number> = { 'mqtt:': 1883, 'mqtts:': 8883, 'ws:': 80, 'wss:': 443 };
+
+export const examineServer = async (config: AgentConfig, now: () => number): Promise<Finding[]> => {
+  const enrolled = await readEnrolled(config.dataDir, config).catch(() => undefined);
+  const { http, clock } = await examineHttp(config.serverUrl, now);
+  const mqttUrl = config.mqttUrl ?? enrolled?.mqttUrl;
+  return [http, clock, await examineMqtt(mqttUrl), examineTrust(config, enrolled !== undefined)];
+};
+
+const examineHttp = async (serverUrl: string, now: () => number): Promise<{ http: Finding; clock: Finding }> => {
+  try {
+    const asked = now();
+    const answer = await request(`${serverUrl}/health`, { headers: {}, signal: AbortSignal.timeout(ANSWER_MS_MAX) });
+    await answer.body?.cancel();
+    const http =
+      answer.status < 400
+        ? good('server', `${serverUrl} answers`)
+        : doubtful(
+            'server',
+            `${serverUrl} answers ${answer.status}`,
+            'is it the right address, and is the server well?',
+          );
+    const encrypted = serverUrl.startsWith('https:') || /^http:\/\/(127\.|localhost|\[::1\])/.test(serverUrl);
+    const open = doubtful(
+      'server',
+      `${serverUrl} answers, unencrypted`,
+      'use https:// on every network but your own desk',
+    );
+    return {
+      http: http.state === 'good' && !encrypted ? open : http,
+      clock: clockOf(answer.headers.get('date'), asked),
+    };
+  } catch (error) {
+    const cause = error instanceof Error && error.cause instanceof Error ? error.cause : error;
+    const why = errorCode(cause) || (cause instanceof Error ? cause.message : String(cause));
+    const todo = /CERT|SELF_SIGNED|VERIFY/.test(why)
+      ? 'its certificate is not trusted here: name its authority in NODE_EXTRA_CA_CERTS'
+      : 'is serverUrl right? is there a network, a name server, a firewall?';
+    return { http: unfit('server', `${serverUrl} can not be reached (${why})`, todo), clock: clockOf(null, now()) };
+  }
+};
+
+const clockOf = (date: string | null, at: number): Finding => {
+  const todo = 'let it be set by NTP; until then the agent goes by its server’s time where it may';
+  const server = Date.parse(date ?? '');
+  if (Number.isNaN(server)) {
+    return at < BUILD_TIME
+      ? doubtful('clock', `it is earlier than this agent was made: ${new Date(at).toISOString()}`, todo)
+      : good('clock', `says ${new Date(at).toISOString()}; there is no server to compare with`);
+  }
+  const skewS = Math.round((at - server) / 1_000);
+  return Math.abs(at - server) > CLOCK_MS_MAX
+    ? doubtful('clock', `is ${Math.abs(skewS)} s ${skewS > 0 ? 'ahead of' : 'behind'} the server's`, todo)
+    : good('clock', `agrees with the server's`);
+};
+
+const examineMqtt = async (mqttUrl: string | undefined): Promise<Finding> => {
+  if (mqttUrl === undefined) return good('MQTT', 'the server says where, when this device enrols');
+  const url = new URL(mqttUrl);
+  const port = url.port === '' ? (MQTT_PORTS[url.protocol] ?? 1883) : Number(url.port);
+  try {
+    await connectOnce(url.hostname.replace(/^\[|\]$/g, ''), port, AbortSignal.timeout(ANSWER_MS_MAX));
+    return good('MQTT', `${mqttUrl} accepts connections`);
+  } catch (error) {
+    const found = `${mqttUrl} can not be reached (${errorCode(error) || 'no answer'})`;
+    return doubtful(
+      'MQTT',
+      found,
+      'open the port, or set mqttUrl; meanwhile the agent asks over HTTP, and outcomes are not reported',
+    );
+  }
+};
+
+const examineTrust = (config: AgentConfig, isEnrolled: boolean): Finding => {
+  if (isEnrolled) return good('trust', 'this device is enrolled, and has its root of trust');
+  const root = trustedRoot(config);
+  if (!root.ok) return unfit('trust', root.detail, 'get a token with `sluice device token`');
+  if (root.value === undefined)
+    return doubtful(
+      'trust',
+      'whatever root the server shows first will be believed',
+      'give an enrolment token, or trustRoot',
+    );
+  return config.token === undefined
+    ? doubtful(
+        'trust',
+        'the root is known, but there is no token',
+        'an operator has to accept this device: sluice device accept',
+      )
+    : good('trust', 'the enrolment token says whom to trust');
+};

@@ -1,0 +1,35 @@
+/** The agent as a program of its own. Exit code 1 is a refusal, 2 a wrong command line; SIGTERM and SIGINT stop it gracefully. */
+import { AgentStopped } from './agent-stopped.ts';
+import { readCommandLine } from './command-line.ts';
+import type { AgentConfig } from './config.ts';
+import { answerQuestion } from './questions.ts';
+
+export const runProgram = async (run: (config: AgentConfig, signal: AbortSignal) => Promise<void>): Promise<void> => {
+  const read = readCommandLine(process.argv.slice(2), process.env);
+  if (!read.ok) {
+    process.stderr.write(`sluice agent: ${read.detail}\n`);
+    process.exitCode = 2;
+    return;
+  }
+  if ('help' in read.value) {
+    process.stdout.write(read.value.help);
+    return;
+  }
+  const { config, question, asJson } = read.value;
+  try {
+    if (question === undefined) return await run(config, stopSignal());
+    const answer = await answerQuestion(question, config, asJson);
+    process.stdout.write(answer.text);
+    process.exitCode = answer.exitCode;
+  } catch (error) {
+    const said = error instanceof AgentStopped ? error.message : error instanceof Error ? error.stack : String(error);
+    process.stderr.write(`sluice agent: ${said}\n`);
+    process.exitCode = 1;
+  }
+};
+
+const stopSignal = (): AbortSignal => {
+  const stopping = new AbortController();
+  for (const name of ['SIGTERM', 'SIGINT'] as const) process.once(name, () => stopping.abort());
+  return stopping.signal;
+};
