@@ -6,7 +6,7 @@ import { SECTOR_BYTES } from './drive.ts';
 import { GRUB_FOLDER, type Kernel, run } from './tools.ts';
 
 const MIB = 1024 * 1024;
-export const SLOT_BYTES = 20 * MIB;
+const SLOT_BYTES = 20 * MIB;
 const GUEST = join(import.meta.dirname, 'guest');
 /** The same bytes from the same content: what did not change between releases need not be fetched. */
 const FIXED_UUID = '5100ce00-0000-4000-8000-000000000000';
@@ -18,7 +18,7 @@ const MODULES = ['virtio_ring', 'virtio', 'virtio_pci_legacy_dev', 'virtio_pci_m
 );
 
 /** What is wrong with a release, if anything is. */
-export const FAULTS = ['none', 'kernel-corrupt', 'init-exits', 'init-panics', 'init-hangs'] as const;
+const FAULTS = ['none', 'kernel-corrupt', 'init-exits', 'init-panics', 'init-hangs'] as const;
 export type Fault = (typeof FAULTS)[number];
 export type SlotImage = { version: string; fault: Fault; file: string; sha256: string };
 
@@ -93,7 +93,7 @@ export const makeSlotImage = async (
   if (fault === 'kernel-corrupt') kernel.fill(0x5a, 0x1f0, 0x400);
   await writeFile(join(root, 'vmlinuz'), kernel);
   const file = join(parts.work, `${version}.img`);
-  await makeFileSystem('ext2', file, SLOT_BYTES, root, ['-O', '^resize_inode,^dir_index', '-N', '32']);
+  await makeFileSystem('ext2', file, SLOT_BYTES, root, ['-O', '^resize_inode,^dir_index', '-N', '32', '-b', '4096']);
   await Promise.all([root, own, join(parts.work, `own-${version}.cpio`)].map((path) => rm(path, { recursive: true })));
   return {
     version,

@@ -1,14 +1,14 @@
 /**
- * GRUB's environment block as a store. `grub-editenv set` truncates in place; here a cut leaves the old block or the new one. GRUB itself, when it
- * counts a try, writes in place what has changed of the 1024 bytes: ours are kept in the first sector. A second file, `<block>.committed`, never has a
- * trial in it: the script falls back to it when the block can not be read.
+ * GRUB's environment block as a store. `grub-editenv set` truncates the file first; here, and by GRUB itself when it counts a try, the 1024 bytes are
+ * overwritten where they are. What is ours is kept in the first sector, and a disk writes a sector whole or not at all: a cut leaves the old block or
+ * the new one. A second file, `<block>.committed`, never has a trial in it: the script falls back to it when the block can not be read.
  */
-import { access, constants, stat } from 'node:fs/promises';
+import { access, constants, open, stat } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { readFileIfThere, writeFileDurably } from '#shared/durable.ts';
 import { errorCode } from '../../system-error.ts';
 import { deviceNumber, mounts } from '../block-device.ts';
-import { makeBlock, parseBlock } from './grub-block.ts';
+import { BLOCK_BYTES, makeBlock, parseBlock } from './grub-block.ts';
 import { GRUB } from './grub-convention.ts';
 import { type FitnessProblem, type ImageSelector, SelectorFailed } from './selector.ts';
 import { type Changes, openVariableSelector, type VariableStore, type Variables } from './variables.ts';
@@ -16,7 +16,8 @@ import { type Changes, openVariableSelector, type VariableStore, type Variables 
 /** Written first, so that what GRUB changes stays within one sector. */
 const OURS = ['ORDER', 'TRIAL', 'TRIAL_LEFT', 'A_OK', 'A_TRY', 'B_OK', 'B_TRY'];
 
-const JOURNALLED = /^(ext3|ext4|xfs|btrfs)$/;
+/** They never overwrite a block where it is. */
+const COPIES_ON_WRITE = /^(btrfs|bcachefs|zfs|f2fs)$/;
 
 export const committedFile = (environment: string): string => `${environment}.committed`;
 
@@ -29,7 +30,25 @@ const apply = (variables: Variables, changes: Changes): Variables => {
 const write = async (file: string, variables: Variables): Promise<void> => {
   const block = makeBlock(variables);
   if (block === undefined) throw new SelectorFailed(`the variables do not fit into ${file}`);
-  await writeFileDurably(file, block);
+  // A new file, renamed, is nothing that GRUB sees for sure: it reads no journal, and vfat writes the directory's entry of what was renamed some time later.
+  if (!(await overwrite(file, block))) await writeFileDurably(file, block);
+};
+
+/** False when there is no block at that place that could be overwritten. */
+const overwrite = async (file: string, block: Buffer): Promise<boolean> => {
+  const handle = await open(file, 'r+').catch((error: unknown) => {
+    if (errorCode(error) === 'ENOENT') return undefined;
+    throw error;
+  });
+  if (handle === undefined) return false;
+  try {
+    if ((await handle.stat()).size !== BLOCK_BYTES) return false;
+    await handle.write(block, 0, BLOCK_BYTES, 0);
+    await handle.datasync();
+    return true;
+  } finally {
+    await handle.close();
+  }
 };
 
 const openGrubStore = (environment: string): VariableStore => {
@@ -70,8 +89,8 @@ const checkFolder = async (environment: string): Promise<FitnessProblem[]> => {
     await access(folder, constants.W_OK);
     const { dev } = await stat(folder);
     const mounted = (await mounts()).find(({ device }) => device === deviceNumber(dev));
-    if (mounted === undefined || !JOURNALLED.test(mounted.type)) return [];
-    const sentence = `${folder} may be on a file system with a journal, which GRUB does not read: after a power cut it may see an older state; use FAT or ext2 (docs/boot-selectors.md)`;
+    if (mounted === undefined || !COPIES_ON_WRITE.test(mounted.type)) return [];
+    const sentence = `${folder} is on ${mounted.type}, which never overwrites a file where it is: GRUB can not count tries there, and after a power cut it may see an older state; use FAT or ext4 (docs/boot-selectors.md)`;
     return [{ grave: false, sentence }];
   } catch (error) {
     return [{ grave: true, sentence: `${folder} can not be written: ${errorCode(error) || String(error)}` }];

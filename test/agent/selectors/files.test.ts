@@ -1,6 +1,6 @@
 /** What is particular to one kind of boot selector, on its files, with the distribution's own tools where they are. */
 import { execFileSync } from 'node:child_process';
-import { readdir, readFile, rm, truncate, writeFile } from 'node:fs/promises';
+import { readdir, readFile, rm, stat, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import * as fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
@@ -203,6 +203,20 @@ test('GRUB: what it counts itself stays within the first sector', async () => {
   expect(block.indexOf('B_TRY=0\n')).toBeLessThan(512);
   await truncate(rig.environment, 512);
   expect(await openGrubSelector({ environment: rig.environment }).read()).toMatchObject({ state: 'damaged' });
+});
+
+test('GRUB: a change is made where the block is, within its first sector: no name and no journal comes between it and GRUB', async () => {
+  const rig = await grubRig(OWN_ACCESS);
+  await rig.open().disable('b');
+  const places = () =>
+    Promise.all([rig.environment, committedFile(rig.environment)].map(async (file) => (await stat(file)).ino));
+  const [before, place] = [await readFile(rig.environment), await places()];
+  await rig.open().setTrial('b', 3);
+  await rig.open().commit('b');
+  const after = await readFile(rig.environment);
+  expect(await places()).toEqual(place);
+  expect(after.subarray(0, 512).equals(before.subarray(0, 512))).toBe(false);
+  expect(after.subarray(512).equals(before.subarray(512))).toBe(true);
 });
 
 test('Raspberry Pi: everything in autoboot.txt but the two numbers stays, and a cut in a commit leaves a committed slot', async () => {
