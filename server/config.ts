@@ -54,6 +54,13 @@ export const ServerConfig = z.strictObject({
       /** Each device may send this many messages a second on average, and this many at once. */
       messagesPerSecond: z.coerce.number().min(0.1).max(10_000).default(10),
       messagesBurst: z.coerce.number().int().min(1).max(100_000).default(100),
+      /** What each device may read over MQTT a second, where HTTP does not reach. */
+      blockBytesPerSecond: z.coerce
+        .number()
+        .int()
+        .min(16_384)
+        .max(2 ** 30)
+        .default(2 * 1024 ** 2),
     })
     .prefault({}),
   /** PEM files, for HTTP and MQTT alike. */
@@ -76,6 +83,12 @@ export const ServerConfig = z.strictObject({
       public: Switch.default(false),
     })
     .prefault({}),
+  packs: z
+    .strictObject({
+      /** Packs together; above it those used longest ago go. 0 makes none: devices fetch chunk by chunk. */
+      bytesMax: count(2 ** 50).default(20 * 1024 ** 3),
+    })
+    .prefault({}),
   /** After a start nobody is overdue for this long at most: time for devices to come back to a server that was away. */
   restartGraceMs: count(86_400_000).default(600_000),
   /** How long a stop may take before connections are cut. */
@@ -96,12 +109,14 @@ export const SETTINGS = [
   'mqtt.connectionsPerAddressMax',
   'mqtt.messagesPerSecond',
   'mqtt.messagesBurst',
+  'mqtt.blockBytesPerSecond',
   'tls.certFile',
   'tls.keyFile',
   'log.level',
   'log.pretty',
   'channels',
   'artifacts.public',
+  'packs.bytesMax',
   'restartGraceMs',
   'stopMs',
 ] as const;

@@ -9,6 +9,7 @@ import { isLoopback, localUrl, networkUrl } from './addresses.ts';
 import { runServer } from './command-line.ts';
 import type { ServerConfig } from './config.ts';
 import { inDataFolder, takeDataFolder, writeAdminToken } from './data-folder.ts';
+import { type DeviceBlocks, openDeviceBlocks } from './device-blocks.ts';
 import { auditLine, BY_SERVER } from './domain/audit.ts';
 import { openUploads } from './flow/accept-upload.ts';
 import { authenticateDevice } from './flow/authenticate-device.ts';
@@ -21,6 +22,7 @@ import { startHousekeeping } from './flow/housekeeping.ts';
 import { type Ingest, makeIngest } from './flow/ingest.ts';
 import { newId } from './flow/new-id.ts';
 import { ensureAdministrator } from './flow/operators.ts';
+import { type Packs, startPacks } from './flow/packs.ts';
 import { type Rollouts, startRollouts } from './flow/rollouts.ts';
 import { apiRoutes } from './http/api.ts';
 import { buildApp } from './http/app.ts';
@@ -98,6 +100,7 @@ type Parts = {
   connections: Connections;
   findDevice: FindDevice;
   metrics: Metrics;
+  blocks: DeviceBlocks;
 };
 
 const openAll = async (config: ServerConfig, now: () => number, closers: Closers): Promise<RunningServer> => {
@@ -126,7 +129,10 @@ const openAll = async (config: ServerConfig, now: () => number, closers: Closers
   const metrics = makeMetrics({ store, connectedDevices: () => connections.count(), version });
   const findDevice = gatherDevices(store);
   const opened = { config, now, log, version, tls, keyring, repository, store, objects };
-  const parts: Parts = { ...opened, connections, findDevice, metrics };
+  const { observer } = metrics;
+  const { blockBytesPerSecond: bytesPerSecond } = config.mqtt;
+  const blocks = openDeviceBlocks({ bytesPerSecond, connections, findDevice, observer, log });
+  const parts: Parts = { ...opened, connections, findDevice, metrics, blocks };
   const rollouts = openRollouts(parts, closers);
   const ingest = openIngest(parts, rollouts, closers);
   const broker = await openBroker(parts, ingest, closers);
@@ -190,7 +196,7 @@ const openIngest = ({ store, now, log, connections, metrics }: Parts, rollouts: 
 };
 
 const openBroker = async (parts: Parts, ingest: Ingest, closers: Closers): Promise<Broker> => {
-  const { config, store, now, log, connections, findDevice, metrics, tls, keyring } = parts;
+  const { config, store, now, log, connections, findDevice, metrics, tls, keyring, blocks } = parts;
   const { link } = connections;
   const { observer } = metrics;
   const greeter = makeGreeter({ store, link, now, log, director: keyring.director });
@@ -198,13 +204,27 @@ const openBroker = async (parts: Parts, ingest: Ingest, closers: Closers): Promi
   const { host, port, connectionsMax, connectionsPerAddressMax, messagesPerSecond, messagesBurst } = config.mqtt;
   const rate = { burst: messagesBurst, perSecond: messagesPerSecond };
   const broker = await startBroker(
-    { host, port, tls, connectionsMax, connectionsPerAddressMax, rate, log, observer },
+    {
+      host,
+      port,
+      tls,
+      connectionsMax,
+      connectionsPerAddressMax,
+      rate,
+      blocksPerSecond: blocks.perSecond,
+      log,
+      observer,
+    },
     connections,
     {
       authenticate: (login) => authenticateDevice({ findDevice, now }, login),
-      presence: (device, online) => ingest.presence(device, online),
+      presence: (device, online) => {
+        if (!online) blocks.forget(device);
+        ingest.presence(device, online);
+      },
       wantsDesired: (device) => greeter.greet(device),
-      message: (device, channel, payload) => ingest.message(device, channel, payload),
+      message: (device, channel, payload) =>
+        channel === 'block' ? blocks.receive(device, payload) : ingest.message(device, channel, payload),
     },
   ).catch((error: unknown) => {
     throw explainListen(error, 'MQTT', { host, port });
@@ -213,18 +233,37 @@ const openBroker = async (parts: Parts, ingest: Ingest, closers: Closers): Promi
   return broker;
 };
 
+const openPacks = ({ config, store, objects, now, log }: Parts, closers: Closers): Packs => {
+  const packs = startPacks({
+    store,
+    objects,
+    dataDir: config.dataDir,
+    now,
+    bytesMax: config.packs.bytesMax,
+    report: {
+      made: (pack) => log.info({ event: 'pack-made', ...pack }, 'a pack was made'),
+      failed: (error) => log.error({ event: 'pack-failed', err: error }, 'a pack was not made; devices fetch chunks'),
+    },
+  });
+  closers.add(() => packs.stop());
+  return packs;
+};
+
 const openHttp = async (
   parts: Parts,
   { rollouts, ingest, mqttUrl }: { rollouts: Rollouts; ingest: Ingest; mqttUrl: string },
   closers: Closers,
 ): Promise<FastifyInstance> => {
-  const { config, store, now, log, keyring, repository, objects, connections, findDevice, metrics, version } = parts;
+  const { config, store, now, log, keyring, repository, objects, connections, findDevice, metrics, version, blocks } =
+    parts;
   const uploads = openUploads({ objects, now });
+  const packs = openPacks(parts, closers);
   const housekeeping = startHousekeeping({
     store,
     repository,
     objects,
     uploads,
+    packs,
     log: keyring.log,
     now,
     report: {
@@ -247,8 +286,9 @@ const openHttp = async (
     tls: parts.tls,
     trustProxy: config.http.trustProxy,
     findOperator: (tokenSha256) => store.findOperator(tokenSha256),
-    verifyDevice: (login) => authenticateDevice({ findDevice, now }, login),
+    verifyDevice: (login) => blocks.checkPass(login) ?? authenticateDevice({ findDevice, now }, login),
   });
+  blocks.answerWith(app);
   closers.add(() => closeApp(app));
   metrics.serve(app);
   healthRoute(app, { store, now });
@@ -261,6 +301,7 @@ const openHttp = async (
     repository,
     objects,
     uploads,
+    packs,
     rollouts,
     rootSha256,
     version,
@@ -268,7 +309,7 @@ const openHttp = async (
   };
   apiRoutes(app, { ...shared, channels: config.channels, log: keyring.log });
   const enrol = makeEnrolDevice({ store, link, ingest, now, rootSha256, mqttUrl });
-  deviceApi(app, { store, now, director: keyring.director, enrol });
+  deviceApi(app, { store, objects, now, director: keyring.director, enrol });
   tufRoutes(app, { repository, open: config.artifacts.public });
   objectRoutes(app, { objects, store, open: config.artifacts.public });
   const { host, port } = config.http;

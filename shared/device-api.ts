@@ -56,6 +56,25 @@ export const deviceRoutes = {
     summary: 'What this device should run: asked once more right before activation',
     answer: z.object({ desired: Desired.nullable(), serverTime: Millis }),
   }),
+  pack: route({
+    method: 'GET',
+    path: '/device/v1/pack',
+    roles: ['device'],
+    tags: ['device'],
+    summary:
+      'The smallest pack that leads to an artifact from nothing, or from one that the device has; an unsigned hint',
+    query: z.object({
+      /** Digest of the chunk index that the signed manifest names. */
+      to: Sha256,
+      /** Digests of indexes of artifacts that the device has whole. */
+      from: z.union([Sha256.transform((one) => [one]), z.array(Sha256).max(16)]).default([]),
+    }),
+    answer: z.object({
+      pack: z
+        .object({ sha256: Sha256, bytes: z.number().int(), from: Sha256.nullable(), level: z.number().int() })
+        .nullable(),
+    }),
+  }),
 } as const;
 
 /** Objects by digest: `GET /o/<sha256>`, with ranges and `ETag: "<sha256>"`. */

@@ -9,6 +9,7 @@ import type { Uploads } from './accept-upload.ts';
 import { collectGarbage } from './collect-garbage.ts';
 import { noteAlive } from './grant-grace.ts';
 import { keepCheckpoint } from './keep-checkpoint.ts';
+import type { Packs } from './packs.ts';
 
 export type HousekeepingDeps = {
   store: Pick<
@@ -24,6 +25,7 @@ export type HousekeepingDeps = {
   repository: Pick<Repository, 'refresh'>;
   objects: Pick<Objects, 'sweep'>;
   uploads: Pick<Uploads, 'expire'>;
+  packs: Pick<Packs, 'wake'>;
   /** The audit log's key. */
   log: Signer;
   now: () => number;
@@ -44,6 +46,7 @@ const SCHEDULE = {
   'sign-checkpoint': '17 * * * *',
   'recount-deployments': '*/10 * * * *',
   'sweep-objects': '23 3 * * *',
+  'make-packs': '37 * * * *',
 } as const;
 export type Task = keyof typeof SCHEDULE;
 const TASKS: readonly Task[] = [
@@ -53,6 +56,7 @@ const TASKS: readonly Task[] = [
   'sign-checkpoint',
   'recount-deployments',
   'sweep-objects',
+  'make-packs',
 ];
 
 /** Only rollouts that can still change are worth recounting often. */
@@ -76,6 +80,10 @@ const PERFORM: Record<Task, (deps: HousekeepingDeps) => Promise<number>> = {
   },
   'recount-deployments': (deps) => recountDeployments(deps),
   'sweep-objects': collectGarbage,
+  'make-packs': async (deps) => {
+    deps.packs.wake();
+    return 1;
+  },
 };
 
 export const performTask = async (deps: HousekeepingDeps, task: Task): Promise<void> => {

@@ -3,13 +3,14 @@ import { routes } from '#shared/api.ts';
 import { releaseRef } from '#shared/ids.ts';
 import { accept, type Result } from '#shared/problems.ts';
 import { type RequirementsView } from '#shared/views.ts';
+import type { Packs } from '../flow/packs.ts';
 import { approveRelease, type Readiness, readinessOf, reportCheck } from '../flow/promote-release.ts';
 import { promoteRelease } from '../flow/stage-release.ts';
 import { handle } from './app.ts';
 import { parseReleaseRef } from './releases.ts';
 import { releaseView } from './views.ts';
 
-type PromotionDeps = Parameters<typeof promoteRelease>[0];
+type PromotionDeps = Parameters<typeof promoteRelease>[0] & { packs: Pick<Packs, 'wake'> };
 
 export const promotionRoutes = (app: FastifyInstance, deps: PromotionDeps): void => {
   const show = async (ref: string): Promise<Result<RequirementsView>> => {
@@ -24,6 +25,7 @@ export const promotionRoutes = (app: FastifyInstance, deps: PromotionDeps): void
     const name = parseReleaseRef(params.release);
     if (!name.ok) return name;
     const promoted = await promoteRelease(deps, { ...name.value, to: body.to, by: who.name });
+    deps.packs.wake();
     return promoted.ok ? accept(releaseView(promoted.value)) : promoted;
   });
   handle(app, routes.releaseCheck, async ({ params, body, who }) => {

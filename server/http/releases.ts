@@ -4,6 +4,7 @@ import { Id, releaseRef, Version } from '#shared/ids.ts';
 import { accept, type Result, refuse } from '#shared/problems.ts';
 import type { Channel } from '../domain/channel.ts';
 import type { Uploads } from '../flow/accept-upload.ts';
+import type { Packs } from '../flow/packs.ts';
 import { publishRelease } from '../flow/publish-release.ts';
 import type { Rollouts } from '../flow/rollouts.ts';
 import type { RunDeps } from '../flow/run-rollout.ts';
@@ -21,6 +22,7 @@ type ReleaseDeps = RunDeps & {
   repository: Repository;
   uploads: Uploads;
   rollouts: Pick<Rollouts, 'wake'>;
+  packs: Pick<Packs, 'wake'>;
   channels: readonly Channel[];
 };
 
@@ -54,7 +56,9 @@ export const releaseRoutes = (app: FastifyInstance, deps: ReleaseDeps): void => 
   handle(app, routes.releaseStage, async ({ params, body, who }) => {
     const name = parseReleaseRef(params.release);
     if (!name.ok) return name;
-    return viewOf(await stageRelease(deps, { ...name.value, channel: body.channel, by: who.name }));
+    const staged = await stageRelease(deps, { ...name.value, channel: body.channel, by: who.name });
+    deps.packs.wake();
+    return viewOf(staged);
   });
   handle(app, routes.releaseWithdraw, async ({ params, body, who }) => {
     const name = parseReleaseRef(params.release);

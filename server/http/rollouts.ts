@@ -4,6 +4,7 @@ import type { Id } from '#shared/ids.ts';
 import { accept, type Result, refuse } from '#shared/problems.ts';
 import type { Channel } from '../domain/channel.ts';
 import { explainRollout } from '../flow/explain-rollout.ts';
+import type { Packs } from '../flow/packs.ts';
 import { planRollout } from '../flow/plan-rollout.ts';
 import { queueRollouts } from '../flow/queue-rollouts.ts';
 import { recallRollout } from '../flow/recall-rollout.ts';
@@ -20,7 +21,12 @@ import { deploymentView, queuedView, rolloutView } from './views.ts';
 
 export const rolloutRoutes = (
   app: FastifyInstance,
-  deps: RunDeps & { rollouts: Pick<Rollouts, 'wake'>; newId: () => Id; channels: readonly Channel[] },
+  deps: RunDeps & {
+    rollouts: Pick<Rollouts, 'wake'>;
+    packs: Pick<Packs, 'wake'>;
+    newId: () => Id;
+    channels: readonly Channel[];
+  },
 ): void => {
   const show = async (rollout: Result<RolloutRecord>) =>
     rollout.ok ? accept(rolloutView(await reportRollout(deps, rollout.value))) : rollout;
@@ -39,6 +45,7 @@ export const rolloutRoutes = (
     if (!name.ok) return name;
     const planned = await planRollout(deps, { ...body, ...name.value, by: who.name });
     if (!planned.ok) return planned;
+    deps.packs.wake();
     await runRollout(deps, planned.value.plan.id);
     return showAndWake(await find(planned.value.plan.id));
   });

@@ -67,9 +67,9 @@ test('a release that is published while garbage is collected lacks nothing, thou
     // So that nothing is spared for having been kept since the last time.
     await collectGarbage(world);
     await age();
-    let published = false;
-    const publishing = publish(world, [bundle]).finally(() => (published = true));
-    while (!published) await collectGarbage(world);
+    const race = { over: false };
+    const publishing = publish(world, [bundle]).finally(() => (race.over = true));
+    while (!race.over) await collectGarbage(world);
     must(await publishing);
     await collectGarbage(world);
     await age();

@@ -38,7 +38,7 @@ afterEach(() => world.close());
 
 test('everything is done once at the start, and nothing after the stop', async () => {
   const housekeeping = startHousekeeping(deps);
-  await expect.poll(() => told.length).toBe(6);
+  await expect.poll(() => told.length).toBe(7);
   await housekeeping.stop();
   expect(told).toEqual([
     'note-alive 1',
@@ -47,6 +47,7 @@ test('everything is done once at the start, and nothing after the stop', async (
     'sign-checkpoint 1',
     'recount-deployments 0',
     'sweep-objects 0',
+    'make-packs 1',
   ]);
 });
 

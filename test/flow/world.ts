@@ -57,6 +57,7 @@ export type World = {
   link: DeviceLink & { pushed: Map<Id, Desired[]>; disconnected: Id[] };
   channels: Channel[];
   rollouts: { wake(): void };
+  packs: { wake(): void };
   newId: () => Id;
   now: () => number;
   /** Moves the clock. */
@@ -93,6 +94,7 @@ export const openWorld = async (limits?: UploadLimits): Promise<World> => {
     },
     channels: Channels.parse(['staging', 'production']),
     rollouts: { wake: () => {} },
+    packs: { wake: () => {} },
     newId: () => newId('ro-'),
     now,
     pass: (ms) => {

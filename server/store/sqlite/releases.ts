@@ -1,11 +1,10 @@
-import { type Id, releaseRef, type Sha256 } from '#shared/ids.ts';
+import { type Id, releaseRef } from '#shared/ids.ts';
 import type { BundleRecord, ReleaseRecord, ReleaseState } from '../store.ts';
 import { appendAudit } from './audit.ts';
 import { indexChanges } from './changes.ts';
 import { forgetEvidence } from './promotion.ts';
 import { fromJson, limitOf, type Sql } from './sql.ts';
 import type { SyncStore } from './sync.ts';
-import { REFERENCED } from './transfer.ts';
 
 type BundleRow = Omit<BundleRecord, 'manifest'> & { manifest: string };
 type ReleaseRow = { product: Id; version: string; progress: string; acceptedAt: number };
@@ -119,6 +118,5 @@ export const releases = (sql: Sql) => {
       const row = sql.get<BundleRow>(`SELECT ${BUNDLE} FROM bundles WHERE manifest_sha256 = ?`, manifestSha256);
       return row && toBundle(row);
     },
-    listReferencedObjects: () => sql.all<{ sha256: Sha256 }>(`${REFERENCED} ORDER BY sha256`).map((row) => row.sha256),
   } satisfies Partial<SyncStore>;
 };

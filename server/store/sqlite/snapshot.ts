@@ -3,8 +3,8 @@ import Database from 'better-sqlite3';
 import type { Sha256 } from '#shared/ids.ts';
 import type { AuditHead } from '../store.ts';
 import { audit } from './audit.ts';
-import { releases } from './releases.ts';
 import { openSqlToRead } from './sql.ts';
+import { neededObjects } from './transfer.ts';
 
 /**
  * Copies `file` to `to`, which must not exist. Reads one snapshot (WAL), so that writers go on; SQLite's own online backup
@@ -23,7 +23,7 @@ export const snapshotDatabase = (file: string, to: string): void => {
 export const readSnapshot = (file: string): { objects: Sha256[]; auditHead: AuditHead } => {
   const sql = openSqlToRead(file);
   try {
-    return { objects: releases(sql).listReferencedObjects(), auditHead: audit(sql).getAuditHead() };
+    return { objects: neededObjects(sql), auditHead: audit(sql).getAuditHead() };
   } finally {
     sql.close();
   }

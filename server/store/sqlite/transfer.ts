@@ -7,10 +7,12 @@ const CHUNKS_MAX = 10_000;
 const ARTIFACTS = `SELECT part.value ->> 'sha256' AS sha256 FROM bundles, json_each(manifest, '$.artifacts') AS part`;
 const INDEXES = `SELECT part.value ->> '$.chunks.index' AS sha256 FROM bundles, json_each(manifest, '$.artifacts') AS part
   WHERE part.value ->> '$.chunks.index' IS NOT NULL`;
-/** Everything that must stay on the disk. */
-export const REFERENCED = `${ARTIFACTS} UNION ${INDEXES}
-  UNION SELECT part.value ->> 'sha256' FROM bundles, json_each(manifest, '$.attachments') AS part
-  UNION SELECT sha256 FROM packs`;
+const NEEDED = `${ARTIFACTS} UNION ${INDEXES}
+  UNION SELECT part.value ->> 'sha256' FROM bundles, json_each(manifest, '$.attachments') AS part`;
+/** What bundles need. Without packs, which can be made again. */
+export const neededObjects = (sql: Sql): Sha256[] =>
+  sql.all<{ sha256: Sha256 }>(`${NEEDED} ORDER BY sha256`).map((row) => row.sha256);
+const REFERENCED = `${NEEDED} UNION SELECT sha256 FROM packs`;
 
 const PACK = `to_index AS "to", nullif(from_index, '') AS "from", level, sha256, bytes, made_at AS madeAt, used_at AS usedAt`;
 /** 32 bytes instead of 64 digits: there is a row for each chunk of each artifact. */
@@ -18,6 +20,7 @@ const blob = (sha256: string): Uint8Array => Buffer.from(sha256, 'hex');
 
 export const transfer = (sql: Sql) =>
   ({
+    listReferencedObjects: () => sql.all<{ sha256: Sha256 }>(`${REFERENCED} ORDER BY sha256`).map((row) => row.sha256),
     saveChunks: (artifact, chunks, at) => {
       if (chunks.length > CHUNKS_MAX) throw new RangeError(`at most ${CHUNKS_MAX} chunks at once`);
       sql.run(
