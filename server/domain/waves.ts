@@ -52,6 +52,20 @@ const endOf = (size: WaveSize, total: number): number =>
   Math.min(total, 'count' in size ? size.count : Math.ceil((size.percent * total) / 100 - 1e-9));
 
 /**
+ * The first wave that can take nobody, whatever the size of its cohort: one that is no larger than a wave before it in the same
+ * unit. Sizes are cumulative, so this is somebody who meant otherwise.
+ */
+export const waveWithoutGrowth = (waves: readonly WaveSize[]): WaveSize | undefined => {
+  const last = { count: 0, percent: 0 };
+  return waves.find((size) => {
+    const [unit, now] = 'count' in size ? (['count', size.count] as const) : (['percent', size.percent] as const);
+    const grows = now > last[unit];
+    last[unit] = now;
+    return !grows;
+  });
+};
+
+/**
  * Cohorts in order, the waves of each in order, sizes cumulative within the cohort. A device in several cohorts belongs to the
  * first that takes it. `seed` is the rollout's id.
  */

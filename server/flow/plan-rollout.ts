@@ -6,7 +6,8 @@ import { auditLine } from '../domain/audit.ts';
 import { type Channel, findChannel } from '../domain/channel.ts';
 import type { DeploymentRecord } from '../domain/deployment.ts';
 import { whyUnfit } from '../domain/eligible.ts';
-import { type Placement, planWaves, type WaveCohort } from '../domain/waves.ts';
+import { plural } from '../domain/halt-words.ts';
+import { type Placement, planWaves, type WaveCohort, waveWithoutGrowth } from '../domain/waves.ts';
 import type { CohortRecord, ReleaseRecord, RolloutRecord, Store } from '../store/store.ts';
 import { checkWindows } from './calendar.ts';
 import { noChannel } from './promote-release.ts';
@@ -134,6 +135,12 @@ const findCohorts = async (deps: PlanDeps, plans: CohortPlan[]): Promise<Result<
   }
   const cohorts: CohortRecord[] = [];
   for (const plan of plans) {
+    const size = waveWithoutGrowth(plan.waves);
+    if (size !== undefined) {
+      const words = 'count' in size ? plural(size.count, 'device') : `${size.percent} %`;
+      const detail = `waves are cumulative, each larger than the one before: the wave of ${plan.cohort} that ends at ${words} would be empty`;
+      return refuse('invalid-request', detail);
+    }
     const cohort = await deps.store.getCohort(plan.cohort);
     if (cohort === undefined) return refuse('not-found', `there is no cohort ${plan.cohort}`);
     cohorts.push(cohort);

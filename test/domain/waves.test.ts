@@ -1,6 +1,6 @@
 import * as fc from 'fast-check';
 import { expect, test } from 'vitest';
-import { planWaves, queueHash, type WaveCohort } from '#server/domain/waves.ts';
+import { planWaves, queueHash, type WaveCohort, waveWithoutGrowth } from '#server/domain/waves.ts';
 import { Id } from '#shared/ids.ts';
 import { CohortPlan } from '#shared/policy.ts';
 
@@ -32,6 +32,12 @@ test('a wave that would be empty is left out', () => {
     planWaves([cohort('all', names(3), [{ count: 3 }, { percent: 50 }, { percent: 100 }])], 'r-1').waveSizes,
   ).toEqual([3]);
   expect(planWaves([cohort('none', []), cohort('all', names(2))], 'r-1').waveSizes).toEqual([2]);
+});
+
+test('waves that do not grow are found, each unit by itself', () => {
+  expect(waveWithoutGrowth([{ percent: 50 }, { percent: 20 }])).toEqual({ percent: 20 });
+  expect(waveWithoutGrowth([{ count: 5 }, { percent: 10 }, { count: 5 }])).toEqual({ count: 5 });
+  expect(waveWithoutGrowth([{ count: 50 }, { percent: 10 }, { count: 60 }, { percent: 100 }])).toBeUndefined();
 });
 
 test('a device in several cohorts belongs to the first that takes it', () => {

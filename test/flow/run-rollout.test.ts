@@ -60,6 +60,17 @@ test('a rollout is offered to its first wave at once, and each device is told by
   expect(await world.store.takeOutbox(10)).toEqual([]);
 });
 
+test('waves that shrink are refused: whoever wrote so meant each wave by itself', async () => {
+  await enrolFleet(world, 3);
+  await releaseOf(world, '1.0.0');
+  expect(
+    await plan({ cohorts: [{ cohort: Id.parse('fleet'), waves: [{ percent: 50 }, { percent: 20 }] }] }),
+  ).toMatchObject({
+    code: 'invalid-request',
+    detail: expect.stringContaining('ends at 20 %'),
+  });
+});
+
 test('the next wave opens when the gate is passed, and the rollout completes when all have committed', async () => {
   await enrolFleet(world, 3);
   await releaseOf(world, '1.0.0');
