@@ -12,6 +12,11 @@ import { accept, type Result, refuse } from '#shared/problems.ts';
 import { Limits } from './limits.ts';
 import { parseAddress } from './network.ts';
 import { SlotsConfig } from './slots/slots-config.ts';
+import { KEEP } from './transfer/kept.ts';
+import { MeteredConfig } from './transfer/metered.ts';
+
+/** Below it an honest transfer would look like one that is slow on purpose. */
+const BANDWIDTH_MIN = 4_096;
 
 /** The environment and flags know only text. */
 const whole = (min: number, max: number) => z.coerce.number().int().min(min).max(max);
@@ -96,6 +101,24 @@ export const AgentConfig = z.strictObject({
       intervalMs: duration(100).default(60_000),
     })
     .prefault({}),
+  /** How installed artifacts are kept, so that the next version costs only what changed. */
+  keepArtifacts: z.enum(KEEP).default('zstd'),
+  /** Bytes a second that downloads may take; 0 is no limit. */
+  bandwidth: z.coerce
+    .number()
+    .int()
+    .min(0)
+    .max(Number.MAX_SAFE_INTEGER)
+    .refine((limit) => limit === 0 || limit >= BANDWIDTH_MIN, `must be 0 or at least ${BANDWIDTH_MIN}`)
+    .default(0),
+  /** What may be fetched while the link costs money. */
+  metered: MeteredConfig.prefault({}),
+  /** A site's shared HTTP cache in front of the server, for what is named by its digest. */
+  cacheUrl: z
+    .url({ protocol: /^https?$/, message: 'must be http://host:port' })
+    .max(512)
+    .transform((url) => url.replace(/\/+$/, ''))
+    .optional(),
   log: z
     .strictObject({
       level: z.enum(['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent']).default('info'),
@@ -133,6 +156,13 @@ export const AGENT_SETTINGS = [
   'health.intervalMs',
   'trialTries',
   'slotBytesMax',
+  'keepArtifacts',
+  'bandwidth',
+  'metered.policy',
+  'metered.file',
+  'metered.delayMs',
+  'metered.bytesFree',
+  'cacheUrl',
   'log.level',
   'log.pretty',
 ] as const;

@@ -5,8 +5,11 @@ import type { DeviceErrorCode } from '#shared/deployment.ts';
 import type { Artifact } from '#shared/manifest.ts';
 import { crashPoint } from './crash-point.ts';
 import { fetchArtifact } from './fetch.ts';
+import type { Http } from './http.ts';
 import type { Log } from './log.ts';
-import type { HttpGet } from './request.ts';
+import { type ChunkedArtifact, fetchChunked, isChunked } from './transfer/fetch-chunked.ts';
+import type { Seed } from './transfer/seeds.ts';
+import type { Progress } from './transfer/transfer.ts';
 
 /** In a row without one new byte. With the longest wait of a minute that is about half an hour. */
 const ATTEMPTS_MAX = 60;
@@ -14,44 +17,89 @@ const ATTEMPTS_MAX = 60;
 const WRONG_HASHES_MAX = 3;
 
 export type FetchAllOptions = {
-  get: HttpGet;
-  artifacts: Pick<Artifact, 'name' | 'bytes' | 'sha256'>[];
+  http: Pick<Http, 'get' | 'getJson' | 'distrustCache'>;
+  artifacts: Artifact[];
+  /** Where those are written that have no place of their own, by name. */
   dir: string;
+  places: ReadonlyMap<string, string>;
+  /** What the device holds already. */
+  seeds: readonly Seed[];
   signal: AbortSignal;
   /** Waits before the given attempt. */
-  pause(attempt: number, signal: AbortSignal): Promise<unknown>;
-  onProgress(bytesDone: number, bytesTotal: number): void;
+  pause: (attempt: number, signal: AbortSignal) => Promise<unknown>;
+  /** Waits until `bytes` more may be fetched after `fetched`; false: not in time. */
+  mayFetch: (fetched: number, bytes: number) => Promise<boolean>;
+  onProgress: (progress: Progress) => void;
   log: Log;
 };
 
-/** `FETCH_FAILED` when aborted, and what `fetchArtifact` says when the budget is used up. */
-export const fetchAll = async (
-  options: FetchAllOptions,
-): Promise<{ ok: true } | { ok: false; code: DeviceErrorCode; message: string }> => {
+type Fetched = { ok: true } | { ok: false; code: DeviceErrorCode; message: string };
+
+/** `FETCH_FAILED` when aborted, and what `fetchArtifact` and `fetchChunked` say when the budget is used up. */
+export const fetchAll = async (options: FetchAllOptions): Promise<Fetched> => {
   const bytesTotal = options.artifacts.reduce((sum, { bytes }) => sum + bytes, 0);
   let bytesBefore = 0;
+  let bytesFetched = 0;
+  const onProgress = (bytesDone: number): void => {
+    options.onProgress({ bytesDone: bytesBefore + bytesDone, bytesTotal, bytesFetched });
+    if (bytesBefore + bytesDone > bytesTotal / 2) crashPoint('fetch.half');
+  };
   for (const artifact of options.artifacts) {
-    const fetched = await fetchOne(options, artifact, bytesBefore, bytesTotal);
+    const one = {
+      ...options,
+      mayFetch: (bytes: number) => options.mayFetch(bytesFetched, bytes),
+      onProgress,
+      onBytes: (bytes: number) => {
+        bytesFetched += bytes;
+      },
+    };
+    const fetched = isChunked(artifact) ? await fetchPieces(one, artifact) : await fetchWhole(one, artifact);
     if (!fetched.ok) return fetched;
     crashPoint(`fetch.${artifact.name}`);
     bytesBefore += artifact.bytes;
   }
+  options.onProgress({ bytesDone: bytesTotal, bytesTotal, bytesFetched });
   return { ok: true };
 };
 
-const fetchOne = async (
-  options: FetchAllOptions,
-  artifact: FetchAllOptions['artifacts'][number],
-  bytesBefore: number,
-  bytesTotal: number,
-): Promise<{ ok: true } | { ok: false; code: DeviceErrorCode; message: string }> => {
+type One = Omit<FetchAllOptions, 'mayFetch' | 'onProgress'> & {
+  mayFetch: (bytes: number) => Promise<boolean>;
+  onProgress: (bytesDone: number) => void;
+  onBytes: (bytes: number) => void;
+};
+
+const fetchPieces = async (options: One, artifact: ChunkedArtifact): Promise<Fetched> => {
+  let bytesFetched = 0;
+  const result = await fetchChunked({
+    ...options,
+    artifact,
+    place: options.places.get(artifact.name) ?? null,
+    onBytes: (bytes) => {
+      bytesFetched += bytes;
+      options.onBytes(bytes);
+    },
+    onTrouble: options.http.distrustCache,
+  });
+  if (!result.ok) return result;
+  const { name, bytes } = artifact;
+  options.log.info(
+    { event: 'artifact-fetched', artifact: name, bytes, bytesFetched, ...result.origins },
+    `${name}: ${bytesFetched} bytes fetched for ${bytes}`,
+  );
+  return result;
+};
+
+/** An artifact without an index: all of it, as one object. */
+const fetchWhole = async (options: One, artifact: Artifact): Promise<Fetched> => {
   const { dir, signal, log } = options;
   let mostBytes = 0;
   let attempts = 0;
   let wrongHashes = 0;
   for (;;) {
+    if (!(await options.mayFetch(artifact.bytes)))
+      return { ok: false, code: 'FETCH_FAILED', message: 'the link is metered, and the offer is at its end' };
     const result = await fetchArtifact({
-      get: options.get,
+      get: options.http.get,
       artifact,
       dir,
       signal,
@@ -60,12 +108,13 @@ const fetchOne = async (
           mostBytes = bytesDone;
           attempts = 0;
         }
-        options.onProgress(bytesBefore + bytesDone, bytesTotal);
-        if (bytesBefore + bytesDone > bytesTotal / 2) crashPoint('fetch.half');
+        options.onProgress(bytesDone);
       },
+      onBytes: options.onBytes,
     });
     if (result.ok) return result;
     if (!result.retry || signal.aborted) return result;
+    options.http.distrustCache();
     attempts += 1;
     if (result.code === 'TARGET_HASH') wrongHashes += 1;
     if (attempts >= ATTEMPTS_MAX || wrongHashes >= WRONG_HASHES_MAX) {

@@ -32,6 +32,8 @@ export type FetchOptions = {
   signal: AbortSignal;
   /** Bytes of this artifact that are in the file; called with every mebibyte and at the end. */
   onProgress?(bytesDone: number): void;
+  /** Called with every piece from the network. */
+  onBytes?(bytes: number): void;
   limits?: FetchLimits;
 };
 
@@ -222,6 +224,7 @@ const receive = async (
       const rest = bytes - arrived;
       arrived += chunk.length;
       watch.arrived(chunk.length);
+      options.onBytes?.(chunk.length);
       if (chunk.length > rest) return;
       yield chunk;
     }

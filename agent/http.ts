@@ -1,7 +1,11 @@
 /** Everything the agent asks over HTTP: enrolment, the desired document, metadata, objects. Bounded in time and size. */
 import type { z } from 'zod';
 import { PROBLEM_CODES, Problem, type ProblemCode } from '#shared/problems.ts';
+import type { Log } from './log.ts';
 import { type HttpAnswer, type HttpGet, type RequestOptions, request } from './request.ts';
+import { limitBandwidth } from './transfer/bandwidth.ts';
+import { openCache } from './transfer/cache.ts';
+import { firstReachable } from './transfer/reach.ts';
 
 /** The server's clock as far as it is known: login tokens must be made by it. */
 export type ServerClock = { now(): number; learn(serverTime: number): void };
@@ -35,6 +39,8 @@ export type Http = {
     schema: S,
     signal: AbortSignal,
   ): Promise<HttpResult<z.output<S>>>;
+  /** What came was wrong or late: the cache is left alone for a while. */
+  distrustCache: () => void;
   /** When the server last answered anything, by the given clock; 0 for never. */
   lastAnswerAt(): number;
 };
@@ -49,8 +55,14 @@ export const openHttp = (options: {
   login(at: number): string;
   clock: ServerClock;
   now: () => number;
+  /** Bytes a second for objects; 0 is no limit. */
+  bandwidth?: number;
+  cacheUrl?: string | undefined;
+  /** The same over MQTT, while that is connected. */
+  blocks?: () => HttpGet | undefined;
+  log: Pick<Log, 'info'>;
 }): Http => {
-  const { serverUrl, clock, now } = options;
+  const { serverUrl, clock, now, cacheUrl, log } = options;
   let login: { token: string; madeAt: number; for: number } | undefined;
   let lastAnswerAt = 0;
 
@@ -68,15 +80,20 @@ export const openHttp = (options: {
     if (response.status === 401 && !Number.isNaN(date)) clock.learn(date);
     return response;
   };
-  const get: HttpGet = async (path, headers, signal) => {
+  const overHttp: HttpGet = async (path, headers, signal) => {
     const ask = () => send(path, { headers: { ...headers, authorization: authorization() }, signal });
     const response = await ask();
     if (response.status !== 401) return response;
     await response.body?.cancel();
     return ask();
   };
+  const reached = firstReachable({ http: overHttp, blocks: options.blocks ?? (() => undefined), log });
+  const cache = cacheUrl === undefined ? undefined : openCache({ get: reached, cacheUrl, log });
+  const get = cache?.get ?? reached;
+  const limited = limitBandwidth(get, options.bandwidth ?? 0);
   return {
-    get,
+    get: (path, headers, signal) => (path.startsWith('/o/') ? limited : get)(path, headers, signal),
+    distrustCache: () => cache?.distrust(),
     lastAnswerAt: () => lastAnswerAt,
     getBytes: async (path, bytesMax) => {
       const response = await get(path, {}, AbortSignal.timeout(REQUEST_MS_MAX));

@@ -7,9 +7,11 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import mqtt, { type MqttClient } from 'mqtt';
 import type { Id } from '#shared/ids.ts';
 import { Ack, Desired, MESSAGE_BYTES_MAX, type Online, parseMessage } from '#shared/messages.ts';
-import { type DownChannel, down, type UpChannel, up } from '#shared/topics.ts';
+import { DOWN, type DownChannel, down, type UpChannel, up } from '#shared/topics.ts';
 import { type Backoff, backoffMs } from './domain/retry.ts';
 import type { Log } from './log.ts';
+import type { HttpGet } from './request.ts';
+import { type Blocks, openBlocks } from './transfer/blocks.ts';
 
 export type LinkOptions = {
   /** Asked before each attempt: it may change. */
@@ -34,6 +36,8 @@ export type Link = {
   connected(): boolean;
   /** False when there is no connection. QoS 1 for `state` and `online`, 0 for all else; a promise of nothing either way. */
   publish(channel: UpChannel, message: object): boolean;
+  /** What is otherwise read over HTTP; fails while there is no connection. */
+  blocks: HttpGet;
   /** Says goodbye and closes. */
   stop(): Promise<void>;
 };
@@ -56,10 +60,11 @@ export const openLink = (options: LinkOptions): Link => {
     return true;
   };
 
+  const blocks = openBlocks({ publish: (request) => publish('block', request) });
   const connecting = (async () => {
     for (let attempt = 0; !stopping.signal.aborted; attempt += 1) {
       const began = performance.now();
-      await live(options, stopping.signal, (ready) => {
+      await live({ ...options, blocks }, stopping.signal, (ready) => {
         client = ready;
       });
       if (performance.now() - began > STABLE_MS) attempt = 0;
@@ -71,6 +76,7 @@ export const openLink = (options: LinkOptions): Link => {
   return {
     connected: () => client?.connected === true,
     publish,
+    blocks: blocks.get,
     stop: async () => {
       stopping.abort();
       await connecting;
@@ -92,9 +98,11 @@ const addressOf = (url: string) => {
 
 const qosOf = (channel: UpChannel): 0 | 1 => (channel === 'state' || channel === 'online' ? 1 : 0);
 
+type LiveOptions = LinkOptions & { blocks: Blocks };
+
 /** One connection from its beginning to its end. `hold` gets the client while messages get through. */
 const live = async (
-  options: LinkOptions,
+  options: LiveOptions,
   signal: AbortSignal,
   hold: (client: MqttClient | undefined) => void,
 ): Promise<void> => {
@@ -130,17 +138,21 @@ const live = async (
     client.once('connect', () => {
       // mqtt.js leaves Nagle's algorithm on, which holds small messages back.
       if (client.stream instanceof Socket) client.stream.setNoDelay(true);
-      client.subscribe([down(device, 'desired'), down(device, 'ack')], { qos: 1 }, (error, granted) => {
-        if (error || granted?.some(({ qos }) => qos === 128) !== false) {
-          client.end(true);
-          return;
-        }
-        client.publish(up(device, 'online'), JSON.stringify(online(true)), { qos: 1 });
-        held = true;
-        hold(client);
-        log.info({ event: 'connected', url }, `connected to ${url}`);
-        on.connected();
-      });
+      client.subscribe(
+        DOWN.map((channel) => down(device, channel)),
+        { qos: 1 },
+        (error, granted) => {
+          if (error || granted?.some(({ qos }) => qos === 128) !== false) {
+            client.end(true);
+            return;
+          }
+          client.publish(up(device, 'online'), JSON.stringify(online(true)), { qos: 1 });
+          held = true;
+          hold(client);
+          log.info({ event: 'connected', url }, `connected to ${url}`);
+          on.connected();
+        },
+      );
     });
   });
   const goodbye = (): void => {
@@ -158,11 +170,12 @@ const live = async (
   if (!signal.aborted) on.disconnected(refused);
 };
 
-const receive = ({ device, log, on }: LinkOptions, topic: string, payload: Buffer): void => {
+const receive = ({ device, log, on, blocks }: LiveOptions, topic: string, payload: Buffer): void => {
   const is = (channel: DownChannel): boolean => topic === down(device, channel);
+  if (is('block')) return blocks.receive(payload);
   const desired = is('desired') ? parseMessage(Desired, payload) : undefined;
   const ack = is('ack') ? parseMessage(Ack, payload) : undefined;
-  if (desired !== undefined) on.desired(desired);
-  else if (ack !== undefined) on.ack(ack);
-  else log.warn({ event: 'message-dropped', topic }, `a message on ${topic} could not be understood`);
+  if (desired !== undefined) return on.desired(desired);
+  if (ack !== undefined) return on.ack(ack);
+  return log.warn({ event: 'message-dropped', topic }, `a message on ${topic} could not be understood`);
 };

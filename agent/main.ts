@@ -29,10 +29,12 @@ import { runningNow } from './perform-parts.ts';
 import { openPoll } from './poll.ts';
 import { runProgram } from './program.ts';
 import { openReporter } from './report.ts';
+import { openServiceManager } from './service-manager.ts';
 import { openSlots } from './slots/open-slots.ts';
 import { openStatusFile } from './status-file.ts';
 import { openSupervisor } from './supervisor.ts';
 import { localTimeZone } from './time-zone.ts';
+import type { Progress } from './transfer/transfer.ts';
 import { type DeviceTrust, openDeviceTrust } from './trust/device-trust.ts';
 import { inTurns } from './turns.ts';
 import { AGENT_VERSION, BUILD_TIME } from './version.ts';
@@ -69,7 +71,16 @@ const runLocked = async (config: AgentConfig, log: Logger, signal: AbortSignal):
   const now = Date.now;
   const boot = Id.parse(`b${randomBytes(8).toString('hex')}`);
   const clock = openServerClock(now);
-  const http = openHttp({ serverUrl: config.serverUrl, login: (at) => identity.login(at), clock, now });
+  const http = openHttp({
+    serverUrl: config.serverUrl,
+    login: (at) => identity.login(at),
+    clock,
+    now,
+    bandwidth: config.bandwidth,
+    cacheUrl: config.cacheUrl,
+    blocks: () => (connected() ? link?.blocks : undefined),
+    log,
+  });
   log.info(
     { event: 'agent-started', boot, version: AGENT_VERSION },
     `agent ${AGENT_VERSION} of ${device} in ${dataDir}`,
@@ -108,7 +119,7 @@ const runLocked = async (config: AgentConfig, log: Logger, signal: AbortSignal):
   };
 
   let link: Link | undefined;
-  let progress: { bytesDone: number; bytesTotal: number } | null = null;
+  let progress: Progress | null = null;
   let mqttUrl = config.mqttUrl ?? enrolled?.mqttUrl ?? '';
   const connected = (): boolean => link?.connected() === true;
   const running = () => runningNow(slots);
@@ -123,13 +134,14 @@ const runLocked = async (config: AgentConfig, log: Logger, signal: AbortSignal):
     recorded: async (next, previous) => {
       if (next.desiredSeq > previous.desiredSeq) await trust.acceptSeq(next.desiredSeq);
       if (next.floor > previous.floor) await writeFloor(dataDir, next.floor);
-      if (next.install.state !== 'fetching') progress = null;
-      if (next.install.state !== previous.install.state) tellState(log, next.install);
+      if (next.install.state === 'idle') progress = null;
+      if (next.install.state !== previous.install.state) manager.says(tellState(log, next.install));
       reporter.changed();
       status.changed();
       inbox.reconsider();
     },
   });
+  const manager = openServiceManager({ env: process.env, writingMs: machine.writingMs, log });
   const inbox = openInbox({ trust, memory: machine.memory, send: machine.send, backoff, log });
   const reporter = openReporter({
     machine,
@@ -186,8 +198,8 @@ const runLocked = async (config: AgentConfig, log: Logger, signal: AbortSignal):
     contact: contact.contact,
     data: openDataSnapshots(dataDir),
     files,
-    onProgress: (bytesDone, bytesTotal) => {
-      progress = { bytesDone, bytesTotal };
+    onProgress: (next) => {
+      progress = next;
       reportProgress();
       showProgress();
     },
@@ -204,6 +216,7 @@ const runLocked = async (config: AgentConfig, log: Logger, signal: AbortSignal):
   try {
     if (machine.memory().desiredSeq > 0) await trust.acceptSeq(machine.memory().desiredSeq);
     machine.send({ kind: 'restarted' });
+    manager.ready();
     const member = enrolled ?? (await enrolOrStop(enrolOptions));
     mqttUrl = config.mqttUrl ?? member.mqttUrl;
     await pinRoot(trust, member, log, backoff, signal);
@@ -234,6 +247,7 @@ const runLocked = async (config: AgentConfig, log: Logger, signal: AbortSignal):
     if (!signal.aborted) throw error;
   } finally {
     log.info({ event: 'agent-stopping' }, 'stopping');
+    await manager.stopping();
     inbox.stop();
     reporter.stop();
     await poll.stop();

@@ -7,14 +7,14 @@ import { mayInstallAt } from '#shared/windows.ts';
 import { confirming } from './confirm-offer.ts';
 import type { Journey } from './domain/install.ts';
 import { standbyOf } from './domain/resume.ts';
-import { fetchAll } from './fetch-all.ts';
 import { isInstalled, isRunning } from './found-installed.ts';
 import { type Done, failed, type InSlot, manifestFile, type PerformOptions, partsOf } from './perform-parts.ts';
+import type { Transfer } from './transfer/transfer.ts';
 
 const MANIFEST_ATTEMPTS_MAX = 60;
 const INHIBITED_LOOK_MS = 1_000;
 
-export const installEffects = (options: PerformOptions) => {
+export const installEffects = (options: PerformOptions, transfer: Transfer) => {
   const { config, folders, slots, trust, now, log } = options;
   const { pause, hooks, keptManifest } = partsOf(options);
   const { untilTime, confirmOffer } = confirming(options);
@@ -60,15 +60,8 @@ export const installEffects = (options: PerformOptions) => {
     if (signal.aborted) return undefined;
     const prepared = await slots.prepare(journey.slot, manifest);
     if (!prepared.ok) return failed(prepared.code, prepared.message);
-    const fetched = await fetchAll({
-      get: options.http.get,
-      artifacts: manifest.artifacts,
-      dir: folders.downloads,
-      signal,
-      pause,
-      onProgress: options.onProgress,
-      log,
-    });
+    const { slot, since, offer } = journey;
+    const fetched = await transfer.fetch({ slot, manifest, since, expires: offer.expires }, signal);
     if (signal.aborted) return undefined;
     if (fetched.ok) return { kind: 'fetched' };
     // What fills the disk must not keep the journal from saying so.
@@ -80,7 +73,7 @@ export const installEffects = (options: PerformOptions) => {
     const manifest = await keptManifest(journey);
     const before = await hooks('before-install', manifest, journey, signal);
     if (!before.ok) return failed('HOOK_FAILED', before.message);
-    const files = manifest.artifacts.map(({ name, sha256 }) => ({ name, file: join(folders.downloads, sha256) }));
+    const files = await transfer.fetched({ slot: journey.slot, manifest });
     const written = await slots.write(journey.slot, manifest, journey.offer.install.sha256, files);
     if (!written.ok) return failed(written.code, written.message);
     if (signal.aborted) return undefined;

@@ -8,6 +8,7 @@ import { Manifest } from '#shared/manifest.ts';
 import { sha256Hex } from '#shared/trust/canonical.ts';
 import type { ApplicationFiles } from './application-files.ts';
 import type { AgentConfig } from './config.ts';
+import type { DataSnapshots } from './data-snapshot.ts';
 import type { Inbox } from './desired.ts';
 import type { Contact } from './domain/contact.ts';
 import type { Journey } from './domain/install.ts';
@@ -19,31 +20,37 @@ import type { Identity } from './identity.ts';
 import type { Log } from './log.ts';
 import type { EventOf, Machine } from './machine.ts';
 import { redact } from './redact.ts';
-import type { SlotName, Slots } from './slots/slots.ts';
+import type { SlotName, SlotResult, Slots } from './slots/slots.ts';
 import type { Supervisor } from './supervisor.ts';
 import { hookEnvironment } from './surroundings.ts';
+import type { Progress } from './transfer/transfer.ts';
 import type { DeviceTrust } from './trust/device-trust.ts';
 
 /** Where things are, under the data folder. */
 export type Folders = { data: string; downloads: string };
 
 export type PerformOptions = {
-  config: Pick<AgentConfig, 'compatible' | 'trialTries' | 'application' | 'unreachableMs' | 'health' | 'data'>;
+  config: Pick<
+    AgentConfig,
+    'compatible' | 'trialTries' | 'application' | 'unreachableMs' | 'health' | 'data' | 'keepArtifacts' | 'metered'
+  >;
   folders: Folders;
   boot: Id;
   slots: Slots;
   supervisor: Supervisor;
   trust: Pick<DeviceTrust, 'checkManifest' | 'checkDesired' | 'time'>;
-  http: Pick<Http, 'get' | 'getJson'>;
+  http: Pick<Http, 'get' | 'getJson' | 'distrustCache'>;
   identity: Identity;
   machine: () => Pick<Machine, 'memory' | 'nextSeq' | 'send'>;
   inbox: () => Pick<Inbox, 'receive'>;
   /** How far the device gets now. */
   contact: () => Contact;
+  /** Undoes what a trial does to the application's data. */
+  data: DataSnapshots;
   /** What is the application's own on this device. */
   files: ApplicationFiles;
   /** Of the fetch that goes on. */
-  onProgress: (bytesDone: number, bytesTotal: number) => void;
+  onProgress: (progress: Progress) => void;
   /** A receipt waits to be sent. */
   onReceipt: () => void;
   /** What the application last wrote, after a trial that failed. */
@@ -76,6 +83,12 @@ export const runningNow = async (slots: Slots): Promise<Running | null> => {
   const slot = running?.slot ?? inspected.view.active;
   const content = slot === null ? undefined : inspected.view.slots[slot];
   return content?.state === 'bootable' ? content.running : null;
+};
+
+/** Before anything boots or is activated: whatever a trial that is over has left of the data's snapshot goes where it belongs. */
+export const settleData = async ({ slots, data }: Pick<PerformOptions, 'slots' | 'data'>): Promise<SlotResult> => {
+  const inspected = await slots.inspect();
+  return inspected.ok ? data.settle(inspected.view) : inspected;
 };
 
 /** The manifest that was checked and kept when the deployment was accepted. */

@@ -8,8 +8,18 @@ import { crashPoint } from './crash-point.ts';
 import { attemptOf, type Effect, type InstallState, type Journey, outcomeOf } from './domain/install.ts';
 import type { EventOf } from './machine.ts';
 import { installEffects } from './perform-install.ts';
-import { type Done, failed, type InSlot, manifestFile, type PerformOptions, runningNow } from './perform-parts.ts';
+import {
+  type Done,
+  failed,
+  type InSlot,
+  manifestFile,
+  type PerformOptions,
+  partsOf,
+  runningNow,
+  settleData,
+} from './perform-parts.ts';
 import { trialEffects } from './perform-trial.ts';
+import { openTransfer } from './transfer/transfer.ts';
 
 /** What an effect comes to when its code throws, which it should not: the deployment fails, the device goes on. */
 const FAILURE_CODES: Partial<Record<Effect, DeviceErrorCode>> = {
@@ -49,10 +59,16 @@ export const openPerformer = (options: PerformOptions) => {
 
 const effectsOf = (options: PerformOptions) => {
   const { folders, slots, now, log } = options;
-  const install = installEffects(options);
+  const { pause, keptManifest } = partsOf(options);
+  const transfer = openTransfer({ ...options, pause });
+  const install = installEffects(options, transfer);
   const trial = trialEffects(options);
 
   const boot = async (signal: AbortSignal): Promise<void> => {
+    const settled = await settleData(options);
+    if (!settled.ok) log.error({ event: 'snapshot-not-settled', code: settled.code }, settled.message);
+    // A selector that can not be read says nothing about data, and may boot something all the same.
+    if (!settled.ok && (await slots.inspect()).ok) return;
     const booted = await slots.boot(signal);
     if (booted.booted === null && !signal.aborted)
       log.info({ event: 'nothing-boots' }, `no application runs: ${booted.why}`);
@@ -86,7 +102,10 @@ const effectsOf = (options: PerformOptions) => {
     return undefined;
   };
 
-  const cleanUp = async (): Done => {
+  const cleanUp = async (journey: Journey): Done => {
+    const committed = journey.state === 'reported' && journey.outcome === 'committed';
+    const manifest = committed ? await keptManifest(journey).catch(() => undefined) : undefined;
+    await transfer.keep(journey.offer.install.sha256, manifest);
     await rm(folders.downloads, { recursive: true, force: true });
     await rm(manifestFile(folders), { force: true });
     crashPoint('perform.cleaned');

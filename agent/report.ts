@@ -10,6 +10,7 @@ import { backoffMs, jitteredMs } from './domain/retry.ts';
 import type { Link } from './link.ts';
 import type { Log } from './log.ts';
 import type { Machine } from './machine.ts';
+import type { Progress } from './transfer/transfer.ts';
 
 export type ReporterOptions = {
   machine: Pick<Machine, 'memory' | 'nextSeq' | 'send'>;
@@ -21,7 +22,7 @@ export type ReporterOptions = {
   /** Whether what should run does run. */
   healthy(): Promise<boolean>;
   attributes(): Record<string, string>;
-  progress(): { bytesDone: number; bytesTotal: number } | null;
+  progress(): Progress | null;
   now: () => number;
   heartbeatMs: number;
   log: Log;
@@ -155,17 +156,14 @@ const receiptOf = (install: InstallState): { deployment: Id; signed: Signed } | 
     : null;
 
 /** What has been reported and acknowledged is no news any more. */
-const deploymentOf = (
-  install: InstallState,
-  progress: { bytesDone: number; bytesTotal: number } | null,
-): StateReport['deployment'] => {
+const deploymentOf = (install: InstallState, progress: Progress | null): StateReport['deployment'] => {
   if (install.state === 'idle' || install.state === 'reported') return null;
   return {
     id: install.offer.install.deployment,
     ...attemptOf(install),
     state: install.state,
     since: install.since,
-    ...(install.state === 'fetching' && progress !== null ? progress : {}),
+    ...(progress ?? {}),
     ...('error' in install ? { error: install.error } : {}),
   };
 };

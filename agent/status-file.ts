@@ -5,11 +5,12 @@ import type { Running } from '#shared/deployment.ts';
 import { releaseRef } from '#shared/ids.ts';
 import type { Refusal } from './desired.ts';
 import type { InstallState } from './domain/install.ts';
+import type { Progress } from './transfer/transfer.ts';
 
 export type Facts = {
   device: string;
   at: number;
-  progress: { bytesDone: number; bytesTotal: number } | null;
+  progress: Progress | null;
   running: Running | null;
   connected: boolean;
   refusal: Refusal | null;

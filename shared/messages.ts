@@ -93,6 +93,8 @@ export const StateReport = z.object({
       since: Millis,
       bytesDone: z.number().int().min(0).optional(),
       bytesTotal: z.number().int().min(0).optional(),
+      /** Over the network so far, since the agent started: the rest was on the device, or compressed. */
+      bytesFetched: z.number().int().min(0).optional(),
       /** As in its instruction. */
       attempt: z.number().int().min(2).optional(),
       error: DeviceError.optional(),

@@ -6,9 +6,9 @@ import { Id } from './ids.ts';
 
 const PREFIX = 'sluice/v1';
 
-export const UP = ['state', 'heartbeat', 'online', 'log'] as const;
+export const UP = ['state', 'heartbeat', 'online', 'log', 'block'] as const;
 export type UpChannel = (typeof UP)[number];
-export const DOWN = ['desired', 'ack'] as const;
+export const DOWN = ['desired', 'ack', 'block'] as const;
 export type DownChannel = (typeof DOWN)[number];
 
 export const up = (device: string, channel: UpChannel): string => `${PREFIX}/d/${device}/up/${channel}`;

@@ -9,7 +9,7 @@ import { Heartbeat, LogPiece, Online, parseMessage, StateReport } from '#shared/
 import type { UpChannel } from '#shared/topics.ts';
 import type { HeartbeatRow, Store } from '../store/store.ts';
 import type { DeviceLink } from './device-link.ts';
-import type { Observer } from './observer.ts';
+import type { MessageKind, Observer } from './observer.ts';
 import { type ReceiveDeps, type Report, receiveReports } from './receive-report.ts';
 import { perKey } from './token-bucket.ts';
 
@@ -57,7 +57,7 @@ export const makeIngest = (deps: IngestDeps): Ingest => {
   const lanes = makeLanes({ ...deps, complain, mayTell: (device) => mayTell(device, deps.now()) });
   let stopped = false;
 
-  const parse = <S extends z.ZodType>(schema: S, device: Id, channel: UpChannel, payload: Uint8Array) => {
+  const parse = <S extends z.ZodType>(schema: S, device: Id, channel: MessageKind, payload: Uint8Array) => {
     const parsed = parseMessage(schema, payload);
     deps.observer.message(channel, parsed === undefined ? 'malformed' : 'taken');
     if (parsed === undefined) complain(device, 'message-malformed', `a ${channel} message is not of the agreed form`);
@@ -68,6 +68,9 @@ export const makeIngest = (deps: IngestDeps): Ingest => {
     message(device, channel, payload) {
       if (stopped) return;
       switch (channel) {
+        // Not ingested but answered: server/mqtt/blocks.ts.
+        case 'block':
+          return;
         case 'heartbeat': {
           const heartbeat = parse(Heartbeat, device, channel, payload);
           if (heartbeat !== undefined) lanes.heartbeat(device, heartbeat);

@@ -3,7 +3,7 @@ import type { Id } from '#shared/ids.ts';
 import { DOWN, down, UP, up } from '#shared/topics.ts';
 
 /**
- * A device writes its own four up topics and reads its own two down topics, by their exact names. Wildcards (also the
+ * A device writes its own up topics and reads its own down topics, by their exact names. Wildcards (also the
  * harmless `down/#`), shared subscriptions and `$SYS` are other topics, and so refused: a slow reader on a wildcard would
  * stall every publisher, and aedes takes `$share/...` literally.
  */

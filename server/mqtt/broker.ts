@@ -36,6 +36,8 @@ export type BrokerOptions = {
   connectionsPerAddressMax: number;
   /** Of each device. */
   rate: Rate;
+  /** Requests for blocks a second that are let through beside that. */
+  blocksPerSecond: number;
   log: Pick<Logger, 'info' | 'warn' | 'error' | 'debug'>;
   observer: Pick<Observer, 'refused'>;
 };
@@ -198,6 +200,8 @@ const authorizePublish = (
   if (packet.retain) return refuse('retain');
   if (packet.qos > 1) return refuse('qos-2');
   if (!may(device, 'publish', packet.topic)) return refuse('publish-denied');
+  // They have limits of their own, in bytes of what they ask for: server/mqtt/blocks.ts.
+  if (packet.topic === up(device, 'block')) return done(null);
   const bytes = packet.payload.length;
   if (bytes > MESSAGE_BYTES_MAX) return refuse('message-too-long');
   // A will is published when its connection has ended: there is nobody left to slow down.
@@ -259,7 +263,7 @@ const listen = async (guards: Guards, aedes: Aedes): Promise<Broker> => {
   const room = countConnections({ max: options.connectionsMax, perAddressMax: options.connectionsPerAddressMax });
   const packetRate: Rate = {
     burst: options.rate.burst * PACKETS_PER_MESSAGE + options.rate.perSecond * DEBT_SECONDS_MAX,
-    perSecond: options.rate.perSecond * PACKETS_PER_MESSAGE,
+    perSecond: options.rate.perSecond * PACKETS_PER_MESSAGE + options.blocksPerSecond,
   };
   const sockets = new Set<Socket>();
   const serve = (socket: Socket): void => {

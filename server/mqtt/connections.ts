@@ -11,6 +11,9 @@ import type { DeviceLink } from '../flow/device-link.ts';
 /** A device that does not read while this much waits for it is cut off; it will come back and get what is newest. */
 const UNREAD_BYTES_MAX = 256 * 1024;
 
+/** Blocks leave room for what matters more. */
+const UNREAD_BLOCKS_MAX = 96 * 1024;
+
 type Connection = { client: Client; wantsDesired: boolean };
 
 export type Connections = {
@@ -23,6 +26,8 @@ export type Connections = {
   /** False when a newer connection of the device has taken over: then the device is still connected. */
   detach(device: Id, client: Client): boolean;
   isAttached(device: Id, client: Client): boolean;
+  /** `full`: so much waits for the device already that this must wait too. */
+  sendBlock(device: Id, message: Buffer): 'sent' | 'full' | 'gone';
   /** The device subscribed to its desired documents; from now on they are pushed. */
   wantsDesired(device: Id, client: Client): void;
 };
@@ -80,6 +85,14 @@ export const makeConnections = (): Connections => {
       return connections.get(device)?.client === client && connections.delete(device);
     },
     isAttached: (device, client) => connections.get(device)?.client === client,
+    sendBlock(device, message) {
+      const client = connections.get(device)?.client;
+      if (client === undefined || client.closed) return 'gone';
+      if (client.conn.writableLength > UNREAD_BLOCKS_MAX) return 'full';
+      const topic = down(device, 'block');
+      client.publish({ cmd: 'publish', topic, payload: message, qos: 0, retain: false, dup: false }, noAnswerNeeded);
+      return 'sent';
+    },
     wantsDesired(device, client) {
       const connection = connections.get(device);
       if (connection?.client === client) connection.wantsDesired = true;

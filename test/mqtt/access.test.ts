@@ -32,7 +32,7 @@ const NEVER = [
   d('gw-01/up/'),
   d('gw-01/up/state/'),
   d('gw-01/up/state/x'),
-  d('gw-01/up/block'),
+  d('gw-01/up/pack'),
   d('gw-01/up/STATE'),
   d('gw-01 /up/state'),
   d('gw-01\u0000/up/state'),

@@ -42,6 +42,7 @@ const start = async (more: Partial<BrokerOptions> = {}, handlers: Partial<Broker
       connectionsMax: 100,
       connectionsPerAddressMax: 0,
       rate: { burst: 1_000, perSecond: 1_000 },
+      blocksPerSecond: 0,
       log: { info: () => {}, warn: () => {}, error: () => {}, debug: () => {} },
       observer: { refused: (why) => void seen.refused.push(why) },
       ...more,

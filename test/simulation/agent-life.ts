@@ -15,7 +15,7 @@ import type { Id } from '#shared/ids.ts';
 import { signPayload } from '#shared/trust/signed.ts';
 import { TIME_ZONE_ATTRIBUTE } from '#shared/windows.ts';
 import type { Device, DeviceDeps } from './agent.ts';
-import { NO_FILES, openHttpFor, openTrust } from './agent-parts.ts';
+import { NO_DATA, NO_FILES, openHttpFor, openTrust } from './agent-parts.ts';
 import { openSlots } from './slots.ts';
 import type { Process } from './time.ts';
 
@@ -110,6 +110,8 @@ export const live = async (
       unreachableMs: 60_000,
       health: { checks: [], probes: [], intervalMs: 60_000 },
       data: { bytesMax: 0 },
+      keepArtifacts: 'none',
+      metered: { policy: 'allow', delayMs: 0, bytesFree: 0 },
     },
     folders: { data: drive.folder, downloads: `${drive.folder}/downloads` },
     boot,
@@ -129,6 +131,7 @@ export const live = async (
     contact: () =>
       link.connected() ? { reach: 'broker' } : poll.answeredLately() ? { reach: 'http' } : { reach: 'unknown' },
     files: NO_FILES,
+    data: NO_DATA,
     onProgress: () => {},
     onReceipt: () => reporter.changed(),
     onApplicationOutput: () => {},

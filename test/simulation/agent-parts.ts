@@ -1,5 +1,6 @@
 /** What a simulated agent talks to: the server over HTTP, and a trust store without TUF metadata. */
 import type { ApplicationFiles } from '#agent/application-files.ts';
+import type { DataSnapshots } from '#agent/data-snapshot.ts';
 import { leafOf } from '#agent/desired.ts';
 import type { Http } from '#agent/http.ts';
 import type { DeviceTrust } from '#agent/trust/device-trust.ts';
@@ -21,15 +22,22 @@ export const NO_FILES: ApplicationFiles = {
   secrets: async () => [],
 };
 
+export const NO_DATA: DataSnapshots = {
+  check: async () => ({ ok: true }),
+  take: async () => ({ ok: true }),
+  settle: async () => ({ ok: true }),
+};
+
 /** `GET /device/v1/desired`, and objects: slow, and broken off in the middle now and then. */
 export const openHttpFor = (
   { world, network }: Pick<DeviceDeps, 'world' | 'network'>,
   device: Id,
   process: Process,
   why: AskedFor,
-): Pick<Http, 'get' | 'getJson'> => {
+): Pick<Http, 'get' | 'getJson' | 'distrustCache'> => {
   const random = world.random(`http ${device}`);
   return {
+    distrustCache: () => {},
     getJson: async (path, schema) => {
       const answer = await network.ask(device, process, why);
       if (answer === undefined)
