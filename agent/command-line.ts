@@ -11,6 +11,7 @@ const usage = (): string => {
   return [
     'Usage: sluice-agent [--config FILE] [settings]              run the agent',
     '       sluice-agent --check [--json] [--config FILE] ...    is this device fit? Changes nothing; exit code 1: it is not',
+    '       sluice-agent --unit --config FILE                    print a systemd unit for it',
     '',
     'Each setting is a flag, a variable, or a key in the JSON file:',
     ...settings,
@@ -19,7 +20,9 @@ const usage = (): string => {
 };
 
 /** `question`: to be answered instead of running. `help` is the text to print instead. */
-type CommandLine = { config: AgentConfig; question: Question | undefined; asJson: boolean } | { help: string };
+type CommandLine =
+  | { config: AgentConfig; question: Question | undefined; asJson: boolean; configFile: string | undefined }
+  | { help: string };
 
 export const readCommandLine = (args: string[], env: Record<string, string | undefined>): Result<CommandLine> => {
   const names = AGENT_SETTINGS.map(agentFlagName);
@@ -45,5 +48,5 @@ export const readCommandLine = (args: string[], env: Record<string, string | und
   const config = loadAgentConfig({ file, env, flags });
   if (!config.ok) return config;
   const question = QUESTIONS.find((name) => values[name] === true);
-  return accept({ config: config.value, question, asJson: values['json'] === true });
+  return accept({ config: config.value, question, asJson: values['json'] === true, configFile: file });
 };

@@ -31,6 +31,8 @@ export type Machine = {
   send: (event: EventOf) => void;
   /** A number for a report or receipt that was never used before and never will be again, whatever crashes. */
   nextSeq(): Promise<number>;
+  /** For how long a write of the journal has been going on, in milliseconds; 0 when none does. */
+  writingMs(): number;
   /** Ends what is being done; nothing is recorded any more. */
   stop(): Promise<void>;
 };
@@ -48,6 +50,7 @@ export const openMachine = (options: MachineOptions): Machine => {
   let activity: { abort: AbortController; ended: Promise<void> } | undefined;
   let turn: Promise<void> = Promise.resolve();
   let queued = 0;
+  let writingSince: number | undefined;
   const stopping = new AbortController();
 
   /** One change at a time, in order. */
@@ -64,7 +67,10 @@ export const openMachine = (options: MachineOptions): Machine => {
     for (let attempt = 0; ; attempt += 1) {
       stopping.signal.throwIfAborted();
       try {
-        await journal.append(next);
+        writingSince = performance.now();
+        await journal.append(next).finally(() => {
+          writingSince = undefined;
+        });
         memory = next;
         return;
       } catch (error) {
@@ -148,6 +154,7 @@ export const openMachine = (options: MachineOptions): Machine => {
       }
       return seq;
     },
+    writingMs: () => (writingSince === undefined ? 0 : performance.now() - writingSince),
     stop: async () => {
       stopping.abort();
       await turn;

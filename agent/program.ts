@@ -15,10 +15,10 @@ export const runProgram = async (run: (config: AgentConfig, signal: AbortSignal)
     process.stdout.write(read.value.help);
     return;
   }
-  const { config, question, asJson } = read.value;
+  const { config, question, ...how } = read.value;
   try {
     if (question === undefined) return await run(config, stopSignal());
-    const answer = await answerQuestion(question, config, asJson);
+    const answer = await answerQuestion(question, config, how);
     process.stdout.write(answer.text);
     process.exitCode = answer.exitCode;
   } catch (error) {

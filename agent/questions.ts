@@ -1,20 +1,34 @@
 /** What may be asked of an agent's folder and configuration instead of running it, by `sluice agent` and by the agent's own program. */
+import { realpathSync } from 'node:fs';
+import { basename, resolve } from 'node:path';
 import { unreachable } from '#shared/ids.ts';
 import type { AgentConfig } from './config.ts';
 import { examineDevice, fitnessText } from './fitness/fitness.ts';
+import { unitText } from './systemd-unit.ts';
 
-export const QUESTIONS = ['check'] as const;
+export const QUESTIONS = ['check', 'unit'] as const;
 export type Question = (typeof QUESTIONS)[number];
 
 /** Exit code 0: all is well; 1: it is not. */
 export type Answer = { text: string; exitCode: 0 | 1 };
 
-export const answerQuestion = async (question: Question, config: AgentConfig, asJson: boolean): Promise<Answer> => {
+export const answerQuestion = async (
+  question: Question,
+  config: AgentConfig,
+  how: { asJson: boolean; configFile: string | undefined },
+): Promise<Answer> => {
   switch (question) {
     case 'check': {
       const fitness = await examineDevice(config, Date.now);
-      const text = asJson ? `${JSON.stringify(fitness)}\n` : fitnessText(fitness);
+      const text = how.asJson ? `${JSON.stringify(fitness)}\n` : fitnessText(fitness);
       return { text, exitCode: fitness.fit ? 0 : 1 };
+    }
+    case 'unit': {
+      const [node, file] = [process.execPath, realpathSync(process.argv[1] ?? '')];
+      // The whole of Sluice was asked, or the agent's own program.
+      const program = basename(file).startsWith('sluice.') ? [file, 'agent'] : [file];
+      const configFile = how.configFile === undefined ? undefined : resolve(how.configFile);
+      return { text: unitText(config, { node, program, configFile }), exitCode: 0 };
     }
     default:
       return unreachable(question);

@@ -15,6 +15,7 @@ export const addAgent = (program: Command): void => {
     )
     .option('--config <file>', 'configuration, JSON')
     .option('--check', 'say whether this device is fit, and stop; exit code 1: it is not')
+    .option('--unit', 'print a systemd unit for this configuration, and stop')
     .option('--json', 'print what was asked as JSON for scripts')
     .option('--print-config', 'print the configuration that all sources together give, and stop');
   addSettings(
@@ -23,26 +24,31 @@ export const addAgent = (program: Command): void => {
     { flag: agentFlagName, environment: agentEnvironmentName },
     { serverUrl: 'server' },
   );
-  agent.action(async (options: { config?: string; printConfig?: boolean; json?: boolean; check?: boolean }) => {
-    const flags = givenSettings(agent, AGENT_SETTINGS.map(agentFlagName));
-    const config = loadAgentConfig({ file: options.config, env: process.env, flags });
-    if (!config.ok) throw usageFailure(config.detail);
-    if (options.printConfig === true) {
-      const { token, ...shown } = config.value;
-      return print(JSON.stringify(token === undefined ? shown : { ...shown, token: '(set)' }, null, 2));
-    }
-    const { answerQuestion, QUESTIONS } = await import('#agent/questions.ts');
-    const question = QUESTIONS.find((name) => options[name] === true);
-    if (question !== undefined) {
-      const answer = await answerQuestion(question, config.value, options.json === true);
-      process.stdout.write(answer.text);
-      process.exitCode = answer.exitCode;
-      return;
-    }
-    const stopped = untilStopped();
-    const { runAgent } = await import('#agent/main.ts');
-    await runAgent(config.value, stopped);
-  });
+  agent.action(
+    async (options: { config?: string; printConfig?: boolean; json?: boolean; check?: boolean; unit?: boolean }) => {
+      const flags = givenSettings(agent, AGENT_SETTINGS.map(agentFlagName));
+      const config = loadAgentConfig({ file: options.config, env: process.env, flags });
+      if (!config.ok) throw usageFailure(config.detail);
+      if (options.printConfig === true) {
+        const { token, ...shown } = config.value;
+        return print(JSON.stringify(token === undefined ? shown : { ...shown, token: '(set)' }, null, 2));
+      }
+      const { answerQuestion, QUESTIONS } = await import('#agent/questions.ts');
+      const question = QUESTIONS.find((name) => options[name] === true);
+      if (question !== undefined) {
+        const answer = await answerQuestion(question, config.value, {
+          asJson: options.json === true,
+          configFile: options.config,
+        });
+        process.stdout.write(answer.text);
+        process.exitCode = answer.exitCode;
+        return;
+      }
+      const stopped = untilStopped();
+      const { runAgent } = await import('#agent/main.ts');
+      await runAgent(config.value, stopped);
+    },
+  );
   withExamples(agent, [
     [
       'A gateway, with a token from `sluice device token`',

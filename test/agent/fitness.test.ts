@@ -139,7 +139,7 @@ test('image slots are examined: their boot loader, their sizes, and which one ru
 test('an agent that runs in the folder is seen, and not disturbed', async () => {
   const held = await lockFolder(dataDir);
   if (!held.ok) throw new Error(held.detail);
-  onTestFinished(held.value.release);
+  onTestFinished(() => held.value.release());
   expect((await examine({ serverUrl: await serverAt() })).of('agent')).toMatchObject([
     { found: 'runs at this moment' },
   ]);

@@ -1,0 +1,102 @@
+import { execFile } from 'node:child_process';
+import { chmod, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { delimiter, join } from 'node:path';
+import { promisify } from 'node:util';
+import { expect, onTestFinished, test } from 'vitest';
+import { AgentConfig } from '#agent/config.ts';
+import { openServiceManager } from '#agent/service-manager.ts';
+import { unitText } from '#agent/systemd-unit.ts';
+import { APPS, openDevice, startTestServer, until } from './harness.ts';
+
+const run = promisify(execFile);
+const isThere = (command: string): Promise<boolean> =>
+  run('sh', ['-c', `command -v ${command}`]).then(
+    () => true,
+    () => false,
+  );
+
+/** In the place of systemd's: notes down what it is told to send, and to whom. */
+const noteWords = async () => {
+  const dir = await mkdtemp(join(tmpdir(), 'sluice-notify-'));
+  onTestFinished(() => rm(dir, { recursive: true, force: true, maxRetries: 5 }));
+  const [tool, file] = [join(dir, 'systemd-notify'), join(dir, 'words')];
+  await writeFile(
+    tool,
+    `#!/bin/sh\nfor word; do printf '%s\\n' "$word" >> '${file}'; done\ntest "$NOTIFY_SOCKET" = /run/notify\n`,
+  );
+  await chmod(tool, 0o755);
+  const words = async (): Promise<string[]> =>
+    (await readFile(file, 'utf8').catch(() => '')).split('\n').filter((line) => line !== '');
+  return { words, path: `${dir}${delimiter}${process.env['PATH']}` };
+};
+
+test('systemd is told that the agent is ready, alive, what it does, and that it stops', async () => {
+  const { words, path } = await noteWords();
+  const server = await startTestServer();
+  const device = await openDevice(server);
+  const agent = device.start(undefined, { PATH: path, NOTIFY_SOCKET: '/run/notify', WATCHDOG_USEC: '600000' });
+  server.desire((await server.publishRelease('1.0.0', APPS.good)).instruction);
+  await until('it is told of the commit', async () => (await words()).includes('STATUS=gateway@1.0.0: committed'));
+  await until(
+    'it is told of life again',
+    async () => (await words()).filter((word) => word === 'WATCHDOG=1').length > 1,
+  );
+  expect(await agent.stop()).toEqual({ code: 0, signal: null });
+  const told = await words();
+  expect(told[0]).toBe('READY=1');
+  expect(told.at(-1)).toBe('STOPPING=1');
+  expect(told).toContain('STATUS=gateway@1.0.0: trial (slot a)');
+});
+
+test('an agent whose journal hangs in a write is not said to be alive', async () => {
+  const { words, path } = await noteWords();
+  const before = process.env['PATH'];
+  process.env['PATH'] = path;
+  onTestFinished(() => void (process.env['PATH'] = before));
+  const events: string[] = [];
+  const log = {
+    debug: () => undefined,
+    info: () => undefined,
+    warn: () => undefined,
+    error: (fields: { event: string }) => void events.push(fields.event),
+  };
+  let writingMs = 0;
+  const env = { NOTIFY_SOCKET: '/run/notify', WATCHDOG_USEC: '90000', WATCHDOG_PID: String(process.pid) };
+  const manager = openServiceManager({ env, writingMs: () => writingMs, log: log as never });
+  await until('it is fed', async () => (await words()).includes('WATCHDOG=1'));
+  writingMs = 1_000;
+  await until('it starves', () => events.includes('watchdog-starved'));
+  await manager.stopping();
+  expect((await words()).at(-1)).toBe('STOPPING=1');
+});
+
+test('not run by systemd, nobody is told anything', async () => {
+  const { words, path } = await noteWords();
+  const device = await openDevice(await startTestServer());
+  const agent = device.start(undefined, { PATH: path, NOTIFY_SOCKET: '' });
+  await until('it runs', () => agent.lines.some(({ event }) => event === 'connected'));
+  await agent.stop();
+  expect(await words()).toEqual([]);
+});
+
+test('the unit is one that systemd accepts without a warning', async ({ skip }) => {
+  if (!(await isThere('systemd-analyze'))) skip('there is no systemd-analyze here');
+  const dir = await mkdtemp(join(tmpdir(), 'sluice-unit-'));
+  onTestFinished(() => rm(dir, { recursive: true, force: true }));
+  const config = AgentConfig.parse({
+    device: 'gw-01',
+    serverUrl: 'http://x',
+    compatible: 'gw',
+    dataDir: '/var/lib/sluice agent',
+  });
+  const places = {
+    node: process.execPath,
+    program: ['/opt/sluice/100% sluice-agent.mjs'],
+    configFile: '/etc/sluice-agent.json',
+  };
+  const file = join(dir, 'sluice-agent.service');
+  await writeFile(file, unitText(config, places));
+  const { stdout, stderr } = await run('systemd-analyze', ['verify', file]);
+  expect(stdout + stderr).toBe('');
+});
