@@ -34,10 +34,11 @@ export type CutPlan = {
   begin(): void;
 };
 
-const STATE_CHANCE = 0.6;
+const STATE_CHANCE = 0.7;
 const STATE_CUTS_MAX = 2;
-const RANDOM_CHANCE = 0.3;
-const RANDOM_MS_MAX = 20_000;
+const RANDOM_CHANCE = 0.4;
+/** Often while GRUB or the kernel starts, sometimes later. */
+const RANDOM_MS_MAX = [4_000, 12_000, 40_000] as const;
 const AFTER_MS_MAX = 3_000;
 
 /** `cut` is called with what led to it. It may be called only once until `poweredOn`. */
@@ -71,7 +72,8 @@ export const openCutPlan = (random: Random, cut: (why: string) => void): CutPlan
   return {
     poweredOn: () => {
       disarm();
-      if (random.chance(RANDOM_CHANCE)) arm({ kind: 'after-ms', ms: random.between(50, RANDOM_MS_MAX) }, 'power-on');
+      if (random.chance(RANDOM_CHANCE))
+        arm({ kind: 'after-ms', ms: random.between(50, random.pick(RANDOM_MS_MAX)) }, 'power-on');
     },
     entered: (state) => {
       const before = cuts.get(state) ?? 0;

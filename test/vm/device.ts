@@ -9,10 +9,12 @@ import { type Machine, openMachine } from './machine.ts';
 import { type BootSeen, openWitness, type Witness } from './witness.ts';
 
 /** A machine that shows no sign of life for so long is reset, as a hardware watchdog does. */
-const SILENT_MS_MAX = 120_000;
+const SILENT_MS_MAX = 180_000;
 /** A system that boots and is not cut must be heard by the server within. */
-const REPORT_MS_MAX = 240_000;
+const REPORT_MS_MAX = 300_000;
 const HANG_MS = 2_000;
+/** Power that goes in one of them uses up a try. */
+const TRIAL_STATES = new Set(['activating', 'trial', 'committing']);
 
 export type DeviceUnderTest = {
   machine: Machine;
@@ -20,8 +22,9 @@ export type DeviceUnderTest = {
   counts: Counts;
   /** The newest boot, and the newest state that the agent told. */
   now: { boot: BootSeen | undefined; state: string; reported: boolean };
-  /** Cuts since the rollout's version was activated, which used up its tries. */
+  /** Another rollout begins. */
   begin(): void;
+  /** How often power went since it was activated. */
   trialCuts(): number;
   /** Cuts from now on, or none any more. */
   cutting(on: boolean): void;
@@ -35,8 +38,9 @@ export type Counts = {
   boots: number;
   reports: number;
   watchdog: number;
-  sectorsUnflushed: number;
-  sectorsLost: number;
+  /** Sectors, when power went. */
+  unflushed: number;
+  lost: number;
 };
 
 export const openDevice = async (options: {
@@ -57,8 +61,8 @@ export const openDevice = async (options: {
     boots: 0,
     reports: 0,
     watchdog: 0,
-    sectorsUnflushed: 0,
-    sectorsLost: 0,
+    unflushed: 0,
+    lost: 0,
   };
   const now: DeviceUnderTest['now'] = { boot: undefined, state: 'idle', reported: false };
   let isCutting = false;
@@ -81,10 +85,11 @@ export const openDevice = async (options: {
 
   const powerOff = async (why: string): Promise<void> => {
     if (!machine.isOn()) return;
+    if (TRIAL_STATES.has(now.state)) trialCuts += 1;
     const fate = fates.pick(FATES);
     const { unflushed, lost } = await machine.cutPower(fate, fates);
-    counts.sectorsUnflushed += unflushed;
-    counts.sectorsLost += lost;
+    counts.unflushed += unflushed;
+    counts.lost += lost;
     const where = now.boot === undefined ? '' : ` slot ${now.boot.slot} ${now.boot.image.version}`;
     const line = `${why}:${where} in ${now.state}; ${unflushed} sectors in the cache, ${lost} lost (${fate})`;
     consoleLog(`--- ${line}`);
@@ -98,7 +103,6 @@ export const openDevice = async (options: {
     counts.cuts += 1;
     const where = why.split(/[ ,]/)[0]!;
     counts.cutIn.set(where, (counts.cutIn.get(where) ?? 0) + 1);
-    if (['activating', 'trial', 'committing'].includes(now.state)) trialCuts += 1;
     void powerOff(`cut ${counts.cuts} of ${options.cutsMax} (${why})`);
   });
 
