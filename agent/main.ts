@@ -34,6 +34,7 @@ import { openSlots } from './slots/open-slots.ts';
 import { openStatusFile } from './status-file.ts';
 import { openSupervisor } from './supervisor.ts';
 import { localTimeZone } from './time-zone.ts';
+import { openLastTransfer } from './transfer/last-transfer.ts';
 import type { Progress } from './transfer/transfer.ts';
 import { type DeviceTrust, openDeviceTrust } from './trust/device-trust.ts';
 import { inTurns } from './turns.ts';
@@ -60,7 +61,7 @@ export const runAgent = async (config: AgentConfig, signal: AbortSignal): Promis
   }
 };
 
-const runLocked = async (config: AgentConfig, log: Logger, signal: AbortSignal): Promise<void> => {
+const runLocked = async (config: AgentConfig, log: Logger, stop: AbortSignal): Promise<void> => {
   const { dataDir, device } = config;
   const enrolled = await readEnrolled(dataDir, config);
   const trusted = trustedRoot(config);
@@ -96,7 +97,9 @@ const runLocked = async (config: AgentConfig, log: Logger, signal: AbortSignal):
     stopMs: config.application.stopMs,
     ...(config.application.port === undefined ? {} : { port: config.application.port }),
   });
-  const slots = await openSlots(config, { supervisor, log });
+  const relaunching = new AbortController();
+  const signal = AbortSignal.any([stop, relaunching.signal]);
+  const pair = await openSlots(config, { supervisor, log });
   const trust = inTurns(
     await openDeviceTrust({
       dir: await folder(dataDir, 'trust'),
@@ -119,6 +122,7 @@ const runLocked = async (config: AgentConfig, log: Logger, signal: AbortSignal):
   };
 
   let link: Link | undefined;
+  const lastTransfer = await openLastTransfer(dataDir);
   let progress: Progress | null = null;
   let mqttUrl = config.mqttUrl ?? enrolled?.mqttUrl ?? '';
   const connected = (): boolean => link?.connected() === true;
@@ -134,6 +138,7 @@ const runLocked = async (config: AgentConfig, log: Logger, signal: AbortSignal):
     recorded: async (next, previous) => {
       if (next.desiredSeq > previous.desiredSeq) await trust.acceptSeq(next.desiredSeq);
       if (next.floor > previous.floor) await writeFloor(dataDir, next.floor);
+      if (previous.install.state === 'fetching' && progress !== null) await lastTransfer.ended(progress);
       if (next.install.state === 'idle') progress = null;
       if (next.install.state !== previous.install.state) manager.says(tellState(log, next.install));
       reporter.changed();
@@ -150,7 +155,7 @@ const runLocked = async (config: AgentConfig, log: Logger, signal: AbortSignal):
     agent: `sluice-agent/${AGENT_VERSION}`,
     running,
     healthy: async () => (await slots.running()) !== null || (await running()) === null,
-    attributes: () => attributesOf(config, inbox.refusal()),
+    attributes: () => ({ ...attributesOf(config, inbox.refusal()), ...lastTransfer.attributes() }),
     progress: () => progress,
     now,
     heartbeatMs: config.heartbeatMs,

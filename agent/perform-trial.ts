@@ -1,9 +1,11 @@
 /** Performs activation, trial, commit and revert: from here on the slots know what is true. */
 import { setTimeout as sleep } from 'node:timers/promises';
+import type { Manifest } from '#shared/manifest.ts';
+import { snapshotLimit } from './data-snapshot.ts';
 import { evidenceOf } from './domain/resume.ts';
 import { runTrialHealth } from './health.ts';
 import { healthHooks } from './hooks.ts';
-import { type Done, failed, type InSlot, type PerformOptions, partsOf, readable } from './perform-parts.ts';
+import { type Done, failed, type InSlot, type PerformOptions, partsOf, readable, settleData } from './perform-parts.ts';
 import { redact } from './redact.ts';
 import type { SlotResult } from './slots/slots.ts';
 import { checkEnvironment, hookEnvironment } from './surroundings.ts';
@@ -23,12 +25,29 @@ export const trialEffects = (options: PerformOptions) => {
   };
 
   const activate = async (journey: InSlot, signal: AbortSignal): Done => {
-    const before = await hooks('before-activate', await keptManifest(journey), journey, signal);
+    const manifest = await keptManifest(journey);
+    const settled = await settleData(options);
+    if (!settled.ok) return failed(settled.code, settled.message);
+    const before = await hooks('before-activate', manifest, journey, signal);
     if (!before.ok) return failed('HOOK_FAILED', before.message);
+    if (signal.aborted) return undefined;
+    const kept = await keepData(manifest, journey);
+    if (!kept.ok) return failed(kept.code, kept.message);
     const { deployment } = journey.offer.install;
     const activated = await slots.activate(journey.slot, { tries: config.trialTries, deployment });
     if (!activated.ok) return failed(activated.code, activated.message);
     return bootTrial(journey, signal);
+  };
+
+  /** The trial's own snapshot of the data, if it is to have one. From here to its boot no application runs. */
+  const keepData = async (manifest: Manifest, journey: InSlot): Promise<SlotResult> => {
+    const limit = slots.process === null ? null : snapshotLimit(manifest, config);
+    if (limit === null) return { ok: true };
+    const fits = await options.data.check(limit.bytesMax);
+    if (!fits.ok) return fits;
+    await slots.stop();
+    const { deployment } = journey.offer.install;
+    return options.data.take({ slot: journey.slot, deployment }, limit.bytesMax);
   };
 
   const bootTrial = async (journey: InSlot, signal: AbortSignal): Done => {
@@ -77,6 +96,8 @@ export const trialEffects = (options: PerformOptions) => {
     const committed = await insist(() => slots.commit(), signal);
     if (signal.aborted) return undefined;
     if (!committed.ok) return failed(committed.code, committed.message);
+    const settled = await settleData(options);
+    if (!settled.ok) log.error({ event: 'snapshot-not-settled', code: settled.code }, settled.message);
     // After a restart nothing runs yet.
     if ((await slots.running()) === null) await slots.boot(signal);
     const manifest = await keptManifest(journey).catch(() => undefined);
@@ -96,6 +117,11 @@ export const trialEffects = (options: PerformOptions) => {
     const [inspected, running] = await Promise.all([slots.inspect(), slots.running()]);
     const untouched = inspected.ok && running !== null && !running.trial && running.slot === inspected.view.active;
     if (untouched && running.slot !== journey.slot) return { kind: 'booted-other', why: '' };
+    await slots.stop();
+    // Nothing boots on data that the old version may not understand: that is tried again at each start of the agent.
+    const settled = await insist(() => settleData(options), signal);
+    if (signal.aborted) return undefined;
+    if (!settled.ok) return failed('REVERT_FAILED', `${settled.code}: ${settled.message}`);
     const booted = await slots.boot(signal);
     if (booted.booted === journey.slot)
       return failed('REVERT_FAILED', `slot ${journey.slot} still runs after the revert`);
