@@ -1,7 +1,7 @@
 /** Failures that a person acknowledges, device by device: from then on exactly these do not count, as long as they are failures. */
 import type { Id } from '#shared/ids.ts';
 import { type DeploymentRecord, outcomeOf } from './deployment.ts';
-import type { Acknowledged } from './rollout.ts';
+import type { Acknowledged, RolloutState } from './rollout.ts';
 
 /** The failures among these deployments, named. */
 export const failuresAmong = (deployments: readonly DeploymentRecord[]): Acknowledged[] => {
@@ -20,6 +20,12 @@ export const failuresAmong = (deployments: readonly DeploymentRecord[]): Acknowl
   }
   return [...failures.values()];
 };
+
+/** Carried on into the rollout's next state. Absent rather than empty: most rollouts never have anything to acknowledge. */
+export const acknowledgedIn = (progress: RolloutState): { acknowledged?: Acknowledged[] } =>
+  'acknowledged' in progress && progress.acknowledged !== undefined && progress.acknowledged.length > 0
+    ? { acknowledged: progress.acknowledged }
+    : {};
 
 /** All that are acknowledged by name. */
 export const namedIn = (acknowledged: readonly Acknowledged[]): Id[] =>

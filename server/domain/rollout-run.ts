@@ -1,4 +1,5 @@
 /** One tick of a running rollout that neither halts nor is told anything: gate, waves, offers, and what it waits for. */
+import { acknowledgedIn } from './acknowledge.ts';
 import { type AuditEvent, BY_SERVER } from './audit.ts';
 import type { OutcomeBin } from './deployment.ts';
 import { waveName } from './halt-words.ts';
@@ -47,7 +48,7 @@ const staysOpen = ({ cohorts, endBy }: Rollout, now: Millis): boolean =>
   endBy !== undefined && now < endBy && cohorts.some(({ follow }) => follow === true);
 
 export const complete = (rollout: Rollout, now: Millis): RolloutStep => ({
-  next: { ...rollout, progress: { state: 'completed', at: now } },
+  next: { ...rollout, progress: { state: 'completed', at: now, ...acknowledgedIn(rollout.progress) } },
   offers: [],
   withdraw: null,
   replan: false,
@@ -102,7 +103,12 @@ export const startLimit = (startsPerMinute: number): { windowMs: number; perWind
   return { windowMs, perWindow: Math.max(1, Math.floor((startsPerMinute * windowMs) / MINUTE_MS)) };
 };
 
-export const startsOf = (rollout: Rollout, starts: StartWindow | undefined, planned: number, now: Millis): StartWindow => {
+export const startsOf = (
+  rollout: Rollout,
+  starts: StartWindow | undefined,
+  planned: number,
+  now: Millis,
+): StartWindow => {
   const { windowMs } = startLimit(rollout.policy.limits.startsPerMinute);
   const isOver = starts === undefined || now >= starts.since + windowMs || now < starts.since;
   return isOver ? { since: now, planned } : starts;

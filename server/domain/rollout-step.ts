@@ -4,6 +4,7 @@
  */
 import { unreachable } from '#shared/ids.ts';
 import { refuse } from '#shared/problems.ts';
+import { acknowledgedIn } from './acknowledge.ts';
 import { type AuditEvent, BY_SERVER } from './audit.ts';
 import { binMsOf } from './deployment.ts';
 import { gateOf, isOutOfReach, isUnheard, ruleOn } from './halting.ts';
@@ -271,7 +272,14 @@ const abort = (rollout: Rollout, by: string, note: string, facts: RolloutFacts, 
   const recalled = recalledOf(rollout.progress);
   const next: Rollout = {
     ...rollout,
-    progress: { state: 'aborted', at: facts.now, by, note, ...(recalled === undefined ? {} : { recalled }) },
+    progress: {
+      state: 'aborted',
+      at: facts.now,
+      by,
+      note,
+      ...acknowledgedIn(rollout.progress),
+      ...(recalled === undefined ? {} : { recalled }),
+    },
   };
   return {
     ...stay,

@@ -136,7 +136,7 @@ export type RolloutState =
       acknowledged?: Acknowledged[];
       recalled?: Recalled;
     }
-  | { state: 'completed'; at: Millis; recalled?: Recalled }
-  | { state: 'aborted'; at: Millis; by: string; note: string; recalled?: Recalled };
+  | { state: 'completed'; at: Millis; acknowledged?: Acknowledged[]; recalled?: Recalled }
+  | { state: 'aborted'; at: Millis; by: string; note: string; acknowledged?: Acknowledged[]; recalled?: Recalled };
 
 export type Rollout = RolloutPlan & { progress: RolloutState };

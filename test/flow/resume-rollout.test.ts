@@ -1,6 +1,8 @@
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { didOf } from '#server/domain/did.ts';
+import { explainRollout } from '#server/flow/explain-rollout.ts';
 import { resumeRollout } from '#server/flow/resume-rollout.ts';
+import { steerRollout } from '#server/flow/steer-rollout.ts';
 import { Id } from '#shared/ids.ts';
 import {
   deploymentsOf,
@@ -60,6 +62,14 @@ test('only the named ones stop counting: the others halt it again at once', asyn
   expect((await kindsOf(world)).filter((kind) => kind === 'rollout-halted')).toHaveLength(2);
   // What was acknowledged stays so; with the others named too it goes on.
   expect(must(await resume(rollout, others)).progress.state).not.toBe('halted');
+});
+
+test('what was acknowledged is not held against the rollout in its explanation after it has ended either', async () => {
+  const rollout = await haltedRollout();
+  must(await resume(rollout));
+  must(await steerRollout(world, { rollout, verb: 'abort', note: '', by: 'ada' }));
+  const { now } = must(await explainRollout(world, rollout, { limit: 1, verify: false }));
+  expect(now.inputs).toMatchObject({ acknowledged: { failed: 4 }, groups: [{ failed: 0 }] });
 });
 
 test('a device that has not failed can not be acknowledged', async () => {
