@@ -36,8 +36,9 @@ export const usageFailure = (message: string): CliFailure => new CliFailure(mess
 export const problemFailure = (problem: Problem): CliFailure => {
   const lines = [problem.title];
   if (problem.detail !== undefined) lines.push(`  ${problem.detail}`);
-  for (const issue of problem.issues ?? [])
-    lines.push(`  ${issue.path === '' ? '' : `${issue.path}: `}${issue.message}`);
+  const issues = (problem.issues ?? []).map(({ path, message }) => `${path === '' ? '' : `${path}: `}${message}`);
+  // A single one is the detail already.
+  for (const issue of issues) if (issue !== problem.detail) lines.push(`  ${issue}`);
   const exitCode = problem.status === 401 ? EXIT.unreachable : EXIT.failed;
   if (problem.code === 'unauthenticated') lines.push('  Log in with `sluice login`, or set SLUICE_TOKEN.');
   return new CliFailure(lines.join('\n'), { exitCode, problem });

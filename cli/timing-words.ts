@@ -8,7 +8,8 @@ const minutes = (ms: number): string => (ms % 3_600_000 === 0 ? `${ms / 3_600_00
 const windowWords = ({ cron, durationMs, timeZone, ofDevice }: MaintenanceWindow): string =>
   `"${cron} for ${minutes(durationMs)} ${ofDevice ? '' : 'only '}in ${timeZone}"`;
 
-const activationWords = ({ activation, confirm }: Policy, rollout: string): string => {
+const activationWords = ({ activation, confirm }: Policy, rollout: string, activatedAt: number | null): string => {
+  if (activatedAt !== null) return `told to at ${formatTime(activatedAt)}`;
   const when =
     activation === 'on-command'
       ? `when told: sluice rollout activate ${rollout}`
@@ -17,8 +18,9 @@ const activationWords = ({ activation, confirm }: Policy, rollout: string): stri
   return unasked ? `${when}, also where the server can not be reached` : when;
 };
 
-export const timingFacts = (rollout: { id: string; policy: Policy; cohorts: CohortPlan[] }): [string, string][] => {
-  const { id, policy, cohorts } = rollout;
+type Timed = { id: string; policy: Policy; cohorts: CohortPlan[]; activatedAt: number | null };
+
+export const timingFacts = ({ id, policy, cohorts, activatedAt }: Timed): [string, string][] => {
   const windows = [
     ...policy.windows.map(windowWords),
     ...cohorts.flatMap(({ cohort, windows: own }) => (own ?? []).map((one) => `${cohort}: ${windowWords(one)}`)),
@@ -29,7 +31,7 @@ export const timingFacts = (rollout: { id: string; policy: Policy; cohorts: Coho
     ...(windows.length === 0 ? [] : [['windows', windows.join(', ')] satisfies [string, string]]),
     ...(policy.activation === 'at-once'
       ? []
-      : [['activation', activationWords(policy, id)] satisfies [string, string]]),
+      : [['activation', activationWords(policy, id, activatedAt)] satisfies [string, string]]),
     ...(followed.length === 0 ? [] : [['follows', followed.join(', ')] satisfies [string, string]]),
   ];
 };

@@ -148,6 +148,7 @@ type CreateFlags = ServerFlags & {
 const steeringOf = (flags: CreateFlags): z.input<typeof Policy> => {
   if (flags.activateAt !== undefined && flags.activateOnCommand === true)
     throw usageFailure('give either --activate-at or --activate-on-command');
+  if (flags.priority !== undefined && flags.urgent === true) throw usageFailure('give either --priority or --urgent');
   const activation = flags.activateOnCommand === true ? 'on-command' : flags.activateAt;
   const priority = flags.priority ?? (flags.urgent === true ? URGENT_PRIORITY : undefined);
   return {

@@ -196,6 +196,29 @@ test('rollout watch prints a line for every change, and none for a time that onl
   ]);
 });
 
+test('a rollout whose devices were told to activate says when, not how to tell them', async () => {
+  const policy = Policy.parse({ activation: 'on-command' });
+  let activatedAt: number | null = null;
+  const url = await serveAnswer(200, () => ({ ...view, policy, activatedAt, state: 'running' }));
+  const show = ['rollout', 'show', 'r1', '--url', url, '--token', 'x'];
+  expect((await runSluice(show)).out).toContain('when told: sluice rollout activate r1');
+  activatedAt = 1_795_275_310_000;
+  expect((await runSluice(show)).out).toMatch(/activation +told to at \d{4}-/);
+});
+
+test('what can not be meant at once is refused, and one fault is told once', async () => {
+  const both = ['rollout', 'create', 'gateway@1.0.0', '--cohort', 'all', '--urgent', '--priority', '10'];
+  expect(await runSluice([...both, '--token', 'x'])).toMatchObject({
+    code: 2,
+    err: expect.stringContaining('either --priority or --urgent'),
+  });
+  const issues = [{ path: 'body.note', message: 'Too big' }];
+  const problem = { ...toProblem('invalid-request', 'body.note: Too big'), issues };
+  const url = await serveAnswer(400, () => problem);
+  const ran = await runSluice(['rollout', 'list', '--url', url, '--token', 'x']);
+  expect(ran.err.match(/body\.note/g)).toHaveLength(1);
+});
+
 test('a cohort that nobody is in is warned of, and waves are counted from 1 as in the explanation', async () => {
   const waves = [{ devices: 1, counts }];
   const cohort = { name: 'x', members: { kind: 'selector', selector: 'ring=canary' }, createdAt: 0 };
