@@ -21,12 +21,23 @@ export const CUT_STATES = [
 type CutState = (typeof CUT_STATES)[number];
 const isCutState = (state: string): state is CutState => CUT_STATES.some((known) => known === state);
 
+/** Of the machine's way up: signs on the console. */
+export const CUT_SIGNS = {
+  GRUB: /GRUB /,
+  booted: /^VM booted/,
+  up: /^VM up/,
+  'agent-started': /"agent-started"/,
+  connected: /"connected"/,
+};
+
 /** How exactly: as soon as the log says so, some time later, or as soon as so many writes or flushes have reached the drive. */
 type Trigger = { kind: 'after-ms'; ms: number } | { kind: 'after-drive'; event: DriveEvent['kind']; left: number };
 
 export type CutPlan = {
   poweredOn(): void;
   entered(state: string): void;
+  /** One of `CUT_SIGNS`. */
+  passed(sign: string): void;
   drive(event: DriveEvent): void;
   /** No cut is pending any more. */
   disarm(): void;
@@ -36,9 +47,10 @@ export type CutPlan = {
 
 const STATE_CHANCE = 0.7;
 const STATE_CUTS_MAX = 2;
-const RANDOM_CHANCE = 0.4;
+const SIGN_CHANCE = 0.15;
+const RANDOM_CHANCE = 0.3;
 /** Often while GRUB or the kernel starts, sometimes later. */
-const RANDOM_MS_MAX = [4_000, 12_000, 40_000] as const;
+const RANDOM_MS_MAX = [2_000, 10_000, 60_000] as const;
 const AFTER_MS_MAX = 3_000;
 
 /** `cut` is called with what led to it. It may be called only once until `poweredOn`. */
@@ -80,6 +92,9 @@ export const openCutPlan = (random: Random, cut: (why: string) => void): CutPlan
       if (!isCutState(state) || before >= STATE_CUTS_MAX || !random.chance(STATE_CHANCE)) return;
       cuts.set(state, before + 1);
       arm(drawTrigger(), state);
+    },
+    passed: (sign) => {
+      if (random.chance(SIGN_CHANCE)) arm(drawTrigger(), sign);
     },
     drive: ({ kind }) => {
       if (waiting === undefined || waiting.event !== kind) return;

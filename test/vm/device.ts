@@ -2,16 +2,16 @@
 import { appendFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { randomOf } from '#test/simulation/random.ts';
-import { openCutPlan } from './cuts.ts';
+import { CUT_SIGNS, openCutPlan } from './cuts.ts';
 import { FATES, openDrive } from './drive.ts';
 import { slotDigest } from './images.ts';
 import { type Machine, openMachine } from './machine.ts';
 import { type BootSeen, openWitness, type Witness } from './witness.ts';
 
 /** A machine that shows no sign of life for so long is reset, as a hardware watchdog does. */
-const SILENT_MS_MAX = 180_000;
+const SILENT_MS_MAX = 300_000;
 /** A system that boots and is not cut must be heard by the server within. */
-const REPORT_MS_MAX = 300_000;
+const REPORT_MS_MAX = 900_000;
 const HANG_MS = 2_000;
 /** Power that goes in one of them uses up a try. */
 const TRIAL_STATES = new Set(['activating', 'trial', 'committing']);
@@ -115,6 +115,7 @@ export const openDevice = async (options: {
   const onLine = (line: string): void => {
     heardAt = performance.now();
     consoleLog(line);
+    if (isCutting) for (const [sign, shows] of Object.entries(CUT_SIGNS)) if (shows.test(line)) plan.passed(sign);
     const meaning = witness.line(line);
     if (meaning === undefined) return;
     switch (meaning.kind) {

@@ -24,6 +24,7 @@ const COHORT = Id.parse('everyone');
 const POLICY: z.input<typeof Policy> = {
   judge: { rule: 'percentage-after-minimum', percent: 0, minimum: 1 },
   gate: { soakMs: 0 },
+  deadlines: { outcomeMs: 4 * 3_600_000 },
   retries: { max: 5, coolDownMs: 1_000 },
   watch: { watchMs: 0 },
 };
@@ -86,7 +87,7 @@ export const openFleet = async (work: string): Promise<Fleet> => {
           version: Version.parse(image.version),
           compatible: COMPATIBLE,
           securityCounter: 1,
-          health: { checks, soakMs: 1_000, deadlineMs: isHealthy ? 600_000 : 20_000, intervalMs: 200 },
+          health: { checks, soakMs: 1_000, deadlineMs: isHealthy ? 3_600_000 : 20_000, intervalMs: 200 },
         },
         artifacts: [{ name: 'system', file: image.file, install: { kind: 'image' } }],
         out,

@@ -8,7 +8,7 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { availableParallelism, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs, promisify } from 'node:util';
-import { CUT_STATES } from './cuts.ts';
+import { CUT_SIGNS, CUT_STATES } from './cuts.ts';
 import type { Counts } from './device.ts';
 import { makeBase } from './images.ts';
 import { runLane, type Shared } from './lane.ts';
@@ -72,7 +72,9 @@ const summarize = (all: Counts[]): void => {
   say(
     `${sum((c) => c.unflushed)} sectors were in the drives' caches when power went, ${sum((c) => c.lost)} of them were lost`,
   );
-  const cutIn = ['power-on', ...CUT_STATES].map((where) => `${where} ${sum((c) => c.cutIn.get(where) ?? 0)}`);
+  const cutIn = ['power-on', ...Object.keys(CUT_SIGNS), ...CUT_STATES].map(
+    (where) => `${where} ${sum((c) => c.cutIn.get(where) ?? 0)}`,
+  );
   say(`cut in: ${cutIn.join(', ')}`);
 };
 

@@ -12,8 +12,8 @@ const CHAPTERS: readonly Chapter[] = [
   ...(['init-exits', 'good', 'init-hangs'] as const),
 ];
 const POLL_MS = 500;
-const ROLLOUT_MS_MAX = 30 * 60_000;
-const CHECKS_MS_MAX = 5 * 60_000;
+const ROLLOUT_MS_MAX = 90 * 60_000;
+const CHECKS_MS_MAX = 15 * 60_000;
 
 export type StoryOptions = {
   device: DeviceUnderTest;
