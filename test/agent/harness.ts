@@ -296,6 +296,11 @@ export const startTestServer = async (
     token: `sle_${Buffer.alloc(32, 7).toString('base64url')}_${root}`,
     keyring,
     publishRelease,
+    /** Serves these bytes by their digest, for a manifest with artifacts of its own. */
+    addObject: (bytes: Buffer): Sha256 => {
+      objects.set(sha256(bytes), bytes);
+      return sha256(bytes);
+    },
     desire,
     /** Sends any document as it is. */
     push: (desired: object) => publish(down(DEVICE, 'desired'), desired),

@@ -1,0 +1,117 @@
+/**
+ * A device that boots images, with real agent processes: its "reboot" ends the agent and says how, and a boot loader as small as it gets then reads the real boot selector with
+ * the real tools, writes what the kernel would show, and starts the agent again, if the image is one that comes up.
+ */
+import { randomUUID } from 'node:crypto';
+import { readFile, rm, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { onTestFinished } from 'vitest';
+import type { SlotName } from '#agent/slots/slots.ts';
+import { openDevice, type Published, type RunningAgent, type TestServer, until } from './harness.ts';
+import type { Rig } from './selectors/rigs.ts';
+
+const SLOT_BYTES = 1024 * 1024;
+/** An image with this in it never gets as far as its agent. */
+const BROKEN = 'kernel panic';
+
+export const publishImage = async (
+  server: TestServer,
+  version: string,
+  kind: 'good' | 'unhealthy' | 'broken',
+): Promise<Published> => {
+  const image = Buffer.alloc(SLOT_BYTES - 4096, `${kind === 'broken' ? BROKEN : 'image'} ${version} `);
+  const sha256 = server.addObject(image);
+  return server.publishRelease(version, '', {
+    artifacts: [{ name: 'rootfs', bytes: image.length, sha256, install: { kind: 'image' } }],
+    run: undefined,
+    health: {
+      checks: kind === 'unhealthy' ? [{ kind: 'command', command: ['false'] }] : [],
+      soakMs: 200,
+      deadlineMs: kind === 'unhealthy' ? 1_000 : 30_000,
+      intervalMs: 50,
+    },
+  });
+};
+
+export const bootImageDevice = async (server: TestServer, rig: Rig) => {
+  const at = (name: string): string => join(rig.dir, name);
+  const files = { a: at('slot-a'), b: at('slot-b') };
+  const asked = at('reboot-asked');
+  await writeFile(files.a, Buffer.alloc(SLOT_BYTES, 'as it left the factory '));
+  await writeFile(files.b, Buffer.alloc(SLOT_BYTES));
+  /** `$PPID` is the agent. */
+  const rebootAs = (how: string): string[] => ['sh', '-c', `echo ${how} > '${asked}'; kill -9 $PPID`];
+  const selector =
+    rig.settings['kind'] === 'raspberry-pi' ? { ...rig.settings, tryboot: rebootAs('armed') } : rig.settings;
+  const device = await openDevice(server, {
+    trialTries: 2,
+    slots: {
+      kind: 'image',
+      ...files,
+      selector,
+      running: { by: 'command-line', file: at('cmdline') },
+      bootId: at('boot_id'),
+      reboot: rebootAs('plainly'),
+    },
+  });
+  const booted: SlotName[] = [];
+  let agent: RunningAgent | undefined;
+  let stopped = false;
+  /** It ended although nothing was rebooted. */
+  let dead = false;
+
+  const powerOn = async (how: string): Promise<void> => {
+    for (let armed = how.startsWith('armed'); ; armed = false) {
+      const slot = await rig.powerOn(armed);
+      booted.push(slot);
+      await writeFile(at('boot_id'), randomUUID());
+      await writeFile(at('cmdline'), `root=PARTUUID=1-0${slot === 'a' ? 2 : 3} sluice.slot=${slot}`);
+      // The watchdog resets what does not come up.
+      if ((await readFile(files[slot])).includes(BROKEN)) continue;
+      await until('the broker has noticed', server.nobodyIsConnected);
+      agent = device.start();
+      return;
+    }
+  };
+  /** As often as the device reboots. */
+  const life = (async () => {
+    for (let how = 'plainly'; ; ) {
+      if (stopped) return;
+      await powerOn(how);
+      await agent!.ended;
+      how = await readFile(asked, 'utf8').catch(() => '');
+      dead = how === '';
+      if (dead) return;
+      await rm(asked);
+    }
+  })();
+  life.catch(() => undefined);
+  onTestFinished(async () => {
+    stopped = true;
+    agent?.kill();
+    await life.catch(() => undefined);
+  });
+  return {
+    ...device,
+    booted,
+    life,
+    agent: () => agent,
+    /** The outcome that the server has a signed receipt of, and what runs by the device's next word. */
+    deploy: async (release: Published) => {
+      server.desire(release.instruction);
+      const receipts = () => server.state.receipts.filter((one) => one.deployment === release.instruction.deployment);
+      const isIdle = () => {
+        if (dead) throw new Error(`the agent has ended: ${agent?.errorOutput()}`);
+        return receipts().length > 0 && server.state.reports.at(-1)?.deployment === null;
+      };
+      await until(`${release.version} is over`, isIdle, 30_000, () => ({
+        booted,
+        said: agent?.lines.slice(-15).map(({ msg }) => msg),
+        errors: agent?.errorOutput(),
+      }));
+      const [receipt, ...more] = receipts();
+      if (more.length > 0) throw new Error('reported twice');
+      return { outcome: receipt!.outcome, error: receipt!.error?.code, running: server.state.reports.at(-1)!.running };
+    },
+  };
+};

@@ -1,0 +1,65 @@
+/** Real agents on devices that boot images, with every boot selector: its files, its tools where they are, and a boot loader that reads them. */
+import { describe, expect, test } from 'vitest';
+import { startTestServer } from './harness.ts';
+import { bootImageDevice, publishImage } from './image-device.ts';
+import {
+  GRUB_EDITENV,
+  grubRig,
+  hasTool,
+  OWN_ACCESS,
+  type Rig,
+  raspberryPiRig,
+  systemdBootRig,
+  ubootRig,
+} from './selectors/rigs.ts';
+
+const uboot = hasTool('fw_setenv') && hasTool('fw_printenv');
+const GRUB = () => grubRig(hasTool('grub-editenv') ? GRUB_EDITENV : OWN_ACCESS);
+const KINDS: { name: string; rig: () => Promise<Rig>; there: boolean }[] = [
+  { name: 'GRUB', rig: GRUB, there: true },
+  { name: "U-Boot, RAUC's variables (fw_setenv must be installed)", rig: () => ubootRig('rauc'), there: uboot },
+  { name: "U-Boot, Mender's variables (fw_setenv must be installed)", rig: () => ubootRig('mender'), there: uboot },
+  { name: 'Raspberry Pi', rig: raspberryPiRig, there: true },
+  { name: 'systemd-boot', rig: systemdBootRig, there: true },
+];
+
+describe.each(KINDS)('$name', ({ rig, there }) => {
+  test.skipIf(!there)('a good image is committed, and one that never comes up reverts, both by receipt', async () => {
+    const server = await startTestServer();
+    const device = await bootImageDevice(server, await rig());
+
+    const good = await publishImage(server, '1.1.0', 'good');
+    expect(await device.deploy(good)).toMatchObject({
+      outcome: 'committed',
+      error: undefined,
+      running: { version: '1.1.0', slot: 'b', manifest: good.instruction.sha256 },
+    });
+    expect(device.booted).toEqual(['a', 'b']);
+
+    expect(await device.deploy(await publishImage(server, '1.2.0', 'broken'))).toMatchObject({
+      outcome: 'reverted',
+      error: 'TRIAL_CRASHED',
+      running: { version: '1.1.0', slot: 'b' },
+    });
+    // As often as it has tries, and not once more; on a Raspberry Pi each of them from the old slot.
+    const tries = device.booted.slice(2);
+    expect(tries.filter((slot) => slot === 'a')).toHaveLength(2);
+    expect(tries.at(-1)).toBe('b');
+  });
+});
+
+test('an image that is not well reboots into what ran before, and the next one is installed over it', async () => {
+  const server = await startTestServer();
+  const device = await bootImageDevice(server, await GRUB());
+  expect(await device.deploy(await publishImage(server, '1.1.0', 'unhealthy'))).toMatchObject({
+    outcome: 'reverted',
+    error: 'SELFTEST_FAILED',
+    // Nothing is known of what the factory has put there.
+    running: null,
+  });
+  expect(device.booted).toEqual(['a', 'b', 'a']);
+  expect(await device.deploy(await publishImage(server, '1.2.0', 'good'))).toMatchObject({
+    outcome: 'committed',
+    running: { version: '1.2.0', slot: 'b' },
+  });
+});
