@@ -218,7 +218,7 @@ const WORDS: Words = {
   'wave-opened': (e) => `Rollout ${e.rollout} opened wave ${e.wave + 1}: ${e.why}.`,
   'rollout-paused': (e) => `${e.by} paused rollout ${e.rollout}${noted(e.note)}.`,
   'rollout-resumed': (e) =>
-    `${e.by} resumed rollout ${e.rollout}${e.acknowledged === undefined ? '' : ` after its halt, acknowledging ${plural(e.acknowledged, 'failed device')}${(e.neverHeard ?? 0) > 0 ? ` and ${e.neverHeard} never heard` : ''}`}${noted(e.note)}.`,
+    `${e.by} resumed rollout ${e.rollout}${e.acknowledged === undefined ? '' : ` after its halt, with ${plural(e.acknowledged, 'failed device')}${(e.neverHeard ?? 0) > 0 ? ` and ${e.neverHeard} never heard` : ''} set aside`}${noted(e.note)}.`,
   'failures-acknowledged': (e) =>
     `${e.by} acknowledged that ${naming(e.devices)} failed in rollout ${e.rollout}: this no longer counts.`,
   'rollout-halted': (e) => `Rollout ${e.rollout} halted: ${sentenceOfHalt(e.reason)}.`,

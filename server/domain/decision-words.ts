@@ -94,7 +94,7 @@ export const reasonsOf = (
 ];
 
 /** h, x, undecided and n, and what the judge makes of them: E, pU, risk, m. */
-const groupReasons = ({ policy }: Rollout, group: GroupFigures): Reason[] => {
+const groupReasons = ({ policy, progress }: Rollout, group: GroupFigures): Reason[] => {
   const about = groupName(group);
   const rest = [
     [group.waiting, 'planned'],
@@ -128,9 +128,16 @@ const groupReasons = ({ policy }: Rollout, group: GroupFigures): Reason[] => {
       sentence:
         room === null
           ? 'm has no bound: the evidence of health is good enough that only the rate limits offers'
-          : `m = ${plural(grants ?? 0, 'device')} may be offered beyond those that accepted${group.unaccepted === 0 ? '' : `, and ${group.unaccepted} of these have an offer`}: ${room === 0 ? 'no more now' : `${room} more now`}`,
+          : `m = ${plural(grants ?? 0, 'device')} may be offered beyond those that accepted${group.unaccepted === 0 ? '' : `, and ${group.unaccepted} of these have an offer`}: ${moreWords(progress.state, room, evidence >= 1 / alpha)}`,
     },
   ];
+};
+
+/** What the judge grants is one thing, whether anything is offered at all another. */
+const moreWords = (state: Rollout['progress']['state'], room: number, halts: boolean): string => {
+  if (state !== 'running') return `none, since it is ${state}`;
+  if (halts) return 'none, since it halts';
+  return room === 0 ? 'no more now' : `${room} more now`;
 };
 
 /** The simple rules look at no group. */

@@ -95,7 +95,7 @@ const SAMPLES: [AuditEvent, string][] = [
   [{ ...alice, kind: 'rollout-paused', rollout, note: '' }, 'alice paused rollout r-1.'],
   [
     { ...alice, kind: 'rollout-resumed', rollout, note: 'known', acknowledged: 1 },
-    'alice resumed rollout r-1 after its halt, acknowledging 1 failed device: known.',
+    'alice resumed rollout r-1 after its halt, with 1 failed device set aside: known.',
   ],
   [
     { ...alice, kind: 'failures-acknowledged', rollout, devices: [device] },

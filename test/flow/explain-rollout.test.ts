@@ -88,6 +88,10 @@ test('what a person did is among the decisions, by name', async () => {
   expect(view.items[0]).toMatchObject({ by: 'bob', kinds: ['rollout-aborted'], withdrawn: 2 });
   expect(view.items[0]?.sentence).toBe(`bob aborted rollout ${rollout}: enough. 2 offers withdrawn.`);
   expect(view.items.map(({ by }) => by)).toContain('ada');
+  // Whatever the judge would grant, nothing is offered any more.
+  expect(view.now.reasons.map(({ sentence }) => sentence)).toContainEqual(
+    expect.stringMatching(/^m = .*: none, since it is aborted$/),
+  );
   expect(faults(view)).toEqual([]);
 });
 
