@@ -29,6 +29,7 @@ import { runningNow } from './perform-parts.ts';
 import { openPoll } from './poll.ts';
 import { runProgram } from './program.ts';
 import { openReporter } from './report.ts';
+import { bootingItself } from './self-update.ts';
 import { openServiceManager } from './service-manager.ts';
 import { openSlots } from './slots/open-slots.ts';
 import { openStatusFile } from './status-file.ts';
@@ -99,7 +100,13 @@ const runLocked = async (config: AgentConfig, log: Logger, stop: AbortSignal): P
   });
   const relaunching = new AbortController();
   const signal = AbortSignal.any([stop, relaunching.signal]);
-  const pair = await openSlots(config, { supervisor, log });
+  const slots = await bootingItself(await openSlots(config, { supervisor, log }), {
+    dataDir,
+    env: process.env,
+    program: process.argv[1] ?? '',
+    relaunch: () => relaunching.abort(),
+    log,
+  });
   const trust = inTurns(
     await openDeviceTrust({
       dir: await folder(dataDir, 'trust'),

@@ -1,11 +1,9 @@
 /** Fetches one artifact whose manifest pins its chunk index: as little of it as possible. */
 import { mkdir, open, rename, rm, stat } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
-import { z } from 'zod';
 import type { DeviceErrorCode } from '#shared/deployment.ts';
-import { objectPath } from '#shared/device-api.ts';
+import { deviceRoutes, objectPath } from '#shared/device-api.ts';
 import { readFileIfThere, syncFolder } from '#shared/durable.ts';
-import { Sha256 } from '#shared/ids.ts';
 import type { Artifact } from '#shared/manifest.ts';
 import { type ChunkRecord, parseIndex } from '#shared/transfer/chunk-index.ts';
 import { sha256Hex } from '#shared/trust/canonical.ts';
@@ -143,10 +141,6 @@ const writeHint = async (file: string, bytes: Buffer): Promise<void> => {
   }
 };
 
-const PackHint = z.object({
-  pack: z.object({ sha256: Sha256, bytes: z.number().int(), from: Sha256.nullable() }).nullable(),
-});
-
 /** Null: the server has none that helps, or none at all; chunks are then fetched without. */
 const openPack = async (
   options: ChunkedOptions,
@@ -154,9 +148,10 @@ const openPack = async (
   recent: Window['recent'],
 ): Promise<PackSource | null> => {
   const { artifact, dir, http, seeds, signal, log } = options;
+  const { path, answer } = deviceRoutes.pack;
   const query = new URLSearchParams([['to', artifact.chunks.index]]);
   for (const { index } of seeds.slice(0, SEEDS_MAX)) query.append('from', index);
-  const told = await http.getJson(`/device/v1/pack?${query.toString()}`, PackHint, signal);
+  const told = await http.getJson(`${path}?${query.toString()}`, answer, signal);
   if (!told.ok) log.info({ event: 'no-pack', code: told.code }, `${artifact.name}: no pack: ${told.message}`);
   const pack = told.ok ? told.value.pack : null;
   if (pack === null) return null;

@@ -1,0 +1,159 @@
+/** Updates over a wire whose bytes are counted: the real server, a real agent in a process of its own, real bundles. */
+import { mkdir, readdir, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import { type Client, openClient } from '#cli/client.ts';
+import { checkBundle, type PublishSteps, publishRelease } from '#cli/publish.ts';
+import { type RunningServer, startServer } from '#server/main.ts';
+import { routes } from '#shared/api.ts';
+import { createBundle } from '#shared/bundle.ts';
+import { Id } from '#shared/ids.ts';
+import { writeTree } from '#shared/tree.ts';
+import { publicKeyPem } from '#shared/trust/keys.ts';
+import { generatePrivateKey, type Signer, signerFromPem } from '#shared/trust/signers.ts';
+import { openDevice, type RunningAgent, until } from '#test/agent/harness.ts';
+import { runSluice } from '#test/cli/run.ts';
+import { configFor, newFolder, removeFolder } from '#test/server/running.ts';
+import { noise } from '#test/shared/transfer/bytes.ts';
+import { openProxy } from './proxy.ts';
+import { prose } from './rig.ts';
+
+const GATEWAY = Id.parse('gateway');
+const DEVICE = Id.parse('gw-1');
+const FILES = 24;
+const FILE_BYTES = 100_000;
+const TREE_BYTES = FILES * FILE_BYTES;
+
+let dir: string;
+let server: RunningServer;
+let client: Client;
+let ci: Signer;
+beforeEach(async () => {
+  dir = await newFolder();
+  server = await startServer(configFor(join(dir, 'data')));
+  client = openClient({ url: server.httpUrl, token: server.adminToken! });
+  const signer = signerFromPem(generatePrivateKey('ed25519'));
+  if (!signer.ok) throw new Error(signer.detail);
+  ci = signer.value;
+  await client.call(routes.productCreate, { body: { name: GATEWAY, keys: [publicKeyPem(ci.key)] } });
+});
+afterEach(async () => {
+  await server.stop();
+  await removeFolder(dir);
+});
+
+/** A tree of text and noise of which a version changes one file and a few bytes. */
+const publish = async (version: string): Promise<void> => {
+  const work = join(dir, version);
+  await mkdir(join(work, 'tree', 'lib'), { recursive: true });
+  await writeFile(join(work, 'tree', 'app.mjs'), `// ${version}\nsetInterval(() => {}, 1000);\n`);
+  for (let file = 0; file < FILES; file += 1) {
+    const changed = file === 7 ? version : 'same';
+    const make = file % 3 === 0 ? noise : prose;
+    await writeFile(join(work, 'tree', 'lib', `file-${file}`), make(`${changed} ${file}`, FILE_BYTES));
+  }
+  const tree = await writeTree(join(work, 'tree'), 'none', join(work, 'tree.tar'));
+  if (!tree.ok) throw new Error(tree.detail);
+  const created = await createBundle({
+    manifest: {
+      product: GATEWAY,
+      version,
+      compatible: Id.parse('gw-test'),
+      securityCounter: 1,
+      run: { command: ['node', 'app.mjs'] },
+      health: { soakMs: 100, deadlineMs: 20_000, intervalMs: 50 },
+    },
+    artifacts: [{ name: 'app', file: join(work, 'tree.tar'), install: { kind: 'tree', compression: 'none' } }],
+    out: join(work, 'gateway.sluice'),
+  });
+  if (!created.ok) throw new Error(created.detail);
+  const steps: PublishSteps = { checking: checkBundle, sending: (_, send) => send(() => {}), again: () => {} };
+  await publishRelease(client, { files: [join(work, 'gateway.sluice')], signer: ci, now: Date.now }, steps);
+  const params = { release: `gateway@${version}` };
+  await client.call(routes.releaseStage, { params, body: { channel: Id.parse('production') } });
+};
+
+const openSite = async (settings: Record<string, unknown> = {}) => {
+  const proxy = await openProxy(Number(new URL(server.httpUrl).port));
+  const { tokens } = await client.call(routes.enrolmentTokenCreate, { body: { count: 1 } });
+  const device = await openDevice({ url: proxy.url, token: tokens[0]! }, { device: DEVICE, ...settings });
+  const agent = device.start();
+  const known = async (): Promise<number> => (await client.call(routes.deviceList, { query: {} })).items.length;
+  await until('it is let in', async () => (await known()) === 1);
+  await client.call(routes.cohortCreate, { body: { name: Id.parse('all'), devices: [DEVICE] } });
+  return { proxy, agent, ...device };
+};
+
+const roll = async (version: string, agent: RunningAgent): Promise<void> => {
+  const body = { release: `gateway@${version}`, cohorts: [{ cohort: Id.parse('all') }] };
+  const { id } = await client.call(routes.rolloutCreate, { body });
+  const show = () => client.call(routes.rolloutShow, { params: { rollout: id } });
+  await until(
+    `${version} is everywhere`,
+    async () => (await show()).state === 'completed',
+    60_000,
+    () => ({ lines: agent.lines.slice(-12) }),
+  );
+};
+const objects = async (): Promise<number> => {
+  const entries = await readdir(join(dir, 'data', 'objects'), { recursive: true, withFileTypes: true });
+  return entries.filter((entry) => entry.isFile()).length;
+};
+/** Until the artifact, its index and so many packs are there: those are made in a thread of their own. */
+const publishWithPacks = async (version: string, packs: number): Promise<void> => {
+  const before = await objects();
+  await publish(version);
+  await until('the packs are made', async () => (await objects()) >= before + 2 + packs, 20_000, objects);
+};
+const fetchedOf = (agent: RunningAgent): unknown => agent.lines.findLast(({ event }) => event === 'artifact-fetched');
+
+test('a new version costs a small part of it on the wire, and the device says so', async () => {
+  await publish('1.0.0');
+  const { proxy, agent, dataDir } = await openSite();
+  await roll('1.0.0', agent);
+  expect(fetchedOf(agent)).toMatchObject({ seed: 0, there: 0 });
+  expect(proxy.state.bytesDown).toBeLessThan(TREE_BYTES);
+
+  // From nothing, and from what the device runs.
+  await publishWithPacks('1.1.0', 2);
+  await until('what runs is kept', async () =>
+    (await readdir(join(dataDir, 'artifacts'))).some((name) => name.endsWith('.zstd')),
+  );
+  const before = proxy.state.bytesDown;
+  await roll('1.1.0', agent);
+  const onTheWire = proxy.state.bytesDown - before;
+  expect(onTheWire).toBeLessThan(TREE_BYTES / 8);
+  const shown = await runSluice(['device', 'show', DEVICE], {
+    environment: { SLUICE_URL: server.httpUrl, SLUICE_TOKEN: server.adminToken! },
+  });
+  expect(shown.err).toBe('');
+  const reported = Number(/bytes_fetched=(\d+)/.exec(shown.out)?.[1]);
+  expect(reported).toBeGreaterThan(0);
+  expect(reported).toBeLessThan(onTheWire);
+}, 120_000);
+
+test('with nothing kept a new version comes in a fresh pack, all of it, compressed', async () => {
+  await publish('1.0.0');
+  const { proxy, agent, dataDir } = await openSite({ keepArtifacts: 'none' });
+  await roll('1.0.0', agent);
+  await publishWithPacks('1.1.0', 1);
+  const before = proxy.state.bytesDown;
+  await roll('1.1.0', agent);
+  expect(proxy.state.bytesDown - before).toBeGreaterThan(TREE_BYTES / 3);
+  expect(proxy.state.bytesDown - before).toBeLessThan(TREE_BYTES * 0.9);
+  expect(fetchedOf(agent)).toMatchObject({ seed: 0 });
+  expect(await readdir(join(dataDir, 'artifacts')).catch(() => [])).toEqual([]);
+}, 120_000);
+
+test('a whole update goes over MQTT where HTTP is shut off, metadata and all, and HTTP is used again when it is back', async () => {
+  await publish('1.0.0');
+  const { proxy, agent } = await openSite();
+  await roll('1.0.0', agent);
+  await publish('1.1.0');
+  proxy.shut();
+  const before = proxy.state.bytesDown;
+  await roll('1.1.0', agent);
+  expect(proxy.state.bytesDown).toBe(before);
+  expect(proxy.state.refused).toBeGreaterThan(0);
+  expect(agent.lines.map(({ event }) => event)).toContain('http-away');
+}, 120_000);
