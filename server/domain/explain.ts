@@ -38,7 +38,7 @@ export const explainRollout = ({ progress, waveSizes }: Rollout, now: Millis): s
     case 'paused':
       return `${progress.by} paused it in ${waveName(progress.wave)}${noted(progress.note)}. Nobody new is offered the release until it is resumed.`;
     case 'halted':
-      return `Halted in ${waveName(progress.wave)}: ${sentenceOfHalt(progress.reason)}. ${wayOut(progress.reason)}`;
+      return `Halted in ${waveName(progress.wave)}: ${sentenceOfHalt(progress.reason)}. ${wayOut(progress.reason, progress.recalled !== undefined)}`;
     case 'completed':
       return 'Completed: every device is decided.';
     case 'aborted':
@@ -54,7 +54,8 @@ const devicesShort = (risk: number): string => {
 };
 
 /** What a person can do about a halt. */
-const wayOut = (reason: HaltReason): string => {
+const wayOut = (reason: HaltReason, isRecalled: boolean): string => {
+  if (isRecalled) return 'Offers not acted on were withdrawn; as a recalled one it can only be aborted.';
   if (reason.kind === 'release-withdrawn') return 'Abort it, and roll out another release.';
   return reason.kind === 'gate-unreachable' && reason.reachable === 0
     ? 'See why these devices are silent; resume it with a note to open the next wave without them, or abort it.'

@@ -96,6 +96,14 @@ describe('why a rollout is where it is', () => {
     );
   });
 
+  test('a halted rollout that was recalled is not said to be resumable', () => {
+    const reason: HaltReason = { kind: 'percentage', failed: 1, decided: 3, percent: 33.3, limitPercent: 5 };
+    const recalled = { at: 1, by: 'server', note: '' };
+    const words = explain({ state: 'halted', wave: 0, since: 0, reason, recalled });
+    expect(words).toContain('as a recalled one it can only be aborted');
+    expect(words).not.toContain('resume');
+  });
+
   test('a wave that nobody heard of is no evidence, and the sentence says what to do about it', () => {
     const reason = { wave: 0, committed: 0, failed: 0, reachable: 0, needed: 0, neverHeard: 2 };
     expect(halted({ kind: 'gate-unreachable', ...reason })).toBe(
