@@ -12,6 +12,7 @@ const usage = (): string => {
     'Usage: sluice-agent [--config FILE] [settings]              run the agent',
     '       sluice-agent --check [--json] [--config FILE] ...    is this device fit? Changes nothing; exit code 1: it is not',
     '       sluice-agent --unit --config FILE                    print a systemd unit for it',
+    '       sluice-agent --launch --config FILE                  run the agent that the running release brings along',
     '',
     'Each setting is a flag, a variable, or a key in the JSON file:',
     ...settings,
@@ -21,7 +22,13 @@ const usage = (): string => {
 
 /** `question`: to be answered instead of running. `help` is the text to print instead. */
 type CommandLine =
-  | { config: AgentConfig; question: Question | undefined; asJson: boolean; configFile: string | undefined }
+  | {
+      config: AgentConfig;
+      question: Question | undefined;
+      asJson: boolean;
+      configFile: string | undefined;
+      launch: boolean;
+    }
   | { help: string };
 
 export const readCommandLine = (args: string[], env: Record<string, string | undefined>): Result<CommandLine> => {
@@ -34,6 +41,7 @@ export const readCommandLine = (args: string[], env: Record<string, string | und
       ...Object.fromEntries(QUESTIONS.map((name) => [name, flag])),
       config: text,
       json: flag,
+      launch: flag,
       help: { ...flag, short: 'h' },
     };
     values = parseArgs({ args, options, strict: true }).values;
@@ -48,5 +56,11 @@ export const readCommandLine = (args: string[], env: Record<string, string | und
   const config = loadAgentConfig({ file, env, flags });
   if (!config.ok) return config;
   const question = QUESTIONS.find((name) => values[name] === true);
-  return accept({ config: config.value, question, asJson: values['json'] === true, configFile: file });
+  return accept({
+    config: config.value,
+    question,
+    asJson: values['json'] === true,
+    configFile: file,
+    launch: values['launch'] === true,
+  });
 };

@@ -26,11 +26,11 @@ export const makeAgentLog = async (config: AgentConfig['log'], deviceId: string)
   );
 };
 
-/** One line when a state is entered: what a person follows. */
-export const tellState = (log: Log, install: InstallState): void => {
+/** One line when a state is entered: what a person follows. Returns the sentence. */
+export const tellState = (log: Log, install: InstallState): string => {
   if (install.state === 'idle') {
     log.info({ event: 'state-entered', state: install.state }, 'idle');
-    return;
+    return 'idle';
   }
   const { deployment, product, version } = install.offer.install;
   const why = 'error' in install ? `: ${install.error.code}: ${install.error.message}` : '';
@@ -39,4 +39,5 @@ export const tellState = (log: Log, install: InstallState): void => {
   const sentence = `${product}@${version}: ${install.state}${slot}${why}`;
   if ('error' in install && !hasEnded(install)) log.warn(fields, sentence);
   else log.info(fields, sentence);
+  return sentence;
 };

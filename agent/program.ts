@@ -1,8 +1,11 @@
 /** The agent as a program of its own. Exit code 1 is a refusal, 2 a wrong command line; SIGTERM and SIGINT stop it gracefully. */
+import { realpathSync } from 'node:fs';
 import { AgentStopped } from './agent-stopped.ts';
 import { readCommandLine } from './command-line.ts';
 import type { AgentConfig } from './config.ts';
+import { chooseAgent, guardTrial } from './launch.ts';
 import { answerQuestion } from './questions.ts';
+import { LAUNCH_ENVIRONMENT } from './self-update.ts';
 
 export const runProgram = async (run: (config: AgentConfig, signal: AbortSignal) => Promise<void>): Promise<void> => {
   const read = readCommandLine(process.argv.slice(2), process.env);
@@ -15,8 +18,9 @@ export const runProgram = async (run: (config: AgentConfig, signal: AbortSignal)
     process.stdout.write(read.value.help);
     return;
   }
-  const { config, question, ...how } = read.value;
+  const { config, question, launch, ...how } = read.value;
   try {
+    if (launch) await becomeChosen(config);
     if (question === undefined) return await run(config, stopSignal());
     const answer = await answerQuestion(question, config, how);
     process.stdout.write(answer.text);
@@ -26,6 +30,18 @@ export const runProgram = async (run: (config: AgentConfig, signal: AbortSignal)
     process.stderr.write(`sluice agent: ${said}\n`);
     process.exitCode = 1;
   }
+};
+
+/** Becomes the agent that the slots choose, keeping this process's number; returns when that is this one. */
+const becomeChosen = async (config: AgentConfig): Promise<void> => {
+  const [node, builtIn] = [process.execPath, realpathSync(process.argv[1] ?? '')];
+  const { file, trial, fellBack } = await chooseAgent(config.dataDir, builtIn);
+  process.env[LAUNCH_ENVIRONMENT.builtIn] = builtIn;
+  if (fellBack !== null) process.env[LAUNCH_ENVIRONMENT.fellBack] = fellBack;
+  if (trial !== null) await guardTrial(config.dataDir, trial);
+  if (file === builtIn) return;
+  const words = process.argv.slice(2).filter((word) => word !== '--launch');
+  process.execve?.(node, [node, ...process.execArgv, file, ...words], process.env);
 };
 
 const stopSignal = (): AbortSignal => {

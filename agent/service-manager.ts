@@ -1,6 +1,6 @@
 /**
  * What systemd is told (sd_notify(3)): ready, what goes on, stopping, and that the agent is alive. Node has no datagram sockets in the
- * file system, so that systemd's own `systemd-notify` sends the words: a short process now and then (docs/decisions/0012). Not run by
+ * file system, so that systemd's own `systemd-notify` sends the words: a short process now and then (docs/decisions/0010). Not run by
  * systemd, all of this does nothing.
  */
 import { spawn } from 'node:child_process';
@@ -19,7 +19,7 @@ export type ServiceManager = {
 export type ServiceManagerOptions = {
   env: Record<string, string | undefined>;
   /** For how long a write of the journal has been going on, in milliseconds; 0 when none does. */
-  writingMs(): number;
+  writingMs: () => number;
   log: Log;
 };
 

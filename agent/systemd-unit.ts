@@ -16,7 +16,11 @@ export const unitText = (
   places: UnitPlaces,
 ): string => {
   const settings = places.configFile === undefined ? [] : ['--config', places.configFile];
-  const command = [places.node, ...NODE_FLAGS, ...places.program, ...settings].map(word).join(' ');
+  // Only the agent's own program can become another one.
+  const launches = config.slots.kind === 'directories' && places.program.length === 1;
+  const command = [places.node, ...NODE_FLAGS, ...places.program, ...(launches ? ['--launch'] : []), ...settings]
+    .map(word)
+    .join(' ');
   const images = config.slots.kind === 'image';
   return `[Unit]
 Description=Sluice agent of ${config.device}

@@ -137,6 +137,8 @@ export const Manifest = z
         environment: z.record(z.string().regex(/^[A-Za-z_][A-Za-z0-9_]{0,63}$/), z.string().max(4096)).default({}),
       })
       .optional(),
+    /** The agent's own file in this slot: whoever runs this release runs that agent (docs/decisions/0010). Without one, the installed agent. */
+    agent: z.strictObject({ path: SlotPath }).optional(),
     health: HealthPolicy.prefault({}),
     hooks: z
       .array(

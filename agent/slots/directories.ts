@@ -284,6 +284,7 @@ const recordOf = (slot: SlotName, manifest: Manifest, manifestSha256: string, fi
   running: { product: manifest.product, version: manifest.version, manifest: Sha256.parse(manifestSha256), slot },
   securityCounter: manifest.securityCounter,
   run: manifest.run ?? null,
+  ...(manifest.agent === undefined ? {} : { agent: manifest.agent }),
   files: Sha256.parse(files),
 });
 

@@ -20,6 +20,7 @@ const SlotRecord = z.object({
   running: Running,
   securityCounter: z.number().int().min(0),
   run: Manifest.shape.run.unwrap().nullable(),
+  agent: Manifest.shape.agent,
   /** The digest of the list of files. */
   files: Sha256,
 });

@@ -1,0 +1,132 @@
+/**
+ * Which agent to run (docs/decisions/0010): a release may carry the agent's own file, and whoever runs the release runs that agent. The
+ * installed agent decides it at every start, before anything else, as a boot loader would; it is never updated this way itself.
+ */
+import { spawn } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
+import { access } from 'node:fs/promises';
+import { join } from 'node:path';
+import { z } from 'zod';
+import { readFileIfThere, writeFileDurably } from '#shared/durable.ts';
+import { Id, Sha256 } from '#shared/ids.ts';
+import { Manifest } from '#shared/manifest.ts';
+import { openBootSelector } from './slots/boot-selector.ts';
+import { seal, unseal } from './slots/sealed.ts';
+import { readSlotRecord, slotFolder } from './slots/slot-record.ts';
+import type { SlotName } from './slots/slots.ts';
+
+/** How often the agent of a version on trial may be started, and how often in a row one that was committed and never came up. */
+const TRIAL_STARTS_MAX = 3;
+const STARTS_MAX = 5;
+const GRACE_MS = { min: 2_000, max: 60_000 };
+const DEADLINE_MS = 600_000;
+
+const Launches = z.object({
+  format: z.literal(1),
+  trial: z.object({ deployment: Id, starts: z.number().int().min(0) }).nullable(),
+  /** Since it last came up. */
+  committed: z.object({ manifest: Sha256, starts: z.number().int().min(0) }).nullable(),
+});
+type Launches = z.infer<typeof Launches>;
+
+export type Choice = {
+  file: string;
+  /** The trial whose agent this is. */
+  trial: Id | null;
+  /** The trial whose agent did not come up: it must end badly. */
+  fellBack: Id | null;
+};
+
+const launchesFile = (dataDir: string): string => join(dataDir, 'launches.json');
+/** There as long as the agent of a version on trial has not proven itself. */
+const trialFile = (dataDir: string): string => join(dataDir, 'agent-trial');
+const expiredFile = (dataDir: string): string => `${trialFile(dataDir)}.expired`;
+
+/** The agent of a slot: its own, or the installed one. Undefined when the slot can not boot. */
+export const agentOf = async (dataDir: string, slot: SlotName, builtIn: string): Promise<string | undefined> => {
+  const dir = join(dataDir, 'slots');
+  const record = await readSlotRecord(dir, slot);
+  if (record?.state !== 'bootable') return undefined;
+  return record.agent === undefined ? builtIn : join(slotFolder(dir, slot), record.agent.path);
+};
+
+/** Counts the start durably before it is made. Whatever is damaged, there is an answer: the installed agent. */
+export const chooseAgent = async (dataDir: string, builtIn: string): Promise<Choice> => {
+  const dir = join(dataDir, 'slots');
+  const selected = await openBootSelector(dir).read();
+  if (selected.state !== 'read') return { file: builtIn, trial: null, fellBack: null };
+  const { active, trial } = selected.selection;
+  const launches = await readLaunches(dataDir);
+  let fellBack: Id | null = null;
+  if (trial !== null && trial.triesLeft > 0) {
+    const file = await agentOf(dataDir, trial.slot, builtIn);
+    const deployment = Id.parse(trial.deployment);
+    const starts = launches.trial?.deployment === deployment ? launches.trial.starts : 0;
+    const isUsedUp = starts >= TRIAL_STARTS_MAX || (await hasExpired(dataDir, deployment));
+    const next = { ...launches, trial: { deployment, starts: starts + 1 } };
+    // A start that can not be counted is not made: a full disk must not let a bad agent start for ever.
+    if (file !== undefined && !isUsedUp && (await isThere(file)) && (await keep(dataDir, next)))
+      return { file, trial: deployment, fellBack: null };
+    if (file !== undefined) fellBack = deployment;
+  }
+  const record = active === null ? undefined : await readSlotRecord(dir, active);
+  const file = active === null ? undefined : await agentOf(dataDir, active, builtIn);
+  if (record === undefined || file === undefined || file === builtIn) return { file: builtIn, trial: null, fellBack };
+  const { manifest } = record.running;
+  const starts = launches.committed?.manifest === manifest ? launches.committed.starts : 0;
+  await keep(dataDir, { ...launches, committed: { manifest, starts: starts + 1 } });
+  return { file: starts < STARTS_MAX && (await isThere(file)) ? file : builtIn, trial: null, fellBack };
+};
+
+const isThere = (file: string): Promise<boolean> =>
+  access(file).then(
+    () => true,
+    () => false,
+  );
+
+const readLaunches = async (dataDir: string): Promise<Launches> => {
+  const bytes = await readFileIfThere(launchesFile(dataDir));
+  return (bytes === undefined ? undefined : unseal(bytes, Launches)) ?? { format: 1, trial: null, committed: null };
+};
+
+const keep = (dataDir: string, launches: Launches): Promise<boolean> =>
+  writeFileDurably(launchesFile(dataDir), seal(launches)).then(
+    () => true,
+    () => false,
+  );
+
+/** A committed agent has come up: it may be started as often as need be. */
+export const noteCameUp = async (dataDir: string): Promise<void> => {
+  const launches = await readLaunches(dataDir);
+  if (launches.committed !== null) await keep(dataDir, { ...launches, committed: null });
+};
+
+const hasExpired = async (dataDir: string, deployment: Id): Promise<boolean> =>
+  (await readFileIfThere(expiredFile(dataDir)))?.toString('utf8').startsWith(`${deployment} `) === true;
+
+/**
+ * Kills this process, which is about to become the agent on trial, when the trial has not ended by its deadline: whatever that agent does, something
+ * outside of it ends it. Once a second it looks whether it is still meant.
+ */
+const GUARD =
+  'left=$1; while [ "$left" -gt 0 ]; do sleep 1; [ "$(cat "$2" 2>/dev/null)" = "$3" ] || exit 0; left=$((left - 1)); done; mv "$2" "$4"; kill -KILL "$5"';
+
+export const guardTrial = async (dataDir: string, deployment: Id): Promise<void> => {
+  const deadlineMs = await deadlineOf(dataDir);
+  const graceMs = Math.min(GRACE_MS.max, Math.max(GRACE_MS.min, deadlineMs / 2));
+  const seconds = Math.ceil((deadlineMs + graceMs) / 1_000);
+  const mark = `${deployment} ${randomBytes(8).toString('hex')}`;
+  await writeFileDurably(trialFile(dataDir), mark, 0o600);
+  const words = [String(seconds), trialFile(dataDir), mark, expiredFile(dataDir), String(process.pid)];
+  spawn('/bin/sh', ['-c', GUARD, 'sluice-agent-guard', ...words], { detached: true, stdio: 'ignore' }).unref();
+};
+
+/** That of the release on trial, whose manifest was kept. */
+const deadlineOf = async (dataDir: string): Promise<number> => {
+  const bytes = await readFileIfThere(join(dataDir, 'manifest.json')).catch(() => undefined);
+  try {
+    return Manifest.parse(JSON.parse(bytes?.toString('utf8') ?? '')).health.deadlineMs;
+  } catch {
+    return DEADLINE_MS;
+  }
+};

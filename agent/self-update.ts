@@ -1,0 +1,84 @@
+/**
+ * An agent that the launcher started boots the agent of a slot together with its application: where that is another agent than
+ * this one, it ends, and is started as that. All else is as with every other release: the trial, its health, the commit or the revert.
+ */
+import { readFile, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { Id, type Sha256 } from '#shared/ids.ts';
+import { sha256Hex } from '#shared/trust/canonical.ts';
+import { agentOf, noteCameUp } from './launch.ts';
+import type { Log } from './log.ts';
+import type { Slots } from './slots/slots.ts';
+
+/** What the launcher tells the agent that it starts. */
+export const LAUNCH_ENVIRONMENT = { builtIn: 'SLUICE_AGENT_BUILT_IN', fellBack: 'SLUICE_AGENT_FELL_BACK' } as const;
+
+export type SelfUpdateOptions = {
+  dataDir: string;
+  env: Record<string, string | undefined>;
+  /** The file that runs. */
+  program: string;
+  /** Ends this process gracefully; whoever keeps it running starts the launcher again. */
+  relaunch(): void;
+  log: Log;
+};
+
+/** The very same slots when this agent was not started by the launcher. */
+export const bootingItself = async (slots: Slots, options: SelfUpdateOptions): Promise<Slots> => {
+  const { dataDir, env, log } = options;
+  const builtIn = env[LAUNCH_ENVIRONMENT.builtIn];
+  if (builtIn === undefined) return slots;
+  const self = await digestOf(options.program);
+  const fellBack = Id.safeParse(env[LAUNCH_ENVIRONMENT.fellBack]).data;
+  if (fellBack !== undefined) {
+    log.error(
+      { event: 'agent-fell-back', deployment: fellBack },
+      'the agent of the version on trial did not come up in time: going back',
+    );
+    const reverted = await slots.revert();
+    if (!reverted.ok) log.error({ event: 'revert-failed', code: reverted.code }, reverted.message);
+  }
+  await noteCameUp(dataDir);
+
+  /** Undefined where the slots decide without an agent of theirs. */
+  const dueAgent = async (): Promise<Sha256 | undefined> => {
+    const inspected = await slots.inspect();
+    if (!inspected.ok) return undefined;
+    const { active, trial } = inspected.view;
+    const onTrial = trial !== null && trial.triesLeft > 0 ? await agentOf(dataDir, trial.slot, builtIn) : undefined;
+    const file = onTrial ?? (active === null ? undefined : await agentOf(dataDir, active, builtIn));
+    return file === undefined ? undefined : digestOf(file);
+  };
+
+  const endTrial = async <T extends { ok: boolean }>(result: T): Promise<T> => {
+    if (result.ok) await rm(join(dataDir, 'agent-trial'), { force: true });
+    return result;
+  };
+
+  return {
+    ...slots,
+    activate: async (slot, trial) =>
+      trial.deployment === fellBack
+        ? { ok: false, code: 'TRIAL_CRASHED', message: 'the agent of this version did not come up in time' }
+        : slots.activate(slot, trial),
+    boot: async (signal) => {
+      const due = await dueAgent();
+      if (due === undefined || due === self) return slots.boot(signal);
+      log.info({ event: 'agent-relaunched', agent: due }, 'another agent belongs to what boots now: it is started');
+      options.relaunch();
+      // Nothing that happens until then is for this agent to judge.
+      return untilEnd(signal);
+    },
+    commit: async () => endTrial(await slots.commit()),
+    revert: async () => endTrial(await slots.revert()),
+  };
+};
+
+const digestOf = async (file: string): Promise<Sha256> => sha256Hex(await readFile(file));
+
+const untilEnd = (signal: AbortSignal | undefined): ReturnType<Slots['boot']> =>
+  new Promise((resolve) => {
+    const end = (): void => resolve({ booted: null, why: 'the agent is started anew' });
+    if (signal?.aborted === true) end();
+    signal?.addEventListener('abort', end, { once: true });
+  });
