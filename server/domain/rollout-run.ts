@@ -80,7 +80,7 @@ const openWaves = (rollout: Rollout, before: Running, bins: OutcomeBin[], now: M
       kind: 'wave-opened',
       rollout: rollout.id,
       wave: progress.wave + 1,
-      why: whyPassed(gate, now - progress.gateSince),
+      why: whyPassed(rollout, gate, now - progress.gateSince),
     });
     progress = { ...progress, wave: progress.wave + 1, waveSince: now, gateSince: null };
     gate = gateOf(rollout.policy, bins, progress.wave);
@@ -92,10 +92,11 @@ const openWaves = (rollout: Rollout, before: Running, bins: OutcomeBin[], now: M
 const hasSoaked = (rollout: Rollout, gateSince: Millis, gate: Gate, now: Millis): boolean =>
   gate.reachable === 0 ? !isUnheard(gate) : now - gateSince >= rollout.policy.gate.soakMs;
 
-const whyPassed = (gate: Gate, soakedMs: number): string =>
+/** Where all activate together, a device has done its part when it has installed. */
+const whyPassed = ({ policy }: Rollout, gate: Gate, soakedMs: number): string =>
   gate.reachable === 0
     ? `nobody in ${waveName(gate.wave)} is reachable`
-    : `${gate.committed} of ${gate.reachable} reachable devices of ${waveName(gate.wave)} committed, where ${gate.needed} must, and stayed so for ${Math.round(soakedMs / 1000)} s`;
+    : `${gate.committed} of ${gate.reachable} reachable devices of ${waveName(gate.wave)} committed${policy.activation === 'at-once' ? '' : ' or wait installed'}, where ${gate.needed} must, and stayed so for ${Math.round(soakedMs / 1000)} s`;
 
 /** How many offers may start at once, and how long a window is. Spread over the minute, so that a fleet does not fetch all at one instant. */
 export const startLimit = (startsPerMinute: number): { windowMs: number; perWindow: number } => {

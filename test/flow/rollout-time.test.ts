@@ -164,6 +164,20 @@ test('only a rollout that activates at a time lets devices do so without their s
   expect(await told({ confirm: 'when-reachable' })).toBe('when-reachable');
 });
 
+test('a wave that opens on devices that wait installed says so, and does not call them committed', async () => {
+  await releaseOf(world, '1.1.0');
+  await enrolFleet(world, 2);
+  const policy = { activation: 'on-command', gate: { soakMs: 0 } } as const;
+  const rollout = await startRollout(world, '1.1.0', { policy, waves: [{ count: 1 }, { count: 2 }] });
+  const [canary] = await deploymentsOf(world, rollout);
+  await say(canary!.device, 'ready');
+  await run(world, rollout);
+  const lines = (await world.store.readAudit(-1, 1_000)).map(({ payload }) => payload);
+  expect(lines.filter((line) => line.includes('"wave-opened"')).at(-1)).toContain(
+    '1 of 1 reachable devices of wave 1 committed or wait installed, where 1 must',
+  );
+});
+
 test('installed on command only: all wait in ready, and a command lets all of them go, once', async () => {
   await releaseOf(world, '1.1.0');
   const devices = await enrolFleet(world, 3);
