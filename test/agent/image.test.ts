@@ -1,4 +1,3 @@
-import { execFileSync } from 'node:child_process';
 import { mkdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
@@ -7,7 +6,7 @@ import { slotOfCommandLine } from '#agent/slots/running-slot.ts';
 import { other, type SlotName, type Slots } from '#agent/slots/slots.ts';
 import { type ImagePairRig, imagePair, SLOT_BYTES } from './image-pair.ts';
 import { snapshot } from './selectors/contract.ts';
-import { grubRig, OWN_ACCESS, raspberryPiRig, systemdBootRig } from './selectors/rigs.ts';
+import { grubRig, OWN_ACCESS, raspberryPiRig, run, systemdBootRig } from './selectors/rigs.ts';
 import { flipByte, install, REFUSED, type Release, viewOf } from './slot-pair.ts';
 
 const grubPair = async () => imagePair(await grubRig(OWN_ACCESS));
@@ -128,8 +127,8 @@ test('19: what is in vain is refused before anything is written', async () => {
 /** Loop devices are for root, where they are at all. */
 const attach = async (file: string): Promise<string | undefined> => {
   try {
-    const device = execFileSync('losetup', ['-f', '--show', file], { encoding: 'utf8', stdio: 'pipe' }).trim();
-    onTestFinished(() => void execFileSync('losetup', ['-d', device]));
+    const device = run('losetup', ['-f', '--show', file]).trim();
+    onTestFinished(() => void run('losetup', ['-d', device]));
     return device;
   } catch {
     return undefined;
@@ -150,11 +149,11 @@ test('a loop device is a slot like a partition, until it or its file is mounted'
   expect((await readFile(pair.files.b)).includes('image 1.1.0')).toBe(true);
   await slots.revert();
 
-  execFileSync('mkfs.ext2', ['-q', device!]);
+  run('mkfs.ext2', ['-q', device!]);
   const point = join(pair.dir, 'mounted');
   await mkdir(point);
-  execFileSync('mount', [device!, point]);
-  onTestFinished(() => void execFileSync('umount', [point]));
+  run('mount', [device!, point]);
+  onTestFinished(() => void run('umount', [point]));
   const busy = { ...REFUSED, message: expect.stringContaining(`mounted at ${point}`) };
   expect(await checkDevice(device!)).toMatchObject(busy);
   expect(await checkDevice(pair.files.b)).toMatchObject(busy);

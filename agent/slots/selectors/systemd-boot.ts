@@ -35,7 +35,7 @@ const makeEntry = (template: string, version: number): string => {
 };
 
 /** Undefined when nothing is committed. */
-export const selectionOf = (entries: Omit<Entry, 'name'>[]): ImageSelection | undefined => {
+const selectionOf = (entries: Omit<Entry, 'name'>[]): ImageSelection | undefined => {
   const committed = entries.filter(({ left }) => left === null).sort((one, two) => two.version - one.version);
   const active = committed[0]?.slot;
   if (active === undefined) return undefined;

@@ -1,5 +1,4 @@
 /** What is particular to one kind of boot selector, on its files, with the distribution's own tools where they are. */
-import { execFileSync } from 'node:child_process';
 import { readdir, readFile, rm, stat, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import * as fc from 'fast-check';
@@ -18,6 +17,7 @@ import {
   hasTool,
   OWN_ACCESS,
   raspberryPiRig,
+  run,
   systemdBootRig,
   ubootCopy,
   ubootRig,
@@ -84,7 +84,7 @@ describe.skipIf(!hasTool('fw_setenv'))('U-Boot with libubootenv (fw_setenv must 
 
   test('what the tools write is what our reader reads', async () => {
     const rig = await ubootRig('rauc');
-    execFileSync('fw_setenv', ['-c', rig.config, 'greeting', 'a=b c']);
+    run('fw_setenv', ['-c', rig.config, 'greeting', 'a=b c']);
     const environment = await readEnvironment(rig.config);
     if (typeof environment === 'string') throw new Error(environment);
     expect(environment.copies[environment.newest!]).toMatchObject({ greeting: 'a=b c', BOOT_ORDER: 'A B' });
@@ -162,7 +162,7 @@ describe.skipIf(!hasTool('grub-editenv'))('GRUB with grub-editenv (must be insta
         async (variables) => {
           await writeFile(file, makeBlock(variables)!);
           expect(await GRUB_EDITENV.list(file)).toEqual({ ...variables });
-          execFileSync('grub-editenv', [file, 'create']);
+          run('grub-editenv', [file, 'create']);
           if (Object.keys(variables).length > 0) await GRUB_EDITENV.set(file, variables);
           expect(parseBlock(await readFile(file))).toEqual({ ...variables });
         },
@@ -276,6 +276,6 @@ test.skipIf(!hasTool('grub-script-check'))(
     expect(more).toEqual([]);
     const file = join(await folder(), 'grub.cfg');
     await writeFile(file, script!);
-    execFileSync('grub-script-check', [file]);
+    run('grub-script-check', [file]);
   },
 );

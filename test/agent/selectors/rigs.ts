@@ -36,7 +36,8 @@ export const hasTool = (name: string): boolean => {
   }
 };
 const TOOL_ENV = { PATH: `${process.env['PATH']}:/usr/sbin:/sbin` };
-const run = (tool: string, words: string[]): string =>
+/** What it writes to standard output; throws when it fails. */
+export const run = (tool: string, words: string[]): string =>
   execFileSync(tool, words, { encoding: 'utf8', env: TOOL_ENV, stdio: ['ignore', 'pipe', 'pipe'] });
 
 export const folder = async (): Promise<string> => {
