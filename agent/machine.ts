@@ -10,6 +10,12 @@ import { type Backoff, backoffMs } from './domain/retry.ts';
 import type { Journal } from './journal.ts';
 import type { Log } from './log.ts';
 
+/**
+ * What may be done of a restart that can not be recorded, so that an application runs: a revert that is due, or else booting what the boot
+ * selector names. Nothing else of a deployment goes on; what this comes to is done again once there is a record.
+ */
+const unrecorded = (effects: Effect[]): Effect => (effects[0] === 'revert' ? 'revert' : 'boot');
+
 /** An event but for its time, which the machine adds. */
 export type EventOf<E = InstallEvent> = E extends { at: number } ? Omit<E, 'at'> : never;
 
@@ -63,7 +69,8 @@ export const openMachine = (options: MachineOptions): Machine => {
     return mine;
   };
 
-  const record = async (next: Memory): Promise<void> => {
+  /** `onRefusal` is called once, when the first attempt has failed. */
+  const record = async (next: Memory, onRefusal?: () => void): Promise<void> => {
     for (let attempt = 0; ; attempt += 1) {
       stopping.signal.throwIfAborted();
       try {
@@ -75,6 +82,7 @@ export const openMachine = (options: MachineOptions): Machine => {
         return;
       } catch (error) {
         log.error({ event: 'journal-not-written', err: error }, 'the journal can not be written; waiting until it can');
+        if (attempt === 0) onRefusal?.();
         await sleep(backoffMs(attempt, APPEND_BACKOFF, 1), undefined, { signal: stopping.signal });
       }
     }
@@ -86,7 +94,7 @@ export const openMachine = (options: MachineOptions): Machine => {
     activity = undefined;
   };
 
-  const begin = (effects: Effect[]): void => {
+  const begin = (effects: Effect[], onDone?: () => void): void => {
     const abort = new AbortController();
     const ended = (async () => {
       for (const effect of effects) {
@@ -96,6 +104,7 @@ export const openMachine = (options: MachineOptions): Machine => {
           .catch((error: unknown) => failed(effect, error, abort.signal));
         if (event !== undefined && !abort.signal.aborted) send(event);
       }
+      if (!abort.signal.aborted) onDone?.();
     })();
     activity = { abort, ended };
   };
@@ -119,10 +128,20 @@ export const openMachine = (options: MachineOptions): Machine => {
     }
     // What still runs for the old state has no say any more. An event that only changes fields lets it go on.
     if (effects.length > 0 || next.install.state !== before.install.state) await endActivity();
-    await record({ ...next, reportSeq: Math.max(next.reportSeq, memory.reportSeq) });
+    // A restart resumes a state that is recorded already: what the device is there for need not wait for a disk with room.
+    let due = effects;
+    const bootFirst = (): void =>
+      begin([unrecorded(effects)], () => {
+        due = effects.filter((effect) => effect !== 'boot');
+      });
+    await record(
+      { ...next, reportSeq: Math.max(next.reportSeq, memory.reportSeq) },
+      event.kind === 'restarted' ? bootFirst : undefined,
+    );
+    if (event.kind === 'restarted') await endActivity();
     crashPoint(`journal.${next.install.state}`);
     await options.recorded(memory, before);
-    if (effects.length > 0) begin(effects);
+    if (due.length > 0) begin(due);
   };
 
   const send: Machine['send'] = (event) => {

@@ -49,6 +49,37 @@ test('a state is recorded before anything is done about it; with a full disk not
   expect(journal.records.map(({ install }) => install.state)).toEqual(['accepted']);
 });
 
+test('an agent that can not record its restart boots its application all the same, and nothing else goes on until it can', async () => {
+  const resumed = async (install: InstallState) => {
+    const done: Effect[] = [];
+    const { machine, journal } = open(
+      async (effect) => {
+        done.push(effect);
+        return undefined;
+      },
+      { ...freshMemory(), install },
+    );
+    journal.full = true;
+    machine.send({ kind: 'restarted' });
+    await until('something is done', () => done.length > 0);
+    const unrecorded = [...done];
+    journal.full = false;
+    await until('it is recorded', () => journal.records.length > 0);
+    const [{ state }, at] = [install, journal.records[0]!.install.state];
+    expect(at).toBe(state);
+    await until('everything is done', () => state === 'idle' || done.length > unrecorded.length);
+    return [unrecorded, done.slice(unrecorded.length)];
+  };
+  const journey = { offer: offerOf(1), since: 0, transitions: 3, slot: 'b' as const };
+  const error = { code: 'TRIAL_CRASHED' as const, message: '' };
+  expect(await resumed({ state: 'idle' })).toEqual([['boot'], []]);
+  expect(await resumed({ state: 'fetching', ...journey })).toEqual([['boot'], ['fetch']]);
+  // What a boot selector names is at worst a trial, counted as always; the slots are asked once there is a record.
+  expect(await resumed({ state: 'trial', ...journey })).toEqual([['boot'], ['inspect']]);
+  // That a trial failed is known: it does not boot again.
+  expect(await resumed({ state: 'reverting', ...journey, error })).toEqual([['revert'], ['revert']]);
+});
+
 test('a new state ends what was being done for the old one, and waits until that has really ended', async () => {
   const story: string[] = [];
   const { machine } = open(async (effect, state, signal) => {
