@@ -39,6 +39,7 @@ const makeFileSystem = async (
   options: string[] = [],
 ): Promise<void> => {
   await rm(file, { force: true });
+  await run('find', [folder, '-exec', 'touch', '-h', '-d', '@0', '{}', '+']);
   const fixed = ['-U', FIXED_UUID, '-E', `root_owner=0:0,hash_seed=${FIXED_UUID},lazy_itable_init=0`];
   await run('mke2fs', ['-q', '-t', kind, '-d', folder, '-m', '0', ...fixed, ...options, file, `${bytes / 1024}k`]);
 };

@@ -58,7 +58,7 @@ const damageOf = async (work: string, media: Buffer, name: 'boot' | 'data'): Pro
   const file = join(work, `${name}.check`);
   await writeFile(file, media.subarray(at, at + bytes));
   // 1: the journal was played back, or free counts corrected. 4 and more: damage.
-  return run('sh', ['-c', 'e2fsck -fp "$0" || [ $? -eq 1 ]', file]).then(
+  return run('sh', ['-c', 'unset E2FSPROGS_FAKE_TIME; e2fsck -fp "$0" || [ $? -eq 1 ]', file]).then(
     () => undefined,
     (error: unknown) => `the ${name} partition is damaged: ${String(error)}`,
   );

@@ -6,6 +6,7 @@ import type { Drive, Fate } from './drive.ts';
 import { type DriveEvent, type NbdServer, serveDrive } from './nbd.ts';
 import { ENVIRONMENT } from './tools.ts';
 
+const EMULATOR = 'qemu-system-x86_64';
 const LINE_CHARACTERS_MAX = 16_384;
 
 export type Machine = {
@@ -41,7 +42,7 @@ export const openMachine = async (options: {
   ].flatMap((words) => words.split(' '));
 
   const powerOn = (): void => {
-    const child = spawn('qemu-system-x86_64', arguments_, { env: ENVIRONMENT, stdio: ['ignore', 'pipe', 'pipe'] });
+    const child = spawn(EMULATOR, arguments_, { env: ENVIRONMENT, stdio: ['ignore', 'pipe', 'pipe'] });
     emulator = child;
     let partial = '';
     child.stdout.on('data', (chunk: Buffer) => {

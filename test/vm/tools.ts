@@ -9,8 +9,12 @@ const ROOT = join(import.meta.dirname, '..', '..');
 const CACHE = join(ROOT, 'node_modules', '.cache', 'vm');
 const COMMAND_BYTES_MAX = 16 * 1024 * 1024;
 
-/** In `/sbin` too, which is not in everybody's path. */
-export const ENVIRONMENT = { ...process.env, PATH: `${process.env['PATH'] ?? ''}:/usr/sbin:/sbin` };
+/** In `/sbin` too, which is not in everybody's path. File systems are made at the same time always, so that the same content is the same bytes. */
+export const ENVIRONMENT = {
+  ...process.env,
+  PATH: `${process.env['PATH'] ?? ''}:/usr/sbin:/sbin`,
+  E2FSPROGS_FAKE_TIME: '1000000000',
+};
 
 export const run = async (command: string, arguments_: string[], cwd?: string): Promise<string> => {
   const { stdout } = await execute(command, arguments_, { cwd, env: ENVIRONMENT, maxBuffer: COMMAND_BYTES_MAX });
