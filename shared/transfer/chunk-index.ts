@@ -6,7 +6,7 @@
  * Record, 35 bytes: SHA-256 of the chunk's bytes, their number (24 bits, little-endian).
  */
 import { hash } from 'node:crypto';
-import { CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, CHUNKING_FORMAT, openChunker } from './chunker.ts';
+import { CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, CHUNKING_FORMAT, openCutter } from './chunker.ts';
 
 /** `sha256`: 64 hexadecimal digits. */
 export type ChunkRecord = { sha256: string; bytes: number };
@@ -25,17 +25,14 @@ export const INDEXED_BYTES_MIN = 64 * 1024;
 
 export const recordOf = (chunk: Uint8Array): ChunkRecord => ({ sha256: hash('sha256', chunk), bytes: chunk.length });
 
-/** The records of whatever is pushed; the bytes of the chunks go to `onChunk`, if somebody wants them. */
+/** The records of whatever is pushed. */
 export const openIndexer = (): { push(bytes: Uint8Array): void; end(): ChunkRecord[] } => {
-  const chunker = openChunker();
   const records: ChunkRecord[] = [];
-  const add = (chunks: Buffer[]): void => {
-    for (const chunk of chunks) records.push(recordOf(chunk));
-  };
+  const cutter = openCutter((chunk) => void records.push(recordOf(chunk)));
   return {
-    push: (bytes) => add(chunker.push(bytes)),
+    push: cutter.push,
     end: () => {
-      add(chunker.end());
+      cutter.end();
       return records;
     },
   };

@@ -28,15 +28,16 @@ const cutAfter = (bytes: Uint8Array, start: number, end: number): number => {
   if (end - start <= CHUNK_BYTES_MIN) return end;
   const last = Math.min(start + CHUNK_BYTES_MAX, end);
   const usual = Math.min(start + CHUNK_BYTES_USUAL, last);
+  const gear = GEAR;
   let at = start + CHUNK_BYTES_MIN - GEAR_WINDOW;
   let hash = 0;
-  for (; at < start + CHUNK_BYTES_MIN; at += 1) hash = ((hash << 1) + GEAR[bytes[at]!]!) | 0;
+  for (; at < start + CHUNK_BYTES_MIN; at += 1) hash = ((hash << 1) + gear[bytes[at]!]!) | 0;
   for (; at < usual; at += 1) {
-    hash = ((hash << 1) + GEAR[bytes[at]!]!) | 0;
+    hash = ((hash << 1) + gear[bytes[at]!]!) | 0;
     if (hash >>> SHIFT_BEFORE === 0) return at + 1;
   }
   for (; at < last; at += 1) {
-    hash = ((hash << 1) + GEAR[bytes[at]!]!) | 0;
+    hash = ((hash << 1) + gear[bytes[at]!]!) | 0;
     if (hash >>> SHIFT_BEHIND === 0) return at + 1;
   }
   return last;
@@ -53,33 +54,50 @@ const HELD_BYTES = 4 * CHUNK_BYTES_MAX;
 
 /** One for each artifact. Chunks are copies; memory is bounded by what is pushed at once and half a megabyte. */
 export const openChunker = (): Chunker => {
+  let chunks: Buffer[] = [];
+  const cutter = openCutter((view) => void chunks.push(Buffer.from(view)));
+  const taken = (): Buffer[] => {
+    const result = chunks;
+    chunks = [];
+    return result;
+  };
+  return {
+    push: (bytes) => {
+      cutter.push(bytes);
+      return taken();
+    },
+    end: () => {
+      cutter.end();
+      return taken();
+    },
+  };
+};
+
+/** The same without copies: what `onChunk` gets is there only while it runs. */
+export const openCutter = (onChunk: (view: Buffer) => void): { push(bytes: Uint8Array): void; end(): void } => {
   const held = Buffer.allocUnsafeSlow(HELD_BYTES);
   let filled = 0;
   /** Cuts off what can no longer change: a boundary depends on nothing beyond the largest chunk. */
-  const cut = (whole: boolean): Buffer[] => {
-    const chunks: Buffer[] = [];
+  const cut = (whole: boolean): void => {
     let start = 0;
     while (filled - start >= (whole ? 1 : CHUNK_BYTES_MAX)) {
       const end = cutAfter(held, start, filled);
-      chunks.push(Buffer.from(held.subarray(start, end)));
+      onChunk(held.subarray(start, end));
       start = end;
     }
     held.copyWithin(0, start, filled);
     filled -= start;
-    return chunks;
   };
   return {
     push: (bytes) => {
-      const chunks: Buffer[] = [];
       let taken = 0;
       while (taken < bytes.length) {
         const piece = bytes.subarray(taken, taken + HELD_BYTES - filled);
         held.set(piece, filled);
         filled += piece.length;
         taken += piece.length;
-        if (filled === HELD_BYTES) chunks.push(...cut(false));
+        if (filled === HELD_BYTES) cut(false);
       }
-      return chunks;
     },
     end: () => cut(true),
   };

@@ -1,0 +1,162 @@
+/**
+ * One step in a process of its own, so that its memory is its own: `make <old|-> <new> <level> <pack>`, `apply <old|-> <index of
+ * old> <index of new> <pack> <out>`, `chunks <old> <new>`. Prints one line of JSON.
+ */
+import { createHash, hash } from 'node:crypto';
+import {
+  closeSync,
+  fdatasyncSync,
+  fstatSync,
+  fsyncSync,
+  openSync,
+  readFileSync,
+  readSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs';
+import { zstdCompressSync } from 'node:zlib';
+import { type ChunkRecord, encodeIndex, openIndexer, parseIndex } from '#shared/transfer/chunk-index.ts';
+import { type ArtifactReader, chunksLacking, makePack } from '#shared/transfer/make-pack.ts';
+import {
+  openFrame,
+  PACK_HEADER_BYTES,
+  PACK_KINDS,
+  PACK_RECORD_BYTES,
+  packRecordFits,
+  parsePackRecord,
+} from '#shared/transfer/pack.ts';
+
+const readerOf = (path: string): ArtifactReader => {
+  const file = openSync(path, 'r');
+  return {
+    bytes: fstatSync(file).size,
+    read: (offset, bytes) => {
+      const buffer = Buffer.allocUnsafe(bytes);
+      for (let done = 0; done < bytes; ) {
+        const read = readSync(file, buffer, done, bytes - done, offset + done);
+        if (read === 0) throw new Error(`${path} is short`);
+        done += read;
+      }
+      return buffer;
+    },
+  };
+};
+const PIECE = 256 * 1024;
+const recordsOf = (reader: ArtifactReader): ChunkRecord[] => {
+  const indexer = openIndexer();
+  for (let at = 0; at < reader.bytes; at += PIECE) indexer.push(reader.read(at, Math.min(PIECE, reader.bytes - at)));
+  return indexer.end();
+};
+const open = (path: string) => {
+  const reader = readerOf(path);
+  return { reader, records: recordsOf(reader) };
+};
+
+const make = (oldPath: string, newPath: string, level: number, out: string) => {
+  const old = oldPath === '-' ? null : open(oldPath);
+  const fresh = open(newPath);
+  if (old !== null) writeFileSync(`${out}.old-index`, encodeIndex(old.records));
+  const index = encodeIndex(fresh.records);
+  writeFileSync(`${out}.index`, index);
+  const file = openSync(out, 'w');
+  const kinds = [0, 0, 0];
+  let bytes = 0;
+  for (const piece of makePack({ old, new: fresh, level })) {
+    if (piece.length === PACK_RECORD_BYTES) {
+      const kind = parsePackRecord(piece)?.kind;
+      if (kind !== undefined) kinds[kind]! += 1;
+    }
+    bytes += piece.length;
+    writeSync(file, piece);
+  }
+  closeSync(file);
+  return { bytes, indexBytes: index.length, chunks: fresh.records.length, kinds };
+};
+
+const FLUSH_BYTES = 8 * 1024 ** 2;
+const apply = (oldPath: string, oldIndex: string, newIndex: string, packPath: string, out: string) => {
+  const old = oldPath === '-' ? null : readerOf(oldPath);
+  const have = new Map<string, number>();
+  let at = 0;
+  for (const { sha256, bytes } of old === null ? [] : parsed(oldIndex)) {
+    have.set(sha256, at);
+    at += bytes;
+  }
+  const pack = readerOf(packPath);
+  const target = openSync(out, 'w+');
+  const written = (offset: number, bytes: number): Buffer => {
+    const buffer = Buffer.allocUnsafe(bytes);
+    readSync(target, buffer, 0, bytes, offset);
+    return buffer;
+  };
+  let [next, offset, after, dirty, checked] = [PACK_HEADER_BYTES, 0, -1, 0, 0];
+  for (const [number, { sha256, bytes }] of parsed(newIndex).entries()) {
+    const source = have.get(sha256);
+    let chunk: Buffer;
+    if (source !== undefined) chunk = source < 0 ? written(-source - 1, bytes) : old!.read(source, bytes);
+    else {
+      const record = parsePackRecord(pack.read(next, PACK_RECORD_BYTES));
+      const place = { after, chunkOffset: offset, chunkBytes: bytes, oldBytes: old?.bytes ?? null };
+      if (record === undefined || record.chunk !== number || !packRecordFits(record, place))
+        throw new Error('bad pack');
+      const { kind, dictionaryOffset, dictionaryBytes, frameBytes } = record;
+      const range = kind === PACK_KINDS.old ? old!.read.bind(old) : written;
+      const dictionary = kind === PACK_KINDS.plain ? null : range(dictionaryOffset, dictionaryBytes);
+      chunk = openFrame(pack.read(next + PACK_RECORD_BYTES, frameBytes), dictionary, bytes);
+      next += PACK_RECORD_BYTES + frameBytes;
+      after = number;
+      have.set(sha256, -offset - 1);
+    }
+    if (hash('sha256', chunk) !== sha256) throw new Error(`chunk ${number} is wrong`);
+    checked += 1;
+    writeSync(target, chunk, 0, bytes, offset);
+    offset += bytes;
+    dirty += bytes;
+    if (dirty < FLUSH_BYTES) continue;
+    fdatasyncSync(target);
+    dirty = 0;
+  }
+  fsyncSync(target);
+  return { bytes: offset, chunks: checked };
+};
+const parsed = (path: string): ChunkRecord[] => {
+  const bytes = readFileSync(path);
+  let artifactBytes = 0;
+  for (let at = 16; at < bytes.length; at += 35) artifactBytes += bytes.readUIntLE(at + 32, 3);
+  const index = parseIndex(bytes, { artifactBytes });
+  if (!index.ok) throw new Error(index.why);
+  return index.records;
+};
+
+/** What devices fetch that no pack fits: chunk by chunk, each compressed on its way. */
+const chunks = (oldPath: string, newPath: string) => {
+  const fresh = open(newPath);
+  let bytes = 0;
+  const lacking = chunksLacking(fresh.records, recordsOf(readerOf(oldPath)));
+  for (const { offset, record } of lacking) bytes += zstdCompressSync(fresh.reader.read(offset, record.bytes)).length;
+  return { bytes, indexBytes: encodeIndex(fresh.records).length, chunks: lacking.length };
+};
+
+/** The floor: the same bytes read and hashed, and cut into chunks. */
+const index = (path: string) => {
+  const reader = readerOf(path);
+  const whole = createHash('sha256');
+  const since = performance.now();
+  for (let at = 0; at < reader.bytes; at += PIECE) whole.update(reader.read(at, Math.min(PIECE, reader.bytes - at)));
+  const hashMs = performance.now() - since;
+  const records = recordsOf(reader);
+  return { bytes: reader.bytes, chunks: records.length, hashMs, indexMs: performance.now() - since - hashMs };
+};
+
+const [step = '', ...args] = process.argv.slice(2);
+const since = performance.now();
+const [a = '', b = '', c = '', d = '', e = ''] = args;
+const steps: Record<string, () => object> = {
+  make: () => make(a, b, Number(c), d),
+  apply: () => apply(a, b, c, d, e),
+  chunks: () => chunks(a, b),
+  index: () => index(a),
+};
+const result = steps[step]!();
+const seconds = (performance.now() - since) / 1000;
+console.log(JSON.stringify({ ...result, seconds, rssMB: process.resourceUsage().maxRSS / 1024 }));
