@@ -23,6 +23,7 @@ import { type Ingest, makeIngest } from './flow/ingest.ts';
 import { newId } from './flow/new-id.ts';
 import { ensureAdministrator } from './flow/operators.ts';
 import { type Packs, startPacks } from './flow/packs.ts';
+import { type LogKeeper, makeLogKeeper } from './flow/keep-logs.ts';
 import { type Rollouts, startRollouts } from './flow/rollouts.ts';
 import { apiRoutes } from './http/api.ts';
 import { buildApp } from './http/app.ts';
@@ -134,12 +135,14 @@ const openAll = async (config: ServerConfig, now: () => number, closers: Closers
   const blocks = openDeviceBlocks({ bytesPerSecond, connections, findDevice, observer, log });
   const parts: Parts = { ...opened, connections, findDevice, metrics, blocks };
   const rollouts = openRollouts(parts, closers);
-  const ingest = openIngest(parts, rollouts, closers);
+  const logs = makeLogKeeper({ store, now, log });
+  closers.add(() => logs.stop());
+  const ingest = openIngest(parts, rollouts, logs, closers);
   const broker = await openBroker(parts, ingest, closers);
   const { http, mqtt } = config;
   const scheme = tls === undefined ? 'mqtt' : 'mqtts';
   const mqttUrl = mqtt.publicUrl ?? networkUrl(scheme, mqtt.host, broker.port);
-  const app = await openHttp(parts, { rollouts, ingest, mqttUrl }, closers);
+  const app = await openHttp(parts, { rollouts, ingest, logs, mqttUrl }, closers);
   const httpUrl = localUrl(tls === undefined ? 'http' : 'https', http.host, portOf(app));
 
   announce(parts, httpUrl, mqttUrl);
@@ -187,10 +190,16 @@ const openRollouts = ({ store, now, log, keyring, connections }: Parts, closers:
   return rollouts;
 };
 
-const openIngest = ({ store, now, log, connections, metrics }: Parts, rollouts: Rollouts, closers: Closers): Ingest => {
+const openIngest = (
+  { store, now, log, connections, metrics }: Parts,
+  rollouts: Rollouts,
+  logs: LogKeeper,
+  closers: Closers,
+): Ingest => {
   const { link } = connections;
   const { observer } = metrics;
-  const ingest = makeIngest({ store, link, now, log, observer, wake: (rollout) => rollouts.wake(rollout) });
+  const keepLog = logs.overMqtt((device, ack) => connections.acknowledgeLog(device, ack));
+  const ingest = makeIngest({ store, link, now, log, observer, keepLog, wake: (rollout) => rollouts.wake(rollout) });
   closers.add(() => ingest.stop());
   return ingest;
 };
@@ -251,7 +260,7 @@ const openPacks = ({ config, store, objects, now, log }: Parts, closers: Closers
 
 const openHttp = async (
   parts: Parts,
-  { rollouts, ingest, mqttUrl }: { rollouts: Rollouts; ingest: Ingest; mqttUrl: string },
+  { rollouts, ingest, logs, mqttUrl }: { rollouts: Rollouts; ingest: Ingest; logs: LogKeeper; mqttUrl: string },
   closers: Closers,
 ): Promise<FastifyInstance> => {
   const { config, store, now, log, keyring, repository, objects, connections, findDevice, metrics, version, blocks } =
@@ -309,7 +318,7 @@ const openHttp = async (
   };
   apiRoutes(app, { ...shared, channels: config.channels, log: keyring.log });
   const enrol = makeEnrolDevice({ store, link, ingest, now, rootSha256, mqttUrl });
-  deviceApi(app, { store, objects, now, director: keyring.director, enrol });
+  deviceApi(app, { store, objects, now, director: keyring.director, enrol, logs });
   tufRoutes(app, { repository, open: config.artifacts.public });
   objectRoutes(app, { objects, store, open: config.artifacts.public });
   const { host, port } = config.http;

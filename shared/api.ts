@@ -11,6 +11,7 @@ import {
   ChangeView,
   CohortView,
   DeploymentView,
+  DeviceLogView,
   DeviceView,
   Differences,
   DriftView,
@@ -291,6 +292,17 @@ export const routes = {
     ...device,
     query: z.object(PageQuery),
     answer: HistoryView,
+  }),
+  deviceLogs: route({
+    method: 'GET',
+    path: '/api/v1/devices/:device/logs',
+    roles: READ,
+    tags: ['devices'],
+    summary:
+      'What the device and its application last wrote before failures, newest first; the text is only its word, and may hold anything',
+    ...device,
+    query: z.object({ ...PageQuery, deployment: Id.optional() }),
+    answer: page(DeviceLogView),
   }),
   deviceAccept: route({
     method: 'POST',

@@ -1,7 +1,7 @@
 /** The devices' API under /device/v1. Everything but enrolment carries `authorization: Device <login token>`. */
 import { z } from 'zod';
 import { Compatible, Id, Millis, Sha256, text } from './ids.ts';
-import { Desired, Signed } from './messages.ts';
+import { Desired, LogPiece, Signed } from './messages.ts';
 import { route } from './route.ts';
 
 /** What a device signs to enrol, proof that it holds the key. Canonical JSON of this is `Enrolment.payload`. */
@@ -55,6 +55,15 @@ export const deviceRoutes = {
     tags: ['device'],
     summary: 'What this device should run: asked once more right before activation',
     answer: z.object({ desired: Desired.nullable(), serverTime: Millis }),
+  }),
+  logs: route({
+    method: 'POST',
+    path: '/device/v1/logs',
+    roles: ['device'],
+    tags: ['device'],
+    summary: 'Keep the last lines before a failure, where MQTT does not get through',
+    body: z.object({ pieces: z.array(LogPiece).min(1).max(4) }),
+    answer: z.object({ kept: z.array(Id) }),
   }),
   pack: route({
     method: 'GET',

@@ -6,6 +6,7 @@ import { OpenSpan, SPANS_TOLD_MAX } from './windows.ts';
 
 export const MESSAGE_BYTES_MAX = 64 * 1024;
 const LOG_BYTES_MAX = 16 * 1024;
+export const LOG_PARTS_MAX = 8;
 
 /** A signature over exactly the bytes of `payload` (UTF-8). `keyId` is the TUF key id; `sig` is hexadecimal. */
 export const Signed = z.object({
@@ -128,15 +129,26 @@ export type Heartbeat = z.infer<typeof Heartbeat>;
 export const Online = z.object({ boot: Id, online: z.boolean() });
 export type Online = z.infer<typeof Online>;
 
-/** `up/log`: bounded pieces, sent after a failure. */
+/** `up/log`, QoS 0, or `POST /device/v1/logs`: the last lines before a failure, repeated until it is acknowledged. A piece whose `id` was seen changes nothing. */
 export const LogPiece = z.object({
+  /** Distinct among the pieces of this device. */
+  id: Id,
   boot: Id,
+  /** Null: none goes on, and the device has fallen ill by itself. */
   deployment: Id.nullable(),
   source: z.enum(['application', 'agent']),
+  /** Which piece of how many the text was cut into. */
+  part: z.number().int().min(1).max(LOG_PARTS_MAX),
+  parts: z.number().int().min(1).max(LOG_PARTS_MAX),
   at: Millis,
+  /** Anything at all: whoever shows it must take care. */
   text: z.string().max(LOG_BYTES_MAX),
 });
 export type LogPiece = z.infer<typeof LogPiece>;
+
+/** `down/ack`: this piece is kept on the server. */
+export const LogAck = z.object({ boot: Id, log: Id });
+export type LogAck = z.infer<typeof LogAck>;
 
 /** Parse bytes from a socket; undefined when they are too long, not JSON, or not of the schema's form. */
 export const parseMessage = <S extends z.ZodType>(schema: S, bytes: Uint8Array): z.infer<S> | undefined => {

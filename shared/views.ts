@@ -89,6 +89,21 @@ export const ChangeView = z.object({
 });
 export const Differences = z.array(z.object({ change: z.string(), compatibles: z.array(Id) }));
 
+/** One piece of the last lines before a failure. `text` is as the device sent it. */
+export const DeviceLogView = z.object({
+  id: Id,
+  deployment: Id.nullable(),
+  source: z.enum(['application', 'agent']),
+  part: z.number().int(),
+  parts: z.number().int(),
+  boot: Id,
+  /** By the device's clock, and by the server's. */
+  at: Millis,
+  receivedAt: Millis,
+  text: z.string(),
+});
+export type DeviceLogView = z.infer<typeof DeviceLogView>;
+
 export const DeviceView = z.object({
   id: Id,
   state: z.enum(['pending', 'accepted', 'rejected']),

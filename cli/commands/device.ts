@@ -2,11 +2,11 @@
 import { type Command, Option } from 'commander';
 import { routes } from '#shared/api.ts';
 import { type Id, releaseRef } from '#shared/ids.ts';
-import { type DeviceView } from '#shared/views.ts';
+import type { DeviceLogView, DeviceView } from '#shared/views.ts';
 import type { Client } from '../client.ts';
 import { listAll } from '../client.ts';
 import { connect, type ServerFlags, withExamples, withServer } from '../command.ts';
-import { type Cell, facts, formatAgo, formatTime, paint, print, printJson, table } from '../terminal.ts';
+import { type Cell, facts, formatAgo, formatTime, harmless, paint, print, printJson, table } from '../terminal.ts';
 import { collect, duration, id, pair, wholeNumber } from '../values.ts';
 import { addDrift } from './drift.ts';
 
@@ -122,6 +122,36 @@ const addHistory = (group: Command): void => {
     });
   withExamples(history, [['What has this device run?', 'sluice device history gw-01']]);
 };
+const addLogs = (group: Command): void => {
+  type Flags = ServerFlags & { deployment?: Id; limit: number };
+  const logs = withServer(group.command('logs'))
+    .description('What the device and its application last wrote before failures; the newest last')
+    .argument('<device>', 'its id', id)
+    .option('--deployment <id>', 'only of this deployment', id)
+    .option('--limit <n>', 'at most so many pieces', wholeNumber, 20)
+    .action(async (device: Id, flags: Flags) => {
+      const client = await connect(flags);
+      const filter = flags.deployment === undefined ? {} : { deployment: flags.deployment };
+      const items = await listAll(
+        (page) => client.call(routes.deviceLogs, { params: { device }, query: { ...page, ...filter } }),
+        flags.limit,
+      );
+      if (flags.json === true) return printJson(items);
+      if (items.length === 0) return print('no logs: devices send them when a deployment fails');
+      for (const piece of items.toReversed()) showPiece(piece);
+    });
+  withExamples(logs, [
+    ['Why did it revert?', 'sluice device logs gw-01'],
+    ['As text, of one deployment', "sluice device logs gw-01 --deployment dep-7 --json | jq -r '.[].text'"],
+  ]);
+};
+/** Each line is made harmless: an application may have written anything. */
+const showPiece = (piece: DeviceLogView): void => {
+  const which = piece.deployment === null ? 'no deployment' : `deployment ${piece.deployment}`;
+  const part = piece.parts > 1 ? `, part ${piece.part} of ${piece.parts}` : '';
+  print(paint.bold(`${formatTime(piece.receivedAt)}  ${piece.source}, ${which}${part}`));
+  for (const line of piece.text.trimEnd().split('\n')) print(`  ${harmless(line.replaceAll('\t', '    '))}`);
+};
 const outcomeOf = (outcome: string | null): Cell => {
   if (outcome === null) return '';
   return { text: outcome, paint: outcome === 'committed' ? paint.green : paint.yellow };
@@ -168,6 +198,7 @@ export const addDevice = (program: Command): void => {
     (client, device) => client.call(routes.deviceShow, { params: { device } }),
   );
   addHistory(group);
+  addLogs(group);
   addSimple(
     group,
     'accept',

@@ -9,6 +9,7 @@ import type { Uploads } from './accept-upload.ts';
 import { collectGarbage } from './collect-garbage.ts';
 import { noteAlive } from './grant-grace.ts';
 import { keepCheckpoint } from './keep-checkpoint.ts';
+import { trimLogs } from './keep-logs.ts';
 import type { Packs } from './packs.ts';
 
 export type HousekeepingDeps = {
@@ -21,6 +22,7 @@ export type HousekeepingDeps = {
     | 'recountDeployments'
     | 'getAuditHead'
     | 'setMeta'
+    | 'trimDeviceLogs'
   >;
   repository: Pick<Repository, 'refresh'>;
   objects: Pick<Objects, 'sweep'>;
@@ -47,6 +49,7 @@ const SCHEDULE = {
   'recount-deployments': '*/10 * * * *',
   'sweep-objects': '23 3 * * *',
   'make-packs': '37 * * * *',
+  'trim-logs': '53 * * * *',
 } as const;
 export type Task = keyof typeof SCHEDULE;
 const TASKS: readonly Task[] = [
@@ -57,6 +60,7 @@ const TASKS: readonly Task[] = [
   'recount-deployments',
   'sweep-objects',
   'make-packs',
+  'trim-logs',
 ];
 
 /** Only rollouts that can still change are worth recounting often. */
@@ -68,6 +72,7 @@ const PERFORM: Record<Task, (deps: HousekeepingDeps) => Promise<number>> = {
     await noteAlive(deps);
     return 1;
   },
+  'trim-logs': (deps) => trimLogs(deps),
   'expire-uploads': (deps) => deps.uploads.expire(),
   // Devices refuse a stale timestamp: that protects them from a mirror that hides new releases (TUF 5.4.4, freeze attack).
   'refresh-metadata': async (deps) => {

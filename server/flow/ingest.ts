@@ -24,7 +24,6 @@ const PRESENCE_MAX = 100_000;
 const COMPLAINTS = { burst: 3, perSecond: 1 / 60 };
 /** Devices whose complaints are counted at once. */
 const DEVICES_MAX = 10_000;
-const LOG_CHARS_MAX = 4_096;
 
 type Presence = { device: Id; online: boolean; boot: Id | null; at: number };
 
@@ -33,6 +32,8 @@ export type IngestDeps = Omit<ReceiveDeps, 'mayTell'> & {
   link: Pick<DeviceLink, 'acknowledge'>;
   observer: Observer;
   log: Pick<Logger, 'info' | 'warn' | 'error'>;
+  /** Keeps a piece of the device's log, and acknowledges it. Never throws. */
+  keepLog: (device: Id, piece: LogPiece) => void;
   /** Tells a rollout that deployments of it moved. */
   wake: (rollout: Id) => void;
 };
@@ -91,9 +92,7 @@ export const makeIngest = (deps: IngestDeps): Ingest => {
         }
         case 'log': {
           const piece = parse(LogPiece, device, channel, payload);
-          if (piece === undefined) return;
-          const line = { event: 'device-log', deviceId: device, deployment: piece.deployment, source: piece.source };
-          deps.log.info(line, piece.text.slice(0, LOG_CHARS_MAX));
+          if (piece !== undefined) deps.keepLog(device, piece);
           return;
         }
       }

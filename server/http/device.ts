@@ -4,15 +4,17 @@ import { deviceRoutes } from '#shared/device-api.ts';
 import { accept } from '#shared/problems.ts';
 import { type DesiredDeps, desiredOf } from '../flow/desired.ts';
 import type { makeEnrolDevice } from '../flow/enrol-device.ts';
+import type { LogKeeper } from '../flow/keep-logs.ts';
 import { findPack } from '../flow/pack-targets.ts';
 import { handle } from './app.ts';
 
 export const deviceApi = (
   app: FastifyInstance,
-  deps: DesiredDeps & Parameters<typeof findPack>[0] & { enrol: ReturnType<typeof makeEnrolDevice> },
+  deps: DesiredDeps & Parameters<typeof findPack>[0] & { enrol: ReturnType<typeof makeEnrolDevice>; logs: LogKeeper },
 ): void => {
   handle(app, deviceRoutes.enrol, ({ body, ip }) => deps.enrol(body, ip));
   handle(app, deviceRoutes.pack, async ({ query }) => accept({ pack: await findPack(deps, query) }));
+  handle(app, deviceRoutes.logs, async ({ body, who }) => deps.logs.keep(who.device, body.pieces));
   handle(app, deviceRoutes.desired, async ({ who }) =>
     accept({ desired: await desiredOf(deps, who.device), serverTime: deps.now() }),
   );

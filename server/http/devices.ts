@@ -5,6 +5,7 @@ import { accept, type Result, refuse } from '#shared/problems.ts';
 import { acceptDevice, createEnrolmentTokens, rejectDevice, tagDevice } from '../flow/admit-device.ts';
 import { deviceHistory } from '../flow/device-history.ts';
 import type { DeviceLink } from '../flow/device-link.ts';
+import { listLogs } from '../flow/keep-logs.ts';
 import { listDevices } from '../flow/resolve-cohort.ts';
 import type { DeviceRecord, Store } from '../store/store.ts';
 import { handle } from './app.ts';
@@ -26,6 +27,7 @@ export const deviceRoutes = (
       : accept(deviceView(device));
   });
   handle(app, routes.deviceHistory, async ({ params, query }) => deviceHistory(deps, params.device, query));
+  handle(app, routes.deviceLogs, async ({ params, query }) => listLogs(deps, params.device, query));
   handle(app, routes.deviceAccept, async ({ params, who }) =>
     viewOf(await acceptDevice(deps, { device: params.device, by: who.name })),
   );

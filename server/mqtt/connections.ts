@@ -4,7 +4,7 @@
  */
 import type { Client } from 'aedes';
 import type { Id } from '#shared/ids.ts';
-import type { Ack, Desired } from '#shared/messages.ts';
+import type { Ack, Desired, LogAck } from '#shared/messages.ts';
 import { down } from '#shared/topics.ts';
 import type { DeviceLink } from '../flow/device-link.ts';
 
@@ -26,6 +26,8 @@ export type Connections = {
   /** False when a newer connection of the device has taken over: then the device is still connected. */
   detach(device: Id, client: Client): boolean;
   isAttached(device: Id, client: Client): boolean;
+  /** QoS 0: a lost acknowledgement costs one repeated piece. */
+  acknowledgeLog(device: Id, ack: LogAck): void;
   /** `full`: so much waits for the device already that this must wait too. */
   sendBlock(device: Id, message: Buffer): 'sent' | 'full' | 'gone';
   /** The device subscribed to its desired documents; from now on they are pushed. */
@@ -73,6 +75,10 @@ export const makeConnections = (): Connections => {
         epoch += 1;
         connections.get(device)?.client.close();
       },
+    },
+    acknowledgeLog(device, ack) {
+      const connection = connections.get(device);
+      if (connection !== undefined) send(device, connection, 'ack', ack, 0);
     },
     epoch: () => epoch,
     count: () => connections.size,

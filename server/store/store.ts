@@ -13,7 +13,7 @@
 import type { DeploymentState, OverdueClass, Running } from '#shared/deployment.ts';
 import type { Id, Sha256 } from '#shared/ids.ts';
 import type { Manifest } from '#shared/manifest.ts';
-import type { Desired, Instruction } from '#shared/messages.ts';
+import type { Desired, Instruction, LogPiece } from '#shared/messages.ts';
 import type { StayReason } from '#shared/recall.ts';
 import type { OpenSpan } from '#shared/windows.ts';
 import type { DeploymentRecord, OutcomeBin } from '../domain/deployment.ts';
@@ -385,6 +385,18 @@ export type Store = TransferStore & {
    */
   saveReports(reports: ReportRow[]): Promise<{ conflicts: Id[] }>;
 
+  // Logs of devices
+  /** Those that are not known yet; of each device only the newest, `deviceBytesMax` together, are kept. */
+  saveDeviceLogs(logs: DeviceLogRecord[], deviceBytesMax: number): Promise<void>;
+  /** Newest first; `before` is the `n` of a piece. */
+  listDeviceLogs(
+    device: Id,
+    filter: { deployment?: Id | undefined },
+    page: { before?: number | undefined; limit: number },
+  ): Promise<(DeviceLogRecord & { n: number })[]>;
+  /** Those received before `before`, and of the rest the oldest until they have `bytesMax` together, go. How many. */
+  trimDeviceLogs(before: Millis, bytesMax: number): Promise<number>;
+
   // Desired documents and the outbox
   getDesired(device: Id): Promise<DesiredRecord | undefined>;
   getDesiredMany(devices: Id[]): Promise<DesiredRecord[]>;
@@ -465,6 +477,9 @@ export type HeartbeatRow = {
   running: Running | null;
   healthy: boolean;
 };
+
+/** A piece of a device's log, and when it came by the server's clock. */
+export type DeviceLogRecord = LogPiece & { device: Id; receivedAt: Millis };
 
 export type ReportRow = {
   device: Id;

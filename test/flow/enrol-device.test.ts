@@ -29,6 +29,7 @@ beforeEach(async () => {
     ...world,
     observer: { message: ignore, ingested: ignore, refused: ignore, receiptRefused: ignore },
     log: { info: ignore, warn: ignore, error: ignore },
+    keepLog: ignore,
     wake: ignore,
   });
   enrol = makeEnrolDevice({ ...world, ingest, rootSha256: world.repository.rootSha256, mqttUrl: MQTT });

@@ -38,7 +38,7 @@ afterEach(() => world.close());
 
 test('everything is done once at the start, and nothing after the stop', async () => {
   const housekeeping = startHousekeeping(deps);
-  await expect.poll(() => told.length).toBe(7);
+  await expect.poll(() => told.length).toBe(8);
   await housekeeping.stop();
   expect(told).toEqual([
     'note-alive 1',
@@ -48,6 +48,7 @@ test('everything is done once at the start, and nothing after the stop', async (
     'recount-deployments 0',
     'sweep-objects 0',
     'make-packs 1',
+    'trim-logs 0',
   ]);
 });
 

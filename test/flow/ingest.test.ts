@@ -26,6 +26,7 @@ let ingest: Ingest;
 let acks: string[];
 let counted: Map<string, number>;
 let woken: Id[];
+let kept: string[];
 let complaints: string[];
 let rollout: Id;
 
@@ -48,6 +49,7 @@ const depsOf = (store: IngestDeps['store']): IngestDeps => ({
     warn: (facts: { event?: string }) => void complaints.push(String(facts.event)),
     error: (facts: { event?: string }) => void complaints.push(String(facts.event)),
   },
+  keepLog: (device, { id }) => void kept.push(`${device} ${id}`),
   wake: (id) => void woken.push(id),
 });
 
@@ -56,6 +58,7 @@ beforeEach(async () => {
   acks = [];
   counted = new Map();
   woken = [];
+  kept = [];
   complaints = [];
   await releaseOf(world, '1.0.0');
   await enrolFleet(world, 3);

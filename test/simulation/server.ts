@@ -118,7 +118,8 @@ const live = async (
     link,
     onError: (error, rollout) => complain({ err: error }, `rollout ${rollout}:`),
   });
-  const ingest = makeIngest({ store, link, now, log, observer, wake: (rollout) => rollouts.wake(rollout) });
+  const keepLog = (): void => {};
+  const ingest = makeIngest({ store, link, now, log, observer, keepLog, wake: (rollout) => rollouts.wake(rollout) });
   const greeter = makeGreeter({ store, link, now, log, director });
   network.listen({
     process,

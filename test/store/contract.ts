@@ -5,6 +5,7 @@ import { describeAudit } from './contract-audit.ts';
 import { describeCatalogue } from './contract-catalogue.ts';
 import { describeDecisions } from './contract-decisions.ts';
 import { describeDeployments } from './contract-deployments.ts';
+import { describeDeviceLogs } from './contract-device-logs.ts';
 import { describeDevices } from './contract-devices.ts';
 import { describeIngest } from './contract-ingest.ts';
 import { describeOffers } from './contract-offers.ts';
@@ -23,6 +24,7 @@ export const describeStore = (name: string, open: OpenStore): void => {
   describe(`store: ${name}`, () => {
     describeCatalogue(open);
     describeDevices(open);
+    describeDeviceLogs(open);
     describeOffers(open);
     describeIngest(open);
     describeDeployments(open);

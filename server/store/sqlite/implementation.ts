@@ -4,6 +4,7 @@ import { changes } from './changes.ts';
 import { cohorts } from './cohorts.ts';
 import { decisions } from './decisions.ts';
 import { deployments } from './deployments.ts';
+import { deviceLogs } from './device-logs.ts';
 import { desired } from './desired.ts';
 import { devices } from './devices.ts';
 import { drift } from './drift.ts';
@@ -37,6 +38,7 @@ export const implementStore = (sql: Sql): SyncStore => {
     ...desired(sql),
     ...audit(sql),
     ...timing(sql),
+    ...deviceLogs(sql),
     ...drift(sql),
     ...meta(sql),
     ...transfer(sql),

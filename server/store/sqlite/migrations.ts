@@ -251,6 +251,16 @@ CREATE TABLE packs (
 ) STRICT, WITHOUT ROWID;
 `;
 
+/** The last lines of devices that failed. `n` is the order in which they came; numbers of trimmed ones are not used again. */
+const DEVICE_LOGS = `
+CREATE TABLE device_logs (
+  n INTEGER PRIMARY KEY AUTOINCREMENT, device TEXT NOT NULL REFERENCES devices (id), id TEXT NOT NULL,
+  received_at INTEGER NOT NULL, bytes INTEGER NOT NULL, deployment TEXT, piece TEXT NOT NULL, UNIQUE (device, id)
+) STRICT;
+CREATE INDEX device_logs_age ON device_logs (received_at, bytes);
+CREATE INDEX device_logs_of ON device_logs (device, n, bytes);
+`;
+
 export const MIGRATIONS: readonly string[] = [
   INITIAL,
   PROMOTION,
@@ -264,6 +274,7 @@ export const MIGRATIONS: readonly string[] = [
   DEADLINES,
   RECALLS,
   TRANSFER,
+  DEVICE_LOGS,
 ];
 
 /** Brings the database to the newest schema; throws when it was written by a newer Sluice than this one. */
