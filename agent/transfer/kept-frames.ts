@@ -32,7 +32,8 @@ export const writeFrames = async (from: string, to: string, records: readonly Ch
   }
 };
 
-export type RangeReader = { read(offset: number, bytes: number): Promise<Buffer>; close(): Promise<void> };
+/** What it gives is valid until the next call. */
+export type RangeReader = { read: (offset: number, bytes: number) => Promise<Buffer>; close: () => Promise<void> };
 
 /** Undefined when the lengths can not be those of such frames. */
 export const readFrames = async (
@@ -51,14 +52,13 @@ export const readFrames = async (
     at += bytes;
     frameAt += frameBytes;
   }
-  const handle = await open(file, 'r');
+  const source = await readPlain(file);
   const opened = new Map<number, Buffer>();
   const chunk = async (number: number): Promise<Buffer> => {
     const known = opened.get(number);
     if (known !== undefined) return known;
     const place = places[number]!;
-    const frame = Buffer.allocUnsafe(place.frameBytes);
-    await handle.read(frame, 0, frame.length, place.frameAt);
+    const frame = await source.read(place.frameAt, place.frameBytes);
     const bytes = openFrame(frame, null, records[number]!.bytes);
     opened.set(number, bytes);
     const oldest = opened.size > OPENED_MAX ? opened.keys().next().value : undefined;
@@ -76,7 +76,7 @@ export const readFrames = async (
       }
       return pieces.length === 1 ? pieces[0]! : Buffer.concat(pieces, bytes);
     },
-    close: () => handle.close(),
+    close: source.close,
   };
 };
 
@@ -90,14 +90,29 @@ const lastNotBehind = (places: { at: number }[], offset: number): number => {
   return low;
 };
 
-/** The bytes of a file as they are. */
+const AHEAD_BYTES = 1024 * 1024;
+
+/** The bytes of a file as they are. Chunks are mostly read one behind the other, so more is read at once than is asked for. */
 export const readPlain = async (file: string): Promise<RangeReader> => {
   const handle = await open(file, 'r');
+  let held: Buffer = Buffer.alloc(0);
+  let heldAt = 0;
+  const readAt = async (into: Buffer, offset: number): Promise<Buffer> => {
+    const { bytesRead } = await handle.read(into, 0, into.length, offset);
+    return into.subarray(0, bytesRead);
+  };
   return {
     read: async (offset, bytes) => {
-      const found = Buffer.allocUnsafe(bytes);
-      const { bytesRead } = await handle.read(found, 0, bytes, offset);
-      if (bytesRead !== bytes) throw new RangeError('beyond the file');
+      let found = held.subarray(Math.max(0, offset - heldAt), offset - heldAt + bytes);
+      if (offset < heldAt || found.length < bytes) {
+        if (bytes > AHEAD_BYTES / 4) found = await readAt(Buffer.allocUnsafe(bytes), offset);
+        else {
+          held = await readAt(held.length === AHEAD_BYTES ? held : Buffer.allocUnsafeSlow(AHEAD_BYTES), offset);
+          heldAt = offset;
+          found = held.subarray(0, bytes);
+        }
+      }
+      if (found.length !== bytes) throw new RangeError('beyond the file');
       return found;
     },
     close: () => handle.close(),

@@ -7,9 +7,12 @@ export type Seed = {
   index: string;
   bytes: number;
   records: readonly ChunkRecord[];
-  /** Throws the system's error, or RangeError for bytes that it does not have. Nothing of it is believed. */
-  read(offset: number, bytes: number): Promise<Buffer>;
-  close(): Promise<void>;
+  /**
+   * Throws the system's error, or RangeError for bytes that it does not have. Nothing of it is believed. What it gives is valid
+   * until the next call.
+   */
+  read: (offset: number, bytes: number) => Promise<Buffer>;
+  close: () => Promise<void>;
 };
 
 /** Finds chunks in them: by digest, and checked by it. */
