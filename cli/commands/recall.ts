@@ -33,8 +33,8 @@ export const addRecall = (group: Command): void => {
       const view = await (await connect(flags)).call(routes.rolloutRecall, { params: { rollout }, body });
       if (flags.json === true) return printJson(view);
       print(`${view.explanation}${describeRecall(view)}`);
-      const first = view.recall?.rollouts.at(-1);
-      if (first !== undefined) print(`\nFollow it with: sluice rollout watch ${first.id}`);
+      const back = view.recall?.rollouts ?? [];
+      if (back.length > 0) print(`\nFollow it with:${back.map(({ id }) => `\n  sluice rollout watch ${id}`).join('')}`);
     });
   withExamples(command, [
     ['After a halt: back to what ran before', 'sluice rollout recall ro-5sjqphnd --note "GW-31"'],

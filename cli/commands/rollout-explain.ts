@@ -82,7 +82,10 @@ export const addExplain = (group: Command): void => {
     .option('--limit <n>', 'at most so many decisions', wholeNumber, 5)
     .option('--after <decision>', 'go on with what was decided before this one', wholeNumber)
     .option('--brief', 'one line for each decision')
-    .option('--verify', 'make every decision again from its recorded inputs, and hold it against the audit log')
+    .option(
+      '--verify',
+      'make every decision again from its recorded inputs, however many, and hold it against the audit log',
+    )
     .action(async (rollout: Id, flags: Flags) => {
       const view = await explain(await connect(flags), rollout, flags);
       if (flags.json === true) printJson(view);

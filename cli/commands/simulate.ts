@@ -148,7 +148,7 @@ const FLAGS: Record<string, string> = {
   failureReportMs: '--report-failing',
 };
 const flagOf = (path: string[]): string => {
-  const name = (path[0] === 'model' ? path[1] : path[0]) ?? '';
+  const name = (path[0] === 'model' ? path[1] : path[2] === 'waves' ? 'waves' : path[0]) ?? '';
   return FLAGS[name] ?? `--${name}`;
 };
 

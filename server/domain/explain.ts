@@ -24,8 +24,8 @@ export const durationWords = (ms: number): string => {
 
 const noted = (note: string): string => (note === '' ? '' : `: ${note}`);
 
-/** `now` counts down what ends by itself. */
-export const explainRollout = ({ progress, waveSizes }: Rollout, now: Millis): string => {
+/** `now` counts down what ends by itself; `goingBack`: how many rollouts take devices of a recalled one back, where that is known. */
+export const explainRollout = ({ progress, waveSizes }: Rollout, now: Millis, goingBack?: number): string => {
   switch (progress.state) {
     case 'draft':
       return 'A draft: it has not been submitted.';
@@ -38,7 +38,7 @@ export const explainRollout = ({ progress, waveSizes }: Rollout, now: Millis): s
     case 'paused':
       return `${progress.by} paused it in ${waveName(progress.wave)}${noted(progress.note)}. Nobody new is offered the release until it is resumed.`;
     case 'halted':
-      return `Halted in ${waveName(progress.wave)}: ${sentenceOfHalt(progress.reason)}. ${wayOut(progress.reason, progress.recalled !== undefined)}`;
+      return `Halted in ${waveName(progress.wave)}: ${sentenceOfHalt(progress.reason)}. ${wayOut(progress.reason, progress.recalled !== undefined && goingBack !== 0)}`;
     case 'completed':
       return 'Completed: every device is decided.';
     case 'aborted':

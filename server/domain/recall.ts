@@ -53,9 +53,9 @@ export const recall = (
   };
 };
 
-/** Why a recalled rollout is not resumed; undefined when it was not recalled. */
-export const refusedAsRecalled = (rollout: Rollout) =>
-  recalledOf(rollout.progress) === undefined
+/** Why a recalled rollout is not resumed; undefined when it was not recalled, or there was nobody to go back. */
+export const refusedAsRecalled = (rollout: Rollout, { goingBack }: Pick<RolloutFacts, 'goingBack'>) =>
+  recalledOf(rollout.progress) === undefined || goingBack === 0
     ? undefined
     : refuse(
         'conflict',

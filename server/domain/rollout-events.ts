@@ -34,6 +34,8 @@ export type RolloutFacts = {
   acknowledged?: Acknowledged[];
   /** Of the cohorts that have maintenance windows. Absent: none has. */
   windows?: WindowFacts[];
+  /** Rollouts that take devices of this one back. Absent: it was not recalled, or they are not counted. */
+  goingBack?: number;
 };
 
 /** Whether some planned device of the cohort is in its window now; otherwise when the first of them will be. */

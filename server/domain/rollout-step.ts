@@ -198,7 +198,7 @@ const resume = (
 ): RolloutStep => {
   const { progress } = rollout;
   if (progress.state !== 'paused' && progress.state !== 'halted') return stay;
-  const recalled = refusedAsRecalled(rollout);
+  const recalled = refusedAsRecalled(rollout, facts);
   if (recalled !== undefined) return { ...stay, refused: recalled };
   const acknowledged =
     event.acknowledge !== undefined

@@ -1,7 +1,7 @@
 /** What a person does about a device that runs what nobody told it to run: adopt it, or send the device back. */
 import { Id, releaseRef } from '#shared/ids.ts';
 import { Policy } from '#shared/policy.ts';
-import { accept, type Result, refuse } from '#shared/problems.ts';
+import { accept, type Refusal, type Result, refuse } from '#shared/problems.ts';
 import { auditLine } from '../domain/audit.ts';
 import type { Channel } from '../domain/channel.ts';
 import type { DriftRecord, RolloutRecord, Store } from '../store/store.ts';
@@ -16,7 +16,7 @@ export const adoptDrift = async (
   input: { device: Id; note: string; by: string },
 ): Promise<Result<DriftRecord>> => {
   const drift = await deps.store.getDrift(input.device);
-  if (drift === undefined) return notDrifted(input.device);
+  if (drift === undefined) return notDrifted(deps, input.device);
   const { product, version, manifest } = drift.running;
   const { device, note, by } = input;
   const running = releaseRef(product, version);
@@ -45,7 +45,7 @@ export const reconcileDrift = async (
   const rollouts: RolloutRecord[] = [];
   for (const one of wanted.values()) {
     const planned = await planFor(deps, one, input.by);
-    if (!planned.ok) return planned;
+    if (!planned.ok) return rollouts.length === 0 ? planned : withPlanned(planned, rollouts);
     rollouts.push(planned.value);
   }
   return accept(rollouts);
@@ -55,7 +55,7 @@ type Wanted = { product: Id; version: string; channel: Id; devices: Id[] };
 
 const wantedBy = async (deps: Deps, device: Id): Promise<Result<Wanted>> => {
   const drift = await deps.store.getDrift(device);
-  if (drift === undefined) return notDrifted(device);
+  if (drift === undefined) return notDrifted(deps, device);
   const bundle = await deps.store.findBundle(drift.expected.manifest);
   const name = releaseRef(drift.expected.product, drift.expected.version);
   if (bundle === undefined)
@@ -77,5 +77,11 @@ const planFor = async (deps: Deps, { devices, ...release }: Wanted, by: string):
   return planRollout(deps, { ...release, cohorts, policy: Policy.parse({}), by });
 };
 
-const notDrifted = (device: Id): Result<never> =>
-  refuse('not-found', `${device} does not run anything that it was not told to run`);
+/** What was planned before the refusal stands, and whoever asked must know of it. */
+const withPlanned = (refused: Refusal, rollouts: readonly RolloutRecord[]): Refusal =>
+  refuse(refused.code, `${refused.detail}; planned before that: ${rollouts.map(({ plan }) => plan.id).join(', ')}`);
+
+const notDrifted = async ({ store }: { store: Pick<Store, 'getDevice'> }, device: Id): Promise<Result<never>> =>
+  (await store.getDevice(device)) === undefined
+    ? refuse('not-found', `there is no device ${device}`)
+    : refuse('not-found', `${device} does not run anything that it was not told to run`);

@@ -35,7 +35,7 @@ export const reportRollout = async (
     counts: await deps.store.countDeployments(plan.id),
     untouched: await deps.store.countUntouched(plan.id),
     explanation:
-      explainRollout({ ...plan, progress }, deps.now()) +
+      explainRollout({ ...plan, progress }, deps.now(), recall?.rollouts.length) +
       (progress.state === 'running' ? blockedWords(await blockersNow(deps, plan.id)) : '') +
       (plan.recalls === undefined ? '' : ` It takes devices of ${plan.recalls} back.`) +
       (recalled === undefined || recall === undefined ? '' : recallWords(recalled, recall.rollouts, recall.stays)),

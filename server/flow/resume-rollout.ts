@@ -6,6 +6,7 @@ import { failuresAmong, namedIn } from '../domain/acknowledge.ts';
 import { outcomeOf } from '../domain/deployment.ts';
 import type { RolloutEvent } from '../domain/rollout-events.ts';
 import type { DeploymentRecord, RolloutRecord, Store } from '../store/store.ts';
+import { enactRecall } from './enact-recall.ts';
 import { everyPage } from './every-page.ts';
 import { applyEvent, type RunDeps, runRollout } from './run-rollout.ts';
 
@@ -26,6 +27,8 @@ export const resumeRollout = async (deps: RunDeps, input: Input): Promise<Result
   if (!chosen.ok) return chosen;
   const { by, note } = input;
   const event: RolloutEvent = { kind: 'resume', by, note, ...chosen.value };
+  // Whether anybody goes back is known only when the recall was enacted.
+  await enactRecall(deps, input.rollout);
   const resumed = await applyEvent(deps, input.rollout, event);
   // What is due now is done now, so that the answer shows where it leads.
   return resumed.ok ? runRollout(deps, input.rollout) : resumed;

@@ -4,6 +4,7 @@ import { accept, type Result, refuse } from '#shared/problems.ts';
 import { namedIn, stillAcknowledged } from '../domain/acknowledge.ts';
 import { auditLine, BY_SERVER } from '../domain/audit.ts';
 import { binMsOf } from '../domain/deployment.ts';
+import { recalledOf } from '../domain/recall.ts';
 import type { RolloutPlan } from '../domain/rollout.ts';
 import type { Offer, RolloutEvent, RolloutFacts } from '../domain/rollout-events.ts';
 import { stepRollout } from '../domain/rollout-step.ts';
@@ -101,6 +102,9 @@ export const factsNow = async (
     bins,
     ...(await acknowledgedNow(store, record)),
     ...(time === undefined ? {} : { windows: time.facts }),
+    ...(recalledOf(record.progress) === undefined
+      ? {}
+      : { goingBack: (await store.listRecalls(record.plan.id)).length }),
   };
   return { facts, time };
 };

@@ -2,6 +2,7 @@
 import { z } from 'zod';
 import { DurationMs } from '#shared/ids.ts';
 import { CohortPlan, Policy } from '#shared/policy.ts';
+import { waveWithoutGrowth } from '../domain/waves.ts';
 
 export const FleetModel = z.strictObject({
   devices: z.number().int().min(1).max(100_000).default(10_000),
@@ -21,7 +22,10 @@ export const Trial = z.strictObject({
   name: z.string().min(1).max(64),
   policy: Policy,
   /** Cumulative, of one cohort that is the whole fleet. */
-  waves: CohortPlan.shape.waves,
+  waves: CohortPlan.shape.waves.refine(
+    (waves) => waveWithoutGrowth(waves) === undefined,
+    'waves are cumulative, each larger than the one before',
+  ),
 });
 export type Trial = z.infer<typeof Trial>;
 

@@ -9,6 +9,7 @@ import {
   sortRecall,
 } from '#server/domain/recall.ts';
 import type { HaltReason } from '#server/domain/rollout.ts';
+import { stepRollout } from '#server/domain/rollout-step.ts';
 import { Id, Sha256 } from '#shared/ids.ts';
 import { STAYS } from '#shared/recall.ts';
 import { BAD, fleetOf, GOOD } from './fleet.ts';
@@ -145,6 +146,16 @@ describe('by itself', () => {
     expect(refused.refused).toMatchObject({ code: 'conflict', detail: expect.stringContaining('recalled') });
     const aborted = rollout.happen({ kind: 'abort', by: 'ada', note: '' });
     expect(recalledOf(aborted.next.progress)).toEqual(recalledOf(halted.progress));
+  });
+
+  test('where nobody goes back, a halt that recalled can be resumed', () => {
+    const { rollout: halted } = haltOf('recall');
+    const resume = { kind: 'resume', by: 'ada', note: 'it was the network' } as const;
+    const facts = { now: 1_000_000_000, bins: [] };
+    expect(stepRollout(halted, resume, { ...facts, goingBack: 1 }).refused).toMatchObject({ code: 'conflict' });
+    const resumed = stepRollout(halted, resume, { ...facts, goingBack: 0 });
+    expect(resumed.refused).toBeNull();
+    expect(recalledOf(resumed.next.progress)).toBeUndefined();
   });
 
   test('a person recalls what was halted, and nobody what still runs', () => {

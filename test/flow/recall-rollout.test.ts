@@ -142,6 +142,19 @@ describe('by command', () => {
     expect(recalledOf(aborted.progress)).toMatchObject({ by: 'ada' });
   });
 
+  test('a halt that recalls, and finds nobody to go back, can be resumed', async () => {
+    await releaseOf(world, '1.0.0');
+    await releaseOf(world, '1.1.0');
+    const devices = await enrolFleet(world, 3);
+    await bring('1.0.0', devices);
+    const bad = await startRollout(world, '1.1.0', { policy: { ...STRICT, onHalt: 'recall' } });
+    for (const device of ['gw-1', 'gw-2']) await ends(bad, device, 'reverted', '1.0.0');
+    expect((await run(world, bad)).progress).toMatchObject({ state: 'halted', recalled: { by: 'server' } });
+    const resumed = must(await resumeRollout(world, { rollout: bad, note: 'two wet cabinets', by: 'ada' }));
+    expect(resumed.progress.state).toBe('running');
+    expect(recalledOf(resumed.progress)).toBeUndefined();
+  });
+
   test('a running rollout is halted or aborted first; a completed or aborted one can be recalled', async () => {
     await releaseOf(world, '1.0.0');
     await releaseOf(world, '1.1.0');

@@ -150,7 +150,9 @@ test('drifted devices are listed in pages, adopted by name, and sent back togeth
 
   expect(problemOf(await api().call('viewer', 'POST', 'drift/reconcile', { devices }))).toEqual([403, 'forbidden']);
   expect(problemOf(await post('drift/reconcile', { devices: [] }))).toEqual([400, 'invalid-request']);
-  expect(problemOf(await post('drift/reconcile', { devices: ['gw-99'] }))).toEqual([404, 'not-found']);
+  const stranger = await post('drift/reconcile', { devices: ['gw-99'] });
+  expect(problemOf(stranger)).toEqual([404, 'not-found']);
+  expect(stranger.body.detail).toBe('there is no device gw-99');
   expect(problemOf(await api().call('ci', 'POST', `devices/${gw1}/adopt`, { note: '' }))).toEqual([403, 'forbidden']);
 
   const adopted = await post(`devices/${gw1}/adopt`, { note: 'field test' });
