@@ -17,6 +17,8 @@ const ArtifactFile = z.union([
   z.strictObject({ name: Id, folder: Path, compression: z.enum(['none', 'gzip', 'zstd']).default('none') }),
   /** A file is placed at `path` in the slot. */
   z.strictObject({ name: Id, file: Path, path: z.string().min(1).max(255), executable: z.boolean().default(false) }),
+  /** A raw image, which fills a slot that boots the whole device; alone in its bundle. */
+  z.strictObject({ name: Id, image: Path }),
   /** A tar that exists already, unpacked at the root of the slot. */
   z.strictObject({ name: Id, tree: Path, compression: z.enum(['none', 'gzip', 'zstd']) }),
 ]);
@@ -106,6 +108,7 @@ export const createBundles = async (description: Description, options: CreateOpt
 const artifactSource = (artifact: z.output<typeof ArtifactFile>, at: (path: string) => string): ArtifactSource => {
   const { name } = artifact;
   if ('folder' in artifact) return { name, folder: at(artifact.folder), compression: artifact.compression };
+  if ('image' in artifact) return { name, file: at(artifact.image), install: { kind: 'image' } };
   if ('tree' in artifact)
     return { name, file: at(artifact.tree), install: { kind: 'tree', compression: artifact.compression } };
   return {

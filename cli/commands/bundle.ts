@@ -20,6 +20,7 @@ type CreateFlags = {
   securityCounter?: number;
   folder?: [string, string][];
   artifact?: [string, string][];
+  image?: [string, string][];
   run?: string[];
   health?: string[];
   change?: string[];
@@ -35,7 +36,11 @@ const describe = async (flags: CreateFlags): Promise<{ content: Record<string, u
   for (const name of ['product', 'version', 'compatible', 'securityCounter', 'notes'] as const) {
     if (flags[name] !== undefined) content[name] = flags[name];
   }
-  const files = [...(flags.folder ?? []).map(folderArtifact), ...(flags.artifact ?? []).map(fileArtifact)];
+  const files = [
+    ...(flags.folder ?? []).map(folderArtifact),
+    ...(flags.artifact ?? []).map(fileArtifact),
+    ...(flags.image ?? []).map(([name, path]) => ({ name, image: fromHere(path) })),
+  ];
   if (files.length > 0) content['artifacts'] = files;
   if (flags.run !== undefined) content['run'] = { command: flags.run };
   if (flags.change !== undefined) content['changes'] = flags.change;
@@ -67,6 +72,7 @@ const addCreate = (group: Command): void => {
     .option('--security-counter <n>', 'grows when older versions must never run again', wholeNumber)
     .option('--folder <name=folder>', 'a folder, unpacked at the root of the slot; repeatable', collect(pair))
     .option('--artifact <name=file:path>', 'a file, placed at this path in the slot; repeatable', collect(pair))
+    .option('--image <name=file>', 'a raw image for a slot that boots the whole device; alone', collect(pair))
     .option('--run <command...>', 'the application that the agent runs in the slot')
     .option('--health <url>', 'must answer with success before the trial ends well; {port} is its PORT', collectText)
     .option('--change <id>', 'issue key or commit that this version contains; repeatable', collectText)
@@ -101,6 +107,10 @@ const addCreate = (group: Command): void => {
     [
       'From flags alone',
       'sluice bundle create --product gateway --version 1.0.0 --compatible gw-arm --folder app=dist --run node main.mjs',
+    ],
+    [
+      'A root file system, for devices that boot images',
+      'sluice bundle create --product gateway-os --version 2.3.0 --compatible gw-arm --image rootfs=rootfs.ext4',
     ],
     [
       'CI sets what only it knows',

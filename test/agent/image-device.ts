@@ -33,34 +33,44 @@ export const publishImage = async (
   });
 };
 
-export const bootImageDevice = async (server: TestServer, rig: Rig) => {
+type Site = {
+  url: string;
+  token: string;
+  /** Whether it has noticed that the last agent is gone. */
+  nobodyIsConnected?: () => boolean;
+};
+
+/** The device is switched on, and lives on as often as it reboots. */
+export const startImageDevice = async (
+  site: Site,
+  rig: Rig,
+  { slotBytes = SLOT_BYTES, settings = {} }: { slotBytes?: number; settings?: Record<string, unknown> } = {},
+) => {
   const at = (name: string): string => join(rig.dir, name);
   const files = { a: at('slot-a'), b: at('slot-b') };
   const asked = at('reboot-asked');
-  await writeFile(files.a, Buffer.alloc(SLOT_BYTES, 'as it left the factory '));
-  await writeFile(files.b, Buffer.alloc(SLOT_BYTES));
+  await writeFile(files.a, Buffer.alloc(slotBytes, 'as it left the factory '));
+  await writeFile(files.b, Buffer.alloc(slotBytes));
   /** `$PPID` is the agent. */
   const rebootAs = (how: string): string[] => ['sh', '-c', `echo ${how} > '${asked}'; kill -9 $PPID`];
-  const selector =
-    rig.settings['kind'] === 'raspberry-pi' ? { ...rig.settings, tryboot: rebootAs('armed') } : rig.settings;
-  const device = await openDevice(server, {
+  const own = rig.settings['kind'] === 'raspberry-pi' ? { tryboot: rebootAs('armed') } : {};
+  const device = await openDevice(site, {
     trialTries: 2,
     slots: {
       kind: 'image',
       ...files,
-      selector,
+      selector: { ...rig.settings, ...own },
       running: { by: 'command-line', file: at('cmdline') },
       bootId: at('boot_id'),
       reboot: rebootAs('plainly'),
     },
+    ...settings,
   });
   const booted: SlotName[] = [];
-  let agent: RunningAgent | undefined;
-  let stopped = false;
-  /** It ended although nothing was rebooted. */
-  let dead = false;
+  const agents: RunningAgent[] = [];
+  const state = { stopped: false, dead: false };
 
-  const powerOn = async (how: string): Promise<void> => {
+  const powerOn = async (how: string): Promise<RunningAgent> => {
     for (let armed = how.startsWith('armed'); ; armed = false) {
       const slot = await rig.powerOn(armed);
       booted.push(slot);
@@ -68,50 +78,56 @@ export const bootImageDevice = async (server: TestServer, rig: Rig) => {
       await writeFile(at('cmdline'), `root=PARTUUID=1-0${slot === 'a' ? 2 : 3} sluice.slot=${slot}`);
       // The watchdog resets what does not come up.
       if ((await readFile(files[slot])).includes(BROKEN)) continue;
-      await until('the broker has noticed', server.nobodyIsConnected);
-      agent = device.start();
-      return;
+      if (site.nobodyIsConnected !== undefined) await until('the broker has noticed', site.nobodyIsConnected);
+      const agent = device.start();
+      agents.push(agent);
+      return agent;
     }
   };
-  /** As often as the device reboots. */
   const life = (async () => {
     for (let how = 'plainly'; ; ) {
-      if (stopped) return;
-      await powerOn(how);
-      await agent!.ended;
+      if (state.stopped) return;
+      const agent = await powerOn(how);
+      await agent.ended;
       how = await readFile(asked, 'utf8').catch(() => '');
-      dead = how === '';
-      if (dead) return;
+      state.dead = how === '';
+      if (state.dead) return;
       await rm(asked);
     }
   })();
   life.catch(() => undefined);
   onTestFinished(async () => {
-    stopped = true;
-    agent?.kill();
+    state.stopped = true;
+    agents.at(-1)?.kill();
     await life.catch(() => undefined);
   });
   return {
-    ...device,
+    dataDir: device.dataDir,
+    files,
     booted,
-    life,
-    agent: () => agent,
-    /** The outcome that the server has a signed receipt of, and what runs by the device's next word. */
-    deploy: async (release: Published) => {
-      server.desire(release.instruction);
-      const receipts = () => server.state.receipts.filter((one) => one.deployment === release.instruction.deployment);
-      const isIdle = () => {
-        if (dead) throw new Error(`the agent has ended: ${agent?.errorOutput()}`);
-        return receipts().length > 0 && server.state.reports.at(-1)?.deployment === null;
-      };
-      await until(`${release.version} is over`, isIdle, 30_000, () => ({
-        booted,
-        said: agent?.lines.slice(-15).map(({ msg }) => msg),
-        errors: agent?.errorOutput(),
-      }));
-      const [receipt, ...more] = receipts();
-      if (more.length > 0) throw new Error('reported twice');
-      return { outcome: receipt!.outcome, error: receipt!.error?.code, running: server.state.reports.at(-1)!.running };
+    lines: () => agents.flatMap(({ lines }) => lines),
+    /** Throws when the agent has ended although nothing was rebooted. */
+    expectAlive: () => {
+      if (state.dead) throw new Error(`the agent has ended: ${agents.at(-1)?.errorOutput()}`);
     },
   };
+};
+
+export const bootImageDevice = async (server: TestServer, rig: Rig) => {
+  const device = await startImageDevice(server, rig);
+  /** The outcome that the server has a signed receipt of, and what runs by the device's next word. */
+  const deploy = async (release: Published) => {
+    server.desire(release.instruction);
+    const receipts = () => server.state.receipts.filter((one) => one.deployment === release.instruction.deployment);
+    const isOver = () => {
+      device.expectAlive();
+      return receipts().length > 0 && server.state.reports.at(-1)?.deployment === null;
+    };
+    const facts = () => ({ booted: device.booted, said: device.lines().slice(-15) });
+    await until(`${release.version} is over`, isOver, 60_000, facts);
+    const [receipt, ...more] = receipts();
+    if (more.length > 0) throw new Error('reported twice');
+    return { outcome: receipt!.outcome, error: receipt!.error?.code, running: server.state.reports.at(-1)!.running };
+  };
+  return { ...device, deploy };
 };
