@@ -7,9 +7,9 @@ import type { FindDevice } from '../flow/find-device.ts';
 
 export type Passes = {
   /** Serves as a device's login in this process, and in no other. */
-  of(device: Id): string;
+  of: (device: Id) => string;
   /** Undefined: it is no pass. The device must still be accepted. */
-  check(login: string): Promise<Result<Id>> | undefined;
+  check: (login: string) => Promise<Result<Id>> | undefined;
 };
 
 export const makePasses = (findDevice: FindDevice): Passes => {
@@ -52,7 +52,7 @@ export const readAs = async (
   const nothing = { bytes: new Uint8Array(0), total: 0 };
   if (answer.statusCode === 206 || answer.statusCode === 416) {
     const total = Number(/\/(\d+)$/.exec(String(answer.headers['content-range']))?.[1] ?? 0);
-    const etag = String(answer.headers.etag ?? '');
+    const etag = answer.headers.etag ?? '';
     return { status: 200, bytes: answer.statusCode === 206 ? body : nothing.bytes, total, etag };
   }
   if (answer.statusCode !== 200) return { status: answer.statusCode, ...nothing };

@@ -83,7 +83,7 @@ export const serveBlocks = (options: BlocksOptions): BlockServer => {
       known.open += 1;
       const debtMs = waitMs(take(known.bucket, rate, performance.now(), request.bytes), rate);
       return void answer(device, request, debtMs)
-        .catch(options.onError)
+        .catch((error: unknown) => options.onError(error))
         .finally(() => {
           known.open -= 1;
         });
