@@ -391,6 +391,19 @@ test('flags describe a bundle too, and stand over the file', async () => {
   expect(wrong).toMatchObject({ code: 2, err: expect.stringMatching(/version[\s\S]*artifacts/) });
 });
 
+test('an image is a bundle of its own, and is booted, not run', async () => {
+  await writeFile(join(folder, 'rootfs.ext4'), Buffer.alloc(70_000, 'an image'));
+  const flags = ['--product', 'os', '--version', '1.0.0', '--compatible', 'c', '--image', 'rootfs=rootfs.ext4'];
+  const ran = await runSluice(['bundle', 'create', ...flags, '--json'], { cwd: folder });
+  expect(JSON.parse(ran.out)).toMatchObject([
+    { manifest: { artifacts: [{ name: 'rootfs', bytes: 70_000, install: { kind: 'image' } }] } },
+  ]);
+  const run = await runSluice(['bundle', 'create', ...flags, '--run', 'node', 'x'], { cwd: folder });
+  expect(run).toMatchObject({ code: 1, err: expect.stringContaining('an image is booted, not run') });
+  const two = await runSluice(['bundle', 'create', ...flags, '--image', 'other=rootfs.ext4'], { cwd: folder });
+  expect(two).toMatchObject({ code: 1, err: expect.stringContaining('fills its slot alone') });
+});
+
 test('the kept token goes to the kept server and to no other', async () => {
   const home = { XDG_CONFIG_HOME: await mkdtemp(join(folder, 'home-')) };
   const file = await saveLogin(home, { url: 'https://one.example', token: 'secret' });
