@@ -39,6 +39,13 @@ export type Http = {
     schema: S,
     signal: AbortSignal,
   ): Promise<HttpResult<z.output<S>>>;
+  /** With the device's login; never over MQTT. */
+  postOwn<S extends z.ZodType>(
+    path: string,
+    body: unknown,
+    schema: S,
+    signal: AbortSignal,
+  ): Promise<HttpResult<z.output<S>>>;
   /** What came was wrong or late: the cache is left alone for a while. */
   distrustCache: () => void;
   /** When the server last answered anything, by the given clock; 0 for never. */
@@ -80,13 +87,22 @@ export const openHttp = (options: {
     if (response.status === 401 && !Number.isNaN(date)) clock.learn(date);
     return response;
   };
-  const overHttp: HttpGet = async (path, headers, signal) => {
-    const ask = () => send(path, { headers: { ...headers, authorization: authorization() }, signal });
-    const response = await ask();
+  /** After a 401 once more: perhaps this device's clock was off, and is known now. */
+  const withLogin = async (ask: (headers: { authorization: string }) => Promise<HttpAnswer>): Promise<HttpAnswer> => {
+    const response = await ask({ authorization: authorization() });
     if (response.status !== 401) return response;
     await response.body?.cancel();
-    return ask();
+    return ask({ authorization: authorization() });
   };
+  const overHttp: HttpGet = (path, headers, signal) =>
+    withLogin((login) => send(path, { headers: { ...headers, ...login }, signal }));
+  const post = (path: string, body: unknown, headers: Record<string, string>, signal: AbortSignal) =>
+    send(path, {
+      method: 'POST',
+      headers: { ...headers, 'content-type': 'application/json' },
+      body: JSON.stringify(body),
+      signal: bounded(signal),
+    });
   const reached = firstReachable({ http: overHttp, blocks: options.blocks ?? (() => undefined), log });
   const cache = cacheUrl === undefined ? undefined : openCache({ get: reached, cacheUrl, log });
   const get = cache?.get ?? reached;
@@ -109,17 +125,9 @@ export const openHttp = (options: {
     },
     getJson: (path, schema, signal) =>
       answerOf(() => get(path, { accept: 'application/json' }, bounded(signal)), schema),
-    postJson: (path, body, schema, signal) =>
-      answerOf(
-        () =>
-          send(path, {
-            method: 'POST',
-            headers: { 'content-type': 'application/json' },
-            body: JSON.stringify(body),
-            signal: bounded(signal),
-          }),
-        schema,
-      ),
+    postJson: (path, body, schema, signal) => answerOf(() => post(path, body, {}, signal), schema),
+    postOwn: (path, body, schema, signal) =>
+      answerOf(() => withLogin((headers) => post(path, body, headers, signal)), schema),
   };
 };
 

@@ -6,7 +6,7 @@ import { Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import mqtt, { type MqttClient } from 'mqtt';
 import type { Id } from '#shared/ids.ts';
-import { Ack, Desired, MESSAGE_BYTES_MAX, type Online, parseMessage } from '#shared/messages.ts';
+import { Ack, Desired, LogAck, MESSAGE_BYTES_MAX, type Online, parseMessage } from '#shared/messages.ts';
 import { DOWN, type DownChannel, down, type UpChannel, up } from '#shared/topics.ts';
 import { type Backoff, backoffMs } from './domain/retry.ts';
 import type { Log } from './log.ts';
@@ -29,6 +29,7 @@ export type LinkOptions = {
     disconnected(refused: boolean): void;
     desired(desired: Desired): void;
     ack(ack: Ack): void;
+    logAck(ack: LogAck): void;
   };
 };
 
@@ -84,11 +85,13 @@ export const openLink = (options: LinkOptions): Link => {
   };
 };
 
+const PROTOCOLS = ['mqtt', 'mqtts', 'ws', 'wss'] as const;
+
 /** mqtt.js itself would take the address apart with what Node warns of (DEP0169). */
 const addressOf = (url: string) => {
   const { protocol, hostname, port, pathname, search } = new URL(url);
   return {
-    protocol: protocol.slice(0, -1) as 'mqtt' | 'mqtts' | 'ws' | 'wss',
+    protocol: PROTOCOLS.find((known) => `${known}:` === protocol) ?? 'mqtts',
     // Without the brackets of an IPv6 address.
     host: hostname.replace(/^\[(.*)\]$/, '$1'),
     ...(port === '' ? {} : { port: Number(port) }),
@@ -177,5 +180,7 @@ const receive = ({ device, log, on, blocks }: LiveOptions, topic: string, payloa
   const ack = is('ack') ? parseMessage(Ack, payload) : undefined;
   if (desired !== undefined) return on.desired(desired);
   if (ack !== undefined) return on.ack(ack);
+  const logAck = is('ack') ? parseMessage(LogAck, payload) : undefined;
+  if (logAck !== undefined) return on.logAck(logAck);
   return log.warn({ event: 'message-dropped', topic }, `a message on ${topic} could not be understood`);
 };

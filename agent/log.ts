@@ -6,23 +6,36 @@ import { hasEnded, type InstallState } from './domain/install.ts';
 export type Log = Pick<Logger, 'debug' | 'info' | 'warn' | 'error'>;
 
 /** Synchronous, so that the last words of an agent that ends are not lost. Writing never throws: a log that can't be written is not fatal. */
-export const makeAgentLog = async (config: AgentConfig['log'], deviceId: string): Promise<Logger> => {
+export const makeAgentLog = async (
+  config: AgentConfig['log'],
+  deviceId: string,
+  /** Gets every line, as JSON. */
+  onLine: (line: string) => void = () => undefined,
+): Promise<Logger> => {
+  const also = (stream: { write(line: string): unknown }) => ({
+    write: (line: string) => {
+      onLine(line);
+      stream.write(line);
+    },
+  });
   const options = { level: config.level, base: { deviceId }, timestamp: pino.stdTimeFunctions.isoTime };
   if (!(config.pretty ?? process.stdout.isTTY)) {
     const stream = pino.destination({ dest: 1, sync: true });
     // A full disk or a closed pipe (faults 18).
     stream.on('error', () => undefined);
-    return pino(options, stream);
+    return pino(options, also(stream));
   }
   const { default: pretty } = await import('pino-pretty');
   return pino(
     options,
-    pretty({
-      colorize: process.stdout.isTTY,
-      sync: true,
-      translateTime: 'SYS:HH:MM:ss',
-      ignore: 'event,deviceId,deployment,state',
-    }),
+    also(
+      pretty({
+        colorize: process.stdout.isTTY,
+        sync: true,
+        translateTime: 'SYS:HH:MM:ss',
+        ignore: 'event,deviceId,deployment,state',
+      }),
+    ),
   );
 };
 

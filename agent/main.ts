@@ -17,22 +17,28 @@ import { type Enrolled, enrol, readEnrolled, refreshEnrolled, trustedRoot } from
 import { openFleetTime } from './fleet-time.ts';
 import { writeFloor } from './floor.ts';
 import { lockFolder } from './folder-lock.ts';
+import { openHolds } from './holds.ts';
 import { openHttp, openServerClock } from './http.ts';
 import { openIdentity } from './identity.ts';
+import { openKeptLogs } from './kept-logs.ts';
 import { findOwner, type ProcessOwner } from './limits.ts';
 import { type Link, openLink } from './link.ts';
+import { type LocalApi, openLocalApi } from './local-api.ts';
 import { type Log, makeAgentLog, tellState } from './log.ts';
 import { openMachine } from './machine.ts';
 import { openMemory } from './open-memory.ts';
+import { everyMs, untilAborted } from './pace.ts';
 import { failureOf, openPerformer } from './perform.ts';
 import { runningNow } from './perform-parts.ts';
 import { openPoll } from './poll.ts';
 import { runProgram } from './program.ts';
+import { keepRecentLines, type RecentLines } from './recent-lines.ts';
 import { openReporter } from './report.ts';
 import { bootingItself } from './self-update.ts';
 import { openServiceManager } from './service-manager.ts';
 import { openSlots } from './slots/open-slots.ts';
 import { openStatusFile } from './status-file.ts';
+import { keepChecks, type SteadyHealth, watchSteadyHealth } from './steady-health.ts';
 import { openSupervisor } from './supervisor.ts';
 import { localTimeZone } from './time-zone.ts';
 import { openLastTransfer } from './transfer/last-transfer.ts';
@@ -42,6 +48,8 @@ import { inTurns } from './turns.ts';
 import { AGENT_VERSION, BUILD_TIME } from './version.ts';
 
 const OBJECT_BACKOFF_MS_MAX = 60_000;
+const APPLICATION_LOG_BYTES_MAX = 24 * 1024;
+const AGENT_LOG_CHARS_MAX = 12 * 1024;
 const PROGRESS_REPORT_MS = 5_000;
 const PROGRESS_STATUS_MS = 500;
 
@@ -51,18 +59,19 @@ const PROGRESS_STATUS_MS = 500;
  */
 export const runAgent = async (config: AgentConfig, signal: AbortSignal): Promise<void> => {
   await mkdir(config.dataDir, { recursive: true, mode: 0o700 });
-  const log = await makeAgentLog(config.log, config.device);
+  const recent = keepRecentLines(AGENT_LOG_CHARS_MAX);
+  const log = await makeAgentLog(config.log, config.device, recent.add);
   const lock = await lockFolder(config.dataDir);
   if (!lock.ok) throw new AgentStopped(lock.detail);
   try {
-    await runLocked(config, log, signal);
+    await runLocked(config, log, recent, signal);
   } finally {
     await lock.value.release();
     log.flush();
   }
 };
 
-const runLocked = async (config: AgentConfig, log: Logger, stop: AbortSignal): Promise<void> => {
+const runLocked = async (config: AgentConfig, log: Logger, recent: RecentLines, stop: AbortSignal): Promise<void> => {
   const { dataDir, device } = config;
   const enrolled = await readEnrolled(dataDir, config);
   const trusted = trustedRoot(config);
@@ -128,7 +137,9 @@ const runLocked = async (config: AgentConfig, log: Logger, stop: AbortSignal): P
     maxMs: Math.min(config.reconnect.maxMs, OBJECT_BACKOFF_MS_MAX),
   };
 
+  const startedAt = now();
   let link: Link | undefined;
+  let local: LocalApi | undefined;
   const lastTransfer = await openLastTransfer(dataDir);
   let progress: Progress | null = null;
   let mqttUrl = config.mqttUrl ?? enrolled?.mqttUrl ?? '';
@@ -155,14 +166,29 @@ const runLocked = async (config: AgentConfig, log: Logger, stop: AbortSignal): P
   });
   const manager = openServiceManager({ env: process.env, writingMs: machine.writingMs, log });
   const inbox = openInbox({ trust, memory: machine.memory, send: machine.send, backoff, log });
+  const logs = await openKeptLogs({
+    dir: await folder(dataDir, 'kept-logs'),
+    boot,
+    last: { application: () => supervisor.lastOutput(APPLICATION_LOG_BYTES_MAX), agent: recent.last },
+    secrets: files.secrets,
+    link: () => link,
+    http,
+    backoff,
+    now,
+    log,
+  });
   const reporter = openReporter({
     machine,
     link: () => link ?? { connected: () => false, publish: () => false },
     boot,
     agent: `sluice-agent/${AGENT_VERSION}`,
     running,
-    healthy: async () => (await slots.running()) !== null || (await running()) === null,
-    attributes: () => ({ ...attributesOf(config, inbox.refusal()), ...lastTransfer.attributes() }),
+    healthy: async () => steady.illness() === null && ((await slots.running()) !== null || (await running()) === null),
+    attributes: () => ({
+      ...attributesOf(config, inbox.refusal()),
+      ...lastTransfer.attributes(),
+      ...illnessOf(steady),
+    }),
     progress: () => progress,
     now,
     heartbeatMs: config.heartbeatMs,
@@ -176,7 +202,11 @@ const runLocked = async (config: AgentConfig, log: Logger, stop: AbortSignal): P
     connected: connected(),
     refusal: inbox.refusal(),
     install: machine.memory().install,
+    hold: holds.hold(),
+    since: startedAt,
+    last: machine.memory().last,
   }));
+  const holds = openHolds({ dataDir, policy: config.consent, now, log, changed: () => status.changed() });
   const reportProgress = everyMs(PROGRESS_REPORT_MS, () => reporter.changed());
   const showProgress = everyMs(PROGRESS_STATUS_MS, () => status.changed());
   const poll = openPoll({
@@ -189,6 +219,18 @@ const runLocked = async (config: AgentConfig, log: Logger, stop: AbortSignal): P
       mqttUrl = (await refreshEnrolled(enrolOptions))?.mqttUrl ?? mqttUrl;
     },
     pollMs: config.pollMs,
+    log,
+  });
+  const steady = watchSteadyHealth({
+    dir: dataDir,
+    config,
+    slots,
+    files,
+    install: () => machine.memory().install,
+    onChange: (illness) => {
+      reporter.changed();
+      if (illness !== null) void logs.keep(null, 'application');
+    },
     log,
   });
   const contact = watchContact({
@@ -210,14 +252,15 @@ const runLocked = async (config: AgentConfig, log: Logger, stop: AbortSignal): P
     contact: contact.contact,
     data: openDataSnapshots(dataDir),
     files,
+    holds,
     onProgress: (next) => {
       progress = next;
       reportProgress();
       showProgress();
     },
     onReceipt: () => reporter.changed(),
-    onApplicationOutput: (deployment, text) =>
-      link?.publish('log', { boot, deployment, source: 'application', at: Math.max(0, now()), text }),
+    keepLog: logs.keep,
+    keepChecks: (manifest, sha256) => keepChecks(dataDir, manifest, sha256),
     now,
     time,
     log,
@@ -229,6 +272,13 @@ const runLocked = async (config: AgentConfig, log: Logger, stop: AbortSignal): P
     if (machine.memory().desiredSeq > 0) await trust.acceptSeq(machine.memory().desiredSeq);
     machine.send({ kind: 'restarted' });
     manager.ready();
+    local = await openLocalApi({
+      socket: config.local.socket ?? join(dataDir, 'agent.sock'),
+      mode: Number.parseInt(config.local.mode, 8),
+      status,
+      holds,
+      log,
+    });
     const member = enrolled ?? (await enrolOrStop(enrolOptions));
     mqttUrl = config.mqttUrl ?? member.mqttUrl;
     await pinRoot(trust, member, log, backoff, signal);
@@ -252,6 +302,7 @@ const runLocked = async (config: AgentConfig, log: Logger, stop: AbortSignal): P
         },
         desired: inbox.receive,
         ack: reporter.ack,
+        logAck: logs.acknowledged,
       },
     });
     await untilAborted(signal);
@@ -260,10 +311,13 @@ const runLocked = async (config: AgentConfig, log: Logger, stop: AbortSignal): P
   } finally {
     log.info({ event: 'agent-stopping' }, 'stopping');
     await manager.stopping();
+    await local?.stop();
     inbox.stop();
     reporter.stop();
     await poll.stop();
     await contact.stop();
+    await steady.stop();
+    await logs.stop();
     await machine.stop();
     await link?.stop();
     await slots.stop();
@@ -277,6 +331,11 @@ const ownerOf = async ({ application: { user, group } }: AgentConfig): Promise<P
   const found = await findOwner({ user, group });
   if (!found.ok) throw new AgentStopped(found.message);
   return found.owner;
+};
+
+const illnessOf = (steady: SteadyHealth): Record<string, string> => {
+  const illness = steady.illness();
+  return illness === null ? {} : { unhealthy: illness };
 };
 
 const folder = async (dataDir: string, name: string): Promise<string> => {
@@ -318,21 +377,5 @@ const attributesOf = (config: AgentConfig, refusal: { code: string } | null): Re
   node: process.versions.node,
   ...(refusal === null ? {} : { refused: refusal.code }),
 });
-
-/** Calls at most once in so many milliseconds; what is left out is made up for by the next. */
-const everyMs = (ms: number, call: () => void): (() => void) => {
-  let last = Number.NEGATIVE_INFINITY;
-  return () => {
-    if (performance.now() - last < ms) return;
-    last = performance.now();
-    call();
-  };
-};
-
-const untilAborted = (signal: AbortSignal): Promise<void> =>
-  new Promise((resolve) => {
-    if (signal.aborted) resolve();
-    else signal.addEventListener('abort', () => resolve(), { once: true });
-  });
 
 if (import.meta.main) await runProgram(runAgent);

@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { DeviceErrorCode, Running } from '#shared/deployment.ts';
 import { readFileIfThere } from '#shared/durable.ts';
-import type { Id } from '#shared/ids.ts';
+import type { Id, Sha256 } from '#shared/ids.ts';
 import { Manifest } from '#shared/manifest.ts';
 import { sha256Hex } from '#shared/trust/canonical.ts';
 import type { ApplicationFiles } from './application-files.ts';
@@ -14,9 +14,11 @@ import type { Contact } from './domain/contact.ts';
 import type { Journey } from './domain/install.ts';
 import { type Backoff, backoffMs } from './domain/retry.ts';
 import type { FleetTime } from './fleet-time.ts';
+import type { Holds } from './holds.ts';
 import { runHooks } from './hooks.ts';
 import type { Http } from './http.ts';
 import type { Identity } from './identity.ts';
+import type { KeptLogs } from './kept-logs.ts';
 import type { Log } from './log.ts';
 import type { EventOf, Machine } from './machine.ts';
 import { redact } from './redact.ts';
@@ -49,12 +51,16 @@ export type PerformOptions = {
   data: DataSnapshots;
   /** What is the application's own on this device. */
   files: ApplicationFiles;
+  /** What local programs say about an update. */
+  holds: Pick<Holds, 'wait'>;
   /** Of the fetch that goes on. */
   onProgress: (progress: Progress) => void;
   /** A receipt waits to be sent. */
   onReceipt: () => void;
-  /** What the application last wrote, after a trial that failed. */
-  onApplicationOutput: (deployment: Id, text: string) => void;
+  /** Keeps what this source wrote last, for the server, after a failure. Never throws. */
+  keepLog: KeptLogs['keep'];
+  /** Keeps what a version is held to from its commit on. */
+  keepChecks: (manifest: Manifest, manifestSha256: Sha256) => Promise<void>;
   now: () => number;
   /** For windows and activation. */
   time: FleetTime;

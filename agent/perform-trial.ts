@@ -12,7 +12,6 @@ import { checkEnvironment, hookEnvironment } from './surroundings.ts';
 
 const SELECTOR_ATTEMPTS_MAX = 5;
 const REVERT_RUNNING_MS_MAX = 15_000;
-const OUTPUT_BYTES_MAX = 12 * 1024;
 
 export const trialEffects = (options: PerformOptions) => {
   const { config, slots, files, now, log } = options;
@@ -92,6 +91,12 @@ export const trialEffects = (options: PerformOptions) => {
     }
   };
 
+  /** Committed is committed: without these only the device's own checks go on. */
+  const keepChecks = (manifest: Manifest, { offer }: InSlot): Promise<void> =>
+    options.keepChecks(manifest, offer.install.sha256).catch((error: unknown) => {
+      log.warn({ event: 'checks-not-kept', err: error }, 'the checks of the committed version could not be kept');
+    });
+
   const commit = async (journey: InSlot, signal: AbortSignal): Done => {
     const committed = await insist(() => slots.commit(), signal);
     if (signal.aborted) return undefined;
@@ -101,6 +106,7 @@ export const trialEffects = (options: PerformOptions) => {
     // After a restart nothing runs yet.
     if ((await slots.running()) === null) await slots.boot(signal);
     const manifest = await keptManifest(journey).catch(() => undefined);
+    if (manifest !== undefined) await keepChecks(manifest, journey);
     const after =
       manifest === undefined ? { ok: true as const } : await hooks('after-commit', manifest, journey, signal);
     if (!after.ok) log.error({ event: 'hook-failed' }, `after commit, which stands: ${after.message}`);
@@ -108,8 +114,8 @@ export const trialEffects = (options: PerformOptions) => {
   };
 
   const revert = async (journey: InSlot, signal: AbortSignal): Done => {
-    const output = await options.supervisor.lastOutput(OUTPUT_BYTES_MAX).catch(() => '');
-    if (output !== '') options.onApplicationOutput(journey.offer.install.deployment, output);
+    // Before anything else writes there.
+    if (slots.process !== null) await options.keepLog(journey.offer.install, 'application');
     const reverted = await insist(() => slots.revert(), signal);
     if (signal.aborted) return undefined;
     if (!reverted.ok) return failed('REVERT_FAILED', `${reverted.code}: ${reverted.message}`);

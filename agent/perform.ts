@@ -78,6 +78,7 @@ const effectsOf = (options: PerformOptions) => {
     const { install: instruction } = journey.offer;
     const outcome = outcomeOf(journey);
     if (outcome === undefined) throw new Error(`${journey.state} has no outcome`);
+    if (outcome === 'failed' || outcome === 'reverted') await options.keepLog(instruction, 'agent');
     const receipt: Receipt = {
       type: 'sluice/receipt/1',
       device: options.identity.device,

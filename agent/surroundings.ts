@@ -18,7 +18,7 @@ export const identityOf = (
 /** Of the checks of a version: the environment of its application, as far as it can be read. */
 export const checkEnvironment = async (
   version: Pick<Running, 'product' | 'version'>,
-  run: Manifest['run'] | null,
+  run: Manifest['run'] | null | undefined,
   slot: SlotName,
   files: Pick<ApplicationFiles, 'environment' | 'dataDir'>,
 ): Promise<Record<string, string>> => {

@@ -18,10 +18,18 @@ import { signDesired } from '#server/trust/director.ts';
 import { openKeyring } from '#server/trust/keyring.ts';
 import { openRepository } from '#server/trust/repository.ts';
 import { Receipt } from '#shared/deployment.ts';
-import { EnrolmentPayload, TUF_METADATA, TUF_TARGETS } from '#shared/device-api.ts';
+import { deviceRoutes, EnrolmentPayload, TUF_METADATA, TUF_TARGETS } from '#shared/device-api.ts';
 import { Id, manifestPath, Sha256 } from '#shared/ids.ts';
 import { Manifest } from '#shared/manifest.ts';
-import { type Desired, type Instruction, parseMessage, Signed, StateReport } from '#shared/messages.ts';
+import {
+  type Desired,
+  Heartbeat,
+  type Instruction,
+  LogPiece,
+  parseMessage,
+  Signed,
+  StateReport,
+} from '#shared/messages.ts';
 import { down, parseUp } from '#shared/topics.ts';
 import { addManifests } from '#shared/trust/delegation.ts';
 import { ed25519PublicKey } from '#shared/trust/keys.ts';
@@ -93,6 +101,10 @@ export const startTestServer = async (
     /** Each distinct receipt, verified. */
     receipts: [] as Receipt[],
     heartbeats: 0,
+    /** What the newest heartbeat said. */
+    healthy: null as boolean | null,
+    /** Every log piece that came, over MQTT and over HTTP. */
+    logs: [] as LogPiece[],
     /** Of objects: what was asked for. */
     requests: [] as { sha256: string; from: number }[],
     /** Answers instead of the server when it returns true. */
@@ -129,7 +141,15 @@ export const startTestServer = async (
   });
   const onMessage = (topic: string, payload: Buffer): void => {
     const parsed = parseUp(topic);
-    if (parsed?.channel === 'heartbeat') state.heartbeats += 1;
+    if (parsed?.channel === 'heartbeat') {
+      state.heartbeats += 1;
+      state.healthy = parseMessage(Heartbeat, payload)?.healthy ?? null;
+    }
+    if (parsed?.channel === 'log') {
+      const piece = parseMessage(LogPiece, payload)!;
+      state.logs.push(piece);
+      if (state.acknowledge) publish(down(parsed.device, 'ack'), { boot: piece.boot, log: piece.id });
+    }
     if (parsed?.channel !== 'state') return;
     const report = parseMessage(StateReport, payload);
     if (report === undefined) throw new Error(`a report that is not of the contract's form: ${payload.toString()}`);
@@ -175,6 +195,11 @@ export const startTestServer = async (
     const login = (request.headers.authorization ?? '').replace(/^Device /, '');
     const known = [...state.devices.values()].some((key) => verifyLogin(login, key, now()).ok);
     if (!known) return json(401, { code: 'unauthenticated' });
+    if (path === '/device/v1/logs') {
+      const { pieces } = deviceRoutes.logs.body.parse(JSON.parse((await readAll(request)).toString()));
+      state.logs.push(...pieces);
+      return json(200, { kept: pieces.map(({ id }) => id) });
+    }
     if (path === '/device/v1/desired') {
       if (!state.answerDesired) return json(503, { code: 'unavailable' });
       return json(200, { desired: state.desired, serverTime: now() });

@@ -1,0 +1,54 @@
+import { readdir, rm, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { expect, test } from 'vitest';
+import { APPS, NEVER_WELL, openDevice, startTestServer, until } from './harness.ts';
+
+const settled = async () => {
+  const server = await startTestServer();
+  const device = await openDevice(server);
+  const agent = device.start();
+  server.desire((await server.publishRelease('1.0.0', APPS.good)).instruction);
+  await until('1.0.0 is committed', () => agent.states().at(-1) === 'idle', 40_000);
+  return { server, device, agent };
+};
+const CRASHES = 'console.log("out of luck, key=" + process.env.API_KEY); process.exit(3);';
+
+test('a deployment that fails sends the last lines of the application and of the agent, without secrets', async () => {
+  const { server, device, agent } = await settled();
+  await writeFile(join(device.dataDir, 'application.env'), 'API_KEY=very-secret-key\n', { mode: 0o600 });
+  server.desire((await server.publishRelease('1.1.0', CRASHES, NEVER_WELL)).instruction);
+  await until('it has reverted', () => server.state.receipts.some(({ outcome }) => outcome === 'reverted'), 40_000);
+  await until('both have come', () => server.state.logs.length >= 2);
+  const textOf = (source: string) => server.state.logs.find((piece) => piece.source === source)?.text ?? '';
+  expect(textOf('application')).toContain('out of luck, key=[secret]');
+  expect(textOf('agent')).toMatch(/gateway@1\.1\.0: reverted: TRIAL_CRASHED/);
+  expect(server.state.logs[0]).toMatchObject({ deployment: 'dep-1-1-0' });
+  await until('nothing is kept any more', async () => (await readdir(join(device.dataDir, 'kept-logs'))).length === 0);
+  await agent.stop();
+}, 120_000);
+
+test('what falls ill after its commit says so, and why; and that it is well again', async () => {
+  const health = {
+    soakMs: 0,
+    deadlineMs: 30_000,
+    intervalMs: 50,
+    checks: [{ kind: 'file' as const, name: 'alive', path: '{data}/alive', withinMs: 3_600_000 }],
+  };
+  const server = await startTestServer();
+  const device = await openDevice(server, { health: { intervalMs: 100 }, heartbeatMs: 200 });
+  const agent = device.start();
+  const alive = join(device.dataDir, 'application', 'alive');
+  await until('there is a data folder', () => readdir(join(device.dataDir, 'application')).catch(() => undefined));
+  await writeFile(alive, '');
+  server.desire((await server.publishRelease('1.0.0', APPS.good, { health })).instruction);
+  await until('1.0.0 is committed', () => agent.states().at(-1) === 'idle', 40_000);
+  const told = () => server.state.reports.at(-1)?.attributes['unhealthy'];
+  await until('it is healthy', () => server.state.healthy === true);
+  expect(told()).toBeUndefined();
+  await rm(alive);
+  await until('it says that it is not', () => server.state.healthy === false && told() !== undefined);
+  expect(told()).toMatch(/^the check alive fails: .*alive: ENOENT$/);
+  await writeFile(alive, '');
+  await until('it is well again', () => server.state.healthy === true && told() === undefined);
+  await agent.stop();
+}, 120_000);
