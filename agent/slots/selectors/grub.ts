@@ -5,8 +5,8 @@
  */
 import { access, constants, open, stat } from 'node:fs/promises';
 import { dirname } from 'node:path';
+import { errorCode } from '#agent/system-error.ts';
 import { readFileIfThere, writeFileDurably } from '#shared/durable.ts';
-import { errorCode } from '../../system-error.ts';
 import { deviceNumber, mounts } from '../block-device.ts';
 import { BLOCK_BYTES, makeBlock, parseBlock } from './grub-block.ts';
 import { GRUB } from './grub-convention.ts';

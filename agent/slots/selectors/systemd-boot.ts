@@ -5,8 +5,8 @@
  */
 import { access, constants, readdir, readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
+import { errorCode } from '#agent/system-error.ts';
 import { readFileIfThere, syncFolder, writeFileDurably } from '#shared/durable.ts';
-import { errorCode } from '../../system-error.ts';
 import { other, type SlotName } from '../slots.ts';
 import { type FitnessProblem, type ImageSelection, type ImageSelector, SelectorFailed, TRIES_MAX } from './selector.ts';
 
