@@ -18,11 +18,12 @@ const isThere = (program: string): boolean => {
   }
 };
 const megabytes = (bytes: number): string => (bytes / 1e6).toPrecision(bytes < 1e6 ? 2 : 3);
-const secondsOf = (cost: Cost | null): string => (cost === null ? '' : cost.seconds.toFixed(1));
+const secondsOf = (cost: Cost | null): string =>
+  cost === null || cost.seconds === null ? '' : cost.seconds.toFixed(1);
 const memoryOf = (cost: Cost | null): string => (cost === null || cost.rssMB === null ? '' : cost.rssMB.toFixed(0));
 const row = (...cells: string[]): void => console.log(`| ${cells.join(' | ')} |`);
 
-row('Pair', 'Way', 'fetched, MB', 'make, s', 'make, MB', 'apply, s', 'apply, MB');
+row('Pair', 'Way', 'fetched, MB', 'make, CPU s', 'make, MB', 'apply, CPU s', 'apply, MB');
 row('---', '---', '---', '---', '---', '---', '---');
 for (const pair of await realPairs(process.argv.slice(2))) {
   const title = `${pair.name}, ${megabytes((await stat(pair.fresh)).size)} MB`;

@@ -149,7 +149,7 @@ const index = (path: string) => {
 };
 
 const [step = '', ...args] = process.argv.slice(2);
-const since = performance.now();
+const since = process.cpuUsage();
 const [a = '', b = '', c = '', d = '', e = ''] = args;
 const steps: Record<string, () => object> = {
   make: () => make(a, b, Number(c), d),
@@ -158,5 +158,6 @@ const steps: Record<string, () => object> = {
   index: () => index(a),
 };
 const result = steps[step]!();
-const seconds = (performance.now() - since) / 1000;
+const { user, system } = process.cpuUsage(since);
+const seconds = (user + system) / 1e6;
 console.log(JSON.stringify({ ...result, seconds, rssMB: process.resourceUsage().maxRSS / 1024 }));

@@ -9,20 +9,23 @@ import type { Pair } from './pairs.ts';
 
 const execute = promisify(execFile);
 
-/** `null`: not measured. */
-export type Cost = { seconds: number; rssMB: number | null };
+/** Of the processor, which a busy machine changes little. `null`: not measured. */
+export type Cost = { seconds: number | null; rssMB: number | null };
 export type Way = { what: string; bytes: number; make: Cost | null; apply: Cost | null };
 
 const TIME = '/usr/bin/time';
-/** One program, with its greatest resident memory where GNU time is there to tell. */
+/** One program, with its time and its greatest resident memory where GNU time is there to tell. */
 const timed = async (work: string, command: string, ...args: string[]): Promise<Cost & { stdout: string }> => {
   const note = join(work, 'time');
-  const since = performance.now();
-  const all = existsSync(TIME) ? [TIME, '-f', '%M', '-o', note, command, ...args] : [command, ...args];
+  const all = existsSync(TIME) ? [TIME, '-f', '%U %S %M', '-o', note, command, ...args] : [command, ...args];
   const { stdout } = await execute(all[0]!, all.slice(1), { maxBuffer: 1e8 });
-  const seconds = (performance.now() - since) / 1000;
-  const kilobytes = existsSync(TIME) ? Number((await readFile(note, 'utf8')).trim().split('\n').at(-1)) : Number.NaN;
-  return { seconds, rssMB: Number.isFinite(kilobytes) ? kilobytes / 1024 : null, stdout };
+  if (!existsSync(TIME)) return { seconds: null, rssMB: null, stdout };
+  const [user = 0, system = 0, kilobytes = 0] = (await readFile(note, 'utf8'))
+    .trim()
+    .split(/\s+/)
+    .slice(-3)
+    .map(Number);
+  return { seconds: user + system, rssMB: kilobytes / 1024, stdout };
 };
 const sizeOf = async (path: string): Promise<number> => (await stat(path)).size;
 
@@ -127,10 +130,10 @@ export const TOOLS: readonly { needs: string | null; run: Tool }[] = [
   { needs: null, run: packAt(9, 'old') },
   { needs: null, run: packAt(19, 'old') },
   { needs: null, run: chunksAlone },
-  { needs: null, run: packAt(9, 'nothing') },
-  { needs: 'zstd', run: zstd },
   { needs: 'xdelta3', run: xdelta },
-  { needs: 'bsdiff', run: bsdiff },
   { needs: 'casync', run: casync },
   { needs: 'zck', run: zchunk },
+  { needs: 'bsdiff', run: bsdiff },
+  { needs: 'zstd', run: zstd },
+  { needs: null, run: packAt(9, 'nothing') },
 ];

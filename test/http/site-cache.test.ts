@@ -162,20 +162,18 @@ describe.each(['nginx', 'squid'] as const)('%s as the shared cache of a site', (
       expect(asked.length).toBeGreaterThanOrEqual(3);
       // A cache may write an object down after it has answered.
       await expect
-        .poll(async () => {
-          const before = asked.length;
-          await device();
-          return asked.length - before;
-        })
+        .poll(
+          async () => {
+            const before = asked.length;
+            await device();
+            return asked.length - before;
+          },
+          { timeout: 30_000 },
+        )
         .toBe(0);
-    },
-  );
 
-  test.skipIf(!there)(
-    `that something is not there is not kept, and nothing but objects passes (${kind} must be installed)`,
-    async () => {
+      // That something is not there is not kept, and nothing but objects passes.
       const bytes = noise('late', 100_000);
-      await start(kind);
       const sha256 = createHash('sha256').update(bytes).digest('hex');
       const missing = await fetch(`${url}/o/${sha256}`);
       expect([missing.status, missing.headers.get('content-type')]).toEqual([404, 'application/problem+json']);
