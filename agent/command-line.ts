@@ -2,7 +2,7 @@
 import { parseArgs } from 'node:util';
 import { accept, type Result, refuse } from '#shared/problems.ts';
 import { AGENT_SETTINGS, type AgentConfig, agentEnvironmentName, agentFlagName, loadAgentConfig } from './config.ts';
-import { QUESTIONS, type Question } from './questions.ts';
+import { isQuestion, QUESTIONS, type Question } from './questions.ts';
 
 const usage = (): string => {
   const settings = AGENT_SETTINGS.map(
@@ -10,8 +10,9 @@ const usage = (): string => {
   );
   return [
     'Usage: sluice-agent [--config FILE] [settings]              run the agent',
-    '       sluice-agent --check [--json] [--config FILE] ...    is this device fit? Changes nothing; exit code 1: it is not',
-    '       sluice-agent --unit --config FILE                    print a systemd unit for it',
+    '       sluice-agent check [--json] [--config FILE] ...    is this device fit? Changes nothing; exit code 1: it is not',
+    '       sluice-agent status [--json] [--config FILE] ...   what does the agent do? Exit code 1: it does not run',
+    '       sluice-agent unit --config FILE                    print a systemd unit for it',
     '       sluice-agent --launch --config FILE                  run the agent that the running release brings along',
     '',
     'Each setting is a flag, a variable, or a key in the JSON file:',
@@ -44,7 +45,12 @@ export const readCommandLine = (args: string[], env: Record<string, string | und
       launch: flag,
       help: { ...flag, short: 'h' },
     };
-    values = parseArgs({ args, options, strict: true }).values;
+    const parsed = parseArgs({ args, options, strict: true, allowPositionals: true });
+    values = parsed.values;
+    // `sluice-agent status` is `sluice-agent --status`.
+    const strange = parsed.positionals.find((word) => !isQuestion(word));
+    if (strange !== undefined) return refuse('invalid-request', `unknown word ${strange}: ${QUESTIONS.join(', ')}`);
+    for (const word of parsed.positionals) values[word] = true;
   } catch (error) {
     return refuse('invalid-request', error instanceof Error ? error.message : String(error));
   }

@@ -119,6 +119,25 @@ export const AgentConfig = z.strictObject({
     .max(512)
     .transform((url) => url.replace(/\/+$/, ''))
     .optional(),
+  /** What local programs may say about an update that wants to install or to activate (docs/local-api.md). */
+  consent: z
+    .strictObject({
+      /** How long each step waits for a word; 0: it goes on unless it is deferred. */
+      askMs: duration(0).default(0),
+      /** How often each step may be deferred, and for how long each time. */
+      deferralsMax: whole(0, 100).default(3),
+      deferMsMax: duration(0).default(86_400_000),
+    })
+    .prefault({}),
+  /** The socket for local programs. */
+  local: z
+    .strictObject({
+      /** Default: `agent.sock` in the data folder. */
+      socket: AbsolutePath.optional(),
+      /** Its file mode, in octal: the agent's user alone, or its group as well. */
+      mode: z.enum(['600', '660']).default('600'),
+    })
+    .prefault({}),
   log: z
     .strictObject({
       level: z.enum(['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent']).default('info'),
@@ -163,6 +182,11 @@ export const AGENT_SETTINGS = [
   'metered.delayMs',
   'metered.bytesFree',
   'cacheUrl',
+  'consent.askMs',
+  'consent.deferralsMax',
+  'consent.deferMsMax',
+  'local.socket',
+  'local.mode',
   'log.level',
   'log.pretty',
 ] as const;

@@ -87,12 +87,29 @@ export const confirming = (options: PerformOptions) => {
     return undefined;
   };
 
+  /** What local programs say about the activation. Like `untilTime`: an offer that expires meanwhile may still be confirmed. */
+  const heldBack = async (waited: number, signal: AbortSignal): Promise<number | undefined> => {
+    const { install } = options.machine().memory();
+    if (install.state !== 'ready') return undefined;
+    const { expires, install: instruction } = install.offer;
+    const began = now();
+    const held = await options.holds.wait(
+      'activation',
+      instruction.deployment,
+      () => Math.max(expires, waited),
+      signal,
+    );
+    if (held === 'aborted') return undefined;
+    return held === 'go' && now() > expires && began <= expires ? now() + CONFIRMED_WITHIN_MS : waited;
+  };
+
   /** Does the offer still stand? Unasked nothing is activated; without an answer the offer expires, or is activated unconfirmed where it says so. */
   const confirmOffer = async (_journey: Journey, signal: AbortSignal): Done => {
     let confirmBy = 0;
     let silent: { since: number; asked: number } | undefined;
     for (let attempt = 0; !signal.aborted; attempt += 1) {
-      const waited = await untilTime(mayActivateAt, 'ready', signal);
+      const told = await untilTime(mayActivateAt, 'ready', signal);
+      const waited = told === undefined ? undefined : await heldBack(told, signal);
       const current = options.machine().memory().install;
       if (waited === undefined || current.state !== 'ready') return undefined;
       confirmBy = Math.max(confirmBy, waited);

@@ -38,7 +38,7 @@ export type Machine = {
   /** A number for a report or receipt that was never used before and never will be again, whatever crashes. */
   nextSeq(): Promise<number>;
   /** For how long a write of the journal has been going on, in milliseconds; 0 when none does. */
-  writingMs(): number;
+  writingMs: () => number;
   /** Ends what is being done; nothing is recorded any more. */
   stop(): Promise<void>;
 };

@@ -1,8 +1,7 @@
 /** Performs what comes before activation: nothing here changes what boots. */
 import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
-import { readFileIfThere, writeFileDurably } from '#shared/durable.ts';
+import { writeFileDurably } from '#shared/durable.ts';
 import { mayInstallAt } from '#shared/windows.ts';
 import { confirming } from './confirm-offer.ts';
 import type { Journey } from './domain/install.ts';
@@ -12,10 +11,9 @@ import { type Done, failed, type InSlot, manifestFile, type PerformOptions, part
 import type { Transfer } from './transfer/transfer.ts';
 
 const MANIFEST_ATTEMPTS_MAX = 60;
-const INHIBITED_LOOK_MS = 1_000;
 
 export const installEffects = (options: PerformOptions, transfer: Transfer) => {
-  const { config, folders, slots, trust, now, log } = options;
+  const { config, folders, slots, trust } = options;
   const { pause, hooks, keptManifest } = partsOf(options);
   const { untilTime, confirmOffer } = confirming(options);
 
@@ -39,19 +37,15 @@ export const installEffects = (options: PerformOptions, transfer: Transfer) => {
     }
   };
 
-  /** A local program holds installs back as long as a file named `inhibit` is in the data folder. */
+  /** The maintenance window, and what holds it back on this device. */
   const awaitPermission = async (journey: Journey, signal: AbortSignal): Done => {
-    const inhibitor = join(folders.data, 'inhibit');
     const waited = await untilTime(mayInstallAt, 'waiting', signal);
     if (waited === undefined) return undefined;
-    for (let told = false; (await readFileIfThere(inhibitor)) !== undefined; told = true) {
-      if (!told) log.info({ event: 'inhibited' }, `waiting as long as ${inhibitor} exists`);
-      if (now() >= Math.max(journey.offer.expires, waited))
-        return failed('INSTRUCTION_EXPIRED', 'the offer expired while a local program inhibited it');
-      await sleep(INHIBITED_LOOK_MS, undefined, { signal }).catch(() => undefined);
-      if (signal.aborted) return undefined;
-    }
-    return { kind: 'permitted' };
+    const { install, expires } = journey.offer;
+    const held = await options.holds.wait('install', install.deployment, () => Math.max(expires, waited), signal);
+    if (held === 'expired')
+      return failed('INSTRUCTION_EXPIRED', 'the offer expired while a local program inhibited it');
+    return held === 'go' ? { kind: 'permitted' } : undefined;
   };
 
   const fetch = async (journey: InSlot, signal: AbortSignal): Done => {
@@ -74,9 +68,9 @@ export const installEffects = (options: PerformOptions, transfer: Transfer) => {
     const before = await hooks('before-install', manifest, journey, signal);
     if (!before.ok) return failed('HOOK_FAILED', before.message);
     const files = await transfer.fetched({ slot: journey.slot, manifest });
-    const written = await slots.write(journey.slot, manifest, journey.offer.install.sha256, files);
-    if (!written.ok) return failed(written.code, written.message);
+    const written = await slots.write(journey.slot, manifest, journey.offer.install.sha256, files, signal);
     if (signal.aborted) return undefined;
+    if (!written.ok) return failed(written.code, written.message);
     const verified = await slots.verify(journey.slot);
     if (!verified.ok) return failed(verified.code, verified.message);
     const after = await hooks('after-install', manifest, journey, signal);

@@ -4,10 +4,13 @@ import { basename, resolve } from 'node:path';
 import { unreachable } from '#shared/ids.ts';
 import type { AgentConfig } from './config.ts';
 import { examineDevice, fitnessText } from './fitness/fitness.ts';
+import { readStatus } from './status-text.ts';
 import { unitText } from './systemd-unit.ts';
 
-export const QUESTIONS = ['check', 'unit'] as const;
+export const QUESTIONS = ['check', 'status', 'unit'] as const;
 export type Question = (typeof QUESTIONS)[number];
+
+export const isQuestion = (word: string | undefined): word is Question => QUESTIONS.some((known) => known === word);
 
 /** Exit code 0: all is well; 1: it is not. */
 export type Answer = { text: string; exitCode: 0 | 1 };
@@ -22,6 +25,12 @@ export const answerQuestion = async (
       const fitness = await examineDevice(config, Date.now);
       const text = how.asJson ? `${JSON.stringify(fitness)}\n` : fitnessText(fitness);
       return { text, exitCode: fitness.fit ? 0 : 1 };
+    }
+    case 'status': {
+      const read = await readStatus(config.dataDir, Date.now());
+      if (read === undefined) return { text: `no agent has run in ${config.dataDir}\n`, exitCode: 1 };
+      const { alive, status, text } = read;
+      return { text: how.asJson ? `${JSON.stringify({ alive, status })}\n` : text, exitCode: alive ? 0 : 1 };
     }
     case 'unit': {
       const [node, file] = [process.execPath, realpathSync(process.argv[1] ?? '')];

@@ -3,9 +3,12 @@ import { rename, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Running } from '#shared/deployment.ts';
 import { releaseRef } from '#shared/ids.ts';
+import { mayActivateAt, mayInstallAt } from '#shared/windows.ts';
 import type { Refusal } from './desired.ts';
 import type { InstallState } from './domain/install.ts';
+import type { Hold } from './holds.ts';
 import type { Progress } from './transfer/transfer.ts';
+import { AGENT_VERSION } from './version.ts';
 
 export type Facts = {
   device: string;
@@ -15,20 +18,40 @@ export type Facts = {
   connected: boolean;
   refusal: Refusal | null;
   install: InstallState;
+  /** What holds the update back on this device. */
+  hold: Hold | null;
+  /** When this agent started. */
+  since: number;
+  /** How the newest deployment ended. */
+  last: { deployment: string; outcome: string } | null;
 };
+export type Status = ReturnType<typeof statusOf>;
+export type StatusFile = ReturnType<typeof openStatusFile>;
 
 /** `at` is in milliseconds since 1970; `refusal` is why the newest desired document was not believed. */
-const statusOf = ({ install, ...facts }: Facts) => {
+export const statusOf = ({ install, ...facts }: Facts) => {
   const offered = install.state === 'idle' ? null : install.offer.install;
   return {
     v: 1,
     ...facts,
     pid: process.pid,
+    agent: AGENT_VERSION,
     state: install.state,
+    stateSince: install.state === 'idle' ? null : install.since,
+    /** By the offer's windows and activation time; null: at once, or when told. */
+    nextAt: nextAt(install, facts.at),
     deployment: offered?.deployment ?? null,
     release: offered === null ? null : releaseRef(offered.product, offered.version),
     error: 'error' in install ? install.error : null,
   };
+};
+
+/** When the offer lets the device go on, where that is later than now. */
+const nextAt = (install: InstallState, now: number): number | null => {
+  if (install.state !== 'waiting' && install.state !== 'ready') return null;
+  const allowed = install.state === 'waiting' ? mayInstallAt : mayActivateAt;
+  const at = allowed(install.offer.install, now);
+  return at === undefined || at <= now ? null : at;
 };
 
 export const openStatusFile = (dir: string, look: () => Promise<Facts>) => {
@@ -36,9 +59,13 @@ export const openStatusFile = (dir: string, look: () => Promise<Facts>) => {
   let writing: Promise<void> | undefined;
   let again = false;
 
+  const watchers = new Set<(status: Status) => void>();
+
   const write = async (): Promise<void> => {
     try {
-      await writeFile(`${file}.tmp`, `${JSON.stringify(statusOf(await look()))}\n`);
+      const status = statusOf(await look());
+      for (const watcher of watchers) watcher(status);
+      await writeFile(`${file}.tmp`, `${JSON.stringify(status)}\n`);
       await rename(`${file}.tmp`, file);
     } catch {
       // Nothing depends on it: a full disk shows elsewhere.
@@ -57,5 +84,14 @@ export const openStatusFile = (dir: string, look: () => Promise<Facts>) => {
       changed();
     });
   };
-  return { changed, settled: async () => writing };
+  return {
+    changed,
+    settled: async () => writing,
+    now: async () => statusOf(await look()),
+    /** Called at every change, until what it returns is. */
+    watch: (watcher: (status: Status) => void): (() => void) => {
+      watchers.add(watcher);
+      return () => void watchers.delete(watcher);
+    },
+  };
 };

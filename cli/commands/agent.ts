@@ -13,8 +13,10 @@ export const addAgent = (program: Command): void => {
     .description(
       'Run a device: enrol, install what the server desires into the standby slot, prove it healthy or go back',
     )
+    .argument('[question]', 'check, status or unit: as the options of these names')
     .option('--config <file>', 'configuration, JSON')
     .option('--check', 'say whether this device is fit, and stop; exit code 1: it is not')
+    .option('--status', 'say what the agent of this device does, and stop; exit code 1: it does not run')
     .option('--unit', 'print a systemd unit for this configuration, and stop')
     .option('--json', 'print what was asked as JSON for scripts')
     .option('--print-config', 'print the configuration that all sources together give, and stop');
@@ -25,7 +27,17 @@ export const addAgent = (program: Command): void => {
     { serverUrl: 'server' },
   );
   agent.action(
-    async (options: { config?: string; printConfig?: boolean; json?: boolean; check?: boolean; unit?: boolean }) => {
+    async (
+      word: string | undefined,
+      options: {
+        config?: string;
+        printConfig?: boolean;
+        json?: boolean;
+        check?: boolean;
+        unit?: boolean;
+        status?: boolean;
+      },
+    ) => {
       const flags = givenSettings(agent, AGENT_SETTINGS.map(agentFlagName));
       const config = loadAgentConfig({ file: options.config, env: process.env, flags });
       if (!config.ok) throw usageFailure(config.detail);
@@ -33,8 +45,9 @@ export const addAgent = (program: Command): void => {
         const { token, ...shown } = config.value;
         return print(JSON.stringify(token === undefined ? shown : { ...shown, token: '(set)' }, null, 2));
       }
-      const { answerQuestion, QUESTIONS } = await import('#agent/questions.ts');
-      const question = QUESTIONS.find((name) => options[name] === true);
+      const { answerQuestion, isQuestion, QUESTIONS } = await import('#agent/questions.ts');
+      if (word !== undefined && !isQuestion(word)) throw usageFailure(`unknown word ${word}: ${QUESTIONS.join(', ')}`);
+      const question = word ?? QUESTIONS.find((name) => options[name] === true);
       if (question !== undefined) {
         const answer = await answerQuestion(question, config.value, {
           asJson: options.json === true,
@@ -54,7 +67,8 @@ export const addAgent = (program: Command): void => {
       'A gateway, with a token from `sluice device token`',
       'sluice agent --server https://sluice.example.com --device gw-01 --compatible gw-arm --token sle_... --application-port 8090',
     ],
-    ['Is this device fit for it?', 'sluice agent --check --config /etc/sluice-agent.json'],
+    ['Is this device fit for it?', 'sluice agent check --config /etc/sluice-agent.json'],
+    ['What does it do?', 'sluice agent status --config /etc/sluice-agent.json'],
     ['Without a token it waits until an operator accepts it', 'sluice agent --config /etc/sluice-agent.json'],
   ]);
 };
