@@ -3,12 +3,13 @@
  * overwritten where they are. What is ours is kept in the first sector, and a disk writes a sector whole or not at all: a cut leaves the old block or
  * the new one. A second file, `<block>.committed`, never has a trial in it: the script falls back to it when the block can not be read.
  */
-import { access, constants, open, stat } from 'node:fs/promises';
+import { access, constants, stat } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { errorCode } from '#agent/system-error.ts';
-import { readFileIfThere, writeFileDurably } from '#shared/durable.ts';
+import { readFileIfThere } from '#shared/durable.ts';
 import { deviceNumber, mounts } from '../block-device.ts';
-import { BLOCK_BYTES, makeBlock, parseBlock } from './grub-block.ts';
+import { createFile, overwrite } from './boot-files.ts';
+import { makeBlock, parseBlock } from './grub-block.ts';
 import { GRUB } from './grub-convention.ts';
 import { type FitnessProblem, type ImageSelector, SelectorFailed } from './selector.ts';
 import { type Changes, openVariableSelector, type VariableStore, type Variables } from './variables.ts';
@@ -31,24 +32,7 @@ const write = async (file: string, variables: Variables): Promise<void> => {
   const block = makeBlock(variables);
   if (block === undefined) throw new SelectorFailed(`the variables do not fit into ${file}`);
   // A new file, renamed, is nothing that GRUB sees for sure: it reads no journal, and vfat writes the directory's entry of what was renamed some time later.
-  if (!(await overwrite(file, block))) await writeFileDurably(file, block);
-};
-
-/** False when there is no block at that place that could be overwritten. */
-const overwrite = async (file: string, block: Buffer): Promise<boolean> => {
-  const handle = await open(file, 'r+').catch((error: unknown) => {
-    if (errorCode(error) === 'ENOENT') return undefined;
-    throw error;
-  });
-  if (handle === undefined) return false;
-  try {
-    if ((await handle.stat()).size !== BLOCK_BYTES) return false;
-    await handle.write(block, 0, BLOCK_BYTES, 0);
-    await handle.datasync();
-    return true;
-  } finally {
-    await handle.close();
-  }
+  if (!(await overwrite(file, block))) await createFile(file, block);
 };
 
 const openGrubStore = (environment: string): VariableStore => {

@@ -1,6 +1,6 @@
 /** Opens the boot selector that is configured. */
 import { unreachable } from '#shared/ids.ts';
-import type { SelectorConfig } from '../slots-config.ts';
+import type { SelectorConfig } from '../boot-config.ts';
 import { openGrubSelector } from './grub.ts';
 import { openRaspberryPiSelector } from './raspberry-pi.ts';
 import type { ImageSelector } from './selector.ts';

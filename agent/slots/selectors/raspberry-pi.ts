@@ -9,6 +9,7 @@ import { errorCode } from '#agent/system-error.ts';
 import { readFileIfThere, syncFolder, writeFileDurably } from '#shared/durable.ts';
 import { seal, unseal } from '../sealed.ts';
 import { other, type SlotName } from '../slots.ts';
+import { createFile, overwrite } from './boot-files.ts';
 import { type ImageSelector, SelectorFailed, type SelectorRead, TRIES_MAX } from './selector.ts';
 
 /** The firmware reads no more of it. */
@@ -27,6 +28,13 @@ export type RaspberryPiOptions = {
   tryboot: string[];
   /** Where the trial is noted: not on the boot partition, which is best written as rarely as possible. */
   dir: string;
+};
+
+/** In place: it is less than a sector, and the firmware finds it on FAT. Shorter text is filled up at its end. */
+const replace = async (file: string, text: string, before: string): Promise<void> => {
+  const lacking = Buffer.byteLength(before) - Buffer.byteLength(text);
+  const bytes = Buffer.from(lacking > 0 ? text + '\n'.repeat(lacking) : text);
+  if (!(await overwrite(file, bytes))) await createFile(file, bytes);
 };
 
 type Autoboot = { abWanted: boolean; all: string | undefined; tryboot: string | undefined };
@@ -114,7 +122,7 @@ export const openRaspberryPiSelector = (options: RaspberryPiOptions): ImageSelec
     commit: async (slot) => {
       const { text, active } = await load();
       if (active !== slot)
-        await writeFileDurably(autoboot, withPartitions(text, partitions[slot], partitions[other(slot)]));
+        await replace(autoboot, withPartitions(text, partitions[slot], partitions[other(slot)]), text);
       await forget();
     },
     revert: async () => {

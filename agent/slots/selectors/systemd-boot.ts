@@ -6,8 +6,9 @@
 import { access, constants, readdir, readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { errorCode } from '#agent/system-error.ts';
-import { readFileIfThere, syncFolder, writeFileDurably } from '#shared/durable.ts';
+import { readFileIfThere, syncFolder } from '#shared/durable.ts';
 import { other, type SlotName } from '../slots.ts';
+import { createFile } from './boot-files.ts';
 import { type FitnessProblem, type ImageSelection, type ImageSelector, SelectorFailed, TRIES_MAX } from './selector.ts';
 
 export type SystemdBootOptions = {
@@ -27,7 +28,11 @@ export const parseEntryName = (name: string): { slot: SlotName; left: number | n
   return { slot: letter, left: left === undefined ? null : Number(left) };
 };
 
-const versionOf = (content: string): number => Number(/^version\s+(\d{1,15})\s*$/m.exec(content)?.[1] ?? 0);
+/** Undefined for an entry that was cut while it was made: the boot loader does not show it either. */
+const versionOf = (content: string): number | undefined => {
+  const [, digits] = /^version\s+(\d{1,15})\s*$/m.exec(content) ?? [];
+  return digits === undefined ? undefined : Number(digits);
+};
 
 const makeEntry = (template: string, version: number): string => {
   const kept = template.split('\n').filter((line) => line.trim() !== '' && !/^(version|sort-key)\s/.test(line));
@@ -53,8 +58,8 @@ export const openSystemdBootSelector = (options: SystemdBootOptions): ImageSelec
       const entries: Entry[] = [];
       for (const name of await readdir(folder)) {
         const parsed = parseEntryName(name);
-        if (parsed !== undefined)
-          entries.push({ name, ...parsed, version: versionOf(await readFile(join(folder, name), 'utf8')) });
+        const version = parsed === undefined ? undefined : versionOf(await readFile(join(folder, name), 'utf8'));
+        if (parsed !== undefined && version !== undefined) entries.push({ name, ...parsed, version });
       }
       const selection = selectionOf(entries);
       if (selection !== undefined) return { entries, selection };
@@ -88,13 +93,13 @@ export const openSystemdBootSelector = (options: SystemdBootOptions): ImageSelec
       const version = Math.max(...entries.map((entry) => entry.version)) + 1;
       const template = await readFile(options.templates[slot], 'utf8');
       const name = `sluice-${slot}+${Math.min(tries, TRIES_MAX)}.conf`;
-      await writeFileDurably(join(folder, name), makeEntry(template, version));
+      await createFile(join(folder, name), makeEntry(template, version));
     },
     commit: async (slot) => {
       const { entries, selection } = await load();
       const [trial] = counted(entries, slot);
       if (selection.active !== slot && trial !== undefined)
-        await writeFileDurably(join(folder, `sluice-${slot}.conf`), await readFile(join(folder, trial.name)));
+        await createFile(join(folder, `sluice-${slot}.conf`), await readFile(join(folder, trial.name)));
       await remove(counted(entries, slot));
     },
     revert: async () => {

@@ -259,6 +259,32 @@ test('systemd-boot: a cut in a commit leaves both names of the slot, and it is c
   );
 });
 
+test('systemd-boot: an entry that a cut has left empty is none, and the next one replaces it', async () => {
+  const rig = await systemdBootRig();
+  const entries = join(rig.dir, 'loader/entries');
+  await writeFile(join(entries, 'sluice-b+3.conf'), '');
+  expect(await rig.open().read()).toEqual(A_ALONE);
+  await rig.open().setTrial('b', 3);
+  expect(await reboot(rig)).toBe('b');
+  // The same in a commit: the trial goes on.
+  await writeFile(join(entries, 'sluice-b.conf'), '');
+  expect(await rig.open().read()).toMatchObject({ selection: { active: 'a', trial: { slot: 'b', triesLeft: 2 } } });
+  await rig.open().commit('b');
+  expect(await rig.open().read()).toMatchObject({ selection: { active: 'b', trial: null } });
+});
+
+test('Raspberry Pi: autoboot.txt is overwritten where it is, since FAT does not replace files in one step', async () => {
+  const rig = await raspberryPiRig();
+  const autoboot = join(rig.dir, 'autoboot.txt');
+  await writeFile(autoboot, '[all]\ntryboot_a_b=1\nboot_partition = 2  \n[tryboot]\nboot_partition=3\n');
+  const before = await stat(autoboot);
+  await rig.open().setTrial('b', 1);
+  await rig.open().commit('b');
+  expect(await stat(autoboot)).toMatchObject({ ino: before.ino, size: before.size });
+  expect(await rig.powerOn()).toBe('b');
+  expect(await readdir(rig.dir)).toEqual(['autoboot.txt']);
+});
+
 test('systemd-boot: a fixed default in loader.conf would boot an entry without tries, and is refused', async () => {
   const rig = await systemdBootRig();
   const loader = join(rig.dir, 'loader/loader.conf');
