@@ -47,7 +47,7 @@ type Job = {
   old: { file: string; index: string; bytes: number } | null;
   out: string;
 };
-type Done = { ms: number; rssMB: number; bytesFetched: number };
+type Done = { ms: number; cpuMs: number; rssMB: number; bytesFetched: number };
 
 /** Medians of the rounds. */
 export const run = async (): Promise<Figure[]> => {
@@ -71,9 +71,11 @@ export const run = async (): Promise<Figure[]> => {
       }
       const speed = (kind: Job['kind']): number =>
         Math.round(BYTES / 1e3 / median(rounds.map((round) => round[kind].ms)));
+      const cpu = (kind: Job['kind']): number => median(rounds.map((round) => round[kind].cpuMs));
       figures.push(
         figure(`${what}: the floor`, speed('floor'), 'MB/s'),
         figure(`${what}: the agent`, speed('agent'), 'MB/s', speed('agent') / speed('floor')),
+        figure(`${what}: the agent's processor time`, cpu('agent'), 'ms', cpu('floor') / cpu('agent')),
         figure(`${what}: fetched`, (rounds[0]?.agent.bytesFetched ?? 0) / 1e6, 'MB'),
         figure(`${what}: resident memory of the process`, median(rounds.map(({ agent }) => agent.rssMB)), 'MB'),
       );
@@ -249,8 +251,16 @@ const performAgent = async (job: Job): Promise<{ ms: number; bytesFetched: numbe
   return { ms, bytesFetched };
 };
 
+/** Not `resourceUsage().maxRSS`: a process begins with that of its parent. */
+const peakMB = async (): Promise<number> => {
+  const status = await readFile('/proc/self/status', 'utf8');
+  return Math.round(Number(/^VmHWM:\s+(\d+) kB$/m.exec(status)?.[1] ?? Number.NaN) / 1e3);
+};
+
 if (import.meta.main) {
   const job = JSON.parse(process.argv[2]!) as Job;
+  const before = process.cpuUsage();
   const done = job.kind === 'floor' ? { ms: await performFloor(job), bytesFetched: 0 } : await performAgent(job);
-  process.stdout.write(JSON.stringify({ ...done, rssMB: Math.round(process.resourceUsage().maxRSS / 1e3) }));
+  const { user, system } = process.cpuUsage(before);
+  process.stdout.write(JSON.stringify({ ...done, cpuMs: (user + system) / 1e3, rssMB: await peakMB() }));
 }

@@ -12,7 +12,7 @@ import { storageRefusal } from '../system-error.ts';
 import type { PackSource } from './pack-source.ts';
 import { openPieceSource, type PieceOptions, type PieceSource } from './piece-source.ts';
 import { openSeeds, type Seed } from './seeds.ts';
-import { Trouble } from './trouble.ts';
+import { stopped, Trouble } from './trouble.ts';
 import { openWindow, type Window } from './window.ts';
 
 /** In a row without one new chunk. With the longest wait of a minute that is about half an hour. */
@@ -130,7 +130,6 @@ const assembleInto = async (file: FileHandle, options: AssembleOptions): Promise
 };
 
 const REMEMBERED_CHUNKS = 8;
-const stopped = (): Trouble => new Trouble('FETCH_FAILED', 'the download was stopped', { retry: false });
 
 type Wanted = { number: number; offset: number };
 

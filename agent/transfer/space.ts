@@ -17,11 +17,21 @@ const bytesWanted = async (dir: string, artifacts: readonly Artifact[]): Promise
   return Math.max(0, wanted);
 };
 
+/** How much may still be written to the disk with this folder. */
+export type FreeBytes = (dir: string) => Promise<number>;
+const freeOn: FreeBytes = async (dir) => {
+  const { bavail, bsize } = await statfs(dir);
+  return bavail * bsize;
+};
+
 /** `dir`: where downloads are; made if it is not there. Throws the system's error. */
-export const lacksRoom = async (dir: string, artifacts: readonly Artifact[]): Promise<string | undefined> => {
+export const lacksRoom = async (
+  dir: string,
+  artifacts: readonly Artifact[],
+  freeBytes: FreeBytes = freeOn,
+): Promise<string | undefined> => {
   await mkdir(dir, { recursive: true, mode: 0o700 });
   const wanted = await bytesWanted(dir, artifacts);
-  const { bavail, bsize } = await statfs(dir);
-  const free = bavail * bsize;
+  const free = await freeBytes(dir);
   return wanted === 0 || wanted + RESERVE_BYTES <= free ? undefined : `${wanted} bytes are needed and ${free} are free`;
 };

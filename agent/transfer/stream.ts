@@ -4,7 +4,7 @@
  */
 import type { FetchLimits } from '../fetch.ts';
 import type { HttpAnswer, HttpGet } from '../request.ts';
-import { reasonOf, Trouble } from './trouble.ts';
+import { reasonOf, stopped, Trouble } from './trouble.ts';
 
 export type StreamOptions = {
   get: HttpGet;
@@ -54,7 +54,7 @@ export const openStream = async (options: StreamOptions): Promise<ByteStream> =>
 
 const ask = async (options: StreamOptions, stop: AbortController): Promise<HttpAnswer> => {
   const { get, path, start, end, bytes, limits, signal } = options;
-  signal.throwIfAborted();
+  if (signal.aborted) throw stopped();
   const whole = start === 0 && end === bytes;
   // A compressed transfer would have other lengths than the object's.
   const headers = { 'accept-encoding': 'identity', ...(whole ? {} : { range: `bytes=${start}-${end - 1}` }) };
@@ -63,7 +63,7 @@ const ask = async (options: StreamOptions, stop: AbortController): Promise<HttpA
   try {
     answer = await get(path, headers, stop.signal);
   } catch (error) {
-    if (signal.aborted) throw new Trouble('FETCH_FAILED', 'the download was stopped', { retry: false });
+    if (signal.aborted) throw stopped();
     throw new Trouble('FETCH_FAILED', stop.signal.aborted ? 'the server did not answer in time' : reasonOf(error));
   } finally {
     clearTimeout(timer);
@@ -116,7 +116,7 @@ const reader = (options: StreamOptions, answer: HttpAnswer, stop: AbortControlle
     try {
       next = await watched.waiting(() => pieces?.next());
     } catch (error) {
-      if (options.signal.aborted) throw new Trouble('FETCH_FAILED', 'the download was stopped', { retry: false });
+      if (options.signal.aborted) throw stopped();
       if (watched.tooSlow())
         throw fail('SLOW_RETRIEVAL', `${arrived} of ${limit} bytes, then too few in too long a time`);
       throw fail('FETCH_FAILED', `${reasonOf(error)} after ${arrived} of ${limit} bytes`);

@@ -16,7 +16,7 @@ import { openKept } from './kept.ts';
 import { readPlain } from './kept-frames.ts';
 import { openMetered } from './metered.ts';
 import type { Seed } from './seeds.ts';
-import { lacksRoom } from './space.ts';
+import { type FreeBytes, lacksRoom } from './space.ts';
 import { reasonOf } from './trouble.ts';
 
 /** Of one deployment. `bytesFetched`: what came over the network since the agent started, useful or not. */
@@ -31,6 +31,8 @@ export type TransferOptions = {
   now: () => number;
   log: Log;
   onProgress: (progress: Progress) => void;
+  /** Default: what the file system says. */
+  freeBytes?: FreeBytes;
 };
 
 /** What is fetched for: the slot, since when, and until when it is worth it. */
@@ -78,9 +80,9 @@ export const openTransfer = (options: TransferOptions) => {
       const [active] = await installed();
       for (const still of [undefined, active === undefined ? [] : [active], []]) {
         if (still !== undefined) await kept.prune(still);
-        if ((await lacksRoom(folders.downloads, artifacts)) === undefined) return { ok: true };
+        if ((await lacksRoom(folders.downloads, artifacts, options.freeBytes)) === undefined) return { ok: true };
       }
-      const why = await lacksRoom(folders.downloads, artifacts);
+      const why = await lacksRoom(folders.downloads, artifacts, options.freeBytes);
       return why === undefined ? { ok: true } : { ok: false, code: 'NO_SPACE', message: why };
     } catch (error) {
       return storageRefusal(error, 'there is no telling whether it fits');

@@ -16,6 +16,9 @@ export class Trouble extends Error {
   }
 }
 
+/** Whoever asked does not want it any more. */
+export const stopped = (): Trouble => new Trouble('FETCH_FAILED', 'the download was stopped', { retry: false });
+
 /** The system's reason is in `cause`. */
 export const reasonOf = (error: unknown): string => {
   const { message, cause } = error instanceof Error ? error : new Error(String(error));

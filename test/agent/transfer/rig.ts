@@ -6,6 +6,7 @@ import { createServer, type IncomingMessage, type ServerResponse } from 'node:ht
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { onTestFinished } from 'vitest';
+import type { Http } from '#agent/http.ts';
 import type { HttpGet } from '#agent/request.ts';
 import { request } from '#agent/request.ts';
 import { type ChunkedOptions, type ChunkedResult, fetchChunked } from '#agent/transfer/fetch-chunked.ts';
@@ -124,18 +125,16 @@ export const openRig = async (
 
   const get: HttpGet = (path, headers, signal) => request(url + path, { headers, signal });
   const counts = { bytes: 0, troubles: 0, attempts: 0 };
+  const getJson: Http['getJson'] = async (path, schema, signal) => {
+    const answer = await get(path, {}, signal);
+    const pieces: Uint8Array[] = [];
+    for await (const piece of answer.body ?? []) pieces.push(piece);
+    if (answer.status !== 200) return { ok: false, answered: true, code: 'not-found', message: 'no' };
+    return { ok: true, value: schema.parse(JSON.parse(Buffer.concat(pieces).toString())) };
+  };
   const fetch = (more: Partial<ChunkedOptions> = {}): Promise<ChunkedResult> =>
     fetchChunked({
-      http: {
-        get,
-        getJson: async (path, schema, signal) => {
-          const answer = await get(path, {}, signal);
-          const pieces: Uint8Array[] = [];
-          for await (const piece of answer.body ?? []) pieces.push(piece);
-          if (answer.status !== 200) return { ok: false, answered: true, code: 'not-found', message: 'no' };
-          return { ok: true, value: schema.parse(JSON.parse(Buffer.concat(pieces).toString())) };
-        },
-      },
+      http: { get, getJson },
       artifact: { ...artifact, chunks: artifact.chunks! },
       dir: join(dir, 'downloads'),
       place: null,
@@ -162,7 +161,24 @@ export const openRig = async (
     return fresh.equals((await readFile(result.file)).subarray(0, fresh.length)) ? 'whole' : 'wrong bytes';
   };
   const part = join(dir, 'downloads', `${artifact.sha256}.part`);
-  return { dir, url, artifact, records, index, objects, pack, packed, asked, state, counts, fetch, outcome, part, get };
+  return {
+    dir,
+    url,
+    artifact,
+    records,
+    index,
+    objects,
+    pack,
+    packed,
+    asked,
+    state,
+    counts,
+    fetch,
+    outcome,
+    part,
+    get,
+    getJson,
+  };
 };
 
 export const writeSlot = async (dir: string, content: Buffer): Promise<string> => {
