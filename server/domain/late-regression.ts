@@ -19,13 +19,15 @@ export type WatchedHealth = {
   runs: Sha256 | null;
   committed: Sha256 | null;
   lastSeenAt: Millis | null;
+  /** Why it is unhealthy, in its newest report, if that says. */
+  says?: string;
 };
 
 /** `left`: it runs another release, though nobody told it to. */
 export type Regression =
   | { kind: 'left' }
   | { kind: 'restarts'; restarts: number }
-  | { kind: 'unhealthy'; forMs: number };
+  | { kind: 'unhealthy'; forMs: number; says?: string };
 
 /** What is wrong with a device that is being watched; null when nothing is, or when its watch is over. */
 export const regressionOf = (
@@ -36,12 +38,14 @@ export const regressionOf = (
 ): Regression | null => {
   const { state, decidedAt } = deployment;
   if (state !== 'committed' || decidedAt === null || now >= decidedAt + watch.watchMs) return null;
-  const { runs, committed, restarts, unhealthySince, lastSeenAt } = health;
+  const { runs, committed, restarts, unhealthySince, lastSeenAt, says } = health;
   if (runs !== null && committed !== null && runs !== committed) return { kind: 'left' };
   if (restarts > watch.restartsMax) return { kind: 'restarts', restarts };
   // From its first bad word to its last: a device that fell silent says nothing more about its health.
   const forMs = unhealthySince === null || lastSeenAt === null ? 0 : lastSeenAt - unhealthySince;
-  return unhealthySince !== null && forMs >= watch.unhealthyMs ? { kind: 'unhealthy', forMs } : null;
+  return unhealthySince !== null && forMs >= watch.unhealthyMs
+    ? { kind: 'unhealthy', forMs, ...(says === undefined ? {} : { says }) }
+    : null;
 };
 
 /** A main clause without a full stop. */
@@ -52,7 +56,7 @@ const words = (regression: Regression): string => {
     case 'restarts':
       return `it started anew or fell ill ${regression.restarts} times since its commit`;
     case 'unhealthy':
-      return `it has called itself unhealthy for ${Math.round(regression.forMs / 1000)} s`;
+      return `it has called itself unhealthy for ${Math.round(regression.forMs / 1000)} s${regression.says === undefined ? '' : `: ${regression.says}`}`;
     default:
       return unreachable(regression);
   }

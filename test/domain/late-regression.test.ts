@@ -45,6 +45,14 @@ test('a device must call itself unhealthy for long, to its last word; silence ad
   });
 });
 
+test('where the device says what is wrong with it, so does the log', () => {
+  const ill = { ...well, unhealthySince: AT, lastSeenAt: AT + 300_000, says: 'the check database fails: ECONNREFUSED' };
+  const message = 'it has called itself unhealthy for 300 s: the check database fails: ECONNREFUSED';
+  const { next, audit } = stepWatched(committed, ill, AT + 300_001, policy);
+  expect(next.error).toEqual({ code: 'REGRESSED', message });
+  expect(audit).toMatchObject([{ kind: 'regressed', why: message }]);
+});
+
 test('nothing but a committed device within its watch ever moves, and it moves to reverted or failed', () => {
   const millis = fc.integer({ min: AT - 1_000, max: AT + 8_000_000 });
   fc.assert(

@@ -59,6 +59,13 @@ export const describeWatch = (open: OpenStore): void => {
       expect((await suspects(store))[0]?.health).toMatchObject({ unhealthySince: null, restarts: 1 });
     });
 
+    test('what the device reports to be wrong with it is known too', async (store) => {
+      await commitOne(store);
+      await beat(store, 1, { healthy: false });
+      await store.saveReports([report('gw-1', 2, { attributes: { unhealthy: 'the check database fails' } })]);
+      expect((await suspects(store))[0]?.health.says).toBe('the check database fails');
+    });
+
     test('restarts since the commit are counted: falls and other boots, not what was before', async (store) => {
       await commitOne(store);
       for (const boot of ['boot-2', 'boot-2', 'boot-3', 'boot-4']) await beat(store, 1, { boot: id(boot) });

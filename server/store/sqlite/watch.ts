@@ -31,6 +31,7 @@ type Row = {
   runs: Sha256 | null;
   committed: Sha256 | null;
   lastSeenAt: number | null;
+  says: string | null;
 };
 
 export const watch = (sql: Sql) =>
@@ -39,7 +40,8 @@ export const watch = (sql: Sql) =>
     listSuspects: (rollout, committedSince, limit) => {
       const rows = sql.all<Row>(
         `SELECT deployments.id, unhealthy_since AS unhealthySince, restarts, running_manifest AS runs,
-           watched_manifest AS committed, last_seen_at AS lastSeenAt
+           watched_manifest AS committed, last_seen_at AS lastSeenAt,
+           devices.attributes ->> '$.unhealthy' AS says
          FROM devices CROSS JOIN deployments ON deployments.id = watched
          WHERE (unhealthy_since IS NOT NULL OR restarts > 0 OR running_manifest <> watched_manifest)
            AND rollout = ? AND deployments.state = 'committed' AND decided_at > ?
@@ -54,9 +56,9 @@ export const watch = (sql: Sql) =>
           rows.map(({ id }) => id),
         ).map((deployment) => [deployment.id, deployment]),
       );
-      return rows.flatMap(({ id, ...health }): WatchedDeployment[] => {
+      return rows.flatMap(({ id, says, ...health }): WatchedDeployment[] => {
         const deployment = known.get(id);
-        return deployment === undefined ? [] : [{ deployment, health }];
+        return deployment === undefined ? [] : [{ deployment, health: says === null ? health : { ...health, says } }];
       });
     },
     saveRegressions: (moves) => {
