@@ -1,6 +1,6 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { existsSync } from 'node:fs';
-import { mkdtemp, open, readdir, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, open, readdir, rm, utimes, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { buffer } from 'node:stream/consumers';
@@ -175,4 +175,39 @@ test.skipIf(!existsSync('/dev/full'))('a full disk is a refusal, any other failu
   expect(refusalOf(noSpace)).toMatchObject({ ok: false, code: 'insufficient-storage' });
   const missing: unknown = await open(join(dir, 'missing'), 'r').catch((error: unknown) => error);
   expect(refusalOf(missing)).toBeUndefined();
+});
+
+test('a file that somebody else makes becomes an object like one that arrived, or nothing at all', async () => {
+  const bytes = randomBytes(3_000);
+  const made = await objects.produce(async (file) => {
+    await writeFile(file, bytes);
+    return { sha256: sha256Of(bytes), bytes: bytes.length };
+  });
+  if (!made.ok) throw new Error(made.detail);
+  expect(await stagedFiles()).toHaveLength(1);
+  await objects.keep(made.value);
+  expect(await read(made.value.sha256)).toEqual(bytes);
+  const failing = objects.produce(async (file) => {
+    await writeFile(file, 'half');
+    throw new Error('killed');
+  });
+  await expect(failing).rejects.toThrow('killed');
+  const full = objects.produce(() => Promise.reject(Object.assign(new Error('full'), { code: 'ENOSPC' })));
+  expect(await full).toMatchObject({ ok: false, code: 'insufficient-storage' });
+  expect(await stagedFiles()).toEqual([]);
+});
+
+test('what nothing refers to is spared until it is old enough, and removed at once when asked to', async () => {
+  const [old, young, derived] = [await keep(randomBytes(10)), await keep(randomBytes(11)), await keep(randomBytes(12))];
+  await objects.sweep(new Set(), 60_000);
+  const then = new Date(Date.now() - 120_000);
+  await utimes(join(dir, 'objects', old.slice(0, 2), old), then, then);
+  expect(await objects.sweep(new Set(), 60_000)).toBe(1);
+  expect([await objects.size(old), await objects.size(young)]).toEqual([undefined, 11]);
+  const opened = await objects.open(derived);
+  await objects.remove(derived);
+  await objects.remove(derived);
+  expect(await objects.size(derived)).toBeUndefined();
+  // Whoever reads it reads on.
+  expect(await buffer(opened!.stream)).toHaveLength(12);
 });
