@@ -22,8 +22,8 @@ export const openCrashRig = async () => {
   await agent.stop();
   let versions = 0;
 
-  const settledDevice = async () => {
-    const device = await openDevice(server);
+  const settledDevice = async (finished?: (stop: () => Promise<void>) => void) => {
+    const device = await openDevice(server, {}, finished);
     await cp(settled.dataDir, device.dataDir, { recursive: true });
     return device;
   };
