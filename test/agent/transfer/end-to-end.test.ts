@@ -73,11 +73,11 @@ const publish = async (version: string): Promise<void> => {
   await client.call(routes.releaseStage, { params, body: { channel: Id.parse('production') } });
 };
 
-const openSite = async (settings: Record<string, unknown> = {}) => {
+const openSite = async (settings: Record<string, unknown> = {}, killAt?: string) => {
   const proxy = await openProxy(Number(new URL(server.httpUrl).port));
   const { tokens } = await client.call(routes.enrolmentTokenCreate, { body: { count: 1 } });
   const device = await openDevice({ url: proxy.url, token: tokens[0]! }, { device: DEVICE, ...settings });
-  const agent = device.start();
+  const agent = device.start(killAt);
   const known = async (): Promise<number> => (await client.call(routes.deviceList, { query: {} })).items.length;
   await until('it is let in', async () => (await known()) === 1);
   await client.call(routes.cohortCreate, { body: { name: Id.parse('all'), devices: [DEVICE] } });
@@ -145,7 +145,7 @@ test('with nothing kept a new version comes in a fresh pack, all of it, compress
   expect(await readdir(join(dataDir, 'artifacts')).catch(() => [])).toEqual([]);
 }, 120_000);
 
-test('a whole update goes over MQTT where HTTP is shut off, metadata and all, and HTTP is used again when it is back', async () => {
+test('a whole update goes over MQTT where HTTP is shut off, metadata and all', async () => {
   await publish('1.0.0');
   const { proxy, agent } = await openSite();
   await roll('1.0.0', agent);
@@ -157,3 +157,27 @@ test('a whole update goes over MQTT where HTTP is shut off, metadata and all, an
   expect(proxy.state.refused).toBeGreaterThan(0);
   expect(agent.lines.map(({ event }) => event)).toContain('http-away');
 }, 120_000);
+
+for (const step of ['fetch.half', 'fetch.app'] as const) {
+  test(`killed at ${step} a download goes on, and what was verified is not fetched again`, async () => {
+    await publishWithPacks('1.0.0', 1);
+    const { proxy, agent, start } = await openSite({}, step);
+    const body = { release: 'gateway@1.0.0', cohorts: [{ cohort: Id.parse('all') }] };
+    const { id } = await client.call(routes.rolloutCreate, { body });
+    expect(await agent.ended).toMatchObject({ signal: 'SIGKILL' });
+    const before = proxy.state.bytesDown;
+    const again = start();
+    const show = () => client.call(routes.rolloutShow, { params: { rollout: id } });
+    await until(
+      'it is there',
+      async () => (await show()).state === 'completed',
+      60_000,
+      () => again.lines.slice(-12),
+    );
+    const fetched = again.lines.findLast(({ event }) => event === 'artifact-fetched') as { there?: number } | undefined;
+    const share = { 'fetch.half': 0.3, 'fetch.app': 1 }[step];
+    expect(fetched?.there).toBeGreaterThanOrEqual(TREE_BYTES * share);
+    // What crosses the wire beside the artifact: metadata, the manifest, the index.
+    expect(proxy.state.bytesDown - before).toBeLessThan(TREE_BYTES * (1 - share) + 200_000);
+  }, 120_000);
+}
