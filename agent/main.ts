@@ -37,6 +37,7 @@ import { openReporter } from './report.ts';
 import { bootingItself } from './self-update.ts';
 import { openServiceManager } from './service-manager.ts';
 import { openSlots } from './slots/open-slots.ts';
+import { watchSlots } from './slots/slots-health.ts';
 import { openStatusFile } from './status-file.ts';
 import { keepChecks, type SteadyHealth, watchSteadyHealth } from './steady-health.ts';
 import { openSupervisor } from './supervisor.ts';
@@ -177,17 +178,23 @@ const runLocked = async (config: AgentConfig, log: Logger, recent: RecentLines, 
     now,
     log,
   });
+  const slotsHealth = watchSlots(slots);
+  await slotsHealth.isWell();
   const reporter = openReporter({
     machine,
     link: () => link ?? { connected: () => false, publish: () => false },
     boot,
     agent: `sluice-agent/${AGENT_VERSION}`,
     running,
-    healthy: async () => steady.illness() === null && ((await slots.running()) !== null || (await running()) === null),
+    healthy: async () =>
+      (await slotsHealth.isWell()) &&
+      steady.illness() === null &&
+      ((await slots.running()) !== null || (await running()) === null),
     attributes: () => ({
       ...attributesOf(config, inbox.refusal()),
       ...lastTransfer.attributes(),
       ...illnessOf(steady),
+      ...slotsHealth.attributes(),
     }),
     progress: () => progress,
     now,

@@ -1,4 +1,5 @@
 /** Real agents on devices that boot images, with every boot selector: its files, its tools where they are, and a boot loader that reads them. */
+import { readFile } from 'node:fs/promises';
 import { describe, expect, test } from 'vitest';
 import { startTestServer } from './harness.ts';
 import { bootImageDevice, publishImage } from './image-device.ts';
@@ -62,4 +63,19 @@ test('an image that is not well reboots into what ran before, and the next one i
     outcome: 'committed',
     running: { version: '1.2.0', slot: 'b' },
   });
+});
+
+test('11: a device whose boot selector can not be read says so, installs nothing and writes nothing', async () => {
+  const server = await startTestServer();
+  const rig = await grubRig(OWN_ACCESS);
+  await rig.damage();
+  const device = await bootImageDevice(server, rig);
+  const release = await publishImage(server, '1.1.0', 'good');
+  const before = await readFile(device.files.b);
+  expect(await device.deploy(release)).toMatchObject({ outcome: 'failed', error: 'PRECONDITION' });
+  expect(device.lines()).toContainEqual(expect.objectContaining({ event: 'boot-selector-unfit' }));
+  expect(server.state.reports.at(-1)?.attributes).toMatchObject({ unhealthy: expect.stringContaining('grubenv') });
+  expect((await readFile(device.files.b)).equals(before)).toBe(true);
+  expect(server.state.requests).toEqual([]);
+  expect(device.booted).toEqual(['a']);
 });
