@@ -67,15 +67,25 @@ const openGrubStore = (environment: string): VariableStore => {
   };
 };
 
+const SECTOR_BYTES = 512;
+const twoSectors = (environment: string): FitnessProblem => ({
+  grave: false,
+  sentence: `${environment} holds more than fits into its first ${SECTOR_BYTES} bytes: a change may be torn; unset what is not needed`,
+});
+
 const checkFolder = async (environment: string): Promise<FitnessProblem[]> => {
   const folder = dirname(environment);
+  const problems: FitnessProblem[] = [];
   try {
     await access(folder, constants.W_OK);
     const { dev } = await stat(folder);
+    const block = await readFileIfThere(environment);
+    if (block !== undefined && /[^#]/.test(block.toString('latin1', SECTOR_BYTES)))
+      problems.push(twoSectors(environment));
     const mounted = (await mounts()).find(({ device }) => device === deviceNumber(dev));
-    if (mounted === undefined || !COPIES_ON_WRITE.test(mounted.type)) return [];
+    if (mounted === undefined || !COPIES_ON_WRITE.test(mounted.type)) return problems;
     const sentence = `${folder} is on ${mounted.type}, which never overwrites a file where it is: GRUB can not count tries there, and after a power cut it may see an older state; use FAT or ext4 (docs/boot-selectors.md)`;
-    return [{ grave: false, sentence }];
+    return [...problems, { grave: false, sentence }];
   } catch (error) {
     return [{ grave: true, sentence: `${folder} can not be written: ${errorCode(error) || String(error)}` }];
   }

@@ -201,6 +201,9 @@ test('GRUB: what it counts itself stays within the first sector', async () => {
   await rig.open().setTrial('b', 3);
   const block = await readFile(rig.environment);
   expect(block.indexOf('B_TRY=0\n')).toBeLessThan(512);
+  expect(await rig.open().check()).toEqual([]);
+  await writeFile(rig.environment, makeBlock({ ORDER: 'A', A_OK: '1', more: 'x'.repeat(500) })!);
+  expect(await rig.open().check()).toMatchObject([{ grave: false, sentence: expect.stringContaining('512') }]);
   await truncate(rig.environment, 512);
   expect(await openGrubSelector({ environment: rig.environment }).read()).toMatchObject({ state: 'damaged' });
 });
