@@ -27,6 +27,9 @@ export const trialEffects = (options: PerformOptions) => {
     const manifest = await keptManifest(journey);
     const settled = await settleData(options);
     if (!settled.ok) return failed(settled.code, settled.message);
+    // The device's fault, not the release's: nothing is stopped for it.
+    const surroundings = await files.environment();
+    if (!surroundings.ok) return failed('PRECONDITION', surroundings.message);
     const before = await hooks('before-activate', manifest, journey, signal);
     if (!before.ok) return failed('HOOK_FAILED', before.message);
     if (signal.aborted) return undefined;
@@ -98,6 +101,14 @@ export const trialEffects = (options: PerformOptions) => {
     });
 
   const commit = async (journey: InSlot, signal: AbortSignal): Done => {
+    // A power cut between the verdict and its record in the boot selector may have booted the old slot: only what runs can be committed.
+    const [inspected, running] = await Promise.all([slots.inspect(), slots.running()]);
+    const pending = inspected.ok && inspected.view.trial?.slot === journey.slot;
+    if (pending && running !== null && running.slot !== journey.slot) {
+      const booted = await bootTrial(journey, signal);
+      if (signal.aborted) return undefined;
+      if (booted?.kind === 'booted-other') return failed('TRIAL_CRASHED', booted.why);
+    }
     const committed = await insist(() => slots.commit(), signal);
     if (signal.aborted) return undefined;
     if (!committed.ok) return failed(committed.code, committed.message);

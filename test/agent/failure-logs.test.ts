@@ -27,6 +27,21 @@ test('a deployment that fails sends the last lines of the application and of the
   await agent.stop();
 }, 120_000);
 
+test('a bad line in the file of variables keeps a release from being activated, and the old version goes on', async () => {
+  const { server, device, agent } = await settled();
+  await writeFile(join(device.dataDir, 'application.env'), 'A=1\nvery-secret-key\n', { mode: 0o600 });
+  server.desire((await server.publishRelease('1.1.0', APPS.good)).instruction);
+  await until('it is reported', () => server.state.receipts.some(({ version }) => version === '1.1.0'), 40_000);
+  const receipt = server.state.receipts.find(({ version }) => version === '1.1.0');
+  expect(receipt).toMatchObject({
+    outcome: 'reverted',
+    error: { code: 'PRECONDITION' },
+    running: { version: '1.0.0' },
+  });
+  expect(receipt?.error?.message).toMatch(/application\.env: line 2 has no "="$/);
+  await agent.stop();
+}, 120_000);
+
 test('what falls ill after its commit says so, and why; and that it is well again', async () => {
   const health = {
     soakMs: 0,
