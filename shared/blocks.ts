@@ -11,7 +11,7 @@ export const BLOCK_WINDOW_MAX = 8;
 const HEADER_BYTES_MAX = 1024;
 const PREFIX_BYTES = 4;
 /** An answer, header and all. */
-export const BLOCK_ANSWER_BYTES_MAX = BLOCK_BYTES_MAX + HEADER_BYTES_MAX + PREFIX_BYTES;
+const BLOCK_ANSWER_BYTES_MAX = BLOCK_BYTES_MAX + HEADER_BYTES_MAX + PREFIX_BYTES;
 
 /** What can be read this way: the GET paths that an update takes. No dot segments. */
 const BlockPath = z

@@ -1,5 +1,5 @@
 /** Fetches one artifact whose manifest pins its chunk index: as little of it as possible. */
-import { mkdir, open, rename, rm, stat } from 'node:fs/promises';
+import { mkdir, open, rename, stat } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import type { DeviceErrorCode } from '#shared/deployment.ts';
 import { deviceRoutes, objectPath } from '#shared/device-api.ts';
@@ -171,9 +171,4 @@ const openPack = async (
     log.info({ event: 'no-pack' }, `${artifact.name}: no pack: ${reasonOf(error)}`);
     return null;
   }
-};
-
-/** What an attempt that is given up leaves behind. */
-export const forgetDownload = async (dir: string, artifact: ChunkedArtifact): Promise<void> => {
-  await rm(join(dir, `${artifact.sha256}.part`), { force: true });
 };

@@ -2,7 +2,7 @@ import { mkdir, readdir, readFile, stat, symlink, writeFile } from 'node:fs/prom
 import type { ServerResponse } from 'node:http';
 import { dirname, join } from 'node:path';
 import { expect, test } from 'vitest';
-import { noise } from '../../shared/transfer/bytes.ts';
+import { noise } from '#test/shared/transfer/bytes.ts';
 import { edited, openRig, prose, seedOf, sha256, writeSlot } from './rig.ts';
 
 const V1 = prose('v1', 1_500_000);

@@ -7,7 +7,7 @@ import { type Keep, openKept } from '#agent/transfer/kept.ts';
 import { Sha256 } from '#shared/ids.ts';
 import { Artifact } from '#shared/manifest.ts';
 import { encodeIndex } from '#shared/transfer/chunk-index.ts';
-import { recordsOf } from '../../shared/transfer/bytes.ts';
+import { recordsOf } from '#test/shared/transfer/bytes.ts';
 import { prose, sha256 } from './rig.ts';
 
 const V1 = Sha256.parse('1'.repeat(64));

@@ -14,7 +14,7 @@ import type { Seed } from '#agent/transfer/seeds.ts';
 import { Artifact } from '#shared/manifest.ts';
 import { encodeIndex } from '#shared/transfer/chunk-index.ts';
 import { makePack } from '#shared/transfer/make-pack.ts';
-import { noise, readerOf, recordsOf } from '../../shared/transfer/bytes.ts';
+import { noise, readerOf, recordsOf } from '#test/shared/transfer/bytes.ts';
 
 export const sha256 = (bytes: Uint8Array): string => createHash('sha256').update(bytes).digest('hex');
 
