@@ -29,7 +29,7 @@ export type Status = ReturnType<typeof statusOf>;
 export type StatusFile = ReturnType<typeof openStatusFile>;
 
 /** `at` is in milliseconds since 1970; `refusal` is why the newest desired document was not believed. */
-export const statusOf = ({ install, ...facts }: Facts) => {
+const statusOf = ({ install, ...facts }: Facts) => {
   const offered = install.state === 'idle' ? null : install.offer.install;
   return {
     v: 1,
