@@ -50,7 +50,7 @@ export const mountDrives = (): Drives => {
     if (typeof path !== 'string' || !path.startsWith(ROOT)) return undefined;
     return drives.get(path.slice(ROOT.length).split('/')[0]!);
   };
-  const names = ['open', 'readFile', 'readdir', 'rename', 'rm', 'mkdir', 'stat'] as const;
+  const names = ['open', 'readFile', 'readdir', 'rename', 'rm', 'mkdir', 'stat', 'statfs'] as const;
   const real = names.map((name) => [name, promises[name]!] as const);
   const realStream = plain['createReadStream']!;
   for (const [name, original] of real)
@@ -178,6 +178,8 @@ const openVolume = (folder: string, forgets: boolean) => {
     readdir: ([path]) =>
       look(() => [...there.keys()].filter((one) => dirname(one) === path).map((one) => one.slice(path!.length + 1))),
     stat: ([path]) => look(() => ({ size: found(path!, 'stat').bytes.length })),
+    // A drive is full where a write says so.
+    statfs: () => look(() => ({ bavail: 2 ** 30, bsize: 1 })),
     mkdir: () => look(() => undefined),
     rename: ([from, to]) =>
       change(false, () => {
