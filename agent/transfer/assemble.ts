@@ -125,7 +125,7 @@ const assembleInto = async (file: FileHandle, options: AssembleOptions): Promise
   } finally {
     await window.settle();
     sources.pieces.close();
-    sources.pack?.close();
+    await sources.pack?.close();
   }
 };
 

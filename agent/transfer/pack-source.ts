@@ -4,7 +4,7 @@
  * is hashed before it leaves here.
  */
 import { hash } from 'node:crypto';
-import { appendFile, truncate } from 'node:fs/promises';
+import { type FileHandle, open, truncate } from 'node:fs/promises';
 import { readFileIfThere } from '#shared/durable.ts';
 import type { ChunkRecord } from '#shared/transfer/chunk-index.ts';
 import {
@@ -48,7 +48,7 @@ export type PackSource = {
   useless(): boolean;
   /** Keeps what was learnt about it. */
   remember(): Promise<void>;
-  close(): void;
+  close(): Promise<void>;
 };
 
 type Entry = PackRecord & { offset: number };
@@ -63,6 +63,7 @@ export const openPackSource = async (options: PackOptions): Promise<PackSource> 
   let cursor = 0;
   let stream: ByteStream | undefined;
   let unsaved: Buffer[] = [];
+  let tableHandle: FileHandle | undefined;
 
   const add = (bytes: Buffer): boolean => {
     const record = parsePackRecord(bytes);
@@ -176,8 +177,12 @@ export const openPackSource = async (options: PackOptions): Promise<PackSource> 
       if (unsaved.length === 0) return;
       const bytes = Buffer.concat(unsaved);
       unsaved = [];
-      await appendFile(options.tableFile, bytes, { mode: 0o600 });
+      tableHandle ??= await open(options.tableFile, 'a', 0o600);
+      await tableHandle.appendFile(bytes);
     },
-    close: () => stream?.close(),
+    close: async () => {
+      stream?.close();
+      await tableHandle?.close();
+    },
   };
 };
