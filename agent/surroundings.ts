@@ -6,10 +6,7 @@ import type { Journey } from './domain/install.ts';
 import { other, type SlotName, type Slots } from './slots/slots.ts';
 
 /** Of a version: what its application is told of itself. Stronger than what the manifest and the device's file say. */
-export const identityOf = (
-  version: Pick<Running, 'product' | 'version'>,
-  slot: SlotName | null,
-): Record<string, string> => ({
+const identityOf = (version: Pick<Running, 'product' | 'version'>, slot: SlotName | null): Record<string, string> => ({
   SLUICE_PRODUCT: version.product,
   SLUICE_VERSION: version.version,
   ...(slot === null ? {} : { SLUICE_SLOT: slot }),
