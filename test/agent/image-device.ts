@@ -70,8 +70,10 @@ export const startImageDevice = async (
   const agents: RunningAgent[] = [];
   const state = { stopped: false, dead: false };
 
-  const powerOn = async (how: string): Promise<RunningAgent> => {
+  /** Undefined when the test is over. */
+  const powerOn = async (how: string): Promise<RunningAgent | undefined> => {
     for (let armed = how.startsWith('armed'); ; armed = false) {
+      if (state.stopped) return undefined;
       const slot = await rig.powerOn(armed);
       booted.push(slot);
       await writeFile(at('boot_id'), randomUUID());
@@ -79,6 +81,7 @@ export const startImageDevice = async (
       // The watchdog resets what does not come up.
       if ((await readFile(files[slot])).includes(BROKEN)) continue;
       if (site.nobodyIsConnected !== undefined) await until('the broker has noticed', site.nobodyIsConnected);
+      if (state.stopped) return undefined;
       const agent = device.start();
       agents.push(agent);
       return agent;
@@ -86,8 +89,8 @@ export const startImageDevice = async (
   };
   const life = (async () => {
     for (let how = 'plainly'; ; ) {
-      if (state.stopped) return;
       const agent = await powerOn(how);
+      if (agent === undefined) return;
       await agent.ended;
       how = await readFile(asked, 'utf8').catch(() => '');
       state.dead = how === '';

@@ -24,46 +24,57 @@ const KINDS: { name: string; rig: () => Promise<Rig>; there: boolean }[] = [
   { name: 'systemd-boot', rig: systemdBootRig, there: true },
 ];
 
+/** Eight starts of an agent, one after the other. */
+const LONG = { timeout: 240_000 };
+
 describe.each(KINDS)('$name', ({ rig, there }) => {
-  test.skipIf(!there)('a good image is committed, and one that never comes up reverts, both by receipt', async () => {
+  test.skipIf(!there)(
+    'a good image is committed, and one that never comes up reverts, both by receipt',
+    LONG,
+    async () => {
+      const server = await startTestServer();
+      const device = await bootImageDevice(server, await rig());
+
+      const good = await publishImage(server, '1.1.0', 'good');
+      expect(await device.deploy(good)).toMatchObject({
+        outcome: 'committed',
+        error: undefined,
+        running: { version: '1.1.0', slot: 'b', manifest: good.instruction.sha256 },
+      });
+      expect(device.booted).toEqual(['a', 'b']);
+
+      expect(await device.deploy(await publishImage(server, '1.2.0', 'broken'))).toMatchObject({
+        outcome: 'reverted',
+        error: 'TRIAL_CRASHED',
+        running: { version: '1.1.0', slot: 'b' },
+      });
+      // As often as it has tries, and not once more; on a Raspberry Pi each of them from the old slot.
+      const tries = device.booted.slice(2);
+      expect(tries.filter((slot) => slot === 'a')).toHaveLength(2);
+      expect(tries.at(-1)).toBe('b');
+    },
+  );
+});
+
+test(
+  'an image that is not well reboots into what ran before, and the next one is installed over it',
+  LONG,
+  async () => {
     const server = await startTestServer();
-    const device = await bootImageDevice(server, await rig());
-
-    const good = await publishImage(server, '1.1.0', 'good');
-    expect(await device.deploy(good)).toMatchObject({
-      outcome: 'committed',
-      error: undefined,
-      running: { version: '1.1.0', slot: 'b', manifest: good.instruction.sha256 },
-    });
-    expect(device.booted).toEqual(['a', 'b']);
-
-    expect(await device.deploy(await publishImage(server, '1.2.0', 'broken'))).toMatchObject({
+    const device = await bootImageDevice(server, await GRUB());
+    expect(await device.deploy(await publishImage(server, '1.1.0', 'unhealthy'))).toMatchObject({
       outcome: 'reverted',
-      error: 'TRIAL_CRASHED',
-      running: { version: '1.1.0', slot: 'b' },
+      error: 'SELFTEST_FAILED',
+      // Nothing is known of what the factory has put there.
+      running: null,
     });
-    // As often as it has tries, and not once more; on a Raspberry Pi each of them from the old slot.
-    const tries = device.booted.slice(2);
-    expect(tries.filter((slot) => slot === 'a')).toHaveLength(2);
-    expect(tries.at(-1)).toBe('b');
-  });
-});
-
-test('an image that is not well reboots into what ran before, and the next one is installed over it', async () => {
-  const server = await startTestServer();
-  const device = await bootImageDevice(server, await GRUB());
-  expect(await device.deploy(await publishImage(server, '1.1.0', 'unhealthy'))).toMatchObject({
-    outcome: 'reverted',
-    error: 'SELFTEST_FAILED',
-    // Nothing is known of what the factory has put there.
-    running: null,
-  });
-  expect(device.booted).toEqual(['a', 'b', 'a']);
-  expect(await device.deploy(await publishImage(server, '1.2.0', 'good'))).toMatchObject({
-    outcome: 'committed',
-    running: { version: '1.2.0', slot: 'b' },
-  });
-});
+    expect(device.booted).toEqual(['a', 'b', 'a']);
+    expect(await device.deploy(await publishImage(server, '1.2.0', 'good'))).toMatchObject({
+      outcome: 'committed',
+      running: { version: '1.2.0', slot: 'b' },
+    });
+  },
+);
 
 test('11: a device whose boot selector can not be read says so, installs nothing and writes nothing', async () => {
   const server = await startTestServer();
