@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest';
 import { Id } from '#shared/ids.ts';
 import { enrolFleet } from '../flow/world.ts';
-import { problemOf, withApi } from './rig.ts';
+import { type Api, problemOf, withApi } from './rig.ts';
 
 const api = withApi();
 const GW1 = Id.parse('gw-1');
@@ -19,7 +19,8 @@ const piece = (name: string, deployment: string | null) => ({
 });
 
 test('whoever may read devices reads their logs, page by page or of one deployment', async () => {
-  const { world, call } = api();
+  const { world } = api();
+  const call: Api['call'] = (...request) => api().call(...request);
   await enrolFleet(world, 1);
   await world.store.saveDeviceLogs([piece('one', 'dep-1'), piece('two', null), piece('three', 'dep-1')], 10_000);
   const first = await call('viewer', 'GET', 'devices/gw-1/logs?limit=2');
