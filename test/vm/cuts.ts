@@ -48,9 +48,9 @@ export type CutPlan = {
 const STATE_CHANCE = 0.7;
 const STATE_CUTS_MAX = 2;
 const SIGN_CHANCE = 0.15;
-const RANDOM_CHANCE = 0.3;
+const RANDOM_CHANCE = 0.5;
 /** Often while GRUB or the kernel starts, sometimes later. */
-const RANDOM_MS_MAX = [2_000, 10_000, 60_000] as const;
+const RANDOM_MS_MAX = [2_000, 10_000, 30_000] as const;
 const AFTER_MS_MAX = 3_000;
 
 /** `cut` is called with what led to it. It may be called only once until `poweredOn`. */
@@ -75,7 +75,7 @@ export const openCutPlan = (random: Random, cut: (why: string) => void): CutPlan
     else timers.push(setTimeout(() => fire(`${why} + ${trigger.ms} ms`), trigger.ms));
   };
   const drawTrigger = (): Trigger => {
-    const kind = random.pick(['now', 'later', 'write', 'flush'] as const);
+    const kind = random.pick(['now', 'later', 'write', 'write', 'flush'] as const);
     if (kind === 'now') return { kind: 'after-ms', ms: 0 };
     if (kind === 'later') return { kind: 'after-ms', ms: random.between(1, AFTER_MS_MAX) };
     return { kind: 'after-drive', event: kind, left: random.between(1, kind === 'write' ? 12 : 6) };

@@ -42,7 +42,8 @@ export const openMachine = async (options: {
   ].flatMap((words) => words.split(' '));
 
   const powerOn = (): void => {
-    const child = spawn(EMULATOR, arguments_, { env: ENVIRONMENT, stdio: ['ignore', 'pipe', 'pipe'] });
+    // In a session of its own: a Ctrl-C in the terminal reaches the test alone, which then ends it in order.
+    const child = spawn(EMULATOR, arguments_, { env: ENVIRONMENT, stdio: ['ignore', 'pipe', 'pipe'], detached: true });
     emulator = child;
     let partial = '';
     child.stdout.on('data', (chunk: Buffer) => {
