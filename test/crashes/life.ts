@@ -1,0 +1,155 @@
+/** One life of an agent: the parts of agent/main.ts, from its start to its death, on an explored device. Simulated are the network, the trust store and applications. */
+import { leafOf, openInbox } from '#agent/desired.ts';
+import { openFleetTime } from '#agent/fleet-time.ts';
+import { writeFloor } from '#agent/floor.ts';
+import { type Machine, openMachine } from '#agent/machine.ts';
+import { openMemory } from '#agent/open-memory.ts';
+import { failureOf, openPerformer } from '#agent/perform.ts';
+import { runningNow } from '#agent/perform-parts.ts';
+import { openReporter } from '#agent/report.ts';
+import type { Slots } from '#agent/slots/slots.ts';
+import type { Application, ApplicationExit, Supervisor } from '#agent/supervisor.ts';
+import { Id } from '#shared/ids.ts';
+import { DesiredLeaf } from '#shared/messages.ts';
+import { signPayload } from '#shared/trust/signed.ts';
+import type { Signer } from '#shared/trust/signers.ts';
+import { NO_DATA, NO_FILES } from '#test/simulation/agent-parts.ts';
+import type { Process, Time } from '#test/simulation/time.ts';
+import { COMPATIBLE, DATA, type Device } from './devices.ts';
+import { log } from './log.ts';
+import type { Release } from './releases.ts';
+import type { Server } from './server.ts';
+
+export const DEVICE = Id.parse('gw-1');
+const BACKOFF = { firstMs: 200, maxMs: 2_000 };
+export type Wrap = (slots: Slots) => Slots;
+
+export type LifeOptions = {
+  time: Time;
+  device: Device;
+  server: Server;
+  signer: Signer;
+  release: Release;
+  boot: Id;
+  process: Process;
+  /** An application is started: which version, and whether on trial. */
+  onStart: (application: Application) => void;
+  /** Puts a bug between the agent and its slots. */
+  wrap: Wrap;
+};
+
+/** Applications that run for ever. */
+const openSupervisor = (onStart: (application: Application) => void): Supervisor => {
+  let application: Application | null = null;
+  const listeners = new Set<(exit: ApplicationExit) => void>();
+  return {
+    start: async (next) => {
+      application = next;
+      onStart(next);
+      return { ok: true };
+    },
+    running: () => (application === null ? null : { slot: application.slot, pid: 2, since: 0 }),
+    keepRunning: () => {
+      if (application !== null) application = { ...application, onExit: 'restart' };
+    },
+    listen: (listener) => {
+      listeners.add(listener);
+      return () => void listeners.delete(listener);
+    },
+    lastOutput: async () => '',
+    stop: async () => {
+      application = null;
+    },
+  };
+};
+
+/** Resolves when it is up; it lives on as long as its process does. */
+export const live = async (options: LifeOptions): Promise<{ machine: Machine; slots: Slots }> => {
+  const { time, device, server, boot, release } = options;
+  const now = (): number => time.now();
+  const supervisor = openSupervisor(options.onStart);
+  const slots = options.wrap(await device.openSlots(supervisor));
+  const { journal, memory } = await openMemory(DATA, slots, log, now);
+  const trust = {
+    hasRoot: () => true,
+    time: now,
+    checkDesired: async (desired: Parameters<typeof leafOf>[0]) => ({
+      ok: true as const,
+      value: DesiredLeaf.parse(leafOf(desired)),
+    }),
+    checkManifest: async () => ({ ok: true as const, value: { manifest: release.manifest, bytes: release.bytes } }),
+  };
+  const machine: Machine = openMachine({
+    memory,
+    journal,
+    now,
+    log,
+    failureOf,
+    perform: (effect, state, aborted) => perform(effect, state, aborted),
+    recorded: async (next, previous) => {
+      if (next.floor > previous.floor) await writeFloor(DATA, next.floor);
+      reporter.changed();
+      inbox.reconsider();
+    },
+  });
+  const inbox = openInbox({ trust, memory: machine.memory, send: machine.send, backoff: BACKOFF, log });
+  const reporter = openReporter({
+    machine,
+    link: () => link,
+    boot,
+    agent: 'sluice-agent/explored',
+    running: () => runningNow(slots),
+    healthy: async () => true,
+    attributes: () => ({}),
+    progress: () => null,
+    now,
+    heartbeatMs: 60_000,
+    log,
+  });
+  const perform = openPerformer({
+    config: {
+      compatible: COMPATIBLE,
+      trialTries: 3,
+      application: { stopMs: 100, limits: {} },
+      unreachableMs: 60_000,
+      health: { checks: [], probes: [], intervalMs: 60_000 },
+      data: { bytesMax: 0 },
+      keepArtifacts: 'raw',
+      metered: { policy: 'allow', delayMs: 0, bytesFree: 0 },
+    },
+    folders: { data: DATA, downloads: `${DATA}/downloads` },
+    boot,
+    slots,
+    supervisor,
+    trust,
+    http: server.http,
+    identity: {
+      device: DEVICE,
+      publicKey: options.signer.key.keyval.public,
+      created: false,
+      sign: (payload) => signPayload(options.signer, payload),
+      login: () => '',
+    },
+    machine: () => machine,
+    inbox: () => inbox,
+    contact: () => (link.connected() ? { reach: 'broker' } : { reach: 'unknown' }),
+    files: NO_FILES,
+    data: NO_DATA,
+    holds: { wait: async () => 'go' },
+    onProgress: () => undefined,
+    onReceipt: () => reporter.changed(),
+    keepLog: async () => {},
+    keepChecks: async () => {},
+    now,
+    time: openFleetTime({ wall: now, monotonic: () => performance.now(), earliest: () => 0, trusted: now }),
+    log,
+    backoff: BACKOFF,
+  });
+  machine.send({ kind: 'restarted' });
+  const link = server.connect(boot, {
+    connected: () => reporter.connected(),
+    desired: inbox.receive,
+    ack: reporter.ack,
+  });
+  return { machine, slots };
+};
