@@ -21,7 +21,7 @@ export const unitText = (
   const command = [places.node, ...NODE_FLAGS, ...places.program, ...(launches ? ['--launch'] : []), ...settings]
     .map(word)
     .join(' ');
-  const images = config.slots.kind === 'image';
+  const images = config.slots.kind !== 'directories';
   return `[Unit]
 Description=Sluice agent of ${config.device}
 Wants=network-online.target

@@ -19,6 +19,8 @@ const ArtifactFile = z.union([
   z.strictObject({ name: Id, file: Path, path: z.string().min(1).max(255), executable: z.boolean().default(false) }),
   /** A raw image, which fills a slot that boots the whole device; alone in its bundle. */
   z.strictObject({ name: Id, image: Path }),
+  /** What an installer on the device takes: a RAUC bundle, a .swu, anything; alone in its bundle. */
+  z.strictObject({ name: Id, delegate: Path, handler: Id }),
   /** A tar that exists already, unpacked at the root of the slot. */
   z.strictObject({ name: Id, tree: Path, compression: z.enum(['none', 'gzip', 'zstd']) }),
 ]);
@@ -109,6 +111,8 @@ const artifactSource = (artifact: z.output<typeof ArtifactFile>, at: (path: stri
   const { name } = artifact;
   if ('folder' in artifact) return { name, folder: at(artifact.folder), compression: artifact.compression };
   if ('image' in artifact) return { name, file: at(artifact.image), install: { kind: 'image' } };
+  if ('delegate' in artifact)
+    return { name, file: at(artifact.delegate), install: { kind: 'delegate', handler: artifact.handler } };
   if ('tree' in artifact)
     return { name, file: at(artifact.tree), install: { kind: 'tree', compression: artifact.compression } };
   return {

@@ -29,6 +29,8 @@ export const InstallKind = z.discriminatedUnion('kind', [
   z.strictObject({ kind: z.literal('file'), path: SlotPath, executable: z.boolean().default(false) }),
   /** The whole of a slot that boots the device: a raw image, from the first byte of the slot's partition. Stands alone. */
   z.strictObject({ kind: z.literal('image') }),
+  /** Handed as it is to an installer on the device: `rauc`, `swupdate`, or one of the device's own (docs/delegate.md). Stands alone. */
+  z.strictObject({ kind: z.literal('delegate'), handler: Id }),
 ]);
 export type InstallKind = z.infer<typeof InstallKind>;
 
@@ -190,14 +192,14 @@ export const Manifest = z
     const names = [...manifest.artifacts, ...manifest.attachments].map((part) => part.name);
     if (new Set<string>(names).size !== names.length)
       context.addIssue({ code: 'custom', message: 'names must be distinct' });
-    if (manifest.artifacts.some(({ install }) => install.kind === 'image')) {
+    const whole = manifest.artifacts.find(({ install }) => install.kind === 'image' || install.kind === 'delegate');
+    if (whole !== undefined) {
+      const { kind } = whole.install;
+      const what = kind === 'image' ? 'an image' : 'what an installer installs';
       if (manifest.artifacts.length !== 1)
-        context.addIssue({
-          code: 'custom',
-          message: 'an image fills its slot alone: no other artifact fits beside it',
-        });
+        context.addIssue({ code: 'custom', message: `${what} fills its slot alone: no other artifact fits beside it` });
       if (manifest.run !== undefined)
-        context.addIssue({ code: 'custom', message: 'an image is booted, not run: it starts its applications itself' });
+        context.addIssue({ code: 'custom', message: `${what} is booted, not run: it starts its applications itself` });
     }
     const bytes = manifest.artifacts.reduce((sum, artifact) => sum + artifact.bytes, 0);
     if (bytes > ARTIFACT_BYTES_MAX) context.addIssue({ code: 'custom', message: 'artifacts are too large together' });

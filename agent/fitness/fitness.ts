@@ -45,6 +45,7 @@ const examineCommands = async (config: AgentConfig): Promise<Finding[]> => {
     commands.push(config.slots.reboot[0]!);
     if (config.slots.selector.kind === 'raspberry-pi') commands.push(config.slots.selector.tryboot[0]!);
   }
+  if (config.slots.kind === 'delegate') commands.push(config.slots.command[0]!);
   const lost: string[] = [];
   for (const command of new Set(commands)) if (!(await isThere(command))) lost.push(command);
   if (lost.length > 0)

@@ -1,9 +1,12 @@
 /** Whether the A/B pair and its boot selector can be relied on. Writes nothing into them. */
-import { readdir } from 'node:fs/promises';
+import { mkdtemp, readdir, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { pino } from 'pino';
 import { unreachable } from '#shared/ids.ts';
 import type { AgentConfig } from '../config.ts';
 import { openBootSelector } from '../slots/boot-selector.ts';
+import { openDelegateSlots } from '../slots/delegate/open-delegate.ts';
 import { checkDevice, findDevice } from '../slots/image-device.ts';
 import { findRunningSlot } from '../slots/running-slot.ts';
 import { openSelector } from '../slots/selectors/open-selector.ts';
@@ -18,6 +21,8 @@ export const examineSlots = async (config: AgentConfig): Promise<Finding[]> => {
       return [await examineDirectories(dir)];
     case 'image':
       return examineImages(config.slots, dir);
+    case 'delegate':
+      return [await examineDelegate(config)];
     default:
       return unreachable(config.slots);
   }
@@ -34,6 +39,31 @@ const examineDirectories = async (dir: string): Promise<Finding> => {
         `the boot selector in ${dir} is ${state}`,
         `restore ${dir} from a backup, or remove it: the server says again what to run`,
       );
+};
+
+/** What it says of itself, asked as it will be asked to install. */
+const examineDelegate = async (config: AgentConfig): Promise<Finding> => {
+  const log = pino({ level: 'silent' });
+  const dir = await mkdtemp(join(tmpdir(), 'sluice-check-'));
+  try {
+    if (config.slots.kind !== 'delegate') return good('slots', 'not an installer');
+    const { handler, installer } = config.slots;
+    const slots = await openDelegateSlots({
+      config: { ...config.slots, laterMs: 0 },
+      dir,
+      compatible: config.compatible,
+      log,
+    });
+    const inspected = await slots.inspect();
+    return inspected.ok
+      ? good(
+          'installer',
+          `${handler} answers${installer === 'command' ? '' : `: slot ${inspected.view.active} is active`}`,
+        )
+      : unfit('installer', inspected.message, 'docs/delegate.md says what is expected of it');
+  } finally {
+    await rm(dir, { recursive: true, force: true });
+  }
 };
 
 const examineImages = async (config: ImageConfig, dir: string): Promise<Finding[]> => {

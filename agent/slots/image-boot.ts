@@ -1,9 +1,8 @@
-/** The image adapter's changes of what boots: activation, reboot, commit and revert. */
+/** Changes of what boots the whole device: activation, reboot, commit and revert. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Id } from '#shared/ids.ts';
 import { runCommand } from '../command.ts';
-import { findDevice, verifyImage } from './image-device.ts';
-import { attempt, DONE, type ImagePair, refuse, select } from './image-pair.ts';
+import { attempt, type BootPair, DONE, refuse, select } from './image-pair.ts';
 import { readImageRecord, readTrialNote, writeTrialNote } from './image-record.ts';
 import type { Slots } from './slots.ts';
 
@@ -12,7 +11,7 @@ type Booted = Awaited<ReturnType<Slots['boot']>>;
 /** How often a boot loader is asked to boot a trial that it does not boot. */
 const REBOOTS_MAX = 3;
 
-export const booting = (pair: ImagePair): Pick<Slots, 'activate' | 'boot' | 'running' | 'commit' | 'revert'> => ({
+export const booting = (pair: BootPair): Pick<Slots, 'activate' | 'boot' | 'running' | 'commit' | 'revert'> => ({
   activate: (slot, trial) => activate(pair, slot, trial),
   boot: (signal) => boot(pair, signal),
   running: async () => {
@@ -26,11 +25,11 @@ export const booting = (pair: ImagePair): Pick<Slots, 'activate' | 'boot' | 'run
 });
 
 const activate = async (
-  pair: ImagePair,
+  pair: BootPair,
   slot: Parameters<Slots['activate']>[0],
   { tries, deployment }: Parameters<Slots['activate']>[1],
 ): ReturnType<Slots['activate']> => {
-  const { dir, config, selector, bootId, cut, verified } = pair;
+  const { dir, filling, selector, bootId, cut, verified } = pair;
   const selected = await select(pair);
   if (!selected.ok) return selected;
   const { selection, running } = selected;
@@ -47,8 +46,7 @@ const activate = async (
   if (record?.state !== 'bootable') return refuse(`slot ${slot} is not bootable`);
   // The record alone is not believed over a restart.
   if (verified.get(slot) !== record.running.manifest) {
-    const found = await findDevice(config[slot]);
-    const compared = found.ok ? await verifyImage(found.device, record.artifact) : found;
+    const compared = await filling.compare(slot, record);
     if (!compared.ok) return compared;
     verified.set(slot, record.running.manifest);
   }
@@ -62,7 +60,7 @@ const activate = async (
   });
 };
 
-const boot = async (pair: ImagePair, signal?: AbortSignal): Promise<Booted> => {
+const boot = async (pair: BootPair, signal?: AbortSignal): Promise<Booted> => {
   const selected = await select(pair);
   if (!selected.ok) return { booted: null, why: selected.message };
   const { running, selection } = selected;
@@ -85,7 +83,7 @@ const boot = async (pair: ImagePair, signal?: AbortSignal): Promise<Booted> => {
 };
 
 /** The command that boots the trial, counted; undefined when it is not to be tried (again). */
-const trialReboot = async ({ dir, selector, config, bootId, log }: ImagePair): Promise<string[] | undefined> => {
+const trialReboot = async ({ dir, selector, config, bootId, log }: BootPair): Promise<string[] | undefined> => {
   let command: string[] | undefined;
   const counted = await attempt('the reboot can not be counted', async () => {
     const own = await selector.arm();
@@ -109,7 +107,7 @@ const trialReboot = async ({ dir, selector, config, bootId, log }: ImagePair): P
 
 /** Ends with this process, if all is well. */
 const reboot = async (
-  { config, dir, log }: ImagePair,
+  { config, dir, log }: BootPair,
   command: string[],
   signal: AbortSignal = new AbortController().signal,
 ): Promise<Booted> => {
@@ -121,7 +119,7 @@ const reboot = async (
   return { booted: null, why: `the device has not rebooted within ${config.rebootMs} ms` };
 };
 
-const commit = async (pair: ImagePair): ReturnType<Slots['commit']> => {
+const commit = async (pair: BootPair): ReturnType<Slots['commit']> => {
   const selected = await select(pair);
   if (!selected.ok) return selected;
   const { running, selection } = selected;
@@ -136,7 +134,7 @@ const commit = async (pair: ImagePair): ReturnType<Slots['commit']> => {
   });
 };
 
-const revert = async (pair: ImagePair): ReturnType<Slots['revert']> => {
+const revert = async (pair: BootPair): ReturnType<Slots['revert']> => {
   const selected = await select(pair);
   if (!selected.ok) return selected;
   if (selected.selection.trial === null) return DONE;

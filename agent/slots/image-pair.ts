@@ -1,15 +1,49 @@
-/** What the parts of the image adapter share: its options, and what the boot selector and the running system say together. */
+/**
+ * What all pairs that boot the whole device share, whoever writes into their slots: what the boot selector and the running system say
+ * together, and how a slot is filled.
+ */
 import type { Id } from '#shared/ids.ts';
+import type { Artifact, Manifest } from '#shared/manifest.ts';
 import type { Log } from '../log.ts';
 import { storageRefusal } from '../system-error.ts';
-import { readTrialNote } from './image-record.ts';
-import { findRunningSlot } from './running-slot.ts';
+import { type ImageRecord, readTrialNote } from './image-record.ts';
 import { type ImageSelection, type ImageSelector, SelectorFailed } from './selectors/selector.ts';
 import type { SlotName, SlotResult } from './slots.ts';
-import type { ImageConfig } from './slots-config.ts';
 
-export type ImagePair = {
-  config: ImageConfig;
+/** How a slot gets its content, and how that is found there again: by the agent itself, or by an installer. */
+export type Filling = {
+  /** The one artifact of a manifest that goes into a slot this way. */
+  artifactOf(manifest: Manifest): { ok: true; artifact: Artifact } | Refused;
+  /** Whether the slot can be written now, and holds this artifact; before any write (faults 19). `file`: where its bytes go. */
+  check(slot: SlotName, artifact?: Artifact): Promise<{ ok: true; file?: string } | Refused>;
+  /** `source` may be the slot's own file. Flushed when it resolves. */
+  fill(
+    slot: SlotName,
+    artifact: Artifact,
+    source: string,
+    signal: AbortSignal,
+  ): Promise<{ ok: true; stored?: NonNullable<ImageRecord['stored']> } | Refused>;
+  /** Reads it back from the disk. */
+  compare(slot: SlotName, record: ImageRecord): Promise<SlotResult>;
+  /** The slot's own file, if it holds the artifact's bytes as they were fetched. */
+  seed?(slot: SlotName): Promise<string | undefined>;
+  /** The artifact's bytes are assembled in the slot itself, at `check`'s file. */
+  inPlace: boolean;
+};
+
+export type Rebooting = {
+  reboot: string[];
+  /** How long a reboot may take before it counts as failed. */
+  rebootMs: number;
+  /** A file that changes with every boot. */
+  bootId: string;
+};
+
+export type BootPair = {
+  /** Which slot the running system was booted from, by its own evidence. */
+  runningSlot: () => Promise<SlotName | null>;
+  filling: Filling;
+  config: Rebooting;
   /** Records are kept here; the folder exists, and is on no slot. */
   dir: string;
   compatible: Id;
@@ -34,10 +68,10 @@ export const refuse = (message: string, code: Refused['code'] = 'PRECONDITION'):
 export const DONE: SlotResult = { ok: true };
 
 /** Which slot is active and which on trial, or why that can not be told: then nothing at all is written (faults 11). */
-export const select = async ({ selector, config, dir, bootId }: ImagePair): Promise<Selected | Refused> => {
+export const select = async ({ selector, runningSlot, dir, bootId }: BootPair): Promise<Selected | Refused> => {
   const found = await selector.read();
   if (found.state === 'damaged') return refuse(`the boot selector can not be relied on: ${found.why}`);
-  const running = await findRunningSlot(config);
+  const running = await runningSlot();
   const { selection } = found;
   if (selection.trial !== null || running === null || running === selection.active)
     return { ok: true, selection, running };

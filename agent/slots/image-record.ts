@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { z } from 'zod';
 import { Running } from '#shared/deployment.ts';
 import { readFileIfThere, syncFolder, writeFileDurably } from '#shared/durable.ts';
-import { Id } from '#shared/ids.ts';
+import { Id, Sha256 } from '#shared/ids.ts';
 import { Artifact } from '#shared/manifest.ts';
 import { seal, unseal } from './sealed.ts';
 import type { SlotName } from './slots.ts';
@@ -19,6 +19,11 @@ const ImageRecord = z.object({
   running: Running,
   securityCounter: z.number().int().min(0),
   artifact: Artifact,
+  /** What an installer made of it, where that can be read back: so many bytes at the beginning of each of these files. */
+  stored: z
+    .array(z.object({ file: z.string().max(4096), bytes: z.number().int().min(0), sha256: Sha256 }))
+    .max(32)
+    .optional(),
 });
 export type ImageRecord = z.infer<typeof ImageRecord>;
 

@@ -5,6 +5,7 @@ import { unreachable } from '#shared/ids.ts';
 import type { AgentConfig } from '../config.ts';
 import type { Log } from '../log.ts';
 import type { Supervisor } from '../supervisor.ts';
+import { openDelegateSlots } from './delegate/open-delegate.ts';
 import { openDirectorySlots } from './directories.ts';
 import { openImageSlots } from './image.ts';
 import { openSelector } from './selectors/open-selector.ts';
@@ -32,6 +33,8 @@ export const openSlots = async (
         selector: openSelector(config.slots.selector, dir),
         log: parts.log,
       });
+    case 'delegate':
+      return openDelegateSlots({ config: config.slots, dir, compatible: config.compatible, log: parts.log });
     default:
       return unreachable(config.slots);
   }

@@ -56,8 +56,14 @@ export type Slots = {
   ): Promise<{ ok: true; file: string } | Extract<SlotResult, { ok: false }> | undefined>;
   /** What the active slot holds, as the bytes that were fetched; empty where it is kept in another form. */
   seeds?(): Promise<SlotSeed[]>;
-  /** Write the standby slot and flush it. `TARGET_HASH`, `NO_SPACE`, `WRITE_FAILED`. */
-  write(slot: SlotName, manifest: Manifest, manifestSha256: string, artifacts: FetchedArtifact[]): Promise<SlotResult>;
+  /** Write the standby slot and flush it. `TARGET_HASH`, `NO_SPACE`, `WRITE_FAILED`. `signal` ends an installer that takes its time; a refusal then means nothing. */
+  write(
+    slot: SlotName,
+    manifest: Manifest,
+    manifestSha256: string,
+    artifacts: FetchedArtifact[],
+    signal?: AbortSignal,
+  ): Promise<SlotResult>;
   /** Read the slot back from the disk, compare, and only then mark it bootable. `WRITE_VERIFY`. */
   verify(slot: SlotName): Promise<SlotResult>;
   /** The boot selector's one durable write: boot this slot next, on trial. Refuses a slot that is not bootable. */

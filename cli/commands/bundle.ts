@@ -21,6 +21,7 @@ type CreateFlags = {
   folder?: [string, string][];
   artifact?: [string, string][];
   image?: [string, string][];
+  delegate?: [string, string][];
   run?: string[];
   health?: string[];
   change?: string[];
@@ -40,6 +41,7 @@ const describe = async (flags: CreateFlags): Promise<{ content: Record<string, u
     ...(flags.folder ?? []).map(folderArtifact),
     ...(flags.artifact ?? []).map(fileArtifact),
     ...(flags.image ?? []).map(([name, path]) => ({ name, image: fromHere(path) })),
+    ...(flags.delegate ?? []).map(([handler, path]) => ({ name: handler, delegate: fromHere(path), handler })),
   ];
   if (files.length > 0) content['artifacts'] = files;
   if (flags.run !== undefined) content['run'] = { command: flags.run };
@@ -73,6 +75,11 @@ const addCreate = (group: Command): void => {
     .option('--folder <name=folder>', 'a folder, unpacked at the root of the slot; repeatable', collect(pair))
     .option('--artifact <name=file:path>', 'a file, placed at this path in the slot; repeatable', collect(pair))
     .option('--image <name=file>', 'a raw image for a slot that boots the whole device; alone', collect(pair))
+    .option(
+      '--delegate <handler=file>',
+      'handed to an installer on the device, such as rauc=fw.raucb; alone',
+      collect(pair),
+    )
     .option('--run <command...>', 'the application that the agent runs in the slot')
     .option('--health <url>', 'must answer with success before the trial ends well; {port} is its PORT', collectText)
     .option('--change <id>', 'issue key or commit that this version contains; repeatable', collectText)
@@ -111,6 +118,10 @@ const addCreate = (group: Command): void => {
     [
       'A root file system, for devices that boot images',
       'sluice bundle create --product gateway-os --version 2.3.0 --compatible gw-arm --image rootfs=rootfs.ext4',
+    ],
+    [
+      'What is there already for RAUC, SWUpdate, or an installer of your own',
+      'sluice bundle create --product gateway-os --version 2.3.0 --compatible gw-arm --delegate rauc=gateway-2.3.0.raucb',
     ],
     [
       'CI sets what only it knows',

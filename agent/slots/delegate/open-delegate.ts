@@ -1,0 +1,20 @@
+/** Opens slots that an installer writes. */
+import { unreachable } from '#shared/ids.ts';
+import type { Slots } from '../slots.ts';
+import { openCommandSlots } from './command.ts';
+import type { DelegateConfig } from './delegate-config.ts';
+import { type DelegateOptions, openRaucSlots } from './rauc.ts';
+import { openSwupdateSlots } from './swupdate.ts';
+
+export const openDelegateSlots = ({ config, ...options }: DelegateOptions<DelegateConfig>): Promise<Slots> => {
+  switch (config.installer) {
+    case 'rauc':
+      return openRaucSlots({ config, ...options });
+    case 'swupdate':
+      return openSwupdateSlots({ config, ...options });
+    case 'command':
+      return openCommandSlots({ config, ...options });
+    default:
+      return unreachable(config);
+  }
+};

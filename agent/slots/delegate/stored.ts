@@ -1,0 +1,23 @@
+/** What an installer has left on the disk, read back past the page cache where that is possible (faults 15). */
+import { openStoredReader } from '#agent/read-back.ts';
+import { storageRefusal } from '#agent/system-error.ts';
+import { DONE, refuse } from '../image-pair.ts';
+import type { ImageRecord } from '../image-record.ts';
+import type { SlotResult } from '../slots.ts';
+
+export const compareStored = async ({
+  artifact,
+  stored,
+}: Pick<ImageRecord, 'artifact' | 'stored'>): Promise<SlotResult> => {
+  const reader = openStoredReader();
+  for (const { file, bytes, sha256 } of stored ?? []) {
+    try {
+      const there = await reader.hash(file, bytes);
+      if (there.bytes !== bytes || there.sha256 !== sha256)
+        return refuse(`${file} does not hold what was installed from ${artifact.name}`, 'WRITE_VERIFY');
+    } catch (error) {
+      return { ...storageRefusal(error, `${file} can not be read`), code: 'WRITE_VERIFY' };
+    }
+  }
+  return DONE;
+};

@@ -1,0 +1,295 @@
+/** The protocol of docs/delegate.md against the script of docs/examples, and against installers that do not keep to it. */
+import { readdir, readFile, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { describe, expect, test } from 'vitest';
+import { progressOf } from '#agent/slots/delegate/run-installer.ts';
+import { EXIT_CODES, FAILURES, parseTold, VERBS } from '#agent/slots/delegate/verbs.ts';
+import type { SlotName, Slots } from '#agent/slots/slots.ts';
+import { install, REFUSED, type Release, viewOf } from '../slot-pair.ts';
+import { mcuPair } from './mcu.ts';
+
+const TRIAL = { tries: 2, deployment: 'd1' };
+const OK = { ok: true };
+const PATIENT = { timeout: 30_000 };
+
+/** The whole way of a good version. */
+const deploy = async (slots: Slots, slot: SlotName, release: Release): Promise<void> => {
+  await install(slots, slot, release);
+  expect(await slots.activate(slot, TRIAL)).toEqual(OK);
+  expect(await slots.boot()).toEqual({ booted: slot, trial: true });
+  expect(await slots.commit()).toEqual(OK);
+};
+const runsStill = async (name: string): Promise<boolean> => {
+  const pids = (await readdir('/proc')).filter((entry) => /^\d+$/.test(entry));
+  const lines = await Promise.all(pids.map((pid) => readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '')));
+  return lines.some((line) => line.includes(name));
+};
+
+test('a target as it left the factory runs something of which nothing is known', async () => {
+  const slots = await (await mcuPair()).open();
+  const unknown = { state: 'unbootable' };
+  expect(await viewOf(slots)).toEqual({ active: 'a', trial: null, slots: { a: unknown, b: unknown } });
+  expect(await slots.running()).toEqual({ slot: 'a', trial: false });
+  expect(await slots.boot()).toEqual({ booted: 'a', trial: false });
+});
+
+test('an artifact goes to the installer as it was fetched, is booted on trial, and committed', async () => {
+  const pair = await mcuPair();
+  const slots = await pair.open();
+  const release = await pair.release('1.1.0');
+  await install(slots, 'b', release);
+  expect(await slots.activate('b', TRIAL)).toEqual(OK);
+  expect((await viewOf(slots)).trial).toEqual({ slot: 'b', triesLeft: 2, deployment: 'd1' });
+  expect(await slots.boot()).toEqual({ booted: 'b', trial: true });
+  expect(await slots.running()).toEqual({ slot: 'b', trial: true });
+  expect((await viewOf(slots)).trial).toEqual({ slot: 'b', triesLeft: 1, deployment: 'd1' });
+  // A restart of the agent is none of the target: no try is used.
+  expect(await (await pair.open()).boot()).toEqual({ booted: 'b', trial: true });
+  expect(await slots.commit()).toEqual(OK);
+  expect(await pair.asked()).toEqual(['prepare b', 'install b', 'verify b', 'activate b', 'boot b', 'commit b']);
+  const running = { product: 'sensor', version: '1.1.0', manifest: release.digest, slot: 'b' };
+  expect(await viewOf(slots)).toMatchObject({
+    active: 'b',
+    trial: null,
+    slots: { b: { state: 'bootable', running, securityCounter: 3 } },
+  });
+  expect(await readFile(join(pair.dir, 'mcu/bank-b'))).toEqual(await readFile(release.fetched[0]!.file));
+});
+
+test('a trial that is reverted boots what ran before', async () => {
+  const pair = await mcuPair();
+  const slots = await pair.open();
+  await install(slots, 'b', await pair.release('1.1.0'));
+  await slots.activate('b', TRIAL);
+  await slots.boot();
+  expect(await slots.revert()).toEqual(OK);
+  expect(await slots.revert()).toEqual(OK);
+  // It still runs: nothing may be written into its slot, nor into the one that boots next.
+  expect(await slots.prepare('b')).toMatchObject({ ...REFUSED, message: 'slot b is running' });
+  expect(await slots.prepare('a')).toMatchObject({ ...REFUSED, message: 'slot a is the active one' });
+  expect(await slots.boot()).toEqual({ booted: 'a', trial: false });
+  expect(await viewOf(slots)).toMatchObject({ active: 'a', trial: null, slots: { b: { state: 'bootable' } } });
+});
+
+test('a version that does not start uses up its tries, and what ran before is booted', async () => {
+  const pair = await mcuPair();
+  const slots = await pair.open();
+  await install(slots, 'b', await pair.release('1.1.0', 'does not start'));
+  await slots.activate('b', TRIAL);
+  await pair.put('running', 'b');
+  await pair.put('running', 'a');
+  expect(await slots.boot()).toEqual({ booted: 'a', trial: false });
+  expect((await pair.asked()).slice(-2)).toEqual(['boot b', 'boot b']);
+  expect(await slots.commit()).toMatchObject(REFUSED);
+});
+
+test('19: what is in vain is refused before the installer is asked', async () => {
+  const pair = await mcuPair();
+  const slots = await pair.open();
+  const { manifest } = await pair.release('1.1.0');
+  const [artifact] = manifest.artifacts;
+  const other = { ...artifact!, install: { kind: 'delegate' as const, handler: 'another' as never } };
+  const foreign = { ...manifest, compatible: 'x' as never };
+  expect(await slots.prepare('b', foreign)).toMatchObject({ ok: false, code: 'INCOMPATIBLE_HARDWARE' });
+  expect(await slots.prepare('b', { ...manifest, artifacts: [other] })).toMatchObject(REFUSED);
+  expect(await slots.prepare('a', manifest)).toMatchObject(REFUSED);
+  expect(await pair.asked()).toEqual([]);
+});
+
+test('15: an artifact that changed on the disk is not handed over', async () => {
+  const pair = await mcuPair();
+  const slots = await pair.open();
+  const release = await pair.release('1.1.0');
+  await slots.prepare('b', release.manifest);
+  await writeFile(release.fetched[0]!.file, 'something else');
+  expect(await slots.write('b', release.manifest, release.digest, release.fetched)).toMatchObject({
+    code: 'TARGET_HASH',
+  });
+  expect(await pair.asked()).toEqual(['prepare b']);
+});
+
+test('15: a bank that changed since it was written is not activated', async () => {
+  const pair = await mcuPair();
+  const slots = await pair.open();
+  const release = await pair.release('1.1.0');
+  await install(slots, 'b', release);
+  await pair.put('bank-b', 'something else');
+  expect(await slots.verify('b')).toMatchObject({ ok: false, code: 'WRITE_VERIFY' });
+  expect(await slots.activate('b', TRIAL)).toMatchObject(REFUSED);
+});
+
+describe('an installer that does not do as it is told', () => {
+  test('one that hangs is ended with its children, at the limit of its verb', async () => {
+    const pair = await mcuPair({ installMs: 400 });
+    const slots = await pair.open();
+    const release = await pair.release('1.1.0');
+    await slots.prepare('b', release.manifest);
+    await pair.before('install', 'setsid sleep 86421 & sleep 86422');
+    expect(await slots.write('b', release.manifest, release.digest, release.fetched)).toMatchObject({
+      ok: false,
+      code: 'WRITE_FAILED',
+      message: 'install: it did not end within 400 ms',
+    });
+    expect(await runsStill('8642')).toBe(false);
+  });
+
+  test('one that is called off is ended too', async () => {
+    const pair = await mcuPair();
+    const slots = await pair.open();
+    const release = await pair.release('1.1.0');
+    await slots.prepare('b', release.manifest);
+    await pair.before('install', 'sleep 86423');
+    const stop = new AbortController();
+    const writing = slots.write('b', release.manifest, release.digest, release.fetched, stop.signal);
+    await expect.poll(() => runsStill('86423'), PATIENT).toBe(true);
+    // What is known does not wait for it.
+    expect(await slots.running()).toEqual({ slot: 'a', trial: false });
+    stop.abort();
+    expect(await writing).toMatchObject({ ok: false, message: 'install: stopped' });
+    expect(await runsStill('86423')).toBe(false);
+  });
+
+  test('75 is asked again until it can, or until the limit', async () => {
+    const pair = await mcuPair();
+    const slots = await pair.open();
+    await pair.before('prepare', 'if [ ! -e "$MCU.once" ]; then touch "$MCU.once"; exit 75; fi');
+    expect(await slots.prepare('b')).toEqual(OK);
+    expect(await pair.asked()).toEqual(['prepare b', 'prepare b']);
+  });
+
+  test('75 for too long is a failure, with what it said', async () => {
+    const pair = await mcuPair({ laterMs: 50 });
+    const slots = await pair.open();
+    await pair.before('prepare', 'echo the line is taken >&2; exit 75');
+    const refused = { ...REFUSED, message: 'prepare: it ended with exit code 75: the line is taken' };
+    expect(await slots.prepare('b')).toEqual(refused);
+  });
+
+  test.each([
+    ['garbage', 'echo "Welcome to the MCU 3000"; exit 0'],
+    ['another form', `echo '{"running": "c"}'; exit 0`],
+    ['nothing', 'exit 0'],
+    ['too much', 'head -c 100000 /dev/zero | tr "\\0" " "; echo "{}"; exit 0'],
+    ['an endless answer', 'yes'],
+    ['a failure', 'exit 1'],
+  ])('where inspect answers %s nothing is changed', async (_name, lines) => {
+    const pair = await mcuPair();
+    const slots = await pair.open();
+    await pair.before('inspect', lines);
+    expect(await slots.inspect()).toMatchObject(REFUSED);
+    expect(await slots.prepare('b')).toMatchObject(REFUSED);
+    expect(await slots.boot()).toMatchObject({ booted: null });
+    expect(await slots.running()).toBeNull();
+    expect(await pair.asked()).toEqual([]);
+  });
+
+  test('one that says it booted, and did not, is not believed', async () => {
+    const pair = await mcuPair();
+    const slots = await pair.open();
+    await install(slots, 'b', await pair.release('1.1.0'));
+    await slots.activate('b', TRIAL);
+    await pair.before('boot', 'exit 0');
+    expect(await slots.boot()).toEqual({ booted: 'a', trial: false });
+  });
+
+  test('a target that went back by itself is not committed', async () => {
+    const pair = await mcuPair();
+    const slots = await pair.open();
+    await install(slots, 'b', await pair.release('1.1.0'));
+    await slots.activate('b', TRIAL);
+    await slots.boot();
+    await pair.put('running', 'a');
+    expect(await slots.commit()).toMatchObject({ ...REFUSED, message: 'slot b is on trial, but slot a runs' });
+  });
+});
+
+test('an installer that knows nothing but install and boot is remembered for', async () => {
+  const pair = await mcuPair();
+  for (const verb of ['inspect', 'prepare', 'verify', 'activate', 'commit', 'revert'] as const)
+    await pair.before(verb, 'exit 64');
+  const slots = await pair.open();
+  await deploy(slots, 'a', await pair.release('1.0.0'));
+  expect(await viewOf(slots)).toMatchObject({ active: 'a', trial: null });
+  await install(slots, 'b', await pair.release('1.1.0'));
+  await slots.activate('b', TRIAL);
+  await slots.boot();
+  // Over a restart of the agent as well.
+  const next = await pair.open();
+  expect(await next.running()).toEqual({ slot: 'b', trial: true });
+  expect(await next.revert()).toEqual(OK);
+  expect(await next.boot()).toEqual({ booted: 'a', trial: false });
+  expect(await next.running()).toEqual({ slot: 'a', trial: false });
+});
+
+test('9: the agent is killed after every durable step, and the same comes out when it asks again', async () => {
+  const steps: string[] = [];
+  const whole = await mcuPair();
+  await deploy(await whole.open((name) => void steps.push(name)), 'b', await whole.release('1.1.0'));
+  expect(steps.length).toBeGreaterThan(9);
+  for (const [cut, name] of steps.entries()) {
+    const pair = await mcuPair();
+    const release = await pair.release('1.1.0');
+    let left = cut;
+    const dying = await pair.open(() => {
+      if (left === 0) throw new Error('killed');
+      left -= 1;
+    });
+    await deploy(dying, 'b', release).then(
+      () => expect.unreachable(`${name} was not reached`),
+      () => undefined,
+    );
+    const slots = await pair.open();
+    const view = await viewOf(slots);
+    // As agent/domain/install.ts goes on after a restart.
+    if (view.active === 'b') expect(await slots.commit(), name).toEqual(OK);
+    else if (view.trial !== null) {
+      expect(await slots.activate('b', TRIAL), name).toEqual(OK);
+      expect(await slots.boot(), name).toEqual({ booted: 'b', trial: true });
+      expect(await slots.commit(), name).toEqual(OK);
+    } else await deploy(slots, 'b', release);
+    expect(await viewOf(await pair.open()), name).toMatchObject({ active: 'b', trial: null });
+    expect(await pair.get('active'), name).toBe('b');
+  }
+}, 60_000);
+
+test('an installer that a killed agent has left running is ended before another begins', async () => {
+  const pair = await mcuPair();
+  const slots = await pair.open();
+  const release = await pair.release('1.1.0');
+  await slots.prepare('b', release.manifest);
+  await pair.before('install', 'setsid sleep 86424');
+  const orphaned = slots.write('b', release.manifest, release.digest, release.fetched);
+  await expect.poll(() => runsStill('86424'), PATIENT).toBe(true);
+  await pair.open();
+  expect(await runsStill('86424')).toBe(false);
+  await orphaned;
+});
+
+test('lines of progress are read, in both forms', () => {
+  expect(['progress 42', ' 80% Updating slots', 'progress 101', 'progress', '42'].map(progressOf)).toEqual([
+    42,
+    80,
+    undefined,
+    undefined,
+    undefined,
+  ]);
+});
+
+test('an answer may come after lines of progress', () => {
+  expect(parseTold('progress 1\n{ "running": "b",\n "trial": null }\n')).toEqual({ running: 'b', trial: null });
+  expect(parseTold('{ "running": ')).toBeUndefined();
+});
+
+test('docs/delegate.md has every verb and every exit code as they are', async () => {
+  const doc = await readFile(join(import.meta.dirname, '../../../docs/delegate.md'), 'utf8');
+  for (const verb of VERBS) {
+    const row = doc.split('\n').find((line) => line.startsWith(`| \`${verb}\` |`));
+    expect(row, verb).toContain(`\`${FAILURES[verb]}\``);
+  }
+  for (const [code, meaning] of Object.entries(EXIT_CODES)) {
+    const row = doc.split('\n').find((line) => line.startsWith(`| ${code} |`));
+    expect(row, code).toContain(
+      meaning === 'later' ? 'later' : meaning === 'unknown-verb' ? 'not known' : `\`${meaning}\``,
+    );
+  }
+});
