@@ -116,8 +116,12 @@ export const startImageDevice = async (
   };
 };
 
-export const bootImageDevice = async (server: TestServer, rig: Rig) => {
-  const device = await startImageDevice(server, rig);
+export const bootImageDevice = async (
+  server: TestServer,
+  rig: Rig,
+  more: Parameters<typeof startImageDevice>[2] = {},
+) => {
+  const device = await startImageDevice(server, rig, more);
   /** The outcome that the server has a signed receipt of, and what runs by the device's next word. */
   const deploy = async (release: Published) => {
     server.desire(release.instruction);
