@@ -2,29 +2,29 @@
 import { randomBytes } from 'node:crypto';
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from 'pino';
 import { Id } from '#shared/ids.ts';
-import { TIME_ZONE_ATTRIBUTE } from '#shared/windows.ts';
 import { AgentStopped } from './agent-stopped.ts';
 import { openApplicationFiles } from './application-files.ts';
+import { attributesOf, illnessOf } from './attributes.ts';
 import type { AgentConfig } from './config.ts';
 import { watchContact } from './contact.ts';
 import { openDataSnapshots } from './data-snapshot.ts';
 import { openInbox } from './desired.ts';
-import { type Backoff, backoffMs } from './domain/retry.ts';
-import { type Enrolled, enrol, readEnrolled, refreshEnrolled, trustedRoot } from './enrol.ts';
+import type { Backoff } from './domain/retry.ts';
+import { readEnrolled, refreshEnrolled, trustedRoot } from './enrol.ts';
 import { openFleetTime } from './fleet-time.ts';
 import { writeFloor } from './floor.ts';
 import { lockFolder } from './folder-lock.ts';
 import { openHolds } from './holds.ts';
 import { openHttp, openServerClock } from './http.ts';
 import { openIdentity } from './identity.ts';
+import { enrolOrStop, pinRoot } from './join-fleet.ts';
 import { openKeptLogs } from './kept-logs.ts';
 import { findOwner, type ProcessOwner } from './limits.ts';
 import { type Link, openLink } from './link.ts';
 import { type LocalApi, openLocalApi } from './local-api.ts';
-import { type Log, makeAgentLog, tellState } from './log.ts';
+import { makeAgentLog, tellState } from './log.ts';
 import { openMachine } from './machine.ts';
 import { openMemory } from './open-memory.ts';
 import { everyMs, untilAborted } from './pace.ts';
@@ -39,12 +39,11 @@ import { openServiceManager } from './service-manager.ts';
 import { openSlots } from './slots/open-slots.ts';
 import { watchSlots } from './slots/slots-health.ts';
 import { openStatusFile } from './status-file.ts';
-import { keepChecks, type SteadyHealth, watchSteadyHealth } from './steady-health.ts';
+import { keepChecks, watchSteadyHealth } from './steady-health.ts';
 import { openSupervisor } from './supervisor.ts';
-import { localTimeZone } from './time-zone.ts';
 import { openLastTransfer } from './transfer/last-transfer.ts';
 import type { Progress } from './transfer/transfer.ts';
-import { type DeviceTrust, openDeviceTrust } from './trust/device-trust.ts';
+import { openDeviceTrust } from './trust/device-trust.ts';
 import { inTurns } from './turns.ts';
 import { AGENT_VERSION, BUILD_TIME } from './version.ts';
 
@@ -340,49 +339,10 @@ const ownerOf = async ({ application: { user, group } }: AgentConfig): Promise<P
   return found.owner;
 };
 
-const illnessOf = (steady: SteadyHealth): Record<string, string> => {
-  const illness = steady.illness();
-  return illness === null ? {} : { unhealthy: illness };
-};
-
 const folder = async (dataDir: string, name: string): Promise<string> => {
   const dir = join(dataDir, name);
   await mkdir(dir, { recursive: true });
   return dir;
 };
-
-const enrolOrStop = async (options: Parameters<typeof enrol>[0]): Promise<Enrolled> => {
-  const enrolled = await enrol(options);
-  if (!enrolled.ok) throw new AgentStopped(enrolled.detail);
-  options.log.info({ event: 'enrolled' }, `enrolled as ${enrolled.value.device} at ${enrolled.value.serverUrl}`);
-  return enrolled.value;
-};
-
-const pinRoot = async (
-  trust: DeviceTrust,
-  { rootSha256 }: Enrolled,
-  log: Log,
-  backoff: Backoff,
-  signal: AbortSignal,
-): Promise<void> => {
-  for (let attempt = 0; ; attempt += 1) {
-    const pinned = await trust.pinRoot(rootSha256);
-    if (pinned.ok) return;
-    log.error({ event: 'root-not-pinned', code: pinned.code }, `the trust root can not be pinned: ${pinned.message}`);
-    // A device that has its root already lives with it.
-    if (trust.hasRoot()) return;
-    await sleep(backoffMs(attempt, backoff, Math.random()), undefined, { signal });
-  }
-};
-
-const attributesOf = (config: AgentConfig, refusal: { code: string } | null): Record<string, string> => ({
-  // Where maintenance windows are in the device's own time; configuration may say otherwise.
-  [TIME_ZONE_ATTRIBUTE]: localTimeZone(process.env),
-  ...config.attributes,
-  arch: process.arch,
-  platform: process.platform,
-  node: process.versions.node,
-  ...(refusal === null ? {} : { refused: refusal.code }),
-});
 
 if (import.meta.main) await runProgram(runAgent);
