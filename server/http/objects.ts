@@ -126,7 +126,7 @@ const matches = (header: string | undefined, etag: string): boolean =>
  * answered with all of it, as the RFC allows; so is a range of what `If-Range` says is another object.
  */
 const rangeOf = (request: FastifyRequest, etag: string, bytes: number): Range | 'unsatisfiable' | undefined => {
-  const [, first, last] = /^bytes=(\d{0,15})-(\d{0,15})$/.exec(request.headers.range ?? '') ?? [];
+  const [, first, last] = /^bytes=(\d*)-(\d*)$/.exec(request.headers.range ?? '') ?? [];
   if (request.method !== 'GET' || first === undefined || last === undefined || first + last === '') return undefined;
   const ifRange = request.headers['if-range'];
   if (ifRange !== undefined && ifRange !== etag) return undefined;
