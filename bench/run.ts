@@ -1,5 +1,5 @@
 /**
- * `npm run bench [-- name...] [-- --seconds 2] [-- --json]`: every bench in turn, one table for people or one JSON object
+ * `npm run bench [-- name...] [-- --seconds 2] [-- --mb 10] [-- --json]`: every bench in turn, one table for people or one JSON object
  * for scripts. Each is a module in this folder that exports its `name` and `run()`. Figures are of this machine at this
  * moment; ratios to a floor hold better.
  */
@@ -16,9 +16,15 @@ const isBench = (module: object): module is Bench =>
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
-  options: { json: { type: 'boolean' }, seconds: { type: 'string', default: '1.5' } },
+  options: {
+    json: { type: 'boolean' },
+    seconds: { type: 'string', default: '1.5' },
+    mb: { type: 'string', default: '100' },
+  },
 });
 const measureMs = Number(values.seconds) * 1000;
+const installMb = Number(values.mb);
+const inLimits = measureMs >= 100 && measureMs <= 60_000 && installMb >= 1 && installMb <= 1_000;
 
 const findBenches = async (): Promise<Bench[]> => {
   const files = globSync('*.ts', { cwd: import.meta.dirname }).filter(
@@ -30,22 +36,22 @@ const findBenches = async (): Promise<Bench[]> => {
 };
 
 const benches = await findBenches();
-if (benches.length === 0 || !(measureMs >= 100 && measureMs <= 60_000)) {
-  console.error(benches.length === 0 ? 'there is no such bench' : '--seconds: from 0.1 to 60');
+if (benches.length === 0 || !inLimits) {
+  console.error(benches.length === 0 ? 'there is no such bench' : '--seconds: from 0.1 to 60; --mb: from 1 to 1000');
   process.exitCode = 2;
 } else {
   const results: Record<string, Figure[]> = {};
   for (const bench of benches) {
     const began = performance.now();
     process.stderr.write(`${bench.name} ...`);
-    results[bench.name] = await bench.run({ measureMs });
+    results[bench.name] = await bench.run({ measureMs, installMb });
     process.stderr.write(` ${Math.round((performance.now() - began) / 1000)} s\n`);
   }
   const rows = Object.entries(results).flatMap(([name, figures]) =>
     figures.map(({ what, value, unit, ratio }) => [
       name,
       what,
-      value.toLocaleString('en').padStart(12),
+      (value?.toLocaleString('en') ?? '-').padStart(12),
       unit,
       ratio === null ? '' : ratio.toFixed(2),
     ]),
