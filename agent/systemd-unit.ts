@@ -1,6 +1,8 @@
 /** `sluice agent --unit`: a systemd unit for this configuration, to be written to /etc/systemd/system/sluice-agent.service. */
+import { dirname } from 'node:path';
 import type { AgentConfig } from './config.ts';
 import { NODE_FLAGS } from './node-flags.ts';
+import type { SelectorConfig } from './slots/boot-config.ts';
 
 const STOP_S_MORE = 30;
 /** Paths may hold spaces, and % begins a specifier (systemd.unit(5)). */
@@ -11,10 +13,31 @@ const word = (text: string): string => {
 
 export type UnitPlaces = { node: string; program: string[]; configFile: string | undefined };
 
-export const unitText = (
-  config: Pick<AgentConfig, 'device' | 'dataDir' | 'slots' | 'application'>,
-  places: UnitPlaces,
-): string => {
+type Configured = Pick<AgentConfig, 'device' | 'dataDir' | 'slots' | 'application' | 'local'>;
+
+/** What the agent writes outside of its data folder. */
+const otherPlaces = ({ application, local, slots }: Configured): string[] => [
+  ...(application.secretsDir === undefined ? [] : [application.secretsDir]),
+  ...(local.socket === undefined ? [] : [dirname(local.socket)]),
+  ...('selector' in slots ? bootPlaces(slots.selector) : []),
+  // Partitions are devices, which the sandbox leaves alone.
+  ...('a' in slots ? [slots.a, slots.b].filter((slot) => !slot.startsWith('/dev/')) : []),
+  ...(slots.kind === 'directories' ? [] : ['/boot']),
+];
+const bootPlaces = (selector: SelectorConfig): string[] => {
+  switch (selector.kind) {
+    case 'grub':
+      return [dirname(selector.environment)];
+    case 'raspberry-pi':
+      return [dirname(selector.autoboot)];
+    case 'systemd-boot':
+      return [selector.entries];
+    default:
+      return [];
+  }
+};
+
+export const unitText = (config: Configured, places: UnitPlaces): string => {
   const settings = places.configFile === undefined ? [] : ['--config', places.configFile];
   // Only the agent's own program can become another one.
   const launches = config.slots.kind === 'directories' && places.program.length === 1;
@@ -48,7 +71,7 @@ UMask=0077
 
 NoNewPrivileges=${images ? 'no' : 'yes'}
 ProtectSystem=strict
-ReadWritePaths=-${word(config.dataDir)}${images ? ' -/boot' : ''}
+ReadWritePaths=${[...new Set([config.dataDir, ...otherPlaces(config)])].map((path) => `-${word(path)}`).join(' ')}
 ProtectHome=${config.dataDir.startsWith('/home/') || config.dataDir.startsWith('/root/') ? 'no' : 'yes'}
 PrivateTmp=yes
 ProtectControlGroups=yes

@@ -100,3 +100,19 @@ test('the unit is one that systemd accepts without a warning', async ({ skip }) 
   const { stdout, stderr } = await run('systemd-analyze', ['verify', file]);
   expect(stdout + stderr).toBe('');
 });
+
+test('the sandbox lets the agent write wherever its configuration has it write', () => {
+  const writable = (more: object) => {
+    const base = { device: 'gw-01', serverUrl: 'http://x', compatible: 'gw', dataDir: '/data' };
+    const places = { node: '/node', program: ['/agent.mjs'], configFile: '/etc/agent.json' };
+    const text = unitText(AgentConfig.parse({ ...base, ...more }), places);
+    return /^ReadWritePaths=(.*)$/m.exec(text)?.[1];
+  };
+  expect(writable({})).toBe('-/data');
+  expect(writable({ local: { socket: '/run/sluice/agent.sock' } })).toBe('-/data -/run/sluice');
+  expect(writable({ application: { secretsDir: '/etc/gateway secrets' } })).toBe('-/data -"/etc/gateway secrets"');
+  const image = (selector: object) => writable({ slots: { kind: 'image', a: '/dev/a', b: '/srv/b', selector } });
+  expect(image({ kind: 'uboot' })).toBe('-/data -/srv/b -/boot');
+  expect(image({ kind: 'grub', environment: '/efi/grub/grubenv' })).toBe('-/data -/efi/grub -/srv/b -/boot');
+  expect(image({ kind: 'raspberry-pi', autoboot: '/firmware/autoboot.txt' })).toBe('-/data -/firmware -/srv/b -/boot');
+});
