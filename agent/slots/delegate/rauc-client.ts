@@ -49,7 +49,7 @@ export type RaucStatus = {
 export type RaucImage = { class: string; filename: string; sha256: Sha256; bytes: number };
 
 export type RaucClient = {
-  /** As RAUC says now; while it changes something, what it said before. Throws `SelectorFailed`. */
+  /** As RAUC said within the last second; while it changes something, what it said before. Throws `SelectorFailed`. */
   status(): Promise<RaucStatus>;
   /** `mark-active rootfs.1` and the like. Throws `SelectorFailed`. */
   mark(how: 'active' | 'good' | 'bad', name: string): Promise<void>;
@@ -57,12 +57,15 @@ export type RaucClient = {
   images(bundle: string): Promise<RaucImage[]>;
 };
 
+/** Nobody else changes what boots, as a rule; and one decision asks several times. */
+const FRESH_MS = 1_000;
+
 /** Its service does one thing at a time, and goes on with an install whose client was killed. */
 const isBusy = ({ exitCode, said }: InstallerEnd): boolean =>
   exitCode !== 0 && /already processing a different method/i.test(said);
 
 export const raucClient = (config: Pick<RaucConfig, 'bootNames'>, installer: Installer): RaucClient => {
-  let last: RaucStatus | undefined;
+  let last: { status: RaucStatus; at: number } | undefined;
   const ask = async (question: Ask): Promise<string> => {
     const end = await installer.ask(question, isBusy);
     if (question.kind !== 'inspect') last = undefined;
@@ -80,10 +83,10 @@ export const raucClient = (config: Pick<RaucConfig, 'bootNames'>, installer: Ins
   };
   return {
     status: async () => {
-      if (last !== undefined && installer.isChanging()) return last;
-      const status = await askJson(['status', '--output-format=json'], Status);
-      last = statusOf(status, config.bootNames);
-      return last;
+      if (last !== undefined && (installer.isChanging() || performance.now() - last.at < FRESH_MS)) return last.status;
+      const status = statusOf(await askJson(['status', '--output-format=json'], Status), config.bootNames);
+      last = { status, at: performance.now() };
+      return status;
     },
     mark: async (how, name) => void (await ask({ kind: 'change', words: ['status', `mark-${how}`, name] })),
     install: async (bundle, signal) => {

@@ -221,11 +221,22 @@ test('an installer that knows nothing but install and boot is remembered for', a
   expect(await next.running()).toEqual({ slot: 'a', trial: false });
 });
 
+/** As agent/domain/install.ts goes on after a restart. */
+const goOn = async (slots: Slots, release: Release): Promise<void> => {
+  const { active, trial } = await viewOf(slots);
+  if (active === 'b') return void (await slots.commit());
+  if (trial === null) return deploy(slots, 'b', release);
+  await slots.activate('b', TRIAL);
+  await slots.boot();
+  await slots.commit();
+};
+
 test('9: the agent is killed after every durable step, and the same comes out when it asks again', async () => {
   const steps: string[] = [];
   const whole = await mcuPair();
   await deploy(await whole.open((name) => void steps.push(name)), 'b', await whole.release('1.1.0'));
   expect(steps.length).toBeGreaterThan(9);
+  const ends: unknown[] = [];
   for (const [cut, name] of steps.entries()) {
     const pair = await mcuPair();
     const release = await pair.release('1.1.0');
@@ -238,19 +249,11 @@ test('9: the agent is killed after every durable step, and the same comes out wh
       () => expect.unreachable(`${name} was not reached`),
       () => undefined,
     );
-    const slots = await pair.open();
-    const view = await viewOf(slots);
-    // As agent/domain/install.ts goes on after a restart.
-    if (view.active === 'b') expect(await slots.commit(), name).toEqual(OK);
-    else if (view.trial !== null) {
-      expect(await slots.activate('b', TRIAL), name).toEqual(OK);
-      expect(await slots.boot(), name).toEqual({ booted: 'b', trial: true });
-      expect(await slots.commit(), name).toEqual(OK);
-    } else await deploy(slots, 'b', release);
-    expect(await viewOf(await pair.open()), name).toMatchObject({ active: 'b', trial: null });
-    expect(await pair.get('active'), name).toBe('b');
+    await goOn(await pair.open(), release);
+    ends.push([name, (await viewOf(await pair.open())).active, await pair.get('active')]);
   }
-}, 60_000);
+  expect(ends).toEqual(steps.map((name) => [name, 'b', 'b']));
+}, 180_000);
 
 test('an installer that a killed agent has left running is ended before another begins', async () => {
   const pair = await mcuPair();
@@ -282,14 +285,11 @@ test('an answer may come after lines of progress', () => {
 
 test('docs/delegate.md has every verb and every exit code as they are', async () => {
   const doc = await readFile(join(import.meta.dirname, '../../../docs/delegate.md'), 'utf8');
-  for (const verb of VERBS) {
-    const row = doc.split('\n').find((line) => line.startsWith(`| \`${verb}\` |`));
-    expect(row, verb).toContain(`\`${FAILURES[verb]}\``);
-  }
-  for (const [code, meaning] of Object.entries(EXIT_CODES)) {
-    const row = doc.split('\n').find((line) => line.startsWith(`| ${code} |`));
-    expect(row, code).toContain(
-      meaning === 'later' ? 'later' : meaning === 'unknown-verb' ? 'not known' : `\`${meaning}\``,
-    );
-  }
+  const cell = (first: string): string | undefined => doc.split('\n').find((line) => line.startsWith(`| ${first} |`));
+  const verbs = VERBS.filter((verb) => cell(`\`${verb}\``)?.endsWith(`| \`${FAILURES[verb]}\` |`) !== true);
+  const words: Record<string, string> = { later: '| later', 'unknown-verb': 'not known' };
+  const codes = Object.entries(EXIT_CODES).filter(
+    ([code, meaning]) => cell(code)?.includes(words[meaning] ?? `\`${meaning}\``) !== true,
+  );
+  expect([verbs, codes]).toEqual([[], []]);
 });
