@@ -14,7 +14,7 @@ export type Fitness = { device: string; fit: boolean; findings: Finding[] };
 export const examineDevice = async (config: AgentConfig, now: () => number): Promise<Fitness> => {
   const rooms = await Promise.all([
     Promise.resolve(examineSystem()),
-    examineFolder(config.dataDir),
+    examineFolder(config),
     examineAgent(config.dataDir),
     examineSlots(config),
     examineServer(config, now),

@@ -4,6 +4,7 @@ import { lstat, readdir, rm, statfs } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { readFileIfThere, writeFileDurably } from '#shared/durable.ts';
 import { ed25519SignerFromPem } from '#shared/trust/ed25519-signer.ts';
+import type { AgentConfig } from '../config.ts';
 import { errorCode } from '../system-error.ts';
 import { doubtful, type Finding, good, sizeOf, unfit } from './finding.ts';
 
@@ -11,8 +12,10 @@ import { doubtful, type Finding, good, sizeOf, unfit } from './finding.ts';
 const ROOM_MIN = 64 * 1024 ** 2;
 const ROOM_COMFORTABLE = 512 * 1024 ** 2;
 const GROUP_AND_OTHERS = 0o077;
+/** An application of another user goes through it to its slot. */
+const BUT_PASSING = 0o066;
 
-export const examineFolder = async (dataDir: string): Promise<Finding[]> => {
+export const examineFolder = async ({ dataDir, application }: AgentConfig): Promise<Finding[]> => {
   const there = await lstat(dataDir).catch((error: unknown) => errorCode(error) || 'unknown error');
   if (there === 'ENOENT') return examineParent(dataDir);
   if (typeof there === 'string' || !there.isDirectory()) {
@@ -21,7 +24,8 @@ export const examineFolder = async (dataDir: string): Promise<Finding[]> => {
       unfit('data folder', `${dataDir} ${why}`, 'choose another dataDir, or make it a folder of the agent’s user'),
     ];
   }
-  return [await examineWriting(dataDir, there), await examineRoom(dataDir), await examineKey(dataDir)];
+  const forbidden = application.user === undefined ? GROUP_AND_OTHERS : BUT_PASSING;
+  return [await examineWriting(dataDir, there, forbidden), await examineRoom(dataDir), await examineKey(dataDir)];
 };
 
 const examineParent = async (dataDir: string): Promise<Finding[]> => {
@@ -52,7 +56,11 @@ const tryWriting = async (dir: string): Promise<string | undefined> => {
   }
 };
 
-const examineWriting = async (dir: string, there: { mode: number; uid: number }): Promise<Finding> => {
+const examineWriting = async (
+  dir: string,
+  there: { mode: number; uid: number },
+  forbidden: number,
+): Promise<Finding> => {
   const written = await tryWriting(dir);
   if (written !== undefined)
     return unfit(
@@ -67,11 +75,11 @@ const examineWriting = async (dir: string, there: { mode: number; uid: number })
       `${dir} belongs to user ${there.uid}, not to the agent's (${user})`,
       `chown -R ${user} ${dir}`,
     );
-  if ((there.mode & GROUP_AND_OTHERS) !== 0)
+  if ((there.mode & forbidden) !== 0)
     return doubtful(
       'data folder',
       `${dir} is open to others (mode ${(there.mode & 0o777).toString(8)})`,
-      `chmod 700 ${dir}`,
+      `chmod ${forbidden === BUT_PASSING ? '711' : '700'} ${dir}`,
     );
   return good('data folder', `${dir} can be written, by nobody else`);
 };

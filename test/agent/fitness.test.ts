@@ -84,6 +84,16 @@ test('a key that others may read is a warning; one that is no key, or is gone, m
   ]);
 });
 
+test('an application of another user may go through the folder to its slot, and no more', async () => {
+  const settings = { serverUrl: await serverAt(), application: { user: 'nobody' } };
+  await chmod(dataDir, 0o711);
+  expect((await examine(settings)).of('data folder')).toMatchObject([{ state: 'good' }]);
+  await chmod(dataDir, 0o755);
+  expect((await examine(settings)).of('data folder')).toMatchObject([
+    { state: 'doubtful', todo: `chmod 711 ${dataDir}` },
+  ]);
+});
+
 test('a folder that is open to others is a warning, and one that can not be made is no place for an agent', async () => {
   const serverUrl = await serverAt();
   await chmod(dataDir, 0o755);
