@@ -395,11 +395,12 @@ export const openDevice = async (
     await rm(dir, { recursive: true, force: true, maxRetries: 5 });
   });
 
-  /** Starts the agent; with `killAt` it ends itself at that durable step. */
-  const start = (killAt?: string, more: Record<string, string> = {}) => {
+  /** Starts the agent; with `killAt` it ends itself at that durable step. `under`: a program that watches it. */
+  const start = (killAt?: string, more: Record<string, string> = {}, under: string[] = []) => {
     const env = { ...process.env, ...more, ...(killAt === undefined ? {} : { SLUICE_AGENT_KILL_AT: killAt }) };
     const main = join(import.meta.dirname, '../../agent/main.ts');
-    const child = spawn(process.execPath, [main, '--config', configFile], { env, stdio: ['ignore', 'pipe', 'pipe'] });
+    const [word, ...words] = [...under, process.execPath, main, '--config', configFile];
+    const child = spawn(word, words, { env, stdio: ['ignore', 'pipe', 'pipe'] });
     running.add(child);
     const lines: LogLine[] = [];
     let output = '';

@@ -1,0 +1,197 @@
+/** Real agents on a full disk, without a network, with a revert that fails; and the order of their writes by the system's word. */
+import { execFileSync, spawnSync } from 'node:child_process';
+import { cp, mkdir, readdir, readFile, readlink, rename, rm, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
+import { type CrashRig, openCrashRig } from './crash-rig.ts';
+import { APPS, NEVER_WELL, until } from './harness.ts';
+import { COPIES, flipByte } from './slot-pair.ts';
+
+let rig: CrashRig;
+beforeAll(async () => {
+  rig = await openCrashRig();
+});
+afterAll(() => rig.close());
+beforeEach(() => rig.reset());
+
+/** A process whose working directory is this slot. */
+const runsFrom = async (folder: string): Promise<boolean> => {
+  const pids = (await readdir('/proc')).filter((name) => /^\d+$/.test(name));
+  const folders = await Promise.all(pids.map((pid) => readlink(`/proc/${pid}/cwd`).catch(() => '')));
+  return folders.includes(folder);
+};
+
+/** Small file systems can be made by root only, and not in every container. */
+const canMount = (): boolean =>
+  process.getuid?.() === 0 && spawnSync('unshare', ['-m', 'mount', '-t', 'tmpfs', 'none', '/mnt']).status === 0;
+
+/** The device's data folder becomes a file system of its own, with so many bytes. */
+const onSmallDisk = async (dataDir: string, bytes: number) => {
+  await rename(dataDir, `${dataDir}.before`);
+  await mkdir(dataDir);
+  execFileSync('mount', ['-t', 'tmpfs', '-o', `size=${bytes}`, 'none', dataDir]);
+  await cp(`${dataDir}.before`, dataDir, { recursive: true });
+  const filler = join(dataDir, 'filler');
+  return {
+    fill: async () => {
+      await writeFile(filler, Buffer.alloc(bytes)).catch(() => undefined);
+      expect(spawnSync('sh', ['-c', `echo more > '${join(dataDir, 'more')}'`]).status).not.toBe(0);
+    },
+    empty: () => rm(filler),
+    end: () => execFileSync('umount', ['-l', dataDir]),
+  };
+};
+
+test.skipIf(!canMount())(
+  '18: the disk is full when the journal is to be written (needs root, for a small file system): the application runs, and what is offered is installed once there is room',
+  async () => {
+    const device = await rig.settledDevice();
+    const disk = await onSmallDisk(device.dataDir, 64 * 1024 * 1024);
+    try {
+      await disk.fill();
+      const agent = device.start();
+      await until('its journal can not be written', () =>
+        agent.lines.some(({ event }) => event === 'journal-not-written'),
+      );
+      await until('its application runs', () => runsFrom(join(device.dataDir, 'slots/a')), 20_000, agent.errorOutput);
+      const release = await rig.publishNext(APPS.good);
+      rig.server.desire(release.instruction);
+      await disk.empty();
+      await until(
+        'it is committed',
+        () => rig.server.state.receipts.length > 0,
+        60_000,
+        () => agent.lines.slice(-5),
+      );
+      expect(rig.server.state.receipts).toMatchObject([{ outcome: 'committed', running: { slot: 'b' } }]);
+      await agent.stop();
+    } finally {
+      disk.end();
+    }
+  },
+);
+
+test.skipIf(!canMount())(
+  '18: the disk is full when a download is to be written (needs root, for a small file system): fails clean, and the old version runs',
+  async () => {
+    const device = await rig.settledDevice();
+    const disk = await onSmallDisk(device.dataDir, 14 * 1024 * 1024);
+    try {
+      const agent = device.start();
+      const release = await rig.publishNext(APPS.good);
+      rig.server.desire(release.instruction);
+      await until(
+        'it has failed',
+        () => rig.server.state.receipts.length > 0,
+        60_000,
+        () => agent.lines.slice(-5),
+      );
+      expect(rig.server.state.receipts).toMatchObject([
+        { outcome: 'failed', error: { code: 'NO_SPACE' }, running: { version: '1.0.0', slot: 'a' } },
+      ]);
+      expect(await rig.isBootable(device, 'b')).toBe(false);
+      expect(await runsFrom(join(device.dataDir, 'slots/a'))).toBe(true);
+      await agent.stop();
+    } finally {
+      disk.end();
+    }
+  },
+);
+
+test('22: the new version hangs during the trial: reverts', async () => {
+  const device = await rig.settledDevice();
+  const agent = device.start();
+  // Nobody ever accepts there.
+  const checks = [{ kind: 'tcp' as const, port: 1, timeoutMs: 200 }];
+  const release = await rig.publishNext(APPS.good, {
+    health: { checks, soakMs: 0, deadlineMs: 1_500, intervalMs: 100 },
+  });
+  rig.server.desire(release.instruction);
+  await until(
+    'it has reverted',
+    () => rig.server.state.receipts.length > 0,
+    40_000,
+    () => agent.lines.slice(-5),
+  );
+  expect(rig.server.state.receipts).toMatchObject([{ outcome: 'reverted', running: { version: '1.0.0', slot: 'a' } }]);
+  expect(agent.states()).toContain('trial');
+});
+
+test('23: the new version breaks the network during the trial: reverts after the deadline', async () => {
+  const device = await rig.settledDevice();
+  const agent = device.start();
+  const release = await rig.publishNext(APPS.good, { health: { soakMs: 60_000, deadlineMs: 4_000, intervalMs: 100 } });
+  rig.server.desire(release.instruction);
+  await until('it is on trial', () => agent.states().includes('trial'), 40_000);
+  rig.server.goOffline();
+  try {
+    await until(
+      'it has reverted',
+      () => agent.states().includes('reverted'),
+      40_000,
+      () => agent.lines.slice(-5),
+    );
+    expect(rig.server.state.receipts).toEqual([]);
+  } finally {
+    rig.server.state.offline = false;
+  }
+  await until('it says so when it can', () => rig.server.state.receipts.length > 0, 40_000);
+  expect(rig.server.state.receipts).toMatchObject([{ outcome: 'reverted', running: { version: '1.0.0', slot: 'a' } }]);
+});
+
+test('25: the revert itself fails: bounded, ends in failed, reported', async () => {
+  const device = await rig.settledDevice();
+  await rig.crashAt(device, 'journal.reverting', APPS.crashing, NEVER_WELL);
+  for (const copy of COPIES) await flipByte(join(device.dataDir, 'slots', copy), 20);
+  const agent = device.start();
+  await until(
+    'it has said so',
+    () => rig.server.state.receipts.length > 0,
+    40_000,
+    () => agent.lines.slice(-5),
+  );
+  expect(rig.server.state.receipts).toMatchObject([{ outcome: 'failed', error: { code: 'REVERT_FAILED' } }]);
+  expect(agent.states().filter((state) => state === 'reverting').length).toBeLessThan(3);
+});
+
+// ---- The order of writes
+
+const DURABLE = 'fsync,fdatasync,rename,renameat,renameat2,unlink,unlinkat,execve';
+
+test.skipIf(spawnSync('strace', ['-V']).status !== 0)(
+  'by the system calls of a real agent (strace must be installed), its last durable write before the application starts on trial is the boot selector',
+  async () => {
+    const device = await rig.settledDevice();
+    const trace = join(device.dir, 'trace');
+    const agent = device.start(undefined, {}, [
+      'strace',
+      '-f',
+      '-qq',
+      '-y',
+      '-s',
+      '300',
+      '-o',
+      trace,
+      '-e',
+      `trace=${DURABLE}`,
+    ]);
+    const release = await rig.publishNext(APPS.good);
+    rig.server.desire(release.instruction);
+    await until(
+      'it is committed',
+      () => rig.server.state.receipts.length > 0,
+      90_000,
+      () => agent.errorOutput(),
+    );
+    await agent.stop();
+    const lines = (await readFile(trace, 'utf8')).split('\n').filter((line) => !line.includes('= -1'));
+    // The shell that becomes the application, in the folder of slot b; the first start in this trace is that of slot a.
+    const starts = lines.flatMap((line, at) => (/execve\("\/bin\/sh", .*read -r go/.test(line) ? [at] : []));
+    expect(starts.length).toBeGreaterThanOrEqual(2);
+    const before = lines.slice(0, starts[1]).filter((line) => /fsync|fdatasync|rename/.test(line));
+    // Renamed into its place, and then its folder flushed; `...` is resumed where two threads overlap.
+    const [renamed, flushed] = before.slice(-2);
+    expect(renamed).toMatch(/rename.*slots\/boot\.[01]\.json/);
+    expect(flushed).toMatch(/fsync.*\/slots>/);
+  },
+);
