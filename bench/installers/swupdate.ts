@@ -33,9 +33,10 @@ export const swupdate: Installer = {
       ['-c', `printf 'sw-description\\nsw-description.sig\\n${file}\\n' | cpio --quiet -o -H crc > image.swu`],
       folder,
     );
+    // Its sockets are of this run alone: another SWUpdate on the machine is another's.
     const words = ['-H', 'bench:1.0', '-k', 'certificate.pem', '-M', '-m', '-i', 'image.swu'];
     return async () => {
-      return measure('swupdate', words, folder);
+      return measure('swupdate', words, folder, { TMPDIR: folder });
     };
   },
 };
