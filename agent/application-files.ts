@@ -40,7 +40,9 @@ export const openApplicationFiles = async (
   await chmod(secretsDir, 0o700);
   if (owner !== null) {
     // Its slot and data lie below: their names may be gone through, not read.
-    await chmod(config.dataDir, 0o711);
+    const slots = join(config.dataDir, 'slots');
+    await mkdir(slots, { recursive: true });
+    for (const dir of [config.dataDir, slots]) await chmod(dir, 0o711);
     for (const dir of [dataDir, secretsDir]) await chown(dir, owner.uid, owner.gid);
   }
   await warnWhenOpen(file, log);

@@ -103,7 +103,9 @@ export const openTreeWriter = (root: string, limits: TreeLimits, onEntry: (entry
     const parent = posix.dirname(path);
     await ensureFolder(parent === '.' ? '' : parent);
     count(0, path);
-    await once(path, mkdir(join(root, path), { mode: 0o755 }));
+    await once(path, mkdir(join(root, path)));
+    // As with files: the application may be another user than the agent, whose umask is its own.
+    await chmod(join(root, path), 0o755);
     folders.add(path);
     onEntry({ kind: 'folder', path });
   };

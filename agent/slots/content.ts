@@ -1,7 +1,7 @@
 /** What is in a slot: written from verified artifacts, and read back from the disk. */
 import { createHash, type Hash } from 'node:crypto';
 import { createWriteStream } from 'node:fs';
-import { lstat, mkdir, readdir, readFile, readlink, rm, stat, statfs } from 'node:fs/promises';
+import { chmod, lstat, mkdir, readdir, readFile, readlink, rm, stat, statfs } from 'node:fs/promises';
 import { join, posix } from 'node:path';
 import { Readable } from 'node:stream';
 import { finished } from 'node:stream/promises';
@@ -28,6 +28,8 @@ export const emptySlot = async (dir: string, slot: SlotName): Promise<void> => {
   await rm(slotFolder(dir, slot), { recursive: true, force: true });
   await rm(fileListOf(dir, slot), { force: true });
   await mkdir(slotFolder(dir, slot));
+  // The application may be another user than the agent, whose umask is its own.
+  await chmod(slotFolder(dir, slot), 0o755);
   await syncFolder(dir);
 };
 
