@@ -33,7 +33,7 @@ export const swupdate: Installer = {
       ['-c', `printf 'sw-description\\nsw-description.sig\\n${file}\\n' | cpio --quiet -o -H crc > image.swu`],
       folder,
     );
-    // Its sockets are of this run alone: another SWUpdate on the machine is another's.
+    // Its sockets beside its image. One has a fixed name (@NotifyServer): beside another SWUpdate on this machine it may fail.
     const words = ['-H', 'bench:1.0', '-k', 'certificate.pem', '-M', '-m', '-i', 'image.swu'];
     return async () => {
       return measure('swupdate', words, folder, { TMPDIR: folder });
