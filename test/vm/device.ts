@@ -13,6 +13,8 @@ const SILENT_MS_MAX = 300_000;
 /** A system that boots and is not cut must be heard by the server within. */
 const REPORT_MS_MAX = 900_000;
 const HANG_MS = 2_000;
+/** Of one rollout: mostly few enough for a good release to be committed in the end, sometimes enough to use up its tries. */
+const TRIAL_CUTS_MAX = [1, 2, 2, 9] as const;
 /** Power that goes in one of them uses up a try. */
 const TRIAL_STATES = new Set(['activating', 'trial', 'committing']);
 
@@ -67,6 +69,7 @@ export const openDevice = async (options: {
   const now: DeviceUnderTest['now'] = { boot: undefined, state: 'idle', reported: false };
   let isCutting = false;
   let trialCuts = 0;
+  let trialCutsMax = 0;
   let stopped = false;
   let heardAt = performance.now();
   let bootedAt = performance.now();
@@ -100,6 +103,7 @@ export const openDevice = async (options: {
 
   const plan = openCutPlan(randomOf(options.seed, 'cuts'), (why) => {
     if (!isCutting || !machine.isOn() || counts.cuts >= options.cutsMax) return;
+    if (TRIAL_STATES.has(now.state) && trialCuts >= trialCutsMax) return;
     counts.cuts += 1;
     const where = why.split(/[ ,]/)[0]!;
     counts.cutIn.set(where, (counts.cutIn.get(where) ?? 0) + 1);
@@ -174,6 +178,7 @@ export const openDevice = async (options: {
     now,
     begin: () => {
       trialCuts = 0;
+      trialCutsMax = fates.pick(TRIAL_CUTS_MAX);
       plan.begin();
     },
     trialCuts: () => trialCuts,
