@@ -4,7 +4,7 @@
  */
 import { dirname, posix } from 'node:path';
 
-export const SECTOR_BYTES = 512;
+const SECTOR_BYTES = 512;
 
 /** What of unflushed changes a power cut leaves. `torn`: half of them. `zeros`: a file is as long as it was, and what was added to it is not there. */
 export const LOSSES = ['nothing', 'everything', 'torn', 'zeros'] as const;

@@ -7,7 +7,7 @@ import type { StateReport } from '#shared/messages.ts';
 import { signPayload } from '#shared/trust/signed.ts';
 import { deploymentsOf, GATEWAY, type World } from './world.ts';
 
-export const OLD_MANIFEST = Sha256.parse('0'.repeat(64));
+const OLD_MANIFEST = Sha256.parse('0'.repeat(64));
 const BOOT = Id.parse('boot-1');
 
 export const speakingDevice = (world: World, rollout: Id, device: Id) => {
