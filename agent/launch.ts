@@ -35,7 +35,24 @@ export type Choice = {
   trial: Id | null;
   /** The trial whose agent did not come up: it must end badly. */
   fellBack: Id | null;
+  /** The committed version that brought an agent which does not come up: it runs with the installed one. */
+  gaveWay: Sha256 | null;
 };
+
+/** What the launcher tells the agent that it starts. */
+export const LAUNCH_ENVIRONMENT = {
+  builtIn: 'SLUICE_AGENT_BUILT_IN',
+  fellBack: 'SLUICE_AGENT_FELL_BACK',
+  gaveWay: 'SLUICE_AGENT_GAVE_WAY',
+} as const;
+export const launchEnvironment = (
+  builtIn: string,
+  { fellBack, gaveWay }: Pick<Choice, 'fellBack' | 'gaveWay'>,
+): Record<string, string> => ({
+  [LAUNCH_ENVIRONMENT.builtIn]: builtIn,
+  ...(fellBack === null ? {} : { [LAUNCH_ENVIRONMENT.fellBack]: fellBack }),
+  ...(gaveWay === null ? {} : { [LAUNCH_ENVIRONMENT.gaveWay]: gaveWay }),
+});
 
 const launchesFile = (dataDir: string): string => join(dataDir, 'launches.json');
 /** There as long as the agent of a version on trial has not proven itself. */
@@ -54,7 +71,7 @@ export const agentOf = async (dataDir: string, slot: SlotName, builtIn: string):
 export const chooseAgent = async (dataDir: string, builtIn: string): Promise<Choice> => {
   const dir = join(dataDir, 'slots');
   const selected = await openBootSelector(dir).read();
-  if (selected.state !== 'read') return { file: builtIn, trial: null, fellBack: null };
+  if (selected.state !== 'read') return { file: builtIn, trial: null, fellBack: null, gaveWay: null };
   const { active, trial } = selected.selection;
   const launches = await readLaunches(dataDir);
   let fellBack: Id | null = null;
@@ -66,16 +83,18 @@ export const chooseAgent = async (dataDir: string, builtIn: string): Promise<Cho
     const next = { ...launches, trial: { deployment, starts: starts + 1 } };
     // A start that can not be counted is not made: a full disk must not let a bad agent start for ever.
     if (file !== undefined && !isUsedUp && (await isThere(file)) && (await keep(dataDir, next)))
-      return { file, trial: deployment, fellBack: null };
+      return { file, trial: deployment, fellBack: null, gaveWay: null };
     if (file !== undefined) fellBack = deployment;
   }
   const record = active === null ? undefined : await readSlotRecord(dir, active);
   const file = active === null ? undefined : await agentOf(dataDir, active, builtIn);
-  if (record === undefined || file === undefined || file === builtIn) return { file: builtIn, trial: null, fellBack };
+  if (record === undefined || file === undefined || file === builtIn)
+    return { file: builtIn, trial: null, fellBack, gaveWay: null };
   const { manifest } = record.running;
   const starts = launches.committed?.manifest === manifest ? launches.committed.starts : 0;
   await keep(dataDir, { ...launches, committed: { manifest, starts: starts + 1 } });
-  return { file: starts < STARTS_MAX && (await isThere(file)) ? file : builtIn, trial: null, fellBack };
+  if (starts < STARTS_MAX && (await isThere(file))) return { file, trial: null, fellBack, gaveWay: null };
+  return { file: builtIn, trial: null, fellBack, gaveWay: manifest };
 };
 
 const isThere = (file: string): Promise<boolean> =>

@@ -3,9 +3,8 @@ import { realpathSync } from 'node:fs';
 import { AgentStopped } from './agent-stopped.ts';
 import { readCommandLine } from './command-line.ts';
 import type { AgentConfig } from './config.ts';
-import { chooseAgent, guardTrial } from './launch.ts';
+import { chooseAgent, guardTrial, launchEnvironment } from './launch.ts';
 import { answerQuestion } from './questions.ts';
-import { LAUNCH_ENVIRONMENT } from './self-update.ts';
 
 export const runProgram = async (run: (config: AgentConfig, signal: AbortSignal) => Promise<void>): Promise<void> => {
   const read = readCommandLine(process.argv.slice(2), process.env);
@@ -35,9 +34,9 @@ export const runProgram = async (run: (config: AgentConfig, signal: AbortSignal)
 /** Becomes the agent that the slots choose, keeping this process's number; returns when that is this one. */
 const becomeChosen = async (config: AgentConfig): Promise<void> => {
   const [node, builtIn] = [process.execPath, realpathSync(process.argv[1] ?? '')];
-  const { file, trial, fellBack } = await chooseAgent(config.dataDir, builtIn);
-  process.env[LAUNCH_ENVIRONMENT.builtIn] = builtIn;
-  if (fellBack !== null) process.env[LAUNCH_ENVIRONMENT.fellBack] = fellBack;
+  const choice = await chooseAgent(config.dataDir, builtIn);
+  const { file, trial } = choice;
+  Object.assign(process.env, launchEnvironment(builtIn, choice));
   if (trial !== null) await guardTrial(config.dataDir, trial);
   if (file === builtIn) return;
   const words = process.argv.slice(2).filter((word) => word !== '--launch');

@@ -4,14 +4,11 @@
  */
 import { readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import { Id, type Sha256 } from '#shared/ids.ts';
+import { Id, Sha256 } from '#shared/ids.ts';
 import { sha256Hex } from '#shared/trust/canonical.ts';
-import { agentOf, noteCameUp } from './launch.ts';
+import { agentOf, LAUNCH_ENVIRONMENT, noteCameUp } from './launch.ts';
 import type { Log } from './log.ts';
 import type { Slots } from './slots/slots.ts';
-
-/** What the launcher tells the agent that it starts. */
-export const LAUNCH_ENVIRONMENT = { builtIn: 'SLUICE_AGENT_BUILT_IN', fellBack: 'SLUICE_AGENT_FELL_BACK' } as const;
 
 export type SelfUpdateOptions = {
   dataDir: string;
@@ -38,7 +35,9 @@ export const bootingItself = async (slots: Slots, options: SelfUpdateOptions): P
     const reverted = await slots.revert();
     if (!reverted.ok) log.error({ event: 'revert-failed', code: reverted.code }, reverted.message);
   }
-  await noteCameUp(dataDir);
+  const gaveWay = Sha256.safeParse(env[LAUNCH_ENVIRONMENT.gaveWay]).data;
+  if (gaveWay === undefined) await noteCameUp(dataDir);
+  else log.error({ event: 'agent-gave-way', manifest: gaveWay }, 'the agent of what is committed does not come up');
 
   /** Undefined where the slots decide without an agent of theirs. */
   const dueAgent = async (): Promise<Sha256 | undefined> => {
@@ -46,7 +45,10 @@ export const bootingItself = async (slots: Slots, options: SelfUpdateOptions): P
     if (!inspected.ok) return undefined;
     const { active, trial } = inspected.view;
     const onTrial = trial !== null && trial.triesLeft > 0 ? await agentOf(dataDir, trial.slot, builtIn) : undefined;
-    const file = onTrial ?? (active === null ? undefined : await agentOf(dataDir, active, builtIn));
+    if (onTrial !== undefined) return digestOf(onTrial);
+    const content = active === null ? undefined : inspected.view.slots[active];
+    if (active === null || (content?.state === 'bootable' && content.running.manifest === gaveWay)) return undefined;
+    const file = await agentOf(dataDir, active, builtIn);
     return file === undefined ? undefined : digestOf(file);
   };
 
