@@ -6,6 +6,8 @@ import { z } from 'zod';
 import { Id } from './ids.ts';
 
 export const BLOCK_BYTES_MAX = 64 * 1024;
+/** A path has at most half of it. */
+export const BLOCK_REQUEST_BYTES_MAX = 4 * 1024;
 /** So many requests of one device may be open; more are dropped. */
 export const BLOCK_WINDOW_MAX = 8;
 const HEADER_BYTES_MAX = 1024;

@@ -7,6 +7,7 @@ import { createServer as createTcpServer, type Server, type Socket } from 'node:
 import { createServer as createTlsServer } from 'node:tls';
 import { Aedes, type AuthenticateError, type Client, type ConnectPacket, type PublishPacket } from 'aedes';
 import type { Logger } from 'pino';
+import { BLOCK_REQUEST_BYTES_MAX } from '#shared/blocks.ts';
 import { Id } from '#shared/ids.ts';
 import { MESSAGE_BYTES_MAX } from '#shared/messages.ts';
 import type { Result } from '#shared/problems.ts';
@@ -201,8 +202,9 @@ const authorizePublish = (
   if (packet.qos > 1) return refuse('qos-2');
   if (!may(device, 'publish', packet.topic)) return refuse('publish-denied');
   // They have limits of their own, in bytes of what they ask for: server/mqtt/blocks.ts.
-  if (packet.topic === up(device, 'block')) return done(null);
   const bytes = packet.payload.length;
+  if (packet.topic === up(device, 'block'))
+    return bytes > BLOCK_REQUEST_BYTES_MAX ? refuse('message-too-long') : done(null);
   if (bytes > MESSAGE_BYTES_MAX) return refuse('message-too-long');
   // A will is published when its connection has ended: there is nobody left to slow down.
   if (!connections.isAttached(device, client)) return done(null);

@@ -287,6 +287,7 @@ test.each([
   ['a retained message', publishPacket(up(GW1, 'state'), 'x', 1, true), 'retain'],
   ['QoS 2', publishPacket(up(GW1, 'state'), 'x', 2), 'qos-2'],
   ['more than a message holds', publishPacket(up(GW1, 'log'), 'x'.repeat(70_000)), 'message-too-long'],
+  ['more than a block request holds', publishPacket(up(GW1, 'block'), 'x'.repeat(5_000)), 'message-too-long'],
 ])('publishing %s ends the connection', async (_what, bytes, why) => {
   const socket = await loggedIn();
   socket.send(bytes);
