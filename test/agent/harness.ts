@@ -166,7 +166,10 @@ export const startTestServer = async (
 
   const sockets = new Set<Socket>();
   const mqtt = createTcpServer((socket) => {
-    if (state.offline) return void socket.destroy();
+    if (state.offline) {
+      socket.destroy();
+      return;
+    }
     sockets.add(socket);
     socket.once('close', () => sockets.delete(socket));
     broker.handle(socket);
