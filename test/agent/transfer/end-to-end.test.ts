@@ -103,12 +103,12 @@ const objects = async (): Promise<number> => {
 const publishWithPacks = async (version: string, packs: number): Promise<void> => {
   const before = await objects();
   await publish(version);
-  await until('the packs are made', async () => (await objects()) >= before + 2 + packs, 20_000, objects);
+  await until('the packs are made', async () => (await objects()) >= before + 2 + packs, 60_000, objects);
 };
 const fetchedOf = (agent: RunningAgent): unknown => agent.lines.findLast(({ event }) => event === 'artifact-fetched');
 
 test('a new version costs a small part of it on the wire, and the device says so', async () => {
-  await publish('1.0.0');
+  await publishWithPacks('1.0.0', 1);
   const { proxy, agent, dataDir } = await openSite();
   await roll('1.0.0', agent);
   expect(fetchedOf(agent)).toMatchObject({ seed: 0, there: 0 });
