@@ -46,10 +46,10 @@ const publish = (server: TestServer, version: string, agent: string, app: string
 /** Starts the launcher again whenever it ends, as systemd does. */
 const keepRunning = (configFile: string) => {
   let child: ReturnType<typeof spawn> | undefined;
-  let isWanted = true;
+  const stopping = new AbortController();
   const output: string[] = [];
   const ended = (async () => {
-    while (isWanted) {
+    while (!stopping.signal.aborted) {
       child = spawn(process.execPath, [installed, '--launch', '--config', configFile], {
         stdio: ['ignore', 'pipe', 'pipe'],
       });
@@ -59,7 +59,7 @@ const keepRunning = (configFile: string) => {
     }
   })();
   onTestFinished(async () => {
-    isWanted = false;
+    stopping.abort();
     child?.kill('SIGKILL');
     await ended;
   });
@@ -69,7 +69,7 @@ const keepRunning = (configFile: string) => {
     lines: () => output.join(''),
     starts: () => output.join('').split('"agent-started"').length - 1,
     stop: async () => {
-      isWanted = false;
+      stopping.abort();
       child?.kill('SIGTERM');
       await ended;
     },
