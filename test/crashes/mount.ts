@@ -265,7 +265,11 @@ const callsOf = (volume: Volume, user: () => User): { promises: Record<string, C
       realpath: (path: string) => look(() => (volume.find(path, 'realpath'), path)),
       readlink: (path: string) => look(() => linkAt(volume, path)),
       statfs: () => look(() => ({ bavail: user().isFull() ? 0 : 1_000_000, bsize: 4096 })),
-      chmod: (path: string, mode: number) => look(() => void (volume.fileAt(path, 'chmod').mode = mode)),
+      chmod: (path: string, mode: number) =>
+        look(() => {
+          const node = volume.find(path, 'chmod');
+          if (node.kind === 'file') node.mode = mode;
+        }),
       mkdir: async (path: string, options?: { recursive?: boolean }) => {
         if (options?.recursive === true && volume.peek(path) !== undefined) return look(() => undefined);
         return change(soft('mkdir', path), true, () =>
