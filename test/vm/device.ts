@@ -125,6 +125,9 @@ export const openDevice = async (options: {
     switch (meaning.kind) {
       case 'booted':
         counts.boots += 1;
+        // By a reboot of its own too.
+        now.reported = false;
+        bootedAt = heardAt;
         now.boot = { slot: meaning.slot, image: meaning.image };
         bootsUnseen = 0;
         tell(
