@@ -49,7 +49,8 @@ test('an object comes in blocks, whole and in order, with several under way at o
     'e1',
   ]);
   expect((await read(answer)).equals(OBJECT)).toBe(true);
-  expect(requests).toHaveLength(Math.ceil(OBJECT.length / BLOCK_BYTES_MAX));
+  // Each block, and some of them again where the machine is slow.
+  expect(new Set(requests.map(({ offset }) => offset)).size).toBe(Math.ceil(OBJECT.length / BLOCK_BYTES_MAX));
 });
 
 test('a range is a range, an empty one behind the end is none, and what is not there is said', async () => {
