@@ -1,6 +1,5 @@
 /** Performs what comes before activation: nothing here changes what boots. */
 import { rm } from 'node:fs/promises';
-import { join } from 'node:path';
 import { writeFileDurably } from '#shared/durable.ts';
 import { mayInstallAt } from '#shared/windows.ts';
 import { confirming } from './confirm-offer.ts';

@@ -163,7 +163,7 @@ const deploymentOf = (install: InstallState, progress: Progress | null): StateRe
     ...attemptOf(install),
     state: install.state,
     since: install.since,
-    ...(progress ?? {}),
+    ...progress,
     ...('error' in install ? { error: install.error } : {}),
   };
 };

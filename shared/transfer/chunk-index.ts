@@ -30,7 +30,7 @@ export const openIndexer = (): { push(bytes: Uint8Array): void; end(): ChunkReco
   const records: ChunkRecord[] = [];
   const cutter = openCutter((chunk) => void records.push(recordOf(chunk)));
   return {
-    push: cutter.push,
+    push: (bytes) => cutter.push(bytes),
     end: () => {
       cutter.end();
       return records;

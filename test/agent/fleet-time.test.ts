@@ -1,4 +1,4 @@
-import fc from 'fast-check';
+import * as fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { ASKED_MIN, mayActivateUnconfirmed } from '#agent/domain/unconfirmed.ts';
 import { openFleetTime } from '#agent/fleet-time.ts';

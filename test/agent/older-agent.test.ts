@@ -36,7 +36,6 @@ const install = {
 };
 const journey = { offer: { seq: 7, expires: 2_000, install }, since: 1_000, transitions: 3 };
 const error = { code: 'TRIAL_CRASHED', message: 'gone' };
-const receipt = { payload: '{}', sig: '00', keyid: DIGEST };
 
 test.for([
   { state: 'idle' },

@@ -59,10 +59,11 @@ test('numbers of reports grow when the file beside the journal is damaged: the j
 // Found by the simulation: the agent ended, and its application with it, for as long as the disk was full.
 test('an agent without a journal starts on a full disk: it records as soon as there is room', async () => {
   const drives = mountDrives();
-  onTestFinished(drives.unmount);
-  const { attach, folder: dir } = drives.open('gw-1', { forgets: false });
+  onTestFinished(() => drives.unmount());
+  const drive = drives.open('gw-1', { forgets: false });
+  const dir = drive.folder;
   let isFull = true;
-  attach({
+  drive.attach({
     process: { name: 'gw-1', dead: false },
     maybeCrash: () => false,
     isFull: () => isFull,

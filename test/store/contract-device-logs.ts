@@ -41,7 +41,9 @@ export const describeDeviceLogs = (open: OpenStore): void => {
       await enrolFleet(store, ['gw-1', 'gw-2']);
       await store.saveDeviceLogs([piece('gw-1', 'one')], MANY);
       await store.saveDeviceLogs([piece('gw-1', 'one', { text: 'other' }), piece('gw-2', 'one')], MANY);
-      expect(await store.listDeviceLogs(id('gw-1'), {}, { limit: 9 })).toMatchObject([{ text: piece('gw-1', 'one').text }]);
+      expect(await store.listDeviceLogs(id('gw-1'), {}, { limit: 9 })).toMatchObject([
+        { text: piece('gw-1', 'one').text },
+      ]);
       expect(await list(store, 'gw-2')).toEqual(['one']);
     });
 
