@@ -59,7 +59,7 @@ const CAUGHT: Record<Bug, Caught> = {
   'confirmation-skipped': { by: /without having asked/ },
   'receipt-not-needed': { by: /without a receipt that proves it/ },
   'takeover-keeps-both': {
-    from: 2,
+    from: 9,
     by: /is owned by both/,
     size: only(['priorities', 'windows'], ['delay', 'partition'], { rollouts: 4 }),
   },
