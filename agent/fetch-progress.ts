@@ -1,0 +1,30 @@
+/** How far the fetch that goes on has got: told now and then, and kept for people when it has ended. */
+import type { InstallState } from './domain/install.ts';
+import type { News } from './life.ts';
+import { everyMs } from './pace.ts';
+import { openLastTransfer } from './transfer/last-transfer.ts';
+import type { Progress } from './transfer/transfer.ts';
+
+const REPORTED_MS = 5_000;
+const SHOWN_MS = 500;
+
+export const openFetchProgress = async (dataDir: string, news: News) => {
+  const last = await openLastTransfer(dataDir);
+  let progress: Progress | null = null;
+  const report = everyMs(REPORTED_MS, () => news.emit('reported'));
+  const show = everyMs(SHOWN_MS, () => news.emit('shown'));
+  return {
+    now: () => progress,
+    made: (next: Progress): void => {
+      progress = next;
+      report();
+      show();
+    },
+    stateChanged: async (next: InstallState, previous: InstallState): Promise<void> => {
+      if (previous.state === 'fetching' && progress !== null) await last.ended(progress);
+      if (next.state === 'idle') progress = null;
+    },
+    /** Of the newest fetch that has ended. */
+    attributes: last.attributes,
+  };
+};

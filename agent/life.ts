@@ -1,0 +1,46 @@
+/** What is the same for all parts of the agent in one life of its: from the start of the process to its end. */
+import { randomBytes } from 'node:crypto';
+import { EventEmitter } from 'node:events';
+import { mkdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import { Id } from '#shared/ids.ts';
+import type { AgentConfig } from './config.ts';
+import type { Backoff } from './domain/retry.ts';
+import type { Log } from './log.ts';
+
+export type Life = {
+  config: AgentConfig;
+  /** This life's name. */
+  boot: Id;
+  startedAt: number;
+  now: () => number;
+  /** Between attempts at metadata and objects. */
+  backoff: Backoff;
+  news: News;
+  log: Log;
+};
+
+/**
+ * Told by the parts that do something, heard by those that speak for the agent and are opened last: `reported` is for the server, `shown`
+ * for local programs, `entered` is the sentence about a state that was entered.
+ */
+export type News = EventEmitter<{ reported: []; shown: []; entered: [sentence: string] }>;
+
+const OBJECT_BACKOFF_MS_MAX = 60_000;
+
+export const beginLife = (config: AgentConfig, log: Log): Life => ({
+  config,
+  boot: Id.parse(`b${randomBytes(8).toString('hex')}`),
+  startedAt: Date.now(),
+  now: Date.now,
+  backoff: { firstMs: config.reconnect.firstMs, maxMs: Math.min(config.reconnect.maxMs, OBJECT_BACKOFF_MS_MAX) },
+  news: new EventEmitter(),
+  log,
+});
+
+/** A part's own folder under the data folder. */
+export const makeFolder = async ({ dataDir }: AgentConfig, name: string): Promise<string> => {
+  const dir = join(dataDir, name);
+  await mkdir(dir, { recursive: true });
+  return dir;
+};

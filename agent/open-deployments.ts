@@ -1,0 +1,99 @@
+/** What the agent does about deployments: hears of them, records how far it is, and performs what is next. */
+import { join } from 'node:path';
+import { watchContact } from './contact.ts';
+import { openDataSnapshots } from './data-snapshot.ts';
+import { openInbox } from './desired.ts';
+import type { Memory } from './domain/memory.ts';
+import { openFetchProgress } from './fetch-progress.ts';
+import { writeFloor } from './floor.ts';
+import { openHolds } from './holds.ts';
+import type { Life } from './life.ts';
+import { tellState } from './log.ts';
+import { openMachine } from './machine.ts';
+import type { DeviceParts } from './open-device.ts';
+import { openMemory } from './open-memory.ts';
+import type { ServerSide } from './open-server-side.ts';
+import { failureOf, openPerformer } from './perform.ts';
+import { openPoll } from './poll.ts';
+import { keepChecks } from './steady-health.ts';
+
+export type Deployments = Awaited<ReturnType<typeof openDeployments>>;
+
+/** Nothing happens before `resume`. */
+export const openDeployments = async (life: Life, device: DeviceParts, server: ServerSide) => {
+  const { config, now, backoff, news, log } = life;
+  const { dataDir } = config;
+  const { trust, http, link, membership } = server;
+  const { journal, memory } = await openMemory(dataDir, device.slots, log, now);
+  const progress = await openFetchProgress(dataDir, news);
+  const holds = openHolds({ dataDir, policy: config.consent, now, log, changed: () => news.emit('shown') });
+
+  const recorded = async (next: Memory, previous: Memory): Promise<void> => {
+    if (next.desiredSeq > previous.desiredSeq) await trust.acceptSeq(next.desiredSeq);
+    if (next.floor > previous.floor) await writeFloor(dataDir, next.floor);
+    await progress.stateChanged(next.install, previous.install);
+    if (next.install.state !== previous.install.state) news.emit('entered', tellState(log, next.install));
+    news.emit('reported');
+    news.emit('shown');
+    inbox.reconsider();
+  };
+  const machine = openMachine({
+    memory,
+    journal,
+    now,
+    log,
+    failureOf,
+    recorded,
+    perform: (effect, state, aborted) => perform(effect, state, aborted),
+  });
+  const inbox = openInbox({ trust, memory: machine.memory, send: machine.send, backoff, log });
+  const poll = openPoll({
+    http,
+    connected: link.connected,
+    hurried: () => machine.memory().install.state === 'trial',
+    onDesired: inbox.receive,
+    onStillDisconnected: membership.refresh,
+    pollMs: config.pollMs,
+    log,
+  });
+  const contact = watchContact({
+    network: { serverUrl: config.serverUrl, probes: config.health.probes },
+    connected: link.connected,
+    answeredLately: poll.answeredLately,
+  });
+  const perform = openPerformer({
+    ...life,
+    ...device,
+    ...server,
+    holds,
+    folders: { data: dataDir, downloads: join(dataDir, 'downloads') },
+    machine: () => machine,
+    inbox: () => inbox,
+    contact: contact.contact,
+    data: openDataSnapshots(dataDir),
+    onProgress: progress.made,
+    onReceipt: () => news.emit('reported'),
+    keepLog: server.logs.keep,
+    keepChecks: (manifest, sha256) => keepChecks(dataDir, manifest, sha256),
+  });
+
+  return {
+    machine,
+    inbox,
+    poll,
+    holds,
+    progress,
+    /** Goes on where the last life ended. */
+    resume: async (): Promise<void> => {
+      if (memory.desiredSeq > 0) await trust.acceptSeq(memory.desiredSeq);
+      machine.send({ kind: 'restarted' });
+    },
+    stop: async (): Promise<void> => {
+      inbox.stop();
+      await poll.stop();
+      await contact.stop();
+      await machine.stop();
+      await journal.close();
+    },
+  };
+};

@@ -1,0 +1,47 @@
+/** What there is without any server: the slots, and the application with its files and its process. */
+import { AgentStopped } from './agent-stopped.ts';
+import { openApplicationFiles } from './application-files.ts';
+import type { AgentConfig } from './config.ts';
+import { type Life, makeFolder } from './life.ts';
+import { findOwner, type ProcessOwner } from './limits.ts';
+import { bootingItself } from './self-update.ts';
+import { openSlots } from './slots/open-slots.ts';
+import { openSupervisor } from './supervisor.ts';
+
+export type DeviceParts = Awaited<ReturnType<typeof openDevice>>;
+
+export const openDevice = async ({ config, log }: Life) => {
+  const { application, dataDir } = config;
+  const owner = await ownerOf(config);
+  const files = await openApplicationFiles(config, owner, log);
+  const supervisor = await openSupervisor({
+    environment: files.environment,
+    limits: application.limits,
+    owner,
+    dir: await makeFolder(config, 'supervisor'),
+    stopMs: application.stopMs,
+    ...(application.port === undefined ? {} : { port: application.port }),
+  });
+  const relaunching = new AbortController();
+  const slots = await bootingItself(await openSlots(config, { supervisor, log }), {
+    dataDir,
+    env: process.env,
+    program: process.argv[1] ?? '',
+    relaunch: () => relaunching.abort(),
+    log,
+  });
+  return {
+    files,
+    supervisor,
+    slots,
+    /** Aborted when another agent is to be started in place of this one. */
+    relaunched: relaunching.signal,
+  };
+};
+
+const ownerOf = async ({ application: { user, group } }: AgentConfig): Promise<ProcessOwner | null> => {
+  if (user === undefined) return null;
+  const found = await findOwner({ user, group });
+  if (!found.ok) throw new AgentStopped(found.message);
+  return found.owner;
+};

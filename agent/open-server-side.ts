@@ -1,0 +1,87 @@
+/** What the agent has of its server: whom it trusts, how it asks, and what it still has to tell. */
+import { join } from 'node:path';
+import type { Enrolled } from './enrol.ts';
+import { openFleetTime } from './fleet-time.ts';
+import { openHttp, openServerClock } from './http.ts';
+import type { Identity } from './identity.ts';
+import { openKeptLogs } from './kept-logs.ts';
+import { openLateLink } from './late-link.ts';
+import { type Life, makeFolder } from './life.ts';
+import { openMembership } from './membership.ts';
+import type { DeviceParts } from './open-device.ts';
+import type { RecentLines } from './recent-lines.ts';
+import { openDeviceTrust } from './trust/device-trust.ts';
+import { inTurns } from './turns.ts';
+import { BUILD_TIME } from './version.ts';
+
+const APPLICATION_LOG_BYTES_MAX = 24 * 1024;
+
+export type ServerSide = Awaited<ReturnType<typeof openServerSide>>;
+
+/** `signal` ends the attempts to join the fleet. */
+export const openServerSide = async (
+  life: Life,
+  known: { identity: Identity; enrolled: Enrolled | undefined; recent: RecentLines },
+  { files, supervisor }: Pick<DeviceParts, 'files' | 'supervisor'>,
+  signal: AbortSignal,
+) => {
+  const { config, boot, now, backoff, log } = life;
+  const { identity, enrolled, recent } = known;
+  const clock = openServerClock(now);
+  const link = openLateLink();
+  const http = openHttp({
+    serverUrl: config.serverUrl,
+    login: (at) => identity.login(at),
+    clock,
+    now,
+    bandwidth: config.bandwidth,
+    cacheUrl: config.cacheUrl,
+    blocks: link.blocks,
+    log,
+  });
+  const trust = inTurns(
+    await openDeviceTrust({
+      dir: await makeFolder(config, 'trust'),
+      device: config.device,
+      fetch: { get: http.getBytes },
+      now,
+      buildTime: BUILD_TIME,
+    }),
+  );
+  const time = openFleetTime({
+    wall: now,
+    monotonic: () => performance.now(),
+    earliest: () => trust.earliest(),
+    trusted: () => trust.time(),
+  });
+  const logs = await openKeptLogs({
+    dir: join(config.dataDir, 'kept-logs'),
+    boot,
+    last: { application: () => supervisor.lastOutput(APPLICATION_LOG_BYTES_MAX), agent: recent.last },
+    secrets: files.secrets,
+    link: () => link,
+    http,
+    backoff,
+    now,
+    log,
+  });
+  const membership = openMembership({
+    dir: config.dataDir,
+    config,
+    known: enrolled,
+    identity,
+    http,
+    clock,
+    trust,
+    now,
+    log,
+    signal,
+    backoff: config.reconnect,
+    rootBackoff: backoff,
+  });
+  const stop = async (): Promise<void> => {
+    await logs.stop();
+    await link.stop();
+  };
+  return { identity, clock, link, http, trust, time, logs, membership, stop };
+};

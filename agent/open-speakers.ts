@@ -1,0 +1,106 @@
+/** Who speaks for the agent: to its server, to local programs, to the service manager. */
+import { join } from 'node:path';
+import { attributesOf, illnessOf } from './attributes.ts';
+import type { Life } from './life.ts';
+import { type LocalApi, openLocalApi } from './local-api.ts';
+import type { Deployments } from './open-deployments.ts';
+import type { DeviceParts } from './open-device.ts';
+import type { ServerSide } from './open-server-side.ts';
+import { runningNow } from './perform-parts.ts';
+import { openReporter } from './report.ts';
+import { openServiceManager } from './service-manager.ts';
+import { watchSlots } from './slots/slots-health.ts';
+import { openStatusFile } from './status-file.ts';
+import { watchSteadyHealth } from './steady-health.ts';
+import { AGENT_VERSION } from './version.ts';
+
+export type Speakers = Awaited<ReturnType<typeof openSpeakers>>;
+
+type Parts = { device: DeviceParts; server: ServerSide; deployments: Deployments };
+
+export const openSpeakers = async (life: Life, parts: Parts) => {
+  const { config, news, log } = life;
+  const { machine, holds } = parts.deployments;
+  const status = openStatus(life, parts);
+  const manager = openServiceManager({ env: process.env, writingMs: machine.writingMs, log });
+  const { reporter, steady } = await openReports(life, parts);
+  news.on('entered', (sentence) => manager.says(sentence));
+  news.on('reported', () => reporter.changed());
+  news.on('shown', status.changed);
+
+  let local: LocalApi | undefined;
+  return {
+    reporter,
+    status,
+    /** The agent is up. */
+    begin: async (): Promise<void> => {
+      manager.ready();
+      const socket = config.local.socket ?? join(config.dataDir, 'agent.sock');
+      local = await openLocalApi({ socket, mode: Number.parseInt(config.local.mode, 8), status, holds, log });
+    },
+    stop: async (): Promise<void> => {
+      await manager.stopping();
+      await local?.stop();
+      reporter.stop();
+      await steady.stop();
+    },
+  };
+};
+
+const openStatus = ({ config, startedAt, now }: Life, { device, server, deployments }: Parts) => {
+  const { machine, inbox, holds, progress } = deployments;
+  return openStatusFile(config.dataDir, async () => ({
+    device: config.device,
+    at: now(),
+    progress: progress.now(),
+    running: await runningNow(device.slots),
+    connected: server.link.connected(),
+    refusal: inbox.refusal(),
+    install: machine.memory().install,
+    hold: holds.hold(),
+    since: startedAt,
+    last: machine.memory().last,
+  }));
+};
+
+const openReports = async ({ config, boot, now, news, log }: Life, { device, server, deployments }: Parts) => {
+  const { slots, files } = device;
+  const { machine, inbox, progress } = deployments;
+  const steady = watchSteadyHealth({
+    dir: config.dataDir,
+    config,
+    slots,
+    files,
+    log,
+    install: () => machine.memory().install,
+    onChange: (illness) => {
+      news.emit('reported');
+      if (illness !== null) void server.logs.keep(null, 'application');
+    },
+  });
+  const slotsHealth = watchSlots(slots);
+  await slotsHealth.isWell();
+  const running = () => runningNow(slots);
+  const reporter = openReporter({
+    machine,
+    link: () => server.link,
+    boot,
+    running,
+    now,
+    log,
+    agent: `sluice-agent/${AGENT_VERSION}`,
+    healthy: async () =>
+      (await slotsHealth.isWell()) &&
+      steady.illness() === null &&
+      ((await slots.running()) !== null || (await running()) === null),
+    attributes: () => ({
+      ...attributesOf(config, inbox.refusal()),
+      ...progress.attributes(),
+      ...illnessOf(steady),
+      ...slotsHealth.attributes(),
+    }),
+    progress: progress.now,
+    heartbeatMs: config.heartbeatMs,
+  });
+  return { reporter, steady };
+};
