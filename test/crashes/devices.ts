@@ -1,5 +1,5 @@
-/** The devices that are explored: each adapter and boot selector, on a volume, before anything is installed beside what the factory put there. */
-import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises';
+/** The devices that are explored: each adapter with each of its boot selectors, or kinds of installer. */
+import { mkdir, mkdtemp, readdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { openBootSelector } from '#agent/slots/boot-selector.ts';
 import { openDirectorySlots } from '#agent/slots/directories.ts';
@@ -11,7 +11,6 @@ import { readSlotRecord } from '#agent/slots/slot-record.ts';
 import type { SlotName, Slots } from '#agent/slots/slots.ts';
 import { SlotsConfig } from '#agent/slots/slots-config.ts';
 import type { Supervisor } from '#agent/supervisor.ts';
-import { Id } from '#shared/ids.ts';
 import {
   COPY_BYTES,
   grubRig,
@@ -22,51 +21,24 @@ import {
   ubootCopy,
   ubootRig,
 } from '#test/agent/selectors/rigs.ts';
+import { delegates } from './delegate.ts';
+import { COMPATIBLE, installFirst, type Kind, PAIR, ROOT } from './device.ts';
 import { log } from './log.ts';
 import type { Ran } from './mount.ts';
 import type { Release } from './releases.ts';
 import type { Volume } from './volume.ts';
 
-export const ROOT = '/explored';
-export const DATA = `${ROOT}/data`;
-export const COMPATIBLE = Id.parse('gw');
-export const PAIR = `${DATA}/slots`;
 const SLOT_BYTES = 160 * 1024;
 
-/** What an agent's life adds to it. */
-export type Device = {
-  kind: 'directories' | 'image';
-  openSlots(supervisor: Supervisor): Promise<Slots>;
-  /** The power comes back, after a reboot that the agent asked for by `command` or without one. */
-  powerOn(command?: string[]): Promise<void>;
-  /** Whether this file belongs to the boot selector. */
-  isSelector(path: string): boolean;
-  /** What is wrong with what would boot now, whatever fails to come up; undefined when all is well. It may change what is on the disk. */
-  fault(release: Release, first: Release): Promise<string | undefined>;
-  /** A program of this device. */
-  run(command: string[], step: (path: string) => boolean): Promise<Ran> | undefined;
-  runSync: (command: string[]) => string;
-};
-
-export type Kind = { name: string; kind: Device['kind']; make(volume: Volume, first: Release): Promise<Device> };
-
-const noProgram = { run: () => undefined, runSync: () => '' };
+const noProgram = { run: () => undefined, runSync: () => '', startsTrial: () => false };
 
 const directories: Kind = {
   name: 'directories',
   kind: 'directories',
-  make: async (_volume, first) => {
+  make: async (_mounted, first) => {
     const openSlots = (supervisor: Supervisor): Promise<Slots> => openDirectorySlots({ dir: PAIR, supervisor });
     const idle = { running: () => null, start: async () => ({ ok: true }), keepRunning: () => undefined };
-    const slots = await openSlots(idle as unknown as Supervisor);
-    const done = [
-      await slots.prepare('a'),
-      await slots.write('a', first.manifest, first.sha256, first.fetched),
-      await slots.verify('a'),
-      await slots.activate('a', { tries: 1, deployment: 'before' }),
-      await slots.commit(),
-    ];
-    if (done.some(({ ok }) => !ok)) throw new Error(`the first version can not be installed: ${JSON.stringify(done)}`);
+    await installFirst(await openSlots(idle as unknown as Supervisor), first);
     const isWhole = async (slot: SlotName, release: Release): Promise<boolean> => {
       for (const [path, content] of release.files) {
         const there = await readFile(join(PAIR, slot, path)).catch(() => undefined);
@@ -75,7 +47,6 @@ const directories: Kind = {
       return (await readdir(join(PAIR, slot))).length === release.names;
     };
     return {
-      kind: 'directories',
       ...noProgram,
       openSlots,
       powerOn: async () => undefined,
@@ -141,10 +112,13 @@ const fwTools = (volume: Volume, environment: string) => {
   };
 };
 
+/** On the volume, with which it goes away. */
+const rigFolder = (): Promise<string> => mkdtemp(`${ROOT}/tmp/rig-`);
+
 const imageDevice = (name: string, makeRig: () => Promise<Rig>): Kind => ({
   name: `image, ${name}`,
   kind: 'image',
-  make: async (volume, first) => {
+  make: async ({ volume }, first) => {
     const rig = await makeRig();
     const at = (file: string): string => join(rig.dir, file);
     const files = { a: at('slot-a'), b: at('slot-b') };
@@ -177,7 +151,7 @@ const imageDevice = (name: string, makeRig: () => Promise<Rig>): Kind => ({
         ? fwTools(volume, (rig as unknown as { environment: string }).environment)
         : noProgram;
     return {
-      kind: 'image',
+      ...noProgram,
       ...tools,
       openSlots: () =>
         openImageSlots({
@@ -211,9 +185,10 @@ const imageDevice = (name: string, makeRig: () => Promise<Rig>): Kind => ({
 
 export const KINDS: readonly Kind[] = [
   directories,
-  imageDevice('U-Boot with the variables of RAUC', () => ubootRig('rauc')),
-  imageDevice('U-Boot with the variables of Mender', () => ubootRig('mender')),
-  imageDevice('GRUB', () => grubRig(OWN_ACCESS)),
-  imageDevice('Raspberry Pi', raspberryPiRig),
-  imageDevice('systemd-boot', systemdBootRig),
+  imageDevice('U-Boot with the variables of RAUC', () => ubootRig('rauc', rigFolder)),
+  imageDevice('U-Boot with the variables of Mender', () => ubootRig('mender', rigFolder)),
+  imageDevice('GRUB', () => grubRig(OWN_ACCESS, rigFolder)),
+  imageDevice('Raspberry Pi', () => raspberryPiRig(rigFolder)),
+  imageDevice('systemd-boot', () => systemdBootRig(rigFolder)),
+  ...delegates,
 ];

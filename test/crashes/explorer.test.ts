@@ -1,12 +1,16 @@
-/** Each adapter, killed and cut off at one in six of its points; `npm run explore:crashes` takes all of them, in every way, and prints how many. */
+/** Each adapter, killed and cut off at one in six of its points; `npm run explore:crashes` takes all of them, in every way. */
 import { describe, expect, test } from 'vitest';
 import { readSlotRecord, writeSlotRecord } from '#agent/slots/slot-record.ts';
 import type { Slots } from '#agent/slots/slots.ts';
-import { KINDS, PAIR } from './devices.ts';
-import { DEATHS, type Exploration, explore, type Found, SCENARIOS, type Scenario } from './explore.ts';
+import { PAIR } from './device.ts';
+import { KINDS } from './devices.ts';
+import { EXPLORATIONS } from './explorations.ts';
+import { explore } from './explore.ts';
+import { DEATHS, type Exploration } from './world.ts';
 
-const ALL = process.env['EXPLORE_CRASHES'] === 'all';
 const EVERY = 6;
+/** What is explored with every adapter here; `twice` takes too long. */
+const ALL = Object.entries(EXPLORATIONS).filter(([name]) => name !== 'twice');
 
 /** All deaths come in turn. */
 const some =
@@ -14,32 +18,15 @@ const some =
   (point) =>
     point % EVERY === from % EVERY ? [DEATHS[Math.floor(point / EVERY) % DEATHS.length]!] : [];
 
-const told = (what: string, { points, recoveries, lives }: Found): void => {
-  if (ALL) process.stdout.write(`${what}: ${points} points, ${recoveries} crashes, ${lives} lives of the agent\n`);
-};
-
 describe.each(KINDS.map((kind, number) => ({ ...kind, number })))('$name', ({ number, ...kind }) => {
-  test.each(Object.entries(SCENARIOS))(
-    'wherever it dies while it installs what is %s, that ends as %s, once, and something verified boots at every moment',
-    async (name, _outcome) => {
-      const scenario = name as Scenario;
-      const found = await explore({ kind, scenario, deaths: ALL ? () => DEATHS : some(number) });
-      told(`${kind.name}, ${scenario}`, found);
+  test.each(ALL.map(([name, { sentence, ...what }], at) => ({ name, sentence, what, at })))(
+    '$sentence',
+    async ({ what, at }) => {
+      const found = await explore({ kind, ...what, deaths: some(number + at) });
       expect(found.violations).toEqual([]);
       expect(found.points).toBeGreaterThan(60);
     },
-    ALL ? 3_600_000 : 120_000,
-  );
-  test.runIf(ALL)(
-    'two deaths, the second at any moment of the recovery from the first',
-    async () => {
-      // Different in each recovery, and from the first to the last of its changes.
-      const again = (point: number): number => 1 + ((point * 7) % 41);
-      const found = await explore({ kind, scenario: 'unhealthy', deaths: () => DEATHS, again });
-      told(`${kind.name}, twice`, found);
-      expect(found.violations).toEqual([]);
-    },
-    3_600_000,
+    120_000,
   );
 });
 

@@ -15,7 +15,7 @@ import { signPayload } from '#shared/trust/signed.ts';
 import type { Signer } from '#shared/trust/signers.ts';
 import { NO_DATA, NO_FILES } from '#test/simulation/agent-parts.ts';
 import type { Process, Time } from '#test/simulation/time.ts';
-import { COMPATIBLE, DATA, type Device } from './devices.ts';
+import { COMPATIBLE, DATA, type Device } from './device.ts';
 import { log } from './log.ts';
 import type { Release } from './releases.ts';
 import type { Server } from './server.ts';

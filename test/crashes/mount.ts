@@ -2,7 +2,7 @@
  * Puts a volume under a path of this process: `node:fs`, as far as the agent uses it, and the few programs that the agent runs on it. Each change is
  * announced before it happens, and may never happen.
  */
-import { EventEmitter } from 'node:events';
+import { EventEmitter, once } from 'node:events';
 import { constants } from 'node:fs';
 import { createRequire, syncBuiltinESMExports } from 'node:module';
 import { basename, dirname } from 'node:path';
@@ -18,8 +18,8 @@ export type User = {
   isDead(): boolean;
   /** Before each change; true: the process dies here, and the change does not happen. */
   step(step: Step): boolean;
-  /** The disk is full: nothing grows. */
-  isFull(): boolean;
+  /** `full`: nothing grows. `broken`: nothing can be written or flushed. */
+  disk(): 'well' | 'full' | 'broken';
   /** Its flushes of this file are lies: a bug that is planted. */
   forgets(path: string): boolean;
   /** The disk writes something else there. */
@@ -39,7 +39,7 @@ const [promises, plain, programs] = ['node:fs/promises', 'node:fs', 'node:child_
 export const IDLE: User = {
   isDead: () => false,
   step: () => false,
-  isFull: () => false,
+  disk: () => 'well',
   forgets: () => false,
   spoils: () => false,
   run: () => undefined,
@@ -107,7 +107,7 @@ export const mountVolume = (root: string, names: readonly string[]): Mounted => 
       (...args) =>
         isProgram(args[0]) ? user.runSync([String(args[0]), ...((args[1] ?? []) as string[])]) : original(...args),
   );
-  // This machine's devices are none of the simulated one's.
+  // This machine's devices and processes are none of the simulated one's.
   patch(
     promises!,
     'readFile',
@@ -120,7 +120,7 @@ export const mountVolume = (root: string, names: readonly string[]): Mounted => 
     'readdir',
     (original) =>
       (...args) =>
-        (args[0] as unknown) === '/sys/block' ? Promise.resolve([]) : original(...args),
+        ['/sys/block', '/proc'].includes(args[0] as unknown as string) ? Promise.resolve([]) : original(...args),
   );
   syncBuiltinESMExports();
   return {
@@ -135,21 +135,28 @@ export const mountVolume = (root: string, names: readonly string[]): Mounted => 
   };
 };
 
+/** No process ever has it, so that a signal to it finds nobody. */
+const PID = 2 ** 31 - 1;
+
 /** A child process as far as the agent looks at one. */
 const spawned = (user: User, [word, words]: unknown[]): object => {
   const child = Object.assign(new EventEmitter(), {
-    pid: undefined,
+    pid: PID,
     exitCode: null as number | null,
     signalCode: null,
     stdout: new PassThrough(),
     stderr: new PassThrough(),
   });
-  void user.run([String(word), ...(words as string[])])?.then(({ code, stdout }) => {
+  const end = async ({ code, stdout, stderr }: Ran): Promise<void> => {
     child.exitCode = code;
+    const read = [child.stdout, child.stderr].map((pipe) => once(pipe, 'close'));
     child.stdout.end(stdout);
+    child.stderr.end(stderr);
     child.emit('exit', code, null);
+    await Promise.all(read);
     child.emit('close', code, null);
-  });
+  };
+  void user.run([String(word), ...(words as string[])])?.then(end);
   return child;
 };
 
@@ -170,7 +177,9 @@ const callsOf = (volume: Volume, user: () => User): { promises: Record<string, C
   const change = async <T>(step: Step, grows: boolean, act: () => T): Promise<T> => {
     const now = user();
     if (now.isDead() || now.step(step) || now.isDead()) return never();
-    if (grows && now.isFull()) throw refusal('ENOSPC', step.call, step.path);
+    const disk = now.disk();
+    if (disk === 'broken' || (grows && disk === 'full'))
+      throw refusal(disk === 'full' ? 'ENOSPC' : 'EIO', step.call, step.path);
     return act();
   };
   const soft = (call: string, path: string): Step => ({ call, path, durable: false });
@@ -264,7 +273,7 @@ const callsOf = (volume: Volume, user: () => User): { promises: Record<string, C
       lstat: (path: string) => look(() => statOf(volume.find(path, 'lstat', false))),
       realpath: (path: string) => look(() => (volume.find(path, 'realpath'), path)),
       readlink: (path: string) => look(() => linkAt(volume, path)),
-      statfs: () => look(() => ({ bavail: user().isFull() ? 0 : 1_000_000, bsize: 4096 })),
+      statfs: () => look(() => ({ bavail: user().disk() === 'full' ? 0 : 1_000_000, bsize: 4096 })),
       chmod: (path: string, mode: number) =>
         look(() => {
           const node = volume.find(path, 'chmod');

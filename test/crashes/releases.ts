@@ -8,6 +8,7 @@ import type { Instruction } from '#shared/messages.ts';
 import { encodeIndex, recordOf } from '#shared/transfer/chunk-index.ts';
 import { openChunker } from '#shared/transfer/chunker.ts';
 import { writeTree } from '#shared/tree.ts';
+import type { Kind } from './device.ts';
 
 export type Release = {
   version: string;
@@ -25,6 +26,8 @@ export type Release = {
   instruction: Extract<Instruction, { kind: 'install' }>;
 };
 
+/** Of the installer that some devices have. */
+export const HANDLER = 'mcu';
 const PRODUCT = Id.parse('gateway');
 const IMAGE_BYTES = 130 * 1024;
 const sha256 = (bytes: Uint8Array): Sha256 => Sha256.parse(createHash('sha256').update(bytes).digest('hex'));
@@ -40,7 +43,7 @@ const noise = (seed: string, bytes: number): Buffer => {
 /** `dir`: where its artifacts are put, as if they had been fetched. */
 export const makeRelease = async (
   dir: string,
-  kind: 'directories' | 'image',
+  kind: Kind['kind'],
   version: string,
   well: boolean,
 ): Promise<Release> => {
@@ -72,21 +75,23 @@ export const makeRelease = async (
       chunks: { format: 1, index: sha256(index), bytes: index.length },
     };
   };
-  const parts =
-    kind === 'image'
-      ? [await artifact('image', { kind: 'image' })]
-      : [
-          await artifact('tree', { kind: 'tree', compression: 'none' }),
-          await artifact('settings', { kind: 'file', path: 'settings' }),
-        ];
+  const parts = {
+    directories: async () => [
+      await artifact('tree', { kind: 'tree', compression: 'none' }),
+      await artifact('settings', { kind: 'file', path: 'settings' }),
+    ],
+    image: async () => [await artifact('image', { kind: 'image' })],
+    delegate: async () => [await artifact('image', { kind: 'delegate', handler: HANDLER })],
+  };
+  const artifacts = await parts[kind]();
   const manifest = Manifest.parse({
     format: 1,
     product: PRODUCT,
     version,
     compatible: 'gw',
     securityCounter: 1,
-    artifacts: parts,
-    ...(kind === 'image' ? {} : { run: { command: ['node', 'app.mjs'] } }),
+    artifacts,
+    ...(kind === 'directories' ? { run: { command: ['node', 'app.mjs'] } } : {}),
     health: {
       checks: well ? [] : [{ kind: 'file', path: '/explored/never-there', withinMs: 1_000 }],
       soakMs: 500,
@@ -107,6 +112,6 @@ export const makeRelease = async (
     sha256: sha256(bytes),
     length: bytes.length,
   };
-  const fetched = parts.map(({ name }) => ({ name, file: `${dir}/${name}-${version}` }));
+  const fetched = artifacts.map(({ name }) => ({ name, file: `${dir}/${name}-${version}` }));
   return { version, manifest, bytes, sha256: sha256(bytes), objects, files, names: 3, image, fetched, instruction };
 };

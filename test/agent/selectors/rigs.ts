@@ -75,8 +75,9 @@ const UBOOT_START = {
 /** Needs `fw_printenv` and `fw_setenv`: the boot loader is played with the tools too. */
 export const ubootRig = async (
   convention: 'rauc' | 'mender',
+  makeFolder = folder,
 ): Promise<Rig & { environment: string; config: string }> => {
-  const dir = await folder();
+  const dir = await makeFolder();
   const [environment, config] = [join(dir, 'uboot.env'), join(dir, 'fw_env.config')];
   await writeFile(
     environment,
@@ -173,8 +174,11 @@ export const GRUB_EDITENV: BlockAccess = {
   },
 };
 
-export const grubRig = async (access: BlockAccess): Promise<Rig & { environment: string }> => {
-  const dir = await folder();
+export const grubRig = async (
+  access: BlockAccess,
+  makeFolder = folder,
+): Promise<Rig & { environment: string }> => {
+  const dir = await makeFolder();
   const environment = join(dir, 'grubenv');
   const start = { ORDER: 'A B', A_OK: '1', A_TRY: '0', B_OK: '1', B_TRY: '0', saved_entry: 'gateway' };
   await writeFile(environment, makeBlock(start)!);
@@ -206,8 +210,8 @@ export const grubRig = async (access: BlockAccess): Promise<Rig & { environment:
 
 // ---- Raspberry Pi
 
-export const raspberryPiRig = async (): Promise<Rig> => {
-  const dir = await folder();
+export const raspberryPiRig = async (makeFolder = folder): Promise<Rig> => {
+  const dir = await makeFolder();
   const autoboot = join(dir, 'autoboot.txt');
   await writeFile(autoboot, '# of this device\n[all]\ntryboot_a_b=1\nboot_partition=2\n[tryboot]\nboot_partition=3\n');
   const partitions = { a: 2, b: 3 };
@@ -225,8 +229,8 @@ export const raspberryPiRig = async (): Promise<Rig> => {
 
 // ---- systemd-boot
 
-export const systemdBootRig = async (): Promise<Rig> => {
-  const dir = await folder();
+export const systemdBootRig = async (makeFolder = folder): Promise<Rig> => {
+  const dir = await makeFolder();
   const entries = join(dir, 'loader', 'entries');
   const templates = { a: join(dir, 'a.template'), b: join(dir, 'b.template') };
   await mkdir(entries, { recursive: true });
