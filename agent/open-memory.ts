@@ -20,7 +20,12 @@ export const openMemory = async (
   const [floor, reportSeq] = [await readFloor(dataDir), await readReportSeq(dataDir)];
   const journal = keepingReportSeq(dataDir, opened.journal, reportSeq);
   if (opened.memory !== undefined) {
-    return { journal, memory: { ...opened.memory, floor: Math.max(opened.memory.floor, floor) } };
+    // A data folder that was put back from a backup knows only old numbers, and the clock newer ones.
+    const numbers = Math.max(opened.memory.reportSeq, reportSeq, Math.floor(now()));
+    return {
+      journal,
+      memory: { ...opened.memory, floor: Math.max(opened.memory.floor, floor), reportSeq: numbers },
+    };
   }
   const inspected = await slots.inspect();
   if (!inspected.ok) log.error({ event: 'slots-damaged', code: inspected.code }, inspected.message);

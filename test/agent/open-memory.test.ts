@@ -56,6 +56,19 @@ test('numbers of reports grow when the file beside the journal is damaged: the j
   expect(third.memory.reportSeq).toBe(9_000);
 });
 
+// Found by hand: the server acknowledged the reports of such a device as seen before, and kept nothing, not even its receipts.
+test('numbers of reports grow when the data folder is put back from a backup', async () => {
+  const dir = await folder();
+  const first = await openMemory(dir, slots, silent, () => 5_000_000);
+  await first.journal.close();
+  const later = await openMemory(dir, slots, silent, () => 9_000_000);
+  await later.journal.close();
+  expect(later.memory.reportSeq).toBe(9_000_000);
+  const setBack = await openMemory(dir, slots, silent, () => 0);
+  await setBack.journal.close();
+  expect(setBack.memory.reportSeq).toBe(5_000_000);
+});
+
 // Found by the simulation: the agent ended, and its application with it, for as long as the disk was full.
 test('an agent without a journal starts on a full disk: it records as soon as there is room', async () => {
   const drives = mountDrives();
