@@ -1,6 +1,6 @@
 /** Everything between a manifest and its artifacts on this device: room, seeds, the network, and what is kept for the next time. */
-import { join } from 'node:path';
-import { readFileIfThere } from '#shared/durable.ts';
+import { dirname, join } from 'node:path';
+import { readFileIfThere, syncFolder } from '#shared/durable.ts';
 import type { Sha256 } from '#shared/ids.ts';
 import type { Artifact, Manifest } from '#shared/manifest.ts';
 import { parseIndex } from '#shared/transfer/chunk-index.ts';
@@ -105,7 +105,7 @@ export const openTransfer = (options: TransferOptions) => {
     const mayFetch = openMetered({ ...options, ...errand, config: config.metered, folder: folders.data });
     const seeds = await openSeeds();
     try {
-      return await fetchAll({
+      const fetched = await fetchAll({
         ...options,
         artifacts: manifest.artifacts,
         dir: folders.downloads,
@@ -114,6 +114,7 @@ export const openTransfer = (options: TransferOptions) => {
         signal,
         mayFetch: (fetched, bytes) => mayFetch(fetched, bytes, signal),
       });
+      return fetched.ok ? await settle(folders.downloads) : fetched;
     } finally {
       for (const seed of seeds) await seed.close();
     }
@@ -145,6 +146,17 @@ export const openTransfer = (options: TransferOptions) => {
   return { fetch, fetched, keep };
 };
 export type Transfer = ReturnType<typeof openTransfer>;
+
+/** What is there may never have been flushed before a crash, nor the folder itself: once it is recorded as fetched nobody fetches it again. */
+const settle = async (dir: string): Promise<SlotResult> => {
+  try {
+    await syncFolder(dir);
+    await syncFolder(dirname(dir));
+    return { ok: true };
+  } catch (error) {
+    return storageRefusal(error, 'what was fetched can not be kept');
+  }
+};
 
 const readDownloadedIndex = async (dir: string, { chunks }: ChunkedArtifact): Promise<Buffer | undefined> => {
   const index = await readFileIfThere(join(dir, `${chunks.index}.index`));
