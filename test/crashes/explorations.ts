@@ -31,6 +31,11 @@ export const EXPLORATIONS: Record<string, What & { sentence: string }> = {
     refuses: 'full',
     sentence: 'wherever the disk is full from when what it installs is unhealthy: that is never committed',
   },
+  'disk-tight': {
+    scenario: 'good',
+    refuses: 'tight',
+    sentence: 'wherever nothing larger than a block fits any more from, though there seems to be room: the same',
+  },
   'disk-broken': {
     scenario: 'good',
     refuses: 'broken',

@@ -2,6 +2,7 @@
 import { describe, expect, test } from 'vitest';
 import { readSlotRecord, writeSlotRecord } from '#agent/slots/slot-record.ts';
 import type { Slots } from '#agent/slots/slots.ts';
+import { Sha256 } from '#shared/ids.ts';
 import { PAIR } from './device.ts';
 import { KINDS } from './devices.ts';
 import { EXPLORATIONS } from './explorations.ts';
@@ -40,7 +41,20 @@ describe('a bug that is planted is found:', () => {
       return { ok: true };
     },
   });
-  const PLANTED: Record<string, Pick<Exploration, 'scenario' | 'plant'> & { expected: RegExp }> = {
+  /** Takes for written what did not fit, and does not look. */
+  const hopeful = (slots: Slots): Slots => ({
+    ...slots,
+    write: async (slot, manifest, digest, fetched) => {
+      const written = await slots.write(slot, manifest, digest, fetched);
+      const first = (await readSlotRecord(PAIR, 'a'))!;
+      const { product, version } = manifest;
+      const running = { product, version, manifest: Sha256.parse(digest), slot };
+      if (!written.ok) await writeSlotRecord(PAIR, { ...first, running });
+      return { ok: true };
+    },
+    verify: async () => ({ ok: true }),
+  });
+  const PLANTED: Record<string, Pick<Exploration, 'scenario' | 'plant' | 'refuses'> & { expected: RegExp }> = {
     'the files of a slot are not flushed': {
       scenario: 'good',
       plant: { forgets: (path) => path.startsWith(`${PAIR}/b/`) },
@@ -59,6 +73,12 @@ describe('a bug that is planted is found:', () => {
     'a slot is activated that was not read back': {
       scenario: 'bad-disk',
       plant: { wrap: believing },
+      expected: /slot b is bootable, and not what was verified/,
+    },
+    'a slot that did not fit is taken for written': {
+      scenario: 'good',
+      refuses: 'tight',
+      plant: { wrap: hopeful },
       expected: /slot b is bootable, and not what was verified/,
     },
   };

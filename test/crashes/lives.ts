@@ -1,7 +1,7 @@
 /** How the device that is explored lives: one life of its agent after the other, until it has nothing left to do. */
 import { Id } from '#shared/ids.ts';
 import { live } from './life.ts';
-import type { Step, User } from './mount.ts';
+import type { Disk, Step, User } from './mount.ts';
 import { judgeEnd, look, noteActivated, noteStep, violate } from './witness.ts';
 import { type Death, newLife, type World } from './world.ts';
 
@@ -115,7 +115,7 @@ export const die = async (world: World, death: Death): Promise<void> => {
 };
 
 /** From now on, until the life is over in which the disk begins to refuse, after so many changes. */
-export const liveRefused = async (world: World, steps: number, disk: 'full' | 'broken'): Promise<void> => {
+export const liveRefused = async (world: World, steps: number, disk: Disk): Promise<void> => {
   const { now, time } = world;
   let left = steps;
   now.onStep = () => {

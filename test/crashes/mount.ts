@@ -13,13 +13,16 @@ import { type File, type Node, openVolume, refusal, type Volume } from './volume
 /** `durable`: what was written before is on the disk once this is done. */
 export type Step = { call: string; path: string; durable: boolean };
 
+/** `full`: nothing grows. `tight`: nothing by more than a block, and there seems to be room. `broken`: nothing can be written or flushed. */
+export type Disk = 'well' | 'full' | 'tight' | 'broken';
+const BLOCK_BYTES = 4096;
+
 /** Whoever uses the volume now. */
 export type User = {
   isDead(): boolean;
   /** Before each change; true: the process dies here, and the change does not happen. */
   step(step: Step): boolean;
-  /** `full`: nothing grows. `broken`: nothing can be written or flushed. */
-  disk(): 'well' | 'full' | 'broken';
+  disk(): Disk;
   /** Its flushes of this file are lies: a bug that is planted. */
   forgets(path: string): boolean;
   /** The disk writes something else there. */
@@ -174,12 +177,12 @@ type Call = (...args: never[]) => unknown;
 
 const callsOf = (volume: Volume, user: () => User): { promises: Record<string, Call>; plain: Record<string, Call> } => {
   const look = async <T>(act: () => T): Promise<T> => (user().isDead() ? never() : act());
-  const change = async <T>(step: Step, grows: boolean, act: () => T): Promise<T> => {
+  const change = async <T>(step: Step, bytes: number, act: () => T): Promise<T> => {
     const now = user();
     if (now.isDead() || now.step(step) || now.isDead()) return never();
     const disk = now.disk();
-    if (disk === 'broken' || (grows && disk === 'full'))
-      throw refusal(disk === 'full' ? 'ENOSPC' : 'EIO', step.call, step.path);
+    if (disk === 'broken') throw refusal('EIO', step.call, step.path);
+    if (disk !== 'well' && bytes > (disk === 'full' ? 0 : BLOCK_BYTES)) throw refusal('ENOSPC', step.call, step.path);
     return act();
   };
   const soft = (call: string, path: string): Step => ({ call, path, durable: false });
@@ -197,7 +200,7 @@ const callsOf = (volume: Volume, user: () => User): { promises: Record<string, C
       return bytes.length;
     };
     const flush = (call: string) => (): Promise<void> =>
-      change({ call, path, durable: true }, false, () => (user().forgets(path) ? undefined : volume.flush(node)));
+      change({ call, path, durable: true }, 0, () => (user().forgets(path) ? undefined : volume.flush(node)));
     return {
       fd: -1,
       stat: () => look(() => statOf(node)),
@@ -209,13 +212,15 @@ const callsOf = (volume: Volume, user: () => User): { promises: Record<string, C
           return { bytesRead, buffer: into };
         }),
       write: (bytes: Uint8Array, offset: number, length: number, at: number | null = null) =>
-        change(soft('write', path), true, () => ({ bytesWritten: write(bytes.subarray(offset, offset + length), at) })),
-      writev: (pieces: Uint8Array[]) =>
-        change(soft('write', path), true, () => ({ bytesWritten: write(Buffer.concat(pieces), null) })),
+        change(soft('write', path), length, () => ({ bytesWritten: write(bytes.subarray(offset, offset + length), at) })),
+      writev: (pieces: Uint8Array[]) => {
+        const bytes = Buffer.concat(pieces);
+        return change(soft('write', path), bytes.length, () => ({ bytesWritten: write(bytes, null) }));
+      },
       writeFile: (data: string | Uint8Array) =>
-        change(soft('write', path), true, () => void write(Buffer.from(data), null)),
+        change(soft('write', path), data.length, () => void write(Buffer.from(data), null)),
       truncate: (length = 0) =>
-        change(soft('truncate', path), false, () => {
+        change(soft('truncate', path), 0, () => {
           file().bytes = Buffer.concat([file().bytes.subarray(0, length)], length);
         }),
       chmod: async (mode: number) => look(() => void (file().mode = mode)),
@@ -234,7 +239,7 @@ const callsOf = (volume: Volume, user: () => User): { promises: Record<string, C
     const words = String(flags);
     if (known !== undefined && words.includes('x')) return look(() => Promise.reject(refusal('EEXIST', 'open', path)));
     if (known !== undefined && !words.includes('w')) return look(() => handleOf(path, known, true));
-    return change(soft('create', path), known === undefined, () => {
+    return change(soft('create', path), known === undefined ? 1 : 0, () => {
       const file = known ?? volume.newFile(path, mode);
       if (file.kind === 'file') file.bytes = Buffer.alloc(0);
       return handleOf(path, file, words.includes('a'));
@@ -255,7 +260,7 @@ const callsOf = (volume: Volume, user: () => User): { promises: Record<string, C
   const removeAll = async (path: string): Promise<void> => {
     const node = volume.peek(path, false);
     if (node?.kind === 'folder') for (const name of node.entries.keys()) await removeAll(`${path}/${name}`);
-    if (node !== undefined) await change(soft('unlink', path), false, () => volume.remove(path));
+    if (node !== undefined) await change(soft('unlink', path), 0, () => volume.remove(path));
   };
   const writeFile = async (path: string, data: string | Uint8Array) => {
     const handle = await open(path, 'w');
@@ -281,20 +286,20 @@ const callsOf = (volume: Volume, user: () => User): { promises: Record<string, C
         }),
       mkdir: async (path: string, options?: { recursive?: boolean }) => {
         if (options?.recursive === true && volume.peek(path) !== undefined) return look(() => undefined);
-        return change(soft('mkdir', path), true, () =>
+        return change(soft('mkdir', path), 1, () =>
           options?.recursive === true ? volume.makeFolders(path) : volume.makeFolder(path),
         );
       },
       mkdtemp: async (prefix: string) => {
         const path = `${prefix}${[...volume.folderAt(dirname(prefix), 'mkdtemp').entries.keys()].length}`;
-        await change(soft('mkdir', path), true, () => volume.makeFolder(path));
+        await change(soft('mkdir', path), 1, () => volume.makeFolder(path));
         return path;
       },
       symlink: (to: string, path: string) =>
-        change(soft('symlink', path), true, () => volume.add(path, { kind: 'link', to }, 'symlink')),
+        change(soft('symlink', path), 1, () => volume.add(path, { kind: 'link', to }, 'symlink')),
       link: (from: string, path: string) =>
-        change(soft('link', path), true, () => volume.add(path, volume.fileAt(from, 'link'), 'link')),
-      rename: (from: string, to: string) => change(soft('rename', to), false, () => volume.rename(from, to)),
+        change(soft('link', path), 1, () => volume.add(path, volume.fileAt(from, 'link'), 'link')),
+      rename: (from: string, to: string) => change(soft('rename', to), 0, () => volume.rename(from, to)),
       rm: async (path: string, options?: { recursive?: boolean; force?: boolean }) => {
         if (volume.peek(path, false) === undefined) {
           if (options?.force === true) return look(() => undefined);

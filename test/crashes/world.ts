@@ -6,7 +6,7 @@ import { signerOf } from '#test/simulation/signers.ts';
 import type { Process, Time } from '#test/simulation/time.ts';
 import { type Kind, ROOT } from './device.ts';
 import { DEVICE, type Wrap } from './life.ts';
-import { IDLE, type Mounted, type Step, type User } from './mount.ts';
+import { type Disk, IDLE, type Mounted, type Step, type User } from './mount.ts';
 import { makeRelease } from './releases.ts';
 import { openServer } from './server.ts';
 import { LOSSES, type Loss } from './volume.ts';
@@ -27,10 +27,10 @@ export type Exploration = {
   /** It dies once more, after so many changes of each new life that is not the last; 0: it does not. */
   again?: (point: number) => number;
   /**
-   * Nothing dies at the point: from there on the disk is full, or broken, for as long as the device lives, which then dies so, if it has not rebooted.
-   * In its next life the disk is well again. It may have given up meanwhile.
+   * Nothing dies at the point: from there on the disk is so for as long as the device lives, which then dies so, if it has not rebooted. In its next life
+   * the disk is well again. It may have given up meanwhile.
    */
-  refuses?: 'full' | 'broken';
+  refuses?: Exclude<Disk, 'well'>;
   /** Ends after so many violations. */
   violationsMax?: number;
   /** A bug that is to be found. */
@@ -80,7 +80,7 @@ export const openWorld = async (exploration: Exploration, realTime: Time, mounte
     /** A device that is put back to an earlier moment is put back in time, too. */
     lateMs: 0,
     where: 'the beginning',
-    disk: 'well' as ReturnType<User['disk']>,
+    disk: 'well' as Disk,
     /** Before a change; true: it dies here. */
     onStep: (_step: Step): boolean => false,
     life: deadLife(),
