@@ -45,8 +45,8 @@ const SENT_MAX = 64;
 export const openReporter = (options: ReporterOptions): Reporter => {
   const { machine, link, log } = options;
   const startedAt = performance.now();
-  /** Reports without acknowledgement that carried a receipt: which deployment's. */
-  const sentReceipts = new Map<number, Id>();
+  /** Reports without acknowledgement that carried a receipt: which. Each attempt at a deployment has its own. */
+  const sentReceipts = new Map<number, Signed>();
   let newestSent = 0;
   let repeats = 0;
   /** Counts what happened; a report that took a while must not hide what changed meanwhile. */
@@ -76,13 +76,13 @@ export const openReporter = (options: ReporterOptions): Reporter => {
         floor,
         desiredSeq,
         deployment: deploymentOf(install, options.progress()),
-        receipts: receipt === null ? [] : [receipt.signed],
+        receipts: receipt === null ? [] : [receipt],
         attributes: options.attributes(),
       };
       if (stopped || !link().publish('state', message)) return;
       newestSent = message.seq;
       changesSent = changesBefore;
-      if (receipt !== null) sentReceipts.set(message.seq, receipt.deployment);
+      if (receipt !== null) sentReceipts.set(message.seq, receipt);
       for (const old of [...sentReceipts.keys()].slice(0, -SENT_MAX)) sentReceipts.delete(old);
       const waitMs = REPEAT.firstMs / 2 + backoffMs(repeats, REPEAT, Math.random());
       repeats += 1;
@@ -136,10 +136,11 @@ export const openReporter = (options: ReporterOptions): Reporter => {
     },
     ack: ({ boot, seq }) => {
       if (boot !== options.boot) return;
-      const deployment = sentReceipts.get(seq);
+      const delivered = sentReceipts.get(seq);
       sentReceipts.delete(seq);
-      const waiting = receiptOf(machine.memory().install);
-      if (waiting !== null && waiting.deployment === deployment) machine.send({ kind: 'acknowledged' });
+      // Acknowledgements come late: by now the receipt of the next attempt may wait, which nobody has heard of.
+      if (delivered !== undefined && delivered.payload === receiptOf(machine.memory().install)?.payload)
+        machine.send({ kind: 'acknowledged' });
       if (seq === newestSent && changes === changesSent) clearTimeout(reporting);
     },
     stop: () => {
@@ -150,10 +151,7 @@ export const openReporter = (options: ReporterOptions): Reporter => {
   };
 };
 
-const receiptOf = (install: InstallState): { deployment: Id; signed: Signed } | null =>
-  'receipt' in install && install.receipt !== null
-    ? { deployment: install.offer.install.deployment, signed: install.receipt }
-    : null;
+const receiptOf = (install: InstallState): Signed | null => ('receipt' in install ? install.receipt : null);
 
 /** What has been reported and acknowledged is no news any more. */
 const deploymentOf = (install: InstallState, progress: Progress | null): StateReport['deployment'] => {
