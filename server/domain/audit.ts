@@ -99,6 +99,8 @@ export const AuditEvent = z.discriminatedUnion('kind', [
   /** Devices that came to match a cohort that the rollout follows. */
   line('rollout-joined', { rollout: Id, wave: count, devices: z.array(Id) }),
   line('device-drifted', { device: Id, expected: z.string(), running: z.string() }),
+  /** `deployment`: what it is busy with, where it does not run what it should. */
+  line('drift-ended', { device: Id, running: z.string(), deployment: Id.nullable() }),
   line('drift-adopted', { device: Id, running: z.string(), note: z.string() }),
   /** `rollout` gets these devices back when `for`, which comes first, is done with them. */
   line('taken-over', { rollout: Id, for: Id, devices: z.array(Id) }),
@@ -238,6 +240,10 @@ const WORDS: Words = {
     `Rollout ${e.rollout}, wave ${e.wave + 1}: ${naming(e.devices)} came to match its cohorts and joined.`,
   'device-drifted': (e) =>
     `Device ${e.device} runs ${e.running}, which nobody told it to run; it should run ${e.expected}.`,
+  'drift-ended': (e) =>
+    e.deployment === null
+      ? `Device ${e.device} drifts no more: it runs ${e.running}, as it should.`
+      : `Device ${e.device} drifts no more: it runs ${e.running}, and is busy with deployment ${e.deployment}.`,
   'drift-adopted': (e) =>
     `${e.by} adopted what device ${e.device} runs (${e.running}) as what it should run${noted(e.note)}.`,
   'taken-over': (e) => `Rollout ${e.for} comes first and took over ${naming(e.devices)} from rollout ${e.rollout}.`,

@@ -10,7 +10,7 @@ import type { UpChannel } from '#shared/topics.ts';
 import type { HeartbeatRow, Store } from '../store/store.ts';
 import type { DeviceLink } from './device-link.ts';
 import type { MessageKind, Observer } from './observer.ts';
-import { type ReceiveDeps, type Report, receiveReports } from './receive-report.ts';
+import { type ReceiveDeps, type Report, receiveReports, trialOf } from './receive-report.ts';
 import { perKey } from './token-bucket.ts';
 
 const BATCH_MS = 100;
@@ -169,7 +169,7 @@ const makeLanes = (deps: LaneDeps) => {
       const { boot, running, healthy } = heartbeat;
       if (heartbeats.size >= HEARTBEATS_MAX && !heartbeats.has(device)) return;
       if (heartbeats.size === 0) firstAt.heartbeat = performance.now();
-      heartbeats.set(device, { device, boot, at: deps.now(), running, healthy });
+      heartbeats.set(device, { device, boot, at: deps.now(), running, healthy, ...trialOf(heartbeat) });
       schedule(isFull());
     },
     report(device: Id, report: StateReport): boolean {

@@ -3,11 +3,11 @@
  * Everything a device says about itself is taken at its word, but `committed` counts only with its signed receipt.
  */
 import type { Id } from '#shared/ids.ts';
-import type { Ack, Signed, StateReport } from '#shared/messages.ts';
+import type { Ack, Heartbeat, Signed, StateReport } from '#shared/messages.ts';
 import type { Policy } from '#shared/policy.ts';
 import { type AuditEvent, auditLine, byDevice, parseAuditEvent } from '../domain/audit.ts';
 import type { DeploymentRecord } from '../domain/deployment.ts';
-import { type DeviceWord, stepDeployment } from '../domain/deployment-step.ts';
+import { type DeviceWord, stepDeployment, TOLD } from '../domain/deployment-step.ts';
 import { stepLate } from '../domain/late-word.ts';
 import type { RolloutPlan } from '../domain/rollout.ts';
 import type { DeviceRecord, ReportRow, RolloutRecord, Store } from '../store/store.ts';
@@ -39,8 +39,8 @@ export type ReceiveDeps = {
 const ATTEMPTS_MAX = 5;
 /** How far back a repeated receipt is looked for. A device has at most a few lines per deployment. */
 const AUDIT_LOOKBACK = 200;
-/** Of those that change nothing: a device could sign new ones for ever. */
-const RECEIPTS_PER_DEPLOYMENT_MAX = 8;
+/** Beside one for each time that it was offered: a device could sign new ones for ever. */
+const RECEIPTS_SPARE_MAX = 8;
 
 /** At most one report of each device in `reports`. What is not among the acks will be repeated by its device. */
 export const receiveReports = async (deps: ReceiveDeps, reports: Report[]): Promise<Received> => {
@@ -171,7 +171,7 @@ const prepareReport = async (
       error: receipt.error,
       attempt: receipt.attempt,
     });
-    const known = did ? 'new' : await findStored(deps, device.id, deployment.id, signed);
+    const known = did ? 'new' : await findStored(deps, deployment, signed);
     if (known === 'too-many') refused.push('there are more receipts for the deployment than it can have outcomes');
     if (known === 'new') {
       audit.push({
@@ -209,6 +209,10 @@ const prepareReport = async (
   return { row: rowOf(device, report, facts.now, [...moved.values()], audit), refused };
 };
 
+/** The deployment that a device is on trial of, by its word. */
+export const trialOf = ({ deployment }: Pick<Heartbeat, 'deployment'>): { trialOf?: Id } =>
+  deployment !== null && TOLD[deployment.state] === 'trial' ? { trialOf: deployment.id } : {};
+
 const rowOf = (
   device: DeviceRecord,
   report: StateReport,
@@ -226,6 +230,7 @@ const rowOf = (
   running: report.running,
   floor: report.floor,
   attributes: report.attributes,
+  ...trialOf(report),
   deployments,
   audit: audit.map(auditLine),
 });
@@ -233,16 +238,15 @@ const rowOf = (
 /** Receipts are repeated until acknowledged; the log keeps each once. Asked only when a receipt moved nothing, which is rare. */
 const findStored = async (
   { store }: ReceiveDeps,
-  device: Id,
-  deployment: Id,
+  { id, device, offers = 1 }: DeploymentRecord,
   signed: Signed,
 ): Promise<'stored' | 'new' | 'too-many'> => {
   let count = 0;
   for (const { payload } of await store.listDeviceAudit(device, { limit: AUDIT_LOOKBACK })) {
     const event = parseAuditEvent(payload);
-    if (event?.kind !== 'receipt' || event.deployment !== deployment) continue;
+    if (event?.kind !== 'receipt' || event.deployment !== id) continue;
     if (event.receipt.payload === signed.payload) return 'stored';
     count += 1;
   }
-  return count < RECEIPTS_PER_DEPLOYMENT_MAX ? 'new' : 'too-many';
+  return count < offers + RECEIPTS_SPARE_MAX ? 'new' : 'too-many';
 };

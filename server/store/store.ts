@@ -251,7 +251,7 @@ export type Store = TransferStore & {
   setAllOffline(): Promise<void>;
   countDevices(): Promise<{ state: DeviceState; online: boolean; devices: number }[]>;
 
-  // Drift: heartbeats and reports find it, and end it; a device that is being offered something does not drift
+  // Drift: heartbeats and reports find it, and end it; a device that is being offered something, or is on trial of what was offered, does not drift
   /** By id. */
   listDrifted(page: Page): Promise<DriftRecord[]>;
   getDrift(device: Id): Promise<DriftRecord | undefined>;
@@ -476,6 +476,8 @@ export type HeartbeatRow = {
   at: Millis;
   running: Running | null;
   healthy: boolean;
+  /** The deployment that it is on trial of, by its own word. */
+  trialOf?: Id;
 };
 
 /** A piece of a device's log, and when it came by the server's clock. */
@@ -492,6 +494,8 @@ export type ReportRow = {
   running: Running | null;
   floor: number;
   attributes: Record<string, string>;
+  /** As in a heartbeat. */
+  trialOf?: Id;
   /** The next state of the deployments that this report moves, with the revision that was stepped from. */
   deployments: DeploymentRecord[];
   audit: AuditLine[];

@@ -161,6 +161,10 @@ const SAMPLES: [AuditEvent, string][] = [
     'Device gw-1 runs gateway@0.9.0, which nobody told it to run; it should run gateway@1.0.0.',
   ],
   [
+    { ...server, kind: 'drift-ended', device: Id.parse('gw-1'), running: 'gateway@1.0.0', deployment: null },
+    'Device gw-1 drifts no more: it runs gateway@1.0.0, as it should.',
+  ],
+  [
     { ...alice, kind: 'drift-adopted', device: Id.parse('gw-1'), running: 'gateway@0.9.0', note: 'by hand' },
     'alice adopted what device gw-1 runs (gateway@0.9.0) as what it should run: by hand.',
   ],

@@ -99,6 +99,17 @@ describe.each(CLASSES)('a device that is overdue, %s, and turns up', (name, give
   });
 });
 
+// Found by hand: the log said that nobody had told it to run what it was on trial of.
+test('a device that is still on trial of what was given up drifts only when it stays with it', async () => {
+  await device.idles('0.9.0');
+  await stuckIn('trial')();
+  expect(await device.deployment()).toMatchObject({ state: 'overdue' });
+  await device.is('trial', 1, '1.0.0');
+  expect(await world.store.countDrifted()).toBe(0);
+  await device.idles('1.0.0');
+  expect(await world.store.countDrifted()).toBe(1);
+});
+
 test('what a device runs that was offered something else since tells nothing about what it was given up with', async () => {
   await silentIn('trial')();
   await releaseOf(world, '1.1.0');

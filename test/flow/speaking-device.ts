@@ -31,13 +31,22 @@ export const speakingDevice = (world: World, rollout: Id, device: Id) => {
     const manifest = (await world.store.getRelease(GATEWAY, version))?.bundles[0]?.manifestSha256 ?? OLD_MANIFEST;
     return { product: GATEWAY, version, manifest, slot: 'a' };
   };
+  const errorOf = (code: DeviceErrorCode | undefined) =>
+    code === undefined ? {} : { error: { code, message: 'so it was' } };
   const attemptOf = (attempt: number) => (attempt === 1 ? {} : { attempt });
   return {
     deployment,
     running,
-    /** What it says of its deployment, on its way. */
-    async is(state: AgentState, attempt = 1): Promise<void> {
-      await report({ deployment: { id: (await deployment()).id, state, since: world.now(), ...attemptOf(attempt) } });
+    /** What it says of its deployment, on its way; `version`: what it runs there. */
+    async is(state: AgentState, attempt = 1, version?: string): Promise<void> {
+      const said = { id: (await deployment()).id, state, since: world.now(), ...attemptOf(attempt) };
+      await report({ deployment: said, running: version === undefined ? null : await running(version) });
+    },
+    /** It failed, and has not signed its receipt yet. */
+    async fails(code: DeviceErrorCode, attempt: number): Promise<void> {
+      const { id } = await deployment();
+      const at = { state: 'failed' as const, since: world.now() };
+      await report({ deployment: { id, ...at, ...errorOf(code), ...attemptOf(attempt) } });
     },
     /** Nothing goes on. */
     idles: async (version: string): Promise<void> => report({ running: await running(version) }),
@@ -47,7 +56,7 @@ export const speakingDevice = (world: World, rollout: Id, device: Id) => {
       const record = await world.store.getRollout(rollout);
       const { product, version } = record!.plan;
       const { manifest } = await running(version);
-      const error = code === undefined ? {} : { error: { code, message: 'so it was' } };
+      const error = errorOf(code);
       const now = await running(outcome === 'committed' ? version : '0.9.0');
       const receipt = signPayload(world.ci, {
         type: 'sluice/receipt/1',

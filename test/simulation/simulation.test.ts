@@ -50,7 +50,11 @@ const CAUGHT: Record<Bug, Caught> = {
   // Two writers at the same moment need people who meddle.
   'revision-not-checked': { within: 12, by: /went from|offers/ },
   'acknowledged-before-commit': { by: /acknowledged and not committed/ },
-  'flush-of-files-skipped': { by: /number of a report again/ },
+  // The clock makes up for what is forgotten, unless it is set back.
+  'flush-of-files-skipped': {
+    by: /number of a report again|takes its receipt for delivered/,
+    size: only([], ['device-clock', 'agent-crash'], { faultyMs: 120 * 60_000 }),
+  },
   'flush-skipped': { by: /not what was verified/, size: only([], ['agent-crash']) },
   'committed-without-trial': { by: /was committed although/, size: only([], ['bad-release']) },
   'read-back-skipped': { by: /not what was verified/, size: only([], ['bad-disk']) },

@@ -41,6 +41,9 @@ const offerOf = (name: string, more: Parameters<typeof offer>[1] = {}) => {
 const statesOf = async (store: Store, name: string): Promise<string[]> =>
   (await store.listDeployments({ rollout: id(name) }, { limit: 100 })).map(({ state }) => state);
 
+const lastLine = async (store: Store): Promise<unknown> =>
+  JSON.parse((await store.readAudit((await store.getAuditHead()).size - 2, 1))[0]!.payload);
+
 const ACTING = ['offered', 'fetching', 'installing', 'ready', 'trial'];
 /** Each device has at most one deployment that acts, and that is the one that owns it; what it was told is of that one. */
 const expectOneOwner = async (store: Store): Promise<void> => {
@@ -174,6 +177,61 @@ export const describeTakeover = (openStore: OpenStore): void => {
       await beat(store, 'gw-1', T0 + 6, running());
       await beat(store, 'gw-1', T0 + 3_600_005, manual());
       expect((await kindsOf(store)).filter((kind) => kind === 'device-drifted')).toHaveLength(2);
+    });
+
+    test('a drift whose beginning was told is told to end, once: back where it should be, or busy with a deployment', async (store) => {
+      await enrolFleet(store, ['gw-1']);
+      await beat(store, 'gw-1', T0 + 1, running());
+      await beat(store, 'gw-1', T0 + 2, manual());
+      await beat(store, 'gw-1', T0 + 3, running());
+      await beat(store, 'gw-1', T0 + 4, running());
+      const ended = { kind: 'drift-ended', device: 'gw-1', running: 'gateway@1.0.0', deployment: null, at: T0 + 3 };
+      expect(await lastLine(store)).toMatchObject(ended);
+      // Within the hour neither its beginning nor its end is told again.
+      await beat(store, 'gw-1', T0 + 5, manual());
+      await beat(store, 'gw-1', T0 + 6, running());
+      expect(await lastLine(store)).toMatchObject(ended);
+      const later = T0 + 3_600_010;
+      await beat(store, 'gw-1', later, manual());
+      await open(store, 'r', 50, ['gw-1']);
+      await save(store, 'r', { offers: [offerOf('r', { atMost: 1 })] });
+      await beat(store, 'gw-1', later + 1, manual());
+      const deployment = (await store.getDevice(id('gw-1')))!.deployment;
+      expect(deployment).not.toBeNull();
+      expect(await lastLine(store)).toMatchObject({ kind: 'drift-ended', running: 'gateway@0.9.0', deployment });
+    });
+
+    // Found by hand: the log said of such a device that nobody had told it to run what it was on trial of.
+    test('who is still on trial of what the server gave up does not drift; who stays there without it does', async (store) => {
+      await enrolFleet(store, ['gw-1']);
+      await beat(store, 'gw-1', T0 + 1, running());
+      await open(store, 'r', 50, ['gw-1']);
+      await save(store, 'r', { offers: [offerOf('r', { atMost: 1 })] });
+      const [given] = await store.listDeployments({ rollout: id('r') }, { limit: 1 });
+      const trial = { state: 'trial' as const, acceptedAt: T0 + 2, stateAt: T0 + 2, deadlineAt: T0 + 60_000 };
+      await store.saveReports([report('gw-1', 2, { at: T0 + 2, deployments: [{ ...given!, ...trial }] })]);
+      const stamp = { kind: 'overdue' as const, rollout: id('r'), by: 'server' };
+      expect(await store.markOverdue(id('r'), T0 + 60_000, 10, stamp)).toHaveLength(1);
+      const onTrial = { running: manual(), trialOf: given!.id };
+      await store.saveHeartbeats([heartbeat('gw-1', T0 + 60_001, onTrial)]);
+      await store.saveReports([report('gw-1', 3, { at: T0 + 60_002, ...onTrial })]);
+      expect(await store.countDrifted()).toBe(0);
+      // A word about somebody else's is no excuse.
+      await store.saveHeartbeats([heartbeat('gw-1', T0 + 60_003, { ...onTrial, trialOf: id('r-2') })]);
+      expect(await store.countDrifted()).toBe(1);
+      await store.saveHeartbeats([heartbeat('gw-1', T0 + 60_004, onTrial)]);
+      expect(await store.countDrifted()).toBe(0);
+      expect(await lastLine(store)).toMatchObject({ kind: 'drift-ended', deployment: given!.id });
+      await beat(store, 'gw-1', T0 + 60_005, manual());
+      expect(await store.listDrifted({ limit: 2 })).toMatchObject([{ expected: running(), running: manual() }]);
+    });
+
+    test('who says that it runs nothing is not listed with what it ran', async (store) => {
+      await enrolFleet(store, ['gw-1']);
+      await beat(store, 'gw-1', T0 + 1, running());
+      await beat(store, 'gw-1', T0 + 2, manual());
+      await beat(store, 'gw-1', T0 + 3, null);
+      expect([await store.countDrifted(), await store.listDrifted({ limit: 2 })]).toEqual([0, []]);
     });
 
     test('lists are pages; a device that is shut out drifts no more', async (store) => {

@@ -13,35 +13,61 @@ import type { SyncStore } from './sync.ts';
 /** A device that drifts to and fro must not fill the log. */
 const TOLD_EVERY_MS = 3_600_000;
 
-/** While a deployment owns the device it runs what that says, or is on its way there. */
-const DRIFTS = `(deployment IS NULL AND ifnull(running_manifest <> expected ->> 'manifest', 0))`;
+/**
+ * While a deployment owns the device it runs what that says, or is on its way there. So it is with one that is on trial, by its own
+ * word, of what the server gave it and has given up since (overdue, withdrawn): it was told to, and its outcome is still to come.
+ * Takes one value, what it is on trial of.
+ */
+const DRIFTS = `(deployment IS NULL AND ifnull(running_manifest <> expected ->> 'manifest', 0) AND NOT EXISTS (
+  SELECT 1 FROM deployments WHERE id = ? AND device = devices.id AND offered_at IS NOT NULL
+    AND deployments.state NOT IN ('committed', 'reverted', 'failed', 'skipped')))`;
 
-/** After every word of the device about what it runs. */
-export const noteDrift = (sql: Sql, device: Id, at: number): void => {
-  const changed = sql.get<{ expected: string; running: string; driftedAt: number | null; toldAt: number | null }>(
-    `UPDATE devices SET drifted_at = iif(${DRIFTS}, ?, NULL), expected = ifnull(expected, running)
-     WHERE id = ? AND running IS NOT NULL AND (expected IS NULL OR ${DRIFTS} <> (drifted_at IS NOT NULL))
-     RETURNING expected, running, drifted_at AS driftedAt, drift_told_at AS toldAt`,
-    at,
+const named = (text: string): string => {
+  const { product, version } = fromJson<Running>(text);
+  return releaseRef(product, version);
+};
+
+type Changed = {
+  expected: string | null;
+  running: string;
+  driftedAt: number | null;
+  toldAt: number | null;
+  deployment: Id | null;
+  drifts: number;
+};
+
+/** After every word of the device about what it runs. `trialOf`: the deployment that it is on trial of, by that word. */
+export const noteDrift = (sql: Sql, device: Id, at: number, trialOf: Id | null): void => {
+  const changed = sql.get<Changed>(
+    `SELECT expected, running, drifted_at AS driftedAt, drift_told_at AS toldAt, deployment, ${DRIFTS} AS drifts FROM devices
+     WHERE id = ? AND running IS NOT NULL AND (expected IS NULL OR ${DRIFTS} <> (drifted_at IS NOT NULL))`,
+    trialOf,
+    device,
+    trialOf,
+  );
+  if (changed === undefined) return;
+  const { expected, driftedAt, toldAt } = changed;
+  sql.run(
+    'UPDATE devices SET drifted_at = ?, expected = ifnull(expected, running) WHERE id = ?',
+    changed.drifts === 1 ? at : null,
     device,
   );
-  if (changed === undefined || changed.driftedAt === null) return;
-  if (changed.toldAt !== null && changed.toldAt > at - TOLD_EVERY_MS && changed.toldAt <= at) return;
+  if (expected === null) return;
+  const running = named(changed.running);
+  const by = byDevice(device);
+  if (changed.drifts === 0) {
+    // Whose beginning was told.
+    if (driftedAt !== toldAt) return;
+    const deployment = changed.deployment ?? trialOf;
+    const back = running === named(expected);
+    appendAudit(sql, [
+      auditLine({ at, by, kind: 'drift-ended', device, running, deployment: back ? null : deployment }),
+    ]);
+    return;
+  }
+  if (toldAt !== null && toldAt > at - TOLD_EVERY_MS && toldAt <= at) return;
   sql.run('UPDATE devices SET drift_told_at = ? WHERE id = ?', at, device);
-  const named = (text: string): string => {
-    const { product, version } = fromJson<Running>(text);
-    return releaseRef(product, version);
-  };
-  appendAudit(sql, [
-    auditLine({
-      at,
-      by: byDevice(device),
-      kind: 'device-drifted',
-      device,
-      expected: named(changed.expected),
-      running: named(changed.running),
-    }),
-  ]);
+  appendAudit(sql, [auditLine({ at, by, kind: 'device-drifted', device, expected: named(expected), running })]);
 };
 
 /** The outcome of a deployment is what the device was told to run, also where that was to go back. */
@@ -57,8 +83,9 @@ const toDrift = (row: DriftRow): DriftRecord => ({
   running: fromJson<Running>(row.running),
   online: row.online === 1,
 });
-const DRIFTED = `SELECT id AS device, expected, running, drifted_at AS since, online FROM devices
-  WHERE drifted_at IS NOT NULL AND state = 'accepted'`;
+/** Who says that it runs nothing has nothing that could be adopted. */
+const IS_DRIFTED = "drifted_at IS NOT NULL AND running IS NOT NULL AND state = 'accepted'";
+const DRIFTED = `SELECT id AS device, expected, running, drifted_at AS since, online FROM devices WHERE ${IS_DRIFTED}`;
 
 export const drift = (sql: Sql) =>
   ({
@@ -71,9 +98,7 @@ export const drift = (sql: Sql) =>
       return row && toDrift(row);
     },
     countDrifted: () =>
-      sql.get<{ devices: number }>(
-        "SELECT count(*) AS devices FROM devices WHERE drifted_at IS NOT NULL AND state = 'accepted'",
-      )?.devices ?? 0,
+      sql.get<{ devices: number }>(`SELECT count(*) AS devices FROM devices WHERE ${IS_DRIFTED}`)?.devices ?? 0,
     adoptRunning: (device, manifest, audit) => {
       const adopted = sql.run(
         `UPDATE devices SET expected = running, drifted_at = NULL

@@ -68,7 +68,7 @@ const saveReport = (sql: Sql, report: ReportRow): void => {
     wakeRecalled(sql, next, report.at);
   }
   appendAudit(sql, report.audit);
-  noteDrift(sql, report.device, report.at);
+  noteDrift(sql, report.device, report.at, report.trialOf ?? null);
 };
 
 export const ingest = (sql: Sql) =>
@@ -96,7 +96,7 @@ export const ingest = (sql: Sql) =>
           heartbeat.at,
           heartbeat.at + CLOCK_SET_BACK_MS,
         );
-        if (saved > 0) noteDrift(sql, heartbeat.device, heartbeat.at);
+        if (saved > 0) noteDrift(sql, heartbeat.device, heartbeat.at, heartbeat.trialOf ?? null);
       }
     },
     saveReports: (reports) => {
