@@ -40,7 +40,7 @@ const ATTEMPTS_MAX = 5;
 /** How far back a repeated receipt is looked for. A device has at most a few lines per deployment. */
 const AUDIT_LOOKBACK = 200;
 /** Beside one for each time that it was offered: a device could sign new ones for ever. */
-const RECEIPTS_SPARE_MAX = 8;
+const RECEIPTS_SPARE_MAX = 7;
 
 /** At most one report of each device in `reports`. What is not among the acks will be repeated by its device. */
 export const receiveReports = async (deps: ReceiveDeps, reports: Report[]): Promise<Received> => {

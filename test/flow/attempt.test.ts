@@ -40,6 +40,20 @@ test('the receipt of a failed attempt, repeated before its acknowledgement came,
   expect(await device.deployment()).toMatchObject({ state: 'planned', attempts: { failed: 2 } });
 });
 
+test('every attempt has its receipt in the log, however often its user defers, and however late the receipt is', async () => {
+  const { rollout, device } = await begin(1);
+  for (let attempt = 1; attempt <= 12; attempt += 1) {
+    expect(await device.deployment()).toMatchObject({ state: 'offered' });
+    await device.is('fetching', attempt);
+    // What it says moves the deployment before its receipt is signed.
+    await device.fails('INSTRUCTION_EXPIRED', attempt);
+    await device.ends('failed', 'INSTRUCTION_EXPIRED', attempt);
+    await coolDown(rollout);
+  }
+  const lines = await world.store.listDeviceAudit(GW1, { limit: 1_000 });
+  expect(lines.filter(({ payload }) => payload.includes('"kind":"receipt"'))).toHaveLength(12);
+});
+
 const haltAndResume = async (rollout: Id): Promise<void> => {
   await run(world, rollout);
   const halted = await world.store.getRollout(rollout);
