@@ -1,12 +1,11 @@
 /** What a person does about a device that runs what nobody told it to run: adopt it, or send the device back. */
 import { Id, releaseRef } from '#shared/ids.ts';
 import { Policy } from '#shared/policy.ts';
-import { accept, type Refusal, type Result, refuse } from '#shared/problems.ts';
+import { accept, type Result, refuse } from '#shared/problems.ts';
 import { auditLine } from '../domain/audit.ts';
 import type { Channel } from '../domain/channel.ts';
-import type { DriftRecord, RolloutRecord, Store } from '../store/store.ts';
-import { createCohort } from './create-cohort.ts';
-import { planRollout } from './plan-rollout.ts';
+import type { CohortRecord, DriftRecord, RolloutRecord, Store } from '../store/store.ts';
+import { type Planned, preparePlan } from './plan-rollout.ts';
 
 type Deps = { store: Store; channels: readonly Channel[]; now: () => number; newId: () => Id };
 
@@ -29,7 +28,7 @@ export const adoptDrift = async (
 
 /**
  * One rollout for each release that these devices should run, to just the devices concerned: with waves, judge and receipts like
- * any other. Refusals: `not-found` (one of them does not drift), `conflict` (a release is unknown here, or not staged anywhere).
+ * any other. All of them, or none. Refusals: `not-found` (one of them does not drift), `conflict` (a release is unknown here, or not staged anywhere).
  */
 export const reconcileDrift = async (
   deps: Deps,
@@ -42,13 +41,18 @@ export const reconcileDrift = async (
     const name = releaseRef(found.value.product, found.value.version);
     wanted.set(name, { ...found.value, devices: [...(wanted.get(name)?.devices ?? []), device] });
   }
-  const rollouts: RolloutRecord[] = [];
+  const planned: (Planned & { cohort: CohortRecord })[] = [];
   for (const one of wanted.values()) {
-    const planned = await planFor(deps, one, input.by);
-    if (!planned.ok) return rollouts.length === 0 ? planned : withPlanned(planned, rollouts);
-    rollouts.push(planned.value);
+    const plan = await planFor(deps, one, input.by);
+    if (!plan.ok) return plan;
+    planned.push(plan.value);
   }
-  return accept(rollouts);
+  const audit = planned.flatMap((one) => [
+    auditLine({ at: one.cohort.createdAt, by: input.by, kind: 'cohort-created', cohort: one.cohort.name }),
+    one.audit,
+  ]);
+  await deps.store.createRollouts(planned, audit);
+  return accept(planned.map(({ rollout }) => rollout));
 };
 
 type Wanted = { product: Id; version: string; channel: Id; devices: Id[] };
@@ -69,17 +73,23 @@ const wantedBy = async (deps: Deps, device: Id): Promise<Result<Wanted>> => {
   return accept({ product: bundle.product, version: bundle.version, channel, devices: [device] });
 };
 
-const planFor = async (deps: Deps, { devices, ...release }: Wanted, by: string): Promise<Result<RolloutRecord>> => {
+const planFor = async (
+  deps: Deps,
+  { devices, ...release }: Wanted,
+  by: string,
+): Promise<Result<Planned & { cohort: CohortRecord }>> => {
   const name = Id.parse(`drift-${deps.newId()}`);
-  const cohort = await createCohort(deps, { name, devices, by });
-  if (!cohort.ok) return cohort;
+  const cohort: CohortRecord = { name, members: { kind: 'list', devices }, createdAt: deps.now() };
+  const store: Parameters<typeof preparePlan>[0]['store'] = {
+    getRelease: (product, version) => deps.store.getRelease(product, version),
+    listDevices: (filter, page) => deps.store.listDevices(filter, page),
+    // Recorded together with its rollout.
+    getCohort: async () => cohort,
+  };
   const cohorts = [{ cohort: name, waves: [{ percent: 100 }] }];
-  return planRollout(deps, { ...release, cohorts, policy: Policy.parse({}), by });
+  const planned = await preparePlan({ ...deps, store }, { ...release, cohorts, policy: Policy.parse({}), by });
+  return planned.ok ? accept({ ...planned.value, cohort }) : planned;
 };
-
-/** What was planned before the refusal stands, and whoever asked must know of it. */
-const withPlanned = (refused: Refusal, rollouts: readonly RolloutRecord[]): Refusal =>
-  refuse(refused.code, `${refused.detail}; planned before that: ${rollouts.map(({ plan }) => plan.id).join(', ')}`);
 
 const notDrifted = async ({ store }: { store: Pick<Store, 'getDevice'> }, device: Id): Promise<Result<never>> =>
   (await store.getDevice(device)) === undefined

@@ -8,7 +8,7 @@ import type { DeploymentRecord } from '../domain/deployment.ts';
 import { whyUnfit } from '../domain/eligible.ts';
 import { plural } from '../domain/halt-words.ts';
 import { type Placement, planWaves, type WaveCohort, waveWithoutGrowth } from '../domain/waves.ts';
-import type { CohortRecord, ReleaseRecord, RolloutRecord, Store } from '../store/store.ts';
+import type { AuditLine, CohortRecord, ReleaseRecord, RolloutRecord, Store } from '../store/store.ts';
 import { checkWindows } from './calendar.ts';
 import { noChannel } from './promote-release.ts';
 import { allDevices, membershipOf } from './resolve-cohort.ts';
@@ -27,7 +27,7 @@ export type PlanInput = {
 };
 
 type PlanDeps = {
-  store: Pick<Store, 'getRelease' | 'getCohort' | 'listDevices' | 'createRollout'>;
+  store: Pick<Store, 'getRelease' | 'getCohort' | 'listDevices'>;
   channels: readonly Channel[];
   now: () => number;
   /** Short, and never given before. */
@@ -38,7 +38,22 @@ type PlanDeps = {
  * Devices that are not let in, whose compatible has no bundle in the release, or that have committed a higher security counter, are left out and counted.
  * Refusals: `not-found` (release, cohort), `conflict` (not staged in the channel, nobody to offer to), `invalid-request`.
  */
-export const planRollout = async (deps: PlanDeps, input: PlanInput): Promise<Result<RolloutRecord>> => {
+export const planRollout = async (
+  deps: PlanDeps & { store: Pick<Store, 'createRollout'> },
+  input: PlanInput,
+): Promise<Result<RolloutRecord>> => {
+  const planned = await preparePlan(deps, input);
+  if (!planned.ok) return planned;
+  const { rollout, deployments, audit } = planned.value;
+  await deps.store.createRollout(rollout, deployments, [audit]);
+  return accept(rollout);
+};
+
+/** A rollout as it is to be recorded. */
+export type Planned = { rollout: RolloutRecord; deployments: DeploymentRecord[]; audit: AuditLine };
+
+/** The same, before anything is recorded. */
+export const preparePlan = async (deps: PlanDeps, input: PlanInput): Promise<Result<Planned>> => {
   const place = findChannel(deps.channels, input.channel);
   // Without its configuration nobody knows how many must approve.
   if (place === undefined) return noChannel(deps.channels, input.channel);
@@ -89,26 +104,12 @@ export const planRollout = async (deps: PlanDeps, input: PlanInput): Promise<Res
     nextTickAt: needed === 0 ? startAt : (input.endBy ?? null),
     revision: 1,
   };
-  const devices = placements.length;
-  await deps.store.createRollout(
+  const about = { rollout: id, product, version, devices: placements.length, waveSizes, excluded, ...floored };
+  return accept({
     rollout,
-    placements.map((placement, index) => plannedDeployment(id, placement, index, at)),
-    [
-      auditLine({
-        at,
-        by,
-        kind: 'rollout-planned',
-        rollout: id,
-        product,
-        version,
-        devices,
-        waveSizes,
-        excluded,
-        ...floored,
-      }),
-    ],
-  );
-  return accept(rollout);
+    deployments: placements.map((placement, index) => plannedDeployment(id, placement, index, at)),
+    audit: auditLine({ at, by, kind: 'rollout-planned', ...about }),
+  });
 };
 
 const checkTimes = ({ policy, cohorts, startAt, endBy }: PlanInput, now: number): Result<void> => {

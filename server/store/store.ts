@@ -289,6 +289,11 @@ export type Store = TransferStore & {
   // Rollouts
   /** Devices that were shut out while the rollout was planned are withdrawn from it at once. */
   createRollout(rollout: RolloutRecord, deployments: DeploymentRecord[], audit: AuditLine[]): Promise<void>;
+  /** Several at once, each with a cohort made for it: all, or none when a name is taken, which throws. */
+  createRollouts(
+    planned: { cohort: CohortRecord; rollout: RolloutRecord; deployments: DeploymentRecord[] }[],
+    audit: AuditLine[],
+  ): Promise<void>;
   getRollout(id: Id): Promise<RolloutRecord | undefined>;
   /** Newest first. */
   listRollouts(page: Page): Promise<RolloutRecord[]>;

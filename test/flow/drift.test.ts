@@ -112,3 +112,42 @@ test('a device can not be sent back to what was never published here', async () 
   await beat(gw1!, MANUAL);
   expect(await reconcileDrift(world, { devices: [gw1!], by: 'ada' })).toMatchObject({ ok: false, code: 'conflict' });
 });
+
+test('devices that should run different releases are sent back all together, or none of them', async () => {
+  for (const version of ['1.1.0', '1.2.0']) await releaseOf(world, version);
+  const [gw1, gw2] = await enrolFleet(world, 2);
+  const given = async (version: '1.1.0' | '1.2.0'): Promise<Running> => {
+    const release = (await world.store.getRelease(GATEWAY, version))!;
+    return { ...OLD, version, manifest: release.bundles[0]!.manifestSha256 };
+  };
+  await beat(gw1!, await given('1.1.0'));
+  await beat(gw2!, await given('1.2.0'));
+  for (const device of [gw1!, gw2!]) await beat(device, MANUAL);
+  const floor = async (height: number, seq: number): Promise<void> => {
+    const { publicKey } = (await world.store.getDevice(gw2!))!;
+    const rest = { boot: Id.parse('boot-1'), agent: 'test', attributes: {}, deployments: [], audit: [] };
+    await world.store.saveReports([
+      { device: gw2!, publicKey, seq, at: world.now(), running: MANUAL, floor: height, ...rest },
+    ]);
+  };
+  // Only the second can not go back, which shows when the first is planned already.
+  await floor(9, 1);
+  const before = await kindsOf(world);
+  const all = { devices: [gw1!, gw2!], by: 'ada' };
+  expect(await reconcileDrift(world, all)).toMatchObject({ ok: false, code: 'conflict' });
+  expect([await kindsOf(world), await world.store.listRollouts({ limit: 9 })]).toEqual([before, []]);
+  const cohortNames = async () =>
+    (await world.store.listCohorts()).map(({ name }) => name).filter((name) => name !== 'fleet');
+  expect(await cohortNames()).toEqual([]);
+  await floor(0, 2);
+  const planned = must(await reconcileDrift(world, all));
+  expect(planned.map(({ plan }) => [plan.version, plan.waveSizes])).toEqual([
+    ['1.1.0', [1]],
+    ['1.2.0', [1]],
+  ]);
+  expect(await world.store.listRollouts({ limit: 9 })).toHaveLength(2);
+  expect(await cohortNames()).toEqual(planned.map(({ plan }) => plan.cohorts[0]!.cohort).toSorted());
+  expect((await kindsOf(world)).slice(before.length)).toEqual(
+    [1, 2].flatMap(() => ['cohort-created', 'rollout-planned']),
+  );
+});

@@ -203,7 +203,10 @@ export const openWitness = (
         if (result === 'saved') lookAtRecall(args[0] as Recall);
         break;
       case 'createRollout':
-        lookAtNew(args[0] as RolloutRecord);
+        lookAtNew([args[0] as RolloutRecord]);
+        break;
+      case 'createRollouts':
+        lookAtNew((args[0] as Recall['created']).map(({ rollout }) => rollout));
         break;
       case 'saveRelease':
       case 'adoptRunning':
@@ -228,11 +231,13 @@ export const openWitness = (
       }
     }
   };
-  const lookAtNew = ({ plan }: RolloutRecord): void => {
+  const lookAtNew = (planned: RolloutRecord[]): void => {
     const events = news();
-    if (!events.some(({ kind, rollout }) => kind === 'rollout-planned' && rollout === plan.id))
-      world.violate(`rollout ${plan.id} was planned without a line in the audit log`);
-    look(rowsOf(plan.id), events);
+    for (const { plan } of planned) {
+      if (!events.some(({ kind, rollout }) => kind === 'rollout-planned' && rollout === plan.id))
+        world.violate(`rollout ${plan.id} was planned without a line in the audit log`);
+      look(rowsOf(plan.id), events);
+    }
   };
 
   return {

@@ -2,7 +2,7 @@
 import { describe, expect } from 'vitest';
 import { HELD_FOR_COMMAND } from '#server/domain/deployment.ts';
 import type { OpenStore } from './contract.ts';
-import { digest, enrolFleet, id, line, offer, planned, rollout, save, T0 } from './records.ts';
+import { digest, enrolFleet, id, kindsOf, line, offer, planned, rollout, save, T0 } from './records.ts';
 import { storeTest } from './with-store.ts';
 
 export const describeSteering = (open: OpenStore): void => {
@@ -19,6 +19,28 @@ export const describeSteering = (open: OpenStore): void => {
       const windows = [{ opens: T0 + 5_000, closes: T0 + 6_000 }];
       await store.renewWindows([{ deployment: stale!.deployment, windows, zone: '' }], T0 + 1_000);
       expect(await store.getDesired(id('gw-1'))).toMatchObject({ seq: 2, instruction: { windows } });
+    });
+
+    test('rollouts that are recorded together, each with its cohort, are all there or none is', async (store) => {
+      await enrolFleet(store, ['gw-1', 'gw-2']);
+      const one = (name: string, device: string) => ({
+        cohort: {
+          name: id(`just-${device}`),
+          members: { kind: 'list' as const, devices: [id(device)] },
+          createdAt: T0,
+        },
+        rollout: rollout(name),
+        deployments: [planned(name, device)],
+      });
+      const both = [one('r-1', 'gw-1'), one('r-2', 'gw-2')];
+      const twice = [both[0]!, { ...both[1]!, cohort: both[0]!.cohort }];
+      await expect(store.createRollouts(twice, [line('lost')])).rejects.toThrow(/cohorts/);
+      expect([await store.listRollouts({ limit: 9 }), await store.listCohorts()]).toEqual([[], []]);
+      await store.createRollouts(both, [line('cohort-created')]);
+      expect((await store.listRollouts({ limit: 9 })).map(({ plan }) => plan.id)).toEqual(['r-2', 'r-1']);
+      expect(await store.getCohort(id('just-gw-2'))).toEqual(both[1]!.cohort);
+      expect(await store.listDeployments({ rollout: id('r-2') }, { limit: 9 })).toEqual(both[1]!.deployments);
+      expect((await kindsOf(store)).filter((kind) => kind !== 'device-enrolled')).toEqual(['cohort-created']);
     });
 
     test('nobody outside of the zones that are open is offered anything', async (store) => {

@@ -8,16 +8,16 @@ type CohortRow = { name: Id; members: string; createdAt: number };
 const COLUMNS = 'name, members, created_at AS createdAt';
 const toCohort = (row: CohortRow): CohortRecord => ({ ...row, members: fromJson(row.members) });
 
+/** Throws when the name is taken. */
+export const insertCohort = (sql: Sql, { name, members, createdAt }: CohortRecord): void => {
+  sql.run('INSERT INTO cohorts VALUES (?, ?, ?)', name, JSON.stringify(members), createdAt);
+};
+
 export const cohorts = (sql: Sql) =>
   ({
     createCohort: (cohort, audit) => {
-      const created = sql.run(
-        'INSERT INTO cohorts VALUES (?, ?, ?) ON CONFLICT DO NOTHING',
-        cohort.name,
-        JSON.stringify(cohort.members),
-        cohort.createdAt,
-      );
-      if (created === 0) return 'exists';
+      if (sql.get('SELECT 1 FROM cohorts WHERE name = ?', cohort.name) !== undefined) return 'exists';
+      insertCohort(sql, cohort);
       appendAudit(sql, [audit]);
       return 'created';
     },

@@ -2,6 +2,7 @@ import type { RolloutPlan, RolloutState } from '#server/domain/rollout.ts';
 import type { Id, Sha256 } from '#shared/ids.ts';
 import type { DeploymentRecord, RolloutRecord } from '../store.ts';
 import { appendAudit, sizeOfAudit } from './audit.ts';
+import { insertCohort } from './cohorts.ts';
 import { keepDecision } from './decisions.ts';
 import { insertDeployment } from './deployments.ts';
 import { makeOffer, markOverdue, replanHalted, withdrawOffers, withdrawShutOut } from './offers.ts';
@@ -53,6 +54,14 @@ export const rollouts = (sql: Sql) =>
       insertRollout(sql, rollout, deployments);
       appendAudit(sql, audit);
       withdrawShutOut(sql, rollout.plan.id, rollout.plan.createdAt);
+    },
+    createRollouts: (planned, audit) => {
+      for (const { cohort, rollout, deployments } of planned) {
+        insertCohort(sql, cohort);
+        insertRollout(sql, rollout, deployments);
+      }
+      appendAudit(sql, audit);
+      for (const { rollout } of planned) withdrawShutOut(sql, rollout.plan.id, rollout.plan.createdAt);
     },
     getRollout: (id) => {
       const row = sql.get<RolloutRow>(`SELECT ${COLUMNS} FROM rollouts WHERE id = ?`, id);
