@@ -9,7 +9,7 @@ import { type FileHandle, open } from 'node:fs/promises';
 import type { DeviceErrorCode } from '#shared/deployment.ts';
 import type { ChunkRecord } from '#shared/transfer/chunk-index.ts';
 import { storageRefusal } from '../system-error.ts';
-import type { PackSource } from './pack-source.ts';
+import type { PackOptions, PackSource } from './pack-source.ts';
 import { openPieceSource, type PieceOptions, type PieceSource } from './piece-source.ts';
 import { openSeeds, type Seed } from './seeds.ts';
 import { stopped, Trouble } from './trouble.ts';
@@ -33,8 +33,8 @@ export type AssembleOptions = {
     own: boolean;
   };
   seeds: readonly Seed[];
-  /** Opened with the bytes that are assembled, for its dictionaries. */
-  pack: (recent: Window['recent']) => Promise<PackSource | null>;
+  /** Opened when the first chunk lacks, with the bytes that are assembled, for its dictionaries. */
+  pack: (given: Pick<PackOptions, 'recent' | 'lacks'>) => Promise<PackSource | null>;
   open: PieceOptions['open'];
   signal: AbortSignal;
   /** Waits before the given attempt. */
@@ -69,6 +69,7 @@ export const assemble = async (options: AssembleOptions): Promise<AssembleResult
 /** Where chunks come from that are not in this file already. */
 type Sources = {
   seeds: ReturnType<typeof openSeeds>;
+  lacks: PackOptions['lacks'];
   pieces: PieceSource;
   /** Undefined: not asked for yet. */
   pack: PackSource | null | undefined;
@@ -85,7 +86,7 @@ const assembleInto = async (file: FileHandle, options: AssembleOptions): Promise
     const { sha256 } = records[number]!;
     return !seeds.has(sha256) && !placed.has(sha256);
   };
-  const sources: Sources = { seeds, pieces: openPieceSource({ ...options, lacks }), pack: undefined };
+  const sources: Sources = { seeds, lacks, pieces: openPieceSource({ ...options, lacks }), pack: undefined };
   let mayBeThere = true;
   let offset = 0;
 
@@ -118,18 +119,15 @@ const assembleInto = async (file: FileHandle, options: AssembleOptions): Promise
       if (!placed.has(record.sha256)) placed.set(record.sha256, offset);
       offset += record.bytes;
       options.onProgress(offset);
-      if (number % REMEMBERED_CHUNKS === 0) await sources.pack?.remember();
     }
     await window.finish();
     return origins;
   } finally {
     await window.settle();
     sources.pieces.close();
-    await sources.pack?.close();
+    sources.pack?.close();
   }
 };
-
-const REMEMBERED_CHUNKS = 8;
 
 type Wanted = { number: number; offset: number };
 
@@ -147,7 +145,9 @@ const findChunk = async (
   }
   const held = await sources.seeds.chunk(record);
   if (held !== undefined) return { bytes: held, origin: 'seed' };
-  if (sources.pack === undefined) sources.pack = await options.pack(window.recent);
+  if (sources.pack === undefined) {
+    sources.pack = await options.pack({ recent: window.recent, lacks: sources.lacks });
+  }
   return { bytes: await fetchChunk(options, sources, wanted), origin: 'network' };
 };
 

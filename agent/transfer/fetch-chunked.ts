@@ -1,23 +1,24 @@
 /** Fetches one artifact whose manifest pins its chunk index: as little of it as possible. */
-import { mkdir, open, rename, stat } from 'node:fs/promises';
-import { basename, dirname, join } from 'node:path';
+import { mkdir, rename, stat } from 'node:fs/promises';
+import { basename, join } from 'node:path';
 import type { DeviceErrorCode } from '#shared/deployment.ts';
 import { deviceRoutes, objectPath } from '#shared/device-api.ts';
 import { readFileIfThere, syncFolder } from '#shared/durable.ts';
 import type { Artifact } from '#shared/manifest.ts';
-import { type ChunkRecord, parseIndex } from '#shared/transfer/chunk-index.ts';
+import { type ChunkRecord, chunksLacking, parseIndex } from '#shared/transfer/chunk-index.ts';
 import { sha256Hex } from '#shared/trust/canonical.ts';
 import { crashPoint } from '../crash-point.ts';
+import { packPays } from '../domain/pack-worth.ts';
 import type { FetchLimits } from '../fetch.ts';
 import type { Http } from '../http.ts';
 import type { Log } from '../log.ts';
 import { storageRefusal } from '../system-error.ts';
 import { assemble, type Origins } from './assemble.ts';
-import { openPackSource, type PackSource } from './pack-source.ts';
+import { writeHint } from './hint.ts';
+import { openPackSource, type PackOptions, type PackSource } from './pack-source.ts';
 import type { Seed } from './seeds.ts';
-import { openStream } from './stream.ts';
-import { reasonOf, Trouble } from './trouble.ts';
-import type { Window } from './window.ts';
+import { type ByteStream, openStream, type StreamOptions } from './stream.ts';
+import { Trouble } from './trouble.ts';
 
 const INDEX_ATTEMPTS_MAX = 60;
 /** More cannot be asked for in one request, nor held. */
@@ -69,8 +70,8 @@ export const fetchChunked = async (options: ChunkedOptions): Promise<ChunkedResu
       records: parsed.records,
       destination: { file, own: place === null },
       seeds: options.seeds.slice(0, SEEDS_MAX),
-      pack: (recent) => openPack(options, parsed.records, recent),
-      open: (path, start, end, bytes) => openObject(options, path, start, end, bytes),
+      pack: (given) => openPack(options, parsed.records, given),
+      open: (path, start, end, bytes, zstd) => openObject(options, { path, start, end, bytes, zstd }),
       signal: options.signal,
       pause: options.pause,
       onProgress: options.onProgress,
@@ -93,10 +94,13 @@ export const fetchChunked = async (options: ChunkedOptions): Promise<ChunkedResu
   }
 };
 
-const openObject = async (options: ChunkedOptions, path: string, start: number, end: number, bytes: number) => {
-  if (!(await options.mayFetch(end - start)))
+const openObject = async (
+  options: ChunkedOptions,
+  wanted: Pick<StreamOptions, 'path' | 'start' | 'end' | 'bytes' | 'zstd'>,
+): Promise<ByteStream> => {
+  if (!(await options.mayFetch(wanted.end - wanted.start)))
     throw new Trouble('FETCH_FAILED', 'the link is metered, and the offer is at its end', { retry: false });
-  return openStream({ ...options, get: options.http.get, path, start, end, bytes, limits: options.limits ?? {} });
+  return openStream({ ...options, get: options.http.get, ...wanted, limits: options.limits ?? {} });
 };
 
 /** From the disk if an earlier attempt has left it there: its digest says whether it is right. Throws Trouble. */
@@ -108,7 +112,7 @@ const readIndex = async (options: ChunkedOptions): Promise<Buffer> => {
   if (kept?.length === bytes && sha256Hex(kept) === index) return kept;
   for (let attempt = 1; ; attempt += 1) {
     try {
-      const stream = await openObject(options, objectPath(index), 0, bytes, bytes);
+      const stream = await openObject(options, { path: objectPath(index), start: 0, end: bytes, bytes });
       try {
         const fetched = await stream.take(bytes);
         if (sha256Hex(fetched) !== index)
@@ -130,22 +134,11 @@ const readIndex = async (options: ChunkedOptions): Promise<Buffer> => {
   }
 };
 
-/** Not flushed: whoever reads it checks it. */
-const writeHint = async (file: string, bytes: Buffer): Promise<void> => {
-  await mkdir(dirname(file), { recursive: true });
-  const handle = await open(file, 'w', 0o600);
-  try {
-    await handle.writeFile(bytes);
-  } finally {
-    await handle.close();
-  }
-};
-
 /** Null: the server has none that helps, or none at all; chunks are then fetched without. */
 const openPack = async (
   options: ChunkedOptions,
   records: readonly ChunkRecord[],
-  recent: Window['recent'],
+  { recent, lacks }: Pick<PackOptions, 'recent' | 'lacks'>,
 ): Promise<PackSource | null> => {
   const { artifact, dir, http, seeds, signal, log } = options;
   const { path, answer } = deviceRoutes.pack;
@@ -155,20 +148,24 @@ const openPack = async (
   if (!told.ok) log.info({ event: 'no-pack', code: told.code }, `${artifact.name}: no pack: ${told.message}`);
   const pack = told.ok ? told.value.pack : null;
   if (pack === null) return null;
-  const seed = seeds.find(({ index }) => index === pack.from);
-  if (pack.from !== null && seed === undefined) return null;
-  try {
-    return await openPackSource({
-      ...pack,
-      to: artifact.chunks.index,
-      records,
-      seed: seed ?? null,
-      tableFile: join(dir, `${pack.sha256}.table`),
-      open: (start) => openObject(options, objectPath(pack.sha256), start, pack.bytes, pack.bytes),
-      recent,
-    });
-  } catch (error) {
-    log.info({ event: 'no-pack' }, `${artifact.name}: no pack: ${reasonOf(error)}`);
-    return null;
-  }
+  const seed = seeds.find(({ index }) => index === pack.from) ?? null;
+  if (pack.from !== null && seed === null) return null;
+  const held = chunksLacking(records, seed?.records ?? []);
+  const offer = { bytes: pack.bytes, delta: seed !== null, chunks: held.length, chunkBytes: bytesOf(held) };
+  const lacking = held.filter(({ chunk }) => lacks(chunk));
+  if (!packPays(offer, bytesOf(lacking))) return null;
+  return openPackSource({
+    bytes: pack.bytes,
+    holds: held.length,
+    all: lacking.length === held.length,
+    to: artifact.chunks.index,
+    records,
+    seed,
+    tableFile: join(dir, `${pack.sha256}.table`),
+    lacks,
+    open: (start, end) => openObject(options, { path: objectPath(pack.sha256), start, end, bytes: pack.bytes }),
+    recent,
+  });
 };
+const bytesOf = (chunks: readonly { record: ChunkRecord }[]): number =>
+  chunks.reduce((sum, { record }) => sum + record.bytes, 0);

@@ -1,34 +1,35 @@
 /**
- * Chunks out of a pack, read in order. Where its frames are is learnt while reading; that table is kept beside the download, so that
- * a download which goes on after a restart asks only for frames that it has not had. The table and the pack are hints: every chunk
- * is hashed before it leaves here.
+ * Chunks out of a pack, read in order: only those that lack, so that a pack from nothing serves a device too that holds most of what
+ * is in it. Its table comes first, and is kept beside the download. The table and the pack are hints: every chunk is hashed before it
+ * leaves here.
  */
 import { hash } from 'node:crypto';
-import { type FileHandle, open, truncate } from 'node:fs/promises';
+import { rm } from 'node:fs/promises';
 import { readFileIfThere } from '#shared/durable.ts';
 import type { ChunkRecord } from '#shared/transfer/chunk-index.ts';
 import {
-  FRAME_BYTES_MAX,
   openFrame,
-  PACK_HEADER_BYTES,
   PACK_KINDS,
-  PACK_RECORD_BYTES,
-  type PackRecord,
+  type PackEntry,
+  packHeadBytes,
   packRecordFits,
-  parsePackHeader,
-  parsePackRecord,
+  parsePackHead,
 } from '#shared/transfer/pack.ts';
+import { writeHint } from './hint.ts';
 import type { Seed } from './seeds.ts';
 import type { ByteStream } from './stream.ts';
 
-/** A gap of so many bytes is read over rather than asked around. */
-const SKIP_BYTES_MAX = 256 * 1024;
+/** A gap of so many bytes is read over: to ask around it costs about as much. */
+const SKIP_BYTES_MAX = 8 * 1024;
 /** After so many wrong frames in a row the rest is not asked for. One now and then is a damaged seed. */
 const BAD_FRAMES_MAX = 8;
 
 export type PackOptions = {
-  sha256: string;
   bytes: number;
+  /** How many chunks it must hold: what a reader with nothing but the seed lacks. */
+  holds: number;
+  /** All of them lack: then it is read from end to end. */
+  all: boolean;
   /** Digest of the index it leads to, and what that says. */
   to: string;
   records: readonly ChunkRecord[];
@@ -36,7 +37,9 @@ export type PackOptions = {
   seed: Seed | null;
   /** Where the table is kept. */
   tableFile: string;
-  open(start: number): Promise<ByteStream>;
+  /** Which chunks lack, as far as that can be known before. */
+  lacks: (number: number) => boolean;
+  open(start: number, end: number): Promise<ByteStream>;
   /** Of the artifact, from before the chunk. */
   recent: (offset: number, bytes: number) => Promise<Buffer>;
 };
@@ -46,105 +49,76 @@ export type PackSource = {
   chunk(number: number, offset: number): Promise<Buffer | undefined>;
   /** Nothing more is to be had from it. */
   useless(): boolean;
-  /** Keeps what was learnt about it. */
-  remember(): Promise<void>;
-  close(): Promise<void>;
+  close(): void;
 };
 
-type Entry = PackRecord & { offset: number };
-
-export const openPackSource = async (options: PackOptions): Promise<PackSource> => {
-  const { records, seed } = options;
-  const table: Entry[] = [];
-  let recordsMax = records.length;
-  let headerRead = false;
+export const openPackSource = (options: PackOptions): PackSource => {
+  const { records, seed, lacks } = options;
+  const headBytes = packHeadBytes(options.holds);
+  let table: readonly PackEntry[] | undefined;
   let useless = false;
   let badFrames = 0;
   let cursor = 0;
-  let stream: ByteStream | undefined;
-  let unsaved: Buffer[] = [];
-  let tableHandle: FileHandle | undefined;
+  let opened: { stream: ByteStream; end: number } | undefined;
 
-  const add = (bytes: Buffer): boolean => {
-    const record = parsePackRecord(bytes);
-    const target = record === undefined ? undefined : records[record.chunk];
-    const after = table.at(-1)?.chunk ?? -1;
-    if (record === undefined || target === undefined || record.chunk <= after) return false;
-    if (record.frameBytes > FRAME_BYTES_MAX(target.bytes)) return false;
-    const offset = tableEnd() + PACK_RECORD_BYTES;
-    if (offset + record.frameBytes > options.bytes) return false;
-    table.push({ ...record, offset });
-    return true;
+  const parse = (head: Buffer): readonly PackEntry[] | undefined => {
+    const parsed = parsePackHead(head, options.bytes);
+    return parsed?.header.to === options.to && parsed.header.from === (seed?.index ?? null) ? parsed.table : undefined;
   };
-  /** Where the next record begins. */
-  const tableEnd = (): number => {
-    const last = table.at(-1);
-    return last === undefined ? PACK_HEADER_BYTES : last.offset + last.frameBytes;
+  const close = (): void => {
+    opened?.stream.close();
+    opened = undefined;
   };
-  const takeHeader = (bytes: Buffer): boolean => {
-    const header = parsePackHeader(bytes);
-    headerRead = header?.to === options.to && header.from === (seed?.index ?? null);
-    recordsMax = Math.min(recordsMax, header?.records ?? 0);
-    return headerRead;
-  };
-  const load = async (): Promise<void> => {
-    const kept = await readFileIfThere(options.tableFile);
-    if (kept === undefined || kept.length < PACK_HEADER_BYTES || !takeHeader(kept.subarray(0, PACK_HEADER_BYTES))) {
-      headerRead = false;
-      recordsMax = records.length;
-      return;
-    }
-    for (let at = PACK_HEADER_BYTES; at + PACK_RECORD_BYTES <= kept.length; at += PACK_RECORD_BYTES) {
-      // A torn end, or a damaged middle: from there on it is read again.
-      if (!add(kept.subarray(at, at + PACK_RECORD_BYTES))) break;
-    }
-    await truncate(options.tableFile, PACK_HEADER_BYTES + table.length * PACK_RECORD_BYTES);
-  };
-  const giveUp = (): void => {
+  const giveUp = async (): Promise<void> => {
     useless = true;
-    stream?.close();
-    stream = undefined;
+    close();
+    await rm(options.tableFile, { force: true });
   };
-  /** Throws Trouble. After one the stream is opened anew. */
-  const at = async <T>(position: number, read: (stream: ByteStream) => Promise<T>): Promise<T> => {
-    const gap = stream === undefined ? -1 : position - stream.position();
-    if (gap < 0 || gap > SKIP_BYTES_MAX) {
-      stream?.close();
-      stream = undefined;
-      stream = await options.open(position);
+  /** `end`: how far it is read if it has to be asked for. Throws Trouble; after one the stream is opened anew. */
+  const take = async (position: number, bytes: number, end: () => number): Promise<Buffer> => {
+    const gap = opened === undefined ? -1 : position - opened.stream.position();
+    if (opened === undefined || gap < 0 || gap > SKIP_BYTES_MAX || position + bytes > opened.end) {
+      close();
+      const until = end();
+      opened = { stream: await options.open(position, until), end: until };
     }
-    const opened = stream!;
+    const { stream } = opened;
     try {
-      await opened.skip(position - opened.position());
-      return await read(opened);
+      await stream.skip(position - stream.position());
+      return await stream.take(bytes);
     } catch (error) {
-      opened.close();
-      stream = undefined;
+      close();
       throw error;
     }
   };
-  const readHeader = async (): Promise<void> => {
-    const bytes = await at(0, (from) => from.take(PACK_HEADER_BYTES));
-    if (takeHeader(bytes)) unsaved.push(bytes);
-    else giveUp();
+  const readTable = async (): Promise<void> => {
+    const kept = await readFileIfThere(options.tableFile);
+    table = kept === undefined ? undefined : parse(kept);
+    if (table !== undefined) return;
+    const head = await take(0, headBytes, () => (options.all ? options.bytes : headBytes));
+    table = parse(head);
+    if (table === undefined) await giveUp();
+    else await writeHint(options.tableFile, head);
   };
-  /** False: there is no next record. */
-  const readRecord = async (): Promise<boolean> => {
-    if (useless || table.length >= recordsMax) return false;
-    const bytes = await at(tableEnd(), (from) => from.take(PACK_RECORD_BYTES));
-    if (add(bytes)) unsaved.push(bytes);
-    else giveUp();
-    return !useless;
+  /** The end of what is wanted from an entry on without a gap worth asking around. */
+  const runEnd = (from: number, entries: readonly PackEntry[]): number => {
+    const { offset: start, frameBytes: first } = entries[from]!;
+    let end = start + first;
+    for (let next = from + 1; next < entries.length; next += 1) {
+      const { chunk, offset, frameBytes } = entries[next]!;
+      if (offset - end > SKIP_BYTES_MAX) break;
+      if (lacks(chunk)) end = offset + frameBytes;
+    }
+    return end;
   };
-  const dictionaryOf = async (entry: Entry): Promise<Buffer | null> => {
+  const dictionaryOf = async (entry: PackEntry): Promise<Buffer | null> => {
     const { kind, dictionaryOffset, dictionaryBytes } = entry;
     if (kind === PACK_KINDS.plain) return null;
     return kind === PACK_KINDS.old
       ? seed!.read(dictionaryOffset, dictionaryBytes)
       : options.recent(dictionaryOffset, dictionaryBytes);
   };
-
-  const unpack = async (frame: Buffer, entry: Entry, chunkBytes: number): Promise<Buffer | undefined> => {
+  const unpack = async (frame: Buffer, entry: PackEntry, chunkBytes: number): Promise<Buffer | undefined> => {
     try {
       return openFrame(frame, await dictionaryOf(entry), chunkBytes);
     } catch {
@@ -153,36 +127,23 @@ export const openPackSource = async (options: PackOptions): Promise<PackSource> 
     }
   };
 
-  await load();
   return {
     chunk: async (number, chunkOffset) => {
-      if (!useless && !headerRead) await readHeader();
+      if (!useless && table === undefined) await readTable();
+      if (useless || table === undefined) return undefined;
       while (cursor < table.length && table[cursor]!.chunk < number) cursor += 1;
-      while (cursor === table.length && (await readRecord())) {
-        if (table[cursor]!.chunk < number) cursor += 1;
-      }
-      const entry = table[cursor];
-      if (useless || entry?.chunk !== number) return undefined;
-      const { bytes: chunkBytes } = records[number]!;
-      const place = { after: number - 1, chunkOffset, chunkBytes, oldBytes: seed?.bytes ?? null };
-      if (!packRecordFits(entry, place)) return undefined;
-      const frame = await at(entry.offset, (from) => from.take(entry.frameBytes));
+      const [entries, at] = [table, cursor];
+      const entry = entries[at];
+      const { bytes: chunkBytes, sha256 } = records[number]!;
+      const place = { chunkOffset, chunkBytes, oldBytes: seed?.bytes ?? null };
+      if (entry?.chunk !== number || !packRecordFits(entry, place)) return undefined;
+      const frame = await take(entry.offset, entry.frameBytes, () => runEnd(at, entries));
       const bytes = await unpack(frame, entry, chunkBytes);
-      badFrames = bytes !== undefined && hash('sha256', bytes) === records[number]!.sha256 ? 0 : badFrames + 1;
-      if (badFrames >= BAD_FRAMES_MAX) giveUp();
+      badFrames = bytes !== undefined && hash('sha256', bytes) === sha256 ? 0 : badFrames + 1;
+      if (badFrames >= BAD_FRAMES_MAX) await giveUp();
       return badFrames === 0 ? bytes : undefined;
     },
     useless: () => useless,
-    remember: async () => {
-      if (unsaved.length === 0) return;
-      const bytes = Buffer.concat(unsaved);
-      unsaved = [];
-      tableHandle ??= await open(options.tableFile, 'a', 0o600);
-      await tableHandle.appendFile(bytes);
-    },
-    close: async () => {
-      stream?.close();
-      await tableHandle?.close();
-    },
+    close,
   };
 };

@@ -1,26 +1,31 @@
 /**
- * Chunks without a pack: one by one by their digests, or, where many lack in a row, out of one range of the whole artifact. Both are
- * raw bytes, and neither is checked here.
+ * Chunks without a pack: one by one by their digests, compressed on their way; or, where many lack in a row and the last ones did not
+ * get smaller by that, out of one range of the whole artifact. Nothing is checked here.
  */
 import { objectPath } from '#shared/device-api.ts';
 import type { ChunkRecord } from '#shared/transfer/chunk-index.ts';
+import { openFrame } from '#shared/transfer/pack.ts';
 import type { ByteStream } from './stream.ts';
 import { Trouble } from './trouble.ts';
 
 const SKIP_BYTES_MAX = 256 * 1024;
-/** So many in a row are one request. */
+/** So many in a row are worth a range; then it is tried again whether they compress. */
 const RUN_CHUNKS_MIN = 4;
+const RUN_CHUNKS_MAX = 64;
+/** A frame that is not shorter than this part of its chunk: what is here does not compress. */
+const COMPRESSES = 0.95;
 
 export type PieceOptions = {
   artifact: { sha256: string; bytes: number };
   records: readonly ChunkRecord[];
   /** Which chunks lack, as far as that can be known before. */
   lacks: (number: number) => boolean;
-  open: (path: string, start: number, end: number, bytes: number) => Promise<ByteStream>;
+  /** `zstd`: it may come compressed. */
+  open: (path: string, start: number, end: number, bytes: number, zstd: boolean) => Promise<ByteStream>;
 };
 
 export type PieceSource = {
-  /** The bytes of chunk `number`, not checked. `alone`: of the chunk's own object, if there is one. Throws Trouble. */
+  /** The bytes of chunk `number`, not checked. `alone`: of the chunk's own object, if there is one, as it is. Throws Trouble. */
   chunk(number: number, offset: number, alone: boolean): Promise<Buffer>;
   close(): void;
 };
@@ -30,22 +35,26 @@ export const openPieceSource = ({ artifact, records, lacks, open }: PieceOptions
   /** What the server does not have; it may know chunks of none but new artifacts, or keep no whole ones. */
   let noChunks = false;
   let noWhole = false;
+  let compresses = true;
 
   const closeRun = (): void => {
     run?.stream.close();
     run = undefined;
   };
-  const runEnd = (number: number, offset: number): number => {
-    let end = offset;
-    for (let next = number; next < records.length && lacks(next); next += 1) end += records[next]!.bytes;
-    return Math.max(end, offset + records[number]!.bytes);
+  /** How many lack in a row, this one at least, and where they end. */
+  const runFrom = (number: number, offset: number): { chunks: number; end: number } => {
+    let end = offset + records[number]!.bytes;
+    const last = noChunks ? records.length : Math.min(records.length, number + RUN_CHUNKS_MAX);
+    let next = number + 1;
+    for (; next < last && lacks(next); next += 1) end += records[next]!.bytes;
+    return { chunks: next - number, end };
   };
   const fromRun = async (number: number, offset: number, end: number): Promise<Buffer> => {
     const { bytes } = records[number]!;
     const gap = run === undefined ? -1 : offset - run.stream.position();
     if (run === undefined || gap < 0 || gap > SKIP_BYTES_MAX || offset + bytes > run.end) {
       closeRun();
-      run = { stream: await open(objectPath(artifact.sha256), offset, end, artifact.bytes), end };
+      run = { stream: await open(objectPath(artifact.sha256), offset, end, artifact.bytes, false), end };
     }
     try {
       await run.stream.skip(offset - run.stream.position());
@@ -55,10 +64,12 @@ export const openPieceSource = ({ artifact, records, lacks, open }: PieceOptions
       throw error;
     }
   };
-  const single = async ({ sha256, bytes }: ChunkRecord): Promise<Buffer> => {
-    const stream = await open(objectPath(sha256), 0, bytes, bytes);
+  const single = async ({ sha256, bytes }: ChunkRecord, zstd: boolean): Promise<Buffer> => {
+    const stream = await open(objectPath(sha256), 0, bytes, bytes, zstd);
     try {
-      return await stream.take(bytes);
+      const frame = await stream.frame();
+      compresses = frame !== undefined && frame.length < COMPRESSES * bytes;
+      return frame === undefined ? await stream.take(bytes) : unpacked(frame, bytes);
     } finally {
       stream.close();
     }
@@ -68,10 +79,9 @@ export const openPieceSource = ({ artifact, records, lacks, open }: PieceOptions
   return {
     chunk: async (number, offset, alone) => {
       const record = records[number]!;
-      const end = runEnd(number, offset);
-      const many =
-        run !== undefined || number + RUN_CHUNKS_MIN > records.length || end - offset > RUN_CHUNKS_MIN * record.bytes;
-      if (!noWhole && !alone && many) {
+      const { chunks, end } = runFrom(number, offset);
+      const within = run !== undefined && offset >= run.stream.position() && offset + record.bytes <= run.end;
+      if (!noWhole && !alone && (within || ((noChunks || !compresses) && chunks >= RUN_CHUNKS_MIN))) {
         try {
           return await fromRun(number, offset, end);
         } catch (error) {
@@ -81,14 +91,23 @@ export const openPieceSource = ({ artifact, records, lacks, open }: PieceOptions
       }
       if (!noChunks) {
         try {
-          return await single(record);
+          return await single(record, !alone);
         } catch (error) {
           if (!isMissing(error) || noWhole) throw error;
           noChunks = true;
         }
       }
-      return fromRun(number, offset, offset + record.bytes);
+      return fromRun(number, offset, alone ? offset + record.bytes : end);
     },
     close: closeRun,
   };
+};
+
+/** Damage is for the caller to find: no chunk hashes like this. */
+const unpacked = (frame: Buffer, bytes: number): Buffer => {
+  try {
+    return openFrame(frame, null, bytes);
+  } catch {
+    return frame;
+  }
 };

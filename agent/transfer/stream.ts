@@ -2,6 +2,7 @@
  * Bytes of one immutable object from some offset on, in order, in exactly the pieces that are asked for. What the server
  * answers is bounded: in length, in slowness, and to the range that was asked for (faults 20, 21).
  */
+import { FRAME_BYTES_MAX } from '#shared/transfer/pack.ts';
 import type { FetchLimits } from '../fetch.ts';
 import type { HttpAnswer, HttpGet } from '../request.ts';
 import { reasonOf, stopped, Trouble } from './trouble.ts';
@@ -14,6 +15,8 @@ export type StreamOptions = {
   end: number;
   /** Of the whole object. */
   bytes: number;
+  /** The object is a chunk, and may come as a zstd frame: see `frame`. */
+  zstd?: boolean;
   signal: AbortSignal;
   limits: FetchLimits;
   /** Called with every piece from the network, whether or not it is of use. */
@@ -26,6 +29,8 @@ export type ByteStream = {
   /** Exactly so many bytes. Throws Trouble; the stream is of no use any more then. */
   take(bytes: number): Promise<Buffer>;
   skip(bytes: number): Promise<void>;
+  /** All of it, where it came as a zstd frame of the chunk (which `take` must not be asked for then); undefined: it did not. */
+  frame(): Promise<Buffer | undefined>;
   /** Lets go of the connection. */
   close(): void;
 };
@@ -56,8 +61,11 @@ const ask = async (options: StreamOptions, stop: AbortController): Promise<HttpA
   const { get, path, start, end, bytes, limits, signal } = options;
   if (signal.aborted) throw stopped();
   const whole = start === 0 && end === bytes;
-  // A compressed transfer would have other lengths than the object's.
-  const headers = { 'accept-encoding': 'identity', ...(whole ? {} : { range: `bytes=${start}-${end - 1}` }) };
+  // A compressed transfer has other lengths than the object's.
+  const headers = {
+    'accept-encoding': options.zstd ? 'zstd' : 'identity',
+    ...(whole ? {} : { range: `bytes=${start}-${end - 1}` }),
+  };
   const timer = setTimeout(() => stop.abort(), limits.headersMs ?? HEADERS_MS);
   let answer: HttpAnswer;
   try {
@@ -75,9 +83,11 @@ const ask = async (options: StreamOptions, stop: AbortController): Promise<HttpA
 };
 
 /** A whole object instead of a range is fine: what is before the range is read over. */
-const wrongAnswer = ({ start, end, bytes }: StreamOptions, { status, headers }: HttpAnswer): Trouble | undefined => {
+const wrongAnswer = (options: StreamOptions, answer: HttpAnswer): Trouble | undefined => {
+  const { start, end, bytes } = options;
+  const { status, headers } = answer;
   const announced = Number(headers.get('content-length') ?? Number.NaN);
-  const most = status === 206 ? end - start : bytes;
+  const most = limitOf(options, answer) - (status === 206 ? start : 0);
   if (status === 200 || status === 206) {
     if (announced > most)
       return new Trouble('ENDLESS_DATA', `the server announces ${announced} bytes instead of ${most}`);
@@ -99,10 +109,18 @@ const wrongAnswer = ({ start, end, bytes }: StreamOptions, { status, headers }: 
   return new Trouble('FETCH_FAILED', `the server answered ${status}`, { retry, missing: status === 404 });
 };
 
+const isFrame = ({ zstd }: StreamOptions, { status, headers }: HttpAnswer): boolean =>
+  zstd === true && status === 200 && headers.get('content-encoding') === 'zstd';
+/** Nothing is sent behind it. */
+const limitOf = (options: StreamOptions, answer: HttpAnswer): number => {
+  if (answer.status === 206) return options.end;
+  return isFrame(options, answer) ? FRAME_BYTES_MAX(options.bytes) : options.bytes;
+};
+
 const reader = (options: StreamOptions, answer: HttpAnswer, stop: AbortController, release: () => void): ByteStream => {
   const pieces = answer.body?.[Symbol.asyncIterator]();
   const watched = watchRate(options.limits, () => stop.abort());
-  const limit = answer.status === 200 ? options.bytes : options.end;
+  const limit = limitOf(options, answer);
   let arrived = answer.status === 200 ? 0 : options.start;
   let position = arrived;
   const held: Uint8Array[] = [];
@@ -111,7 +129,8 @@ const reader = (options: StreamOptions, answer: HttpAnswer, stop: AbortControlle
     release();
     return new Trouble(code, why);
   };
-  const more = async (): Promise<void> => {
+  /** False: that was all. */
+  const more = async (): Promise<boolean> => {
     let next: IteratorResult<Uint8Array> | undefined;
     try {
       next = await watched.waiting(() => pieces?.next());
@@ -121,14 +140,14 @@ const reader = (options: StreamOptions, answer: HttpAnswer, stop: AbortControlle
         throw fail('SLOW_RETRIEVAL', `${arrived} of ${limit} bytes, then too few in too long a time`);
       throw fail('FETCH_FAILED', `${reasonOf(error)} after ${arrived} of ${limit} bytes`);
     }
-    if (next === undefined || next.done === true)
-      throw fail('FETCH_FAILED', `the server ended after ${arrived} of ${limit} bytes`);
+    if (next === undefined || next.done === true) return false;
     arrived += next.value.length;
     watched.arrived(next.value.length);
     options.onBytes(next.value.length);
     // Whoever sends more than was promised sends something else.
     if (arrived > limit) throw fail('ENDLESS_DATA', `the server sends more than ${limit} bytes`);
     held.push(next.value);
+    return true;
   };
   /** Hands out what is held, up to so many bytes. */
   const takeHeld = (bytes: number): Uint8Array => {
@@ -142,7 +161,9 @@ const reader = (options: StreamOptions, answer: HttpAnswer, stop: AbortControlle
   const over = async (bytes: number, onPiece: (piece: Uint8Array) => void): Promise<void> => {
     if (position + bytes > limit) throw fail('FETCH_FAILED', `nothing lies behind ${limit} bytes`);
     for (let left = bytes; left > 0; ) {
-      while (held.length === 0) await more();
+      while (held.length === 0) {
+        if (!(await more())) throw fail('FETCH_FAILED', `the server ended after ${arrived} of ${limit} bytes`);
+      }
       const piece = takeHeld(left);
       left -= piece.length;
       onPiece(piece);
@@ -158,8 +179,14 @@ const reader = (options: StreamOptions, answer: HttpAnswer, stop: AbortControlle
         : Buffer.concat(taken, bytes);
     },
     skip: (bytes) => over(bytes, () => undefined),
+    frame: async () => {
+      if (!isFrame(options, answer)) return undefined;
+      while (await more());
+      position = limit;
+      return Buffer.concat(held.splice(0));
+    },
     close: () => {
-      if (arrived < limit) return release();
+      if (position < limit && arrived < limit) return release();
       // All of it is here: read to its end the connection serves the next request. An answer that goes on is cut off.
       const late = setTimeout(release, END_MS_MAX);
       const ended = pieces?.next() ?? Promise.resolve();

@@ -5,13 +5,14 @@
 import type { Readable } from 'node:stream';
 import { buffer } from 'node:stream/consumers';
 import { promisify } from 'node:util';
-import { zstdCompress } from 'node:zlib';
+import { constants, zstdCompress } from 'node:zlib';
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import { z } from 'zod';
 import { objectPath } from '#shared/device-api.ts';
 import { Sha256 } from '#shared/ids.ts';
 import { refuse } from '#shared/problems.ts';
 import type { Role } from '#shared/route.ts';
+import { WINDOW_LOG } from '#shared/transfer/pack.ts';
 import type { Objects } from '../store/objects.ts';
 import type { Store } from '../store/store.ts';
 import { sendProblem } from './errors.ts';
@@ -98,6 +99,8 @@ const read = async (objects: Pick<Objects, 'open'>, place: Place, range?: Range)
 };
 
 const compress = promisify(zstdCompress);
+/** As the frames of packs: without it the frame would ask for a window that readers refuse. */
+const FRAME = { params: { [constants.ZSTD_c_windowLog]: WINDOW_LOG } };
 /** A chunk has 112 KiB at most: it is compressed in memory, in the thread pool. */
 const answerEncoded = async (
   reply: FastifyReply,
@@ -106,7 +109,7 @@ const answerEncoded = async (
 ): Promise<FastifyReply> => {
   const stream = await read(objects, place);
   if (stream === undefined) return sendProblem(reply, NO_OBJECT);
-  const body = await compress(await buffer(stream));
+  const body = await compress(await buffer(stream), FRAME);
   return reply.type('application/octet-stream').header('content-encoding', 'zstd').send(body);
 };
 

@@ -27,24 +27,22 @@ const openArtifact = (files: PackFiles): ArtifactBytes => {
 };
 
 const write = (input: PackInput): PackAnswer => {
-  const { from } = input;
-  const pieces = makePack({
-    old: from === null ? null : openArtifact(from),
-    new: openArtifact(input.to),
-    level: input.level,
-  });
-  const hash = createHash('sha256');
-  const out = openSync(input.out, 'wx', 0o600);
-  let bytes = 0;
-  for (const piece of pieces) {
-    hash.update(piece);
+  const { from, level } = input;
+  const artifacts = { old: from === null ? null : openArtifact(from), new: openArtifact(input.to) };
+  const out = openSync(input.out, 'wx+', 0o600);
+  const bytes = makePack({ ...artifacts, level }, (piece, at) => {
     // A write may be short when the disk fills up; the next one then says so.
-    for (let done = 0; done < piece.length; ) done += writeSync(out, piece, done);
-    bytes += piece.length;
-  }
+    for (let done = 0; done < piece.length; ) done += writeSync(out, piece, done, piece.length - done, at + done);
+  });
+  // Its table, which comes first, is known last: so all of it is read once more.
+  const hash = createHash('sha256');
+  const piece = Buffer.allocUnsafe(READ_BYTES);
+  for (let read = 0, at = 0; (read = readSync(out, piece, 0, READ_BYTES, at)) > 0; at += read)
+    hash.update(piece.subarray(0, read));
   closeSync(out);
   return { ok: true, sha256: hash.digest('hex'), bytes };
 };
+const READ_BYTES = 256 * 1024;
 
 const answer = (): PackAnswer => {
   try {

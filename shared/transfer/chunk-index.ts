@@ -38,6 +38,22 @@ export const openIndexer = (): { push(bytes: Uint8Array): void; end(): ChunkReco
   };
 };
 
+/** The chunks that a reader of `old` lacks, in order, each once: their numbers and offsets. */
+export const chunksLacking = (
+  records: readonly ChunkRecord[],
+  old: readonly ChunkRecord[],
+): { chunk: number; offset: number; record: ChunkRecord }[] => {
+  const known = new Set(old.map(({ sha256 }) => sha256));
+  const lacking = [];
+  let offset = 0;
+  for (const [chunk, record] of records.entries()) {
+    if (!known.has(record.sha256)) lacking.push({ chunk, offset, record });
+    known.add(record.sha256);
+    offset += record.bytes;
+  }
+  return lacking;
+};
+
 export const encodeIndex = (records: readonly ChunkRecord[]): Buffer => {
   const bytes = Buffer.alloc(indexBytes(records.length));
   MAGIC.copy(bytes);

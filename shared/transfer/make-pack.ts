@@ -1,12 +1,12 @@
 /**
  * Makes packs. All of it is synchronous computing: on a server it belongs into a worker thread. Memory is bounded by the
- * indexes and the table of anchors (at most 32 MiB), not by the artifacts.
+ * indexes, the pack's own table and that of anchors (at most 32 MiB), not by the artifacts.
  */
 
 import { hash } from 'node:crypto';
 import { constants, zstdCompressSync } from 'node:zlib';
 import { openAnchors } from './anchors.ts';
-import { type ChunkRecord, encodeIndex, recordOf } from './chunk-index.ts';
+import { type ChunkRecord, chunksLacking, encodeIndex, recordOf } from './chunk-index.ts';
 import {
   canBeDictionary,
   DICTIONARY_BYTES_MAX,
@@ -14,6 +14,7 @@ import {
   encodePackRecord,
   PACK_KINDS,
   type PackKind,
+  packHeadBytes,
   WINDOW_LOG,
 } from './pack.ts';
 
@@ -21,41 +22,23 @@ import {
 export type ArtifactReader = { bytes: number; read(offset: number, bytes: number): Buffer };
 export type ArtifactBytes = { reader: ArtifactReader; records: readonly ChunkRecord[] };
 
-/** The chunks that a reader of `old` lacks, in order, each once: their numbers and offsets. */
-export const chunksLacking = (
-  records: readonly ChunkRecord[],
-  old: readonly ChunkRecord[],
-): { chunk: number; offset: number; record: ChunkRecord }[] => {
-  const known = new Set(old.map(({ sha256 }) => sha256));
-  const lacking = [];
-  let offset = 0;
-  for (const [chunk, record] of records.entries()) {
-    if (!known.has(record.sha256)) lacking.push({ chunk, offset, record });
-    known.add(record.sha256);
-    offset += record.bytes;
-  }
-  return lacking;
-};
-
 /**
- * The pack that leads from `old` (null: from nothing) to `new`, in pieces of a frame each. Throws when a chunk is not what
- * its index says: a pack of damaged bytes would be no use to anybody.
+ * Makes the pack that leads from `old` (null: from nothing) to `new`, and returns its length. `write` gets each byte of it once, the
+ * frames in order and the head last, since only then the table is known. Throws when a chunk is not what its index says: a pack of
+ * damaged bytes would be no use to anybody.
  */
-export function* makePack(options: {
-  old: ArtifactBytes | null;
-  new: ArtifactBytes;
-  level: number;
-}): Generator<Buffer, void, undefined> {
+export const makePack = (
+  options: { old: ArtifactBytes | null; new: ArtifactBytes; level: number },
+  write: (bytes: Buffer, at: number) => void,
+): number => {
   const { old, level } = options;
   const target = options.new;
   const lacking = chunksLacking(target.records, old?.records ?? []);
   const digest = (records: readonly ChunkRecord[]): string => hash('sha256', encodeIndex(records));
-  yield encodePackHeader({
-    to: digest(target.records),
-    from: old === null ? null : digest(old.records),
-    records: lacking.length,
-  });
+  const from = old === null ? null : digest(old.records);
+  const head = [encodePackHeader({ to: digest(target.records), from, records: lacking.length })];
   const similar = old === null || lacking.length === 0 ? null : findSimilar(old.reader);
+  let at = packHeadBytes(lacking.length);
   for (const { chunk, offset, record } of lacking) {
     const bytes = target.reader.read(offset, record.bytes);
     if (recordOf(bytes).sha256 !== record.sha256) throw new Error(`chunk ${chunk} is not what its index says`);
@@ -63,10 +46,13 @@ export function* makePack(options: {
       similar?.(bytes),
       justBefore(target.reader, offset),
     ]);
-    yield encodePackRecord({ kind, chunk, dictionaryOffset, dictionaryBytes, frameBytes: frame.length });
-    yield frame;
+    head.push(encodePackRecord({ kind, chunk, dictionaryOffset, dictionaryBytes, frameBytes: frame.length }));
+    write(frame, at);
+    at += frame.length;
   }
-}
+  write(Buffer.concat(head), 0);
+  return at;
+};
 
 type Dictionary = { kind: PackKind; offset: number; bytes: Buffer };
 

@@ -4,7 +4,7 @@
  *
  * Header, 80 bytes: `SLUICEPK`, the pack format (1 byte), three zeros, the number of records (32 bits, little-endian as
  * everything here), digest of the index it leads to, digest of the index that it needs the artifact of (zeros: none).
- * Then as often as said: a record of 16 bytes, and its frame.
+ * Then the table: as many records of 16 bytes as said; then their frames, in the same order, without gaps.
  * Record: kind (8 bits), number of the chunk in the index (24), dictionary's offset (40) and length (24), frame's length (32).
  */
 import { constants, zstdDecompressSync } from 'node:zlib';
@@ -48,6 +48,9 @@ export const encodePackHeader = (header: PackHeader): Buffer => {
   return bytes;
 };
 
+/** Header and table: what must be known before a frame can be found. */
+export const packHeadBytes = (records: number): number => PACK_HEADER_BYTES + records * PACK_RECORD_BYTES;
+
 /** Undefined: not the header of a pack of this format. */
 export const parsePackHeader = (bytes: Buffer): PackHeader | undefined => {
   if (bytes.length !== PACK_HEADER_BYTES || !bytes.subarray(0, MAGIC.length).equals(MAGIC)) return undefined;
@@ -85,16 +88,39 @@ export const parsePackRecord = (bytes: Buffer): PackRecord | undefined => {
   return frameBytes < 1 || frameBytes > FRAME_BYTES_MAX(CHUNK_BYTES_MAX) ? undefined : record;
 };
 
+/** A record, and where in the pack its frame begins. */
+export type PackEntry = PackRecord & { offset: number };
+
 /**
- * Whether a record may be used: chunks come in the order of the index, the frame is no longer than such a chunk needs, and
- * the dictionary lies within the old artifact, or within what is written before the chunk.
- * `after`: the number of the chunk before it in the pack, -1 for the first. `oldBytes`: null where there is no old artifact.
+ * Header and table of a pack of `packBytes` bytes. Undefined when they are of none: the chunks' numbers grow, and the frames end
+ * where the pack ends.
+ */
+export const parsePackHead = (
+  head: Buffer,
+  packBytes: number,
+): { header: PackHeader; table: PackEntry[] } | undefined => {
+  const header = parsePackHeader(head.subarray(0, PACK_HEADER_BYTES));
+  if (header === undefined || head.length !== packHeadBytes(header.records)) return undefined;
+  const table: PackEntry[] = [];
+  let offset = head.length;
+  for (let at = PACK_HEADER_BYTES; at < head.length; at += PACK_RECORD_BYTES) {
+    const record = parsePackRecord(head.subarray(at, at + PACK_RECORD_BYTES));
+    if (record === undefined || record.chunk <= (table.at(-1)?.chunk ?? -1)) return undefined;
+    table.push({ ...record, offset });
+    offset += record.frameBytes;
+  }
+  return offset === packBytes ? { header, table } : undefined;
+};
+
+/**
+ * Whether a record may be used: the frame is no longer than such a chunk needs, and the dictionary lies within the old artifact, or
+ * within what is written before the chunk. `oldBytes`: null where there is no old artifact.
  */
 export const packRecordFits = (
   record: PackRecord,
-  place: { after: number; chunkOffset: number; chunkBytes: number; oldBytes: number | null },
+  place: { chunkOffset: number; chunkBytes: number; oldBytes: number | null },
 ): boolean => {
-  if (record.chunk <= place.after || record.frameBytes > FRAME_BYTES_MAX(place.chunkBytes)) return false;
+  if (record.frameBytes > FRAME_BYTES_MAX(place.chunkBytes)) return false;
   const end = record.dictionaryOffset + record.dictionaryBytes;
   if (record.kind === PACK_KINDS.old) return place.oldBytes !== null && end <= place.oldBytes;
   return record.kind === PACK_KINDS.plain || end <= place.chunkOffset;

@@ -12,13 +12,7 @@ import { deviceRoutes } from '#shared/device-api.ts';
 import { Id } from '#shared/ids.ts';
 import type { Artifact } from '#shared/manifest.ts';
 import { parseIndex } from '#shared/transfer/chunk-index.ts';
-import {
-  openFrame,
-  PACK_HEADER_BYTES,
-  PACK_RECORD_BYTES,
-  parsePackHeader,
-  parsePackRecord,
-} from '#shared/transfer/pack.ts';
+import { openFrame, PACK_HEADER_BYTES, packHeadBytes, parsePackHead, parsePackHeader } from '#shared/transfer/pack.ts';
 import { sha256Hex } from '#shared/trust/canonical.ts';
 import { publicKeyPem } from '#shared/trust/keys.ts';
 import { generatePrivateKey, type Signer, signerFromPem } from '#shared/trust/signers.ts';
@@ -122,9 +116,8 @@ test('a device gets the index, a pack and any single chunk of what CI published,
   const pack = await get(server, device, `/o/${sha256}`);
   expect([pack.length, sha256Hex(pack)]).toEqual([bytes, sha256]);
   expect(parsePackHeader(pack.subarray(0, PACK_HEADER_BYTES))).toMatchObject({ from: null, records: records.length });
-  const record = parsePackRecord(pack.subarray(PACK_HEADER_BYTES, PACK_HEADER_BYTES + PACK_RECORD_BYTES))!;
-  const start = PACK_HEADER_BYTES + PACK_RECORD_BYTES;
-  const first = openFrame(pack.subarray(start, start + record.frameBytes), null, records[0]!.bytes);
+  const { offset, frameBytes } = parsePackHead(pack.subarray(0, packHeadBytes(records.length)), bytes)!.table[0]!;
+  const first = openFrame(pack.subarray(offset, offset + frameBytes), null, records[0]!.bytes);
   expect(first.equals(content.subarray(0, records[0]!.bytes))).toBe(true);
 
   // One `from`, several, and none of any use; and who is no device is told nothing.

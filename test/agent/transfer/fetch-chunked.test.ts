@@ -1,8 +1,11 @@
 import { mkdir, readdir, readFile, stat, symlink, writeFile } from 'node:fs/promises';
 import type { ServerResponse } from 'node:http';
 import { dirname, join } from 'node:path';
+import { zstdCompressSync } from 'node:zlib';
 import { expect, test } from 'vitest';
-import { noise } from '#test/shared/transfer/bytes.ts';
+import { chunksLacking } from '#shared/transfer/chunk-index.ts';
+import { packHeadBytes } from '#shared/transfer/pack.ts';
+import { noise, recordsOf } from '#test/shared/transfer/bytes.ts';
 import { edited, openRig, prose, seedOf, sha256, writeSlot } from './rig.ts';
 
 const V1 = prose('v1', 1_500_000);
@@ -38,13 +41,69 @@ test('chunks that repeat within an artifact are fetched once', async () => {
   expect(rig.counts.bytes).toBeLessThan(once.length * 1.3);
 });
 
-test('without a pack many chunks come as a range of the artifact, few come alone', async () => {
+/** Bytes that no server can send fewer of: the chunks that `old` has not, each compressed by itself. */
+const lackingOf = (fresh: Buffer, old: Buffer): { count: number; compressed: number } => {
+  const lacking = chunksLacking(recordsOf(fresh), recordsOf(old));
+  const frames = lacking.map(({ offset, record }) => zstdCompressSync(fresh.subarray(offset, offset + record.bytes)));
+  return { count: lacking.length, compressed: frames.reduce((sum, { length }) => sum + length, 0) };
+};
+
+test('without a pack what compresses comes chunk by chunk, what does not as a range of the artifact', async () => {
   const rig = await openRig(V2, { old: V1, pack: false });
   expect(await rig.outcome(await rig.fetch())).toBe('whole');
-  const fresh = await openRig(V1, { pack: false });
+  const { count, compressed } = lackingOf(V2, V1);
+  expect(rig.counts.bytes).toBe(rig.index.length + compressed);
+  expect(rig.asked.length).toBe(2 + count);
+  const fresh = await openRig(noise('fresh', 1_500_000), { pack: false });
   expect(await fresh.outcome(await fresh.fetch())).toBe('whole');
-  expect(fresh.asked.length).toBe(3);
-  expect(rig.asked.length).toBeGreaterThan(5);
+  // Index, pack, one chunk to see, and the rest.
+  expect(fresh.asked.length).toBe(4);
+});
+
+test('a pack from nothing gives a device that holds most of it the few chunks that it lacks, and is not read beyond', async () => {
+  const many = prose('many', 4_000_000);
+  const changed = edited(many, 24);
+  const rig = await openRig(changed, { old: many, pack: 'from nothing' });
+  expect(await rig.outcome(await rig.fetch())).toBe('whole');
+  const { count, compressed } = lackingOf(changed, many);
+  expect(count).toBeGreaterThan(15);
+  const fromPack = rig.asked.filter(({ path }) => path === `/o/${rig.pack.sha256}`);
+  expect(fromPack.length).toBeGreaterThan(1);
+  expect(fromPack.every(({ range }) => range !== undefined)).toBe(true);
+  // A table, and frames that are no longer than the chunks by themselves would be.
+  expect(rig.counts.bytes).toBeLessThan(rig.index.length + compressed + packHeadBytes(rig.records.length));
+  expect(rig.state.bytesSent).toBe(rig.counts.bytes);
+  expect(rig.packed.length).toBeGreaterThan(1.5 * rig.counts.bytes);
+});
+
+test('one chunk that lacks of many comes by itself where the table of a pack would cost more', async () => {
+  // Every other chunk is of zeros, or nearly: small frames under a long table.
+  const many = Buffer.concat(Array.from({ length: 200 }, (_, n) => Buffer.from(`${n}`.padEnd(110_000))));
+  const changed = Buffer.concat([many, Buffer.from('and one more')]);
+  const rig = await openRig(changed, { old: many, pack: 'from nothing' });
+  expect(await rig.outcome(await rig.fetch())).toBe('whole');
+  expect(lackingOf(changed, many).count).toBe(1);
+  expect(rig.asked.some(({ path }) => path === `/o/${rig.pack.sha256}`)).toBe(false);
+  expect(rig.counts.bytes).toBe(rig.index.length + lackingOf(changed, many).compressed);
+});
+
+test('a chunk that comes as a frame of something else, or of more, is not believed', async () => {
+  for (const lie of [
+    zstdCompressSync(noise('lie', 50_000)),
+    zstdCompressSync(Buffer.alloc(64_000_000)),
+    noise('l', 9),
+  ]) {
+    const rig = await openRig(V2, { old: V1, pack: false });
+    let lies = 0;
+    rig.state.misbehave = ({ path }, response) => {
+      if (lies > 0 || !rig.records.some(({ sha256: digest }) => path.endsWith(digest))) return false;
+      lies += 1;
+      response.writeHead(200, { 'content-encoding': 'zstd' }).end(lie);
+      return true;
+    };
+    expect(await rig.outcome(await rig.fetch())).toBe('whole');
+    expect([lies, rig.counts.troubles]).toEqual([1, 1]);
+  }
 });
 
 test('a server that knows no single chunks is asked for ranges of the artifact, one that has no artifact for chunks', async () => {
@@ -100,8 +159,8 @@ const cut = (bytes: number, times: number) => {
 };
 
 test('a connection that flaps again and again still ends with the right bytes, and fetches little twice', async () => {
-  const rig = await openRig(noise('flapping', 1_500_000));
-  rig.state.misbehave = cut(200_000, 30)(`/o/${rig.pack.sha256}`);
+  const rig = await openRig(prose('flapping', 2_500_000));
+  rig.state.misbehave = cut(80_000, 30)(`/o/${rig.pack.sha256}`);
   expect(await rig.outcome(await rig.fetch())).toBe('whole');
   expect(rig.counts.troubles).toBeGreaterThan(2);
   const frames = rig.counts.troubles * 112 * 1024;
@@ -185,17 +244,18 @@ test('a seed that is damaged costs what it was to save', async () => {
 });
 
 test('a chunk that is wrong is fetched again alone, and given up after three times', async () => {
-  const rig = await openRig(V1, { pack: false });
+  const noisy = noise('wrong', 1_500_000);
+  const rig = await openRig(noisy, { pack: false });
   const victim = rig.records[5]!;
   const wrong = Buffer.from(rig.objects.get(victim.sha256)!);
   wrong[0]! ^= 1;
-  const whole = Buffer.from(V1);
+  const whole = Buffer.from(noisy);
   whole[rig.records.slice(0, 5).reduce((sum, { bytes }) => sum + bytes, 0)]! ^= 1;
   rig.objects.set(rig.artifact.sha256, whole);
   expect(await rig.outcome(await rig.fetch())).toBe('whole');
   expect(rig.asked.filter(({ path }) => path === `/o/${victim.sha256}`)).toHaveLength(1);
 
-  const hopeless = await openRig(V1, { pack: false });
+  const hopeless = await openRig(noisy, { pack: false });
   hopeless.objects.set(hopeless.artifact.sha256, whole);
   hopeless.objects.set(victim.sha256, wrong);
   expect(await hopeless.outcome(await hopeless.fetch())).toBe('TARGET_HASH');
@@ -243,7 +303,7 @@ for (const [what, headers, status] of [
   ['of another length', { 'content-range': 'bytes 1000-2000/2001' }, 206],
 ] as const) {
   test(`a range that is answered with ${what} is not believed`, async () => {
-    const rig = await openRig(V1, { pack: false });
+    const rig = await openRig(V1, { pack: false, chunks: false });
     await mkdir(dirname(rig.part), { recursive: true });
     await writeFile(rig.part, V1.subarray(0, 500_000));
     let lies = 0;
@@ -260,7 +320,7 @@ for (const [what, headers, status] of [
 }
 
 test('a server that answers 200 to a range is read over up to where the range begins', async () => {
-  const rig = await openRig(V1, { pack: false });
+  const rig = await openRig(V1, { pack: false, chunks: false });
   await mkdir(dirname(rig.part), { recursive: true });
   await writeFile(rig.part, V1.subarray(0, 500_000));
   rig.state.misbehave = ({ path }, response, object) => {

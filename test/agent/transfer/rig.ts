@@ -5,6 +5,7 @@ import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { zstdCompressSync } from 'node:zlib';
 import { onTestFinished } from 'vitest';
 import type { Http } from '#agent/http.ts';
 import type { HttpGet } from '#agent/request.ts';
@@ -13,8 +14,7 @@ import { type ChunkedOptions, type ChunkedResult, fetchChunked } from '#agent/tr
 import type { Seed } from '#agent/transfer/seeds.ts';
 import { Artifact } from '#shared/manifest.ts';
 import { encodeIndex } from '#shared/transfer/chunk-index.ts';
-import { makePack } from '#shared/transfer/make-pack.ts';
-import { noise, readerOf, recordsOf } from '#test/shared/transfer/bytes.ts';
+import { noise, packOf, recordsOf } from '#test/shared/transfer/bytes.ts';
 
 export const sha256 = (bytes: Uint8Array): string => createHash('sha256').update(bytes).digest('hex');
 
@@ -55,7 +55,7 @@ export const seedOf = (bytes: Buffer): Seed => ({
 
 export const openRig = async (
   fresh: Buffer,
-  has: { old?: Buffer; pack?: boolean; chunks?: boolean; whole?: boolean } = {},
+  has: { old?: Buffer; pack?: boolean | 'from nothing'; chunks?: boolean; whole?: boolean } = {},
 ) => {
   const records = recordsOf(fresh);
   const index = encodeIndex(records);
@@ -68,21 +68,22 @@ export const openRig = async (
   });
   const objects = new Map([[sha256(index), index]]);
   if (has.whole !== false) objects.set(artifact.sha256, fresh);
+  const chunks = new Set<string>();
   if (has.chunks !== false) {
     let offset = 0;
     for (const { sha256: digest, bytes } of records) {
       objects.set(digest, fresh.subarray(offset, offset + bytes));
+      chunks.add(`/o/${digest}`);
       offset += bytes;
     }
   }
-  const old = has.old === undefined ? null : { reader: readerOf(has.old), records: recordsOf(has.old) };
-  // Not made where nobody asks for it.
-  const made = has.pack === false ? [] : makePack({ old, new: { reader: readerOf(fresh), records }, level: 1 });
-  const packed = Buffer.concat([...made]);
+  // From the old artifact, if there is one, or as if that pack were not made yet. Not made where nobody asks for it.
+  const from = has.old === undefined || has.pack === 'from nothing' ? null : has.old;
+  const packed = has.pack === false ? Buffer.alloc(0) : packOf(from, fresh, 1);
   const pack = {
     sha256: sha256(packed),
     bytes: packed.length,
-    from: old === null ? null : seedOf(has.old!).index,
+    from: from === null ? null : seedOf(from).index,
     level: 3,
   };
   objects.set(pack.sha256, packed);
@@ -103,6 +104,11 @@ export const openRig = async (
     if (state.misbehave(one, response, object)) return undefined;
     if (path.startsWith('/device/v1/pack')) return void response.end(JSON.stringify({ pack: state.pack }));
     if (object === undefined) return void response.writeHead(404).end();
+    if (chunks.has(path) && incoming.headers['accept-encoding'] === 'zstd') {
+      const frame = zstdCompressSync(object);
+      state.bytesSent += frame.length;
+      return void response.writeHead(200, { 'content-encoding': 'zstd' }).end(frame);
+    }
     const [, first, last] = /^bytes=(\d+)-(\d+)$/.exec(incoming.headers.range ?? '') ?? [];
     const [start, end] = first === undefined ? [0, object.length - 1] : [Number(first), Number(last)];
     const headers = { 'content-length': end - start + 1, etag: `"${path.slice(3)}"` };

@@ -1,7 +1,7 @@
 /** Bytes for the tests of transfer: the same for the same seed, everywhere and for ever. */
 import { createHash } from 'node:crypto';
 import { type ChunkRecord, openIndexer } from '#shared/transfer/chunk-index.ts';
-import type { ArtifactReader } from '#shared/transfer/make-pack.ts';
+import { type ArtifactReader, makePack } from '#shared/transfer/make-pack.ts';
 
 /** Nothing in it compresses: SHA-256 of the seed and a counter, in a row. */
 export const noise = (seed: string, bytes: number): Buffer => {
@@ -25,3 +25,15 @@ export const readerOf = (bytes: Buffer): ArtifactReader => ({
     return bytes.subarray(offset, offset + length);
   },
 });
+
+/** `old` null: from nothing. */
+export const packOf = (old: Buffer | null, fresh: Buffer, level: number): Buffer => {
+  const bytesOf = (bytes: Buffer) => ({ reader: readerOf(bytes), records: recordsOf(bytes) });
+  const frames: Buffer[] = [];
+  let head: Buffer = Buffer.alloc(0);
+  makePack({ old: old === null ? null : bytesOf(old), new: bytesOf(fresh), level }, (bytes, at) => {
+    if (at === 0) head = bytes;
+    else frames.push(bytes);
+  });
+  return Buffer.concat([head, ...frames]);
+};

@@ -2,9 +2,9 @@ import { createHash } from 'node:crypto';
 import { constants, zstdCompressSync } from 'node:zlib';
 import * as fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { encodeIndex } from '#shared/transfer/chunk-index.ts';
+import { chunksLacking, encodeIndex } from '#shared/transfer/chunk-index.ts';
 import { CHUNK_BYTES_MAX } from '#shared/transfer/chunker.ts';
-import { chunksLacking, makePack } from '#shared/transfer/make-pack.ts';
+import { makePack } from '#shared/transfer/make-pack.ts';
 import {
   canBeDictionary,
   DICTIONARY_BYTES_MAX,
@@ -13,27 +13,25 @@ import {
   openFrame,
   PACK_HEADER_BYTES,
   PACK_KINDS,
-  PACK_RECORD_BYTES,
+  packHeadBytes,
   packRecordFits,
+  parsePackHead,
   parsePackHeader,
   parsePackRecord,
 } from '#shared/transfer/pack.ts';
-import { noise, readerOf, recordsOf } from './bytes.ts';
+import { noise, packOf, readerOf, recordsOf } from './bytes.ts';
 
 const sha256 = (bytes: Uint8Array): string => createHash('sha256').update(bytes).digest('hex');
-const pack = (old: Buffer | null, fresh: Buffer, level = 3): Buffer =>
-  Buffer.concat([
-    ...makePack({
-      old: old === null ? null : { reader: readerOf(old), records: recordsOf(old) },
-      new: { reader: readerOf(fresh), records: recordsOf(fresh) },
-      level,
-    }),
-  ]);
+const pack = (old: Buffer | null, fresh: Buffer, level = 3): Buffer => packOf(old, fresh, level);
+const headOf = (made: Buffer) => {
+  const records = parsePackHeader(made.subarray(0, PACK_HEADER_BYTES))?.records ?? 0;
+  return parsePackHead(made.subarray(0, packHeadBytes(records)), made.length);
+};
 
 /** The plainest reader of a pack: what it says together with what the old artifact has. Undefined when it does not fit or is damaged. */
 const apply = (old: Buffer | null, records: { sha256: string; bytes: number }[], bytes: Buffer): Buffer | undefined => {
-  const header = parsePackHeader(bytes.subarray(0, PACK_HEADER_BYTES));
-  if (header === undefined) return undefined;
+  const table = headOf(bytes)?.table;
+  if (table === undefined) return undefined;
   const known = new Map<string, Buffer>();
   let at = 0;
   for (const record of old === null ? [] : recordsOf(old)) {
@@ -41,21 +39,16 @@ const apply = (old: Buffer | null, records: { sha256: string; bytes: number }[],
     at += record.bytes;
   }
   let written = Buffer.alloc(0);
-  let next = PACK_HEADER_BYTES;
-  let after = -1;
   for (const [number, record] of records.entries()) {
     let chunk = known.get(record.sha256);
-    const entry = parsePackRecord(bytes.subarray(next, next + PACK_RECORD_BYTES));
     if (chunk === undefined) {
-      const place = { after, chunkOffset: written.length, chunkBytes: record.bytes, oldBytes: old?.length ?? null };
+      const entry = table.shift();
+      const place = { chunkOffset: written.length, chunkBytes: record.bytes, oldBytes: old?.length ?? null };
       if (entry?.chunk !== number || !packRecordFits(entry, place)) return undefined;
-      const start = next + PACK_RECORD_BYTES;
-      next = start + entry.frameBytes;
-      after = number;
       const from = { 0: null, 1: old, 2: written }[entry.kind];
       const range = from?.subarray(entry.dictionaryOffset, entry.dictionaryOffset + entry.dictionaryBytes) ?? null;
       try {
-        chunk = openFrame(bytes.subarray(start, next), range, record.bytes);
+        chunk = openFrame(bytes.subarray(entry.offset, entry.offset + entry.frameBytes), range, record.bytes);
       } catch {
         return undefined;
       }
@@ -64,7 +57,7 @@ const apply = (old: Buffer | null, records: { sha256: string; bytes: number }[],
     }
     written = Buffer.concat([written, chunk]);
   }
-  return next === bytes.length ? written : undefined;
+  return table.length === 0 ? written : undefined;
 };
 
 const source = noise('pack', 600_000);
@@ -125,16 +118,8 @@ test('a pack that is cut anywhere, or has any byte changed, never gives other by
 });
 
 test('each kind is used where it is the smallest', () => {
-  const kindsOf = (old: Buffer | null, fresh: Buffer): Set<number> => {
-    const made = pack(old, fresh, 9);
-    const kinds = new Set<number>();
-    for (let at = PACK_HEADER_BYTES; at < made.length; ) {
-      const record = parsePackRecord(made.subarray(at, at + PACK_RECORD_BYTES))!;
-      kinds.add(record.kind);
-      at += PACK_RECORD_BYTES + record.frameBytes;
-    }
-    return kinds;
-  };
+  const kindsOf = (old: Buffer | null, fresh: Buffer): Set<number> =>
+    new Set(headOf(pack(old, fresh, 9))!.table.map(({ kind }) => kind));
   const some = source.subarray(0, 120_000);
   const patched = Buffer.from(some);
   for (let at = 1_000; at < patched.length; at += 10_000) patched[at]! ^= 1;
@@ -168,9 +153,10 @@ test('a range that begins as a zstd dictionary does is not used as one', () => {
 test('damage in the artifact itself makes no pack', () => {
   const damaged = Buffer.from(source);
   damaged[300_000]! ^= 1;
-  expect(() => [
-    ...makePack({ old: null, new: { reader: readerOf(damaged), records: recordsOf(source) }, level: 1 }),
-  ]).toThrow('is not what its index says');
+  const described = { reader: readerOf(damaged), records: recordsOf(source) };
+  expect(() => makePack({ old: null, new: described, level: 1 }, () => undefined)).toThrow(
+    'is not what its index says',
+  );
 });
 
 describe('frames', () => {
@@ -256,17 +242,29 @@ describe('records', () => {
     expect(changed({ frameBytes: FRAME_BYTES_MAX(CHUNK_BYTES_MAX) + 1 })).toBe(false);
   });
 
-  test('a dictionary lies within the old artifact, or before the chunk in the new one; chunks come in order', () => {
+  test('a dictionary lies within the old artifact, or before the chunk in the new one', () => {
     const record = { kind: 1 as const, chunk: 3, dictionaryOffset: 100, dictionaryBytes: 50, frameBytes: 9 };
-    const place = { after: 2, chunkOffset: 150, chunkBytes: 1_000, oldBytes: 150 };
+    const place = { chunkOffset: 150, chunkBytes: 1_000, oldBytes: 150 };
     expect(packRecordFits(record, place)).toBe(true);
     expect(packRecordFits(record, { ...place, oldBytes: 149 })).toBe(false);
     expect(packRecordFits(record, { ...place, oldBytes: null })).toBe(false);
-    expect(packRecordFits(record, { ...place, after: 3 })).toBe(false);
     expect(packRecordFits({ ...record, kind: 2 }, { ...place, oldBytes: null })).toBe(true);
     expect(packRecordFits({ ...record, kind: 2 }, { ...place, chunkOffset: 149 })).toBe(false);
     expect(packRecordFits({ ...record, frameBytes: 2_000 }, place)).toBe(false);
   });
+});
+
+test('a table whose chunks do not grow, or whose frames do not end with the pack, is none', () => {
+  const made = pack(null, source);
+  const { table } = headOf(made)!;
+  expect(table.length).toBeGreaterThan(2);
+  const head = made.subarray(0, packHeadBytes(table.length));
+  expect(parsePackHead(head, made.length)).toBeDefined();
+  expect(parsePackHead(head, made.length + 1)).toBeUndefined();
+  expect(parsePackHead(head.subarray(0, -1), made.length)).toBeUndefined();
+  const swapped = Buffer.from(head);
+  swapped.writeUIntLE(table[1]!.chunk, PACK_HEADER_BYTES + 1, 3);
+  expect(parsePackHead(swapped, made.length)).toBeUndefined();
 });
 
 // Frames are zstd's, whose compressor may change; that what was packed once is read for ever is what counts.
