@@ -5,8 +5,8 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { hash } from 'node:crypto';
 import { once } from 'node:events';
-import { closeSync, openSync, readSync } from 'node:fs';
-import { mkdir, mkdtemp, open, readFile, rm, writeFile } from 'node:fs/promises';
+import { closeSync, openSync, readSync, writeSync } from 'node:fs';
+import { mkdir, mkdtemp, open, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { request } from '#agent/request.ts';
@@ -16,7 +16,14 @@ import type { Seed } from '#agent/transfer/seeds.ts';
 import { Artifact } from '#shared/manifest.ts';
 import { type ChunkRecord, encodeIndex, openIndexer, parseIndex } from '#shared/transfer/chunk-index.ts';
 import { type ArtifactReader, makePack } from '#shared/transfer/make-pack.ts';
-import { openFrame, PACK_HEADER_BYTES, PACK_KINDS, PACK_RECORD_BYTES, parsePackRecord } from '#shared/transfer/pack.ts';
+import {
+  openFrame,
+  PACK_HEADER_BYTES,
+  PACK_KINDS,
+  packHeadBytes,
+  parsePackHead,
+  parsePackHeader,
+} from '#shared/transfer/pack.ts';
 import { type Figure, figure } from './figure.ts';
 
 export const name = 'fetch';
@@ -147,10 +154,15 @@ const prepare = async (dir: string): Promise<{ what: string; job: Omit<Job, 'kin
   }) as ChunkedArtifact;
   const reader = readerOf(fresh);
   const packOf = async (from: { reader: ArtifactReader; records: ChunkRecord[] } | null) => {
-    const pieces = [...makePack({ old: from, new: { reader, records }, level: 3 })];
-    const bytes = Buffer.concat(pieces);
+    const made = join(dir, 'pack');
+    const file = openSync(made, 'w');
+    makePack({ old: from, new: { reader, records }, level: 3 }, (bytes, at) =>
+      writeSync(file, bytes, 0, bytes.length, at),
+    );
+    closeSync(file);
+    const bytes = await readFile(made);
     const sha256 = hash('sha256', bytes);
-    await writeFile(join(dir, 'objects', sha256), bytes);
+    await rename(made, join(dir, 'objects', sha256));
     return { sha256, bytes: bytes.length, from: from === null ? null : hash('sha256', oldIndex), level: 3 };
   };
   const job = { dir, artifact };
@@ -194,19 +206,19 @@ const performFloor = async (job: Job): Promise<number> => {
     const found = Buffer.allocUnsafe(bytes);
     return found.subarray(0, readSync(fd, found, 0, bytes, at));
   };
-  let at = PACK_HEADER_BYTES;
-  let offset = 0;
-  let record = parsePackRecord(take(pack, PACK_RECORD_BYTES, at));
+  const { records: packed } = parsePackHeader(take(pack, PACK_HEADER_BYTES, 0))!;
+  const { table } = parsePackHead(take(pack, packHeadBytes(packed), 0), job.pack.bytes)!;
+  let [offset, next] = [0, 0];
   for (const [number, { sha256, bytes }] of records.entries()) {
     let chunk: Buffer;
+    const record = table[next];
     if (record?.chunk === number) {
-      const frame = take(pack, record.frameBytes, at + PACK_RECORD_BYTES);
+      const frame = take(pack, record.frameBytes, record.offset);
       const from = record.kind === PACK_KINDS.old ? old! : sink.fd;
       const dictionary =
         record.kind === PACK_KINDS.plain ? null : take(from, record.dictionaryBytes, record.dictionaryOffset);
       chunk = openFrame(frame, dictionary, bytes);
-      at += PACK_RECORD_BYTES + record.frameBytes;
-      record = parsePackRecord(take(pack, PACK_RECORD_BYTES, at));
+      next += 1;
     } else chunk = take(old!, bytes, offset);
     if (hash('sha256', chunk) !== sha256) throw new Error(`chunk ${number} is wrong`);
     await sink.write(chunk, 0, bytes, offset);

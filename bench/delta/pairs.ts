@@ -7,9 +7,10 @@ import { promisify } from 'node:util';
 import { writeTree } from '#shared/tree.ts';
 
 const run = promisify(execFile);
-const CACHE = join(import.meta.dirname, '../../node_modules/.cache/bench-delta');
+export const CACHE = join(import.meta.dirname, '../../node_modules/.cache/bench-delta');
 
-export type Pair = { name: string; old: string; fresh: string };
+/** Paths. */
+export type Pair = { old: string; fresh: string };
 
 /** Made once: whatever `make` writes at the path that it gets appears under `name` when it is whole. */
 const cached = async (name: string, make: (path: string) => Promise<void>): Promise<string> => {
@@ -68,22 +69,21 @@ const binaryOf = async (version: string): Promise<string> =>
 const RED = ['node-red@5.0.4', 'node-red@5.0.7'] as const;
 const NODE = ['24.8.0', '24.9.0'] as const;
 
-/** In order; `names` picks some of them. One that can not be made (no mke2fs) is left out with a word. */
-export const realPairs = async (names: readonly string[]): Promise<Pair[]> => {
-  const makers: Record<string, () => Promise<[string, string]>> = {
-    'node-red tree': async () => [await tarOf(RED[0]), await tarOf(RED[1])],
-    'node binary': async () => [await binaryOf(NODE[0]), await binaryOf(NODE[1])],
-    'ext4 image': async () => [await imageOf(RED[0]), await imageOf(RED[1])],
-  };
-  const pairs: Pair[] = [];
-  for (const [name, make] of Object.entries(makers)) {
-    if (names.length > 0 && !names.some((one) => name.includes(one))) continue;
-    try {
-      const [old, fresh] = await make();
-      pairs.push({ name, old, fresh });
-    } catch (error) {
-      console.error(`${name}: left out (${error instanceof Error ? error.message.split('\n')[0] : String(error)})`);
-    }
-  }
-  return pairs;
-};
+/** `open` throws when it can not be made: no mke2fs, no network. */
+export const PAIRS: readonly { name: string; what: string; open: () => Promise<Pair> }[] = [
+  {
+    name: 'node-red',
+    what: 'node-red tree',
+    open: async () => ({ old: await tarOf(RED[0]), fresh: await tarOf(RED[1]) }),
+  },
+  {
+    name: 'node-binary',
+    what: 'node binary',
+    open: async () => ({ old: await binaryOf(NODE[0]), fresh: await binaryOf(NODE[1]) }),
+  },
+  {
+    name: 'ext4',
+    what: 'ext4 image',
+    open: async () => ({ old: await imageOf(RED[0]), fresh: await imageOf(RED[1]) }),
+  },
+];

@@ -1,13 +1,34 @@
 /**
- * `npm run bench:delta [-- node ext4 ...]`: what must be fetched to get from one version to the next, on real pairs, by packs and
- * by other tools; minutes, not seconds. Programs that are not installed are skipped with a word. Prints a Markdown table.
+ * `npm run bench:delta [-- --pair node-red --tool bsdiff] [-- --again] [-- --table] [-- --json]`: what must be fetched to get from
+ * one version to the next, on real pairs, by packs and by other tools, with time and memory. An hour and gigabytes for all of it, so
+ * every row is kept once it was measured: what is there already is measured only `--again`; `--table` measures nothing.
+ * Prints all that is known, as a Markdown table or as JSON; progress goes to stderr.
  */
 import { execFileSync } from 'node:child_process';
 import { mkdtemp, rm, stat } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { loadavg, tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { realPairs } from './pairs.ts';
-import { type Cost, TOOLS } from './tools.ts';
+import { parseArgs } from 'node:util';
+import { PAIRS, type Pair } from './pairs.ts';
+import { keepResult, type Result, readResults, tableOf } from './results.ts';
+import { TOOLS } from './tools.ts';
+
+const { values } = parseArgs({
+  options: {
+    pair: { type: 'string', multiple: true },
+    tool: { type: 'string', multiple: true },
+    again: { type: 'boolean' },
+    table: { type: 'boolean' },
+    json: { type: 'boolean' },
+  },
+});
+/** All of them, or those that are named. Throws for a name that nothing has. */
+const picked = <T extends { name: string }>(all: readonly T[], names: readonly string[] | undefined): T[] =>
+  (names ?? all.map(({ name }) => name)).map((wanted) => {
+    const found = all.find(({ name }) => name === wanted);
+    if (found === undefined) throw new Error(`"${wanted}" is none of ${all.map(({ name }) => name).join(', ')}`);
+    return found;
+  });
 
 const isThere = (program: string): boolean => {
   try {
@@ -17,31 +38,51 @@ const isThere = (program: string): boolean => {
     return false;
   }
 };
-const megabytes = (bytes: number): string => (bytes / 1e6).toPrecision(bytes < 1e6 ? 2 : 3);
-const secondsOf = (cost: Cost | null): string =>
-  cost === null || cost.seconds === null ? '' : cost.seconds.toFixed(1);
-const memoryOf = (cost: Cost | null): string => (cost === null || cost.rssMB === null ? '' : cost.rssMB.toFixed(0));
-const row = (...cells: string[]): void => console.log(`| ${cells.join(' | ')} |`);
+const lacking = (tool: (typeof TOOLS)[number]): string | undefined => tool.needs.find((program) => !isThere(program));
+const reasonOf = (error: unknown): string =>
+  (error instanceof Error ? error.message : String(error)).split('\n')[0]!.replaceAll('|', '/');
 
-row('Pair', 'Way', 'fetched, MB', 'make, CPU s', 'make, MB', 'apply, CPU s', 'apply, MB');
-row('---', '---', '---', '---', '---', '---', '---');
-for (const pair of await realPairs(process.argv.slice(2))) {
-  const title = `${pair.name}, ${megabytes((await stat(pair.fresh)).size)} MB`;
-  for (const { needs, run } of TOOLS) {
-    if (needs !== null && !isThere(needs)) {
-      console.error(`${needs} is not installed: skipped`);
+const measure = async (pair: Pair, tool: (typeof TOOLS)[number]): Promise<Result> => {
+  const work = await mkdtemp(join(tmpdir(), 'sluice-delta-'));
+  const artifactBytes = (await stat(pair.fresh)).size;
+  const noted = () => ({ at: new Date().toISOString(), load: loadavg()[0]!, artifactBytes });
+  try {
+    const way = await tool.run(pair, work);
+    return { ...noted(), ...way };
+  } catch (error) {
+    return { ...noted(), problem: reasonOf(error) };
+  } finally {
+    await rm(work, { recursive: true, force: true });
+  }
+};
+
+const say = (text: string): void => void process.stderr.write(text);
+const measureAll = async (): Promise<void> => {
+  const tools = picked(TOOLS, values.tool);
+  for (const { name, open } of picked(PAIRS, values.pair)) {
+    const known = (await readResults())[name] ?? {};
+    const wanted = tools.filter((tool) => (values.again ?? known[tool.name] === undefined) && !lacking(tool));
+    if (wanted.length === 0) continue;
+    let pair: Pair;
+    try {
+      pair = await open();
+    } catch (error) {
+      console.error(`${name}: left out (${reasonOf(error)})`);
       continue;
     }
-    const work = await mkdtemp(join(tmpdir(), 'sluice-delta-'));
-    try {
-      const { what, bytes, make, apply } = await run(pair, work);
-      row(title, what, megabytes(bytes), secondsOf(make), memoryOf(make), secondsOf(apply), memoryOf(apply));
-    } catch (error) {
-      console.error(
-        `${pair.name}, ${needs ?? 'pack'}: skipped (${error instanceof Error ? error.message : String(error)})`,
-      );
-    } finally {
-      await rm(work, { recursive: true, force: true });
+    for (const tool of wanted) {
+      say(`${name}, ${tool.name} ...`);
+      const result = await measure(pair, tool);
+      await keepResult(name, tool.name, result);
+      say('problem' in result ? ` ${result.problem}\n` : ` ${(result.bytes / 1e6).toFixed(2)} MB\n`);
     }
   }
-}
+};
+
+if (values.table !== true) await measureAll();
+const results = await readResults();
+const missing = (name: string): string => {
+  const program = lacking(TOOLS.find((tool) => tool.name === name)!);
+  return program === undefined ? 'not measured' : `${program} is not installed`;
+};
+console.log(values.json === true ? JSON.stringify(results) : tableOf(results, missing));

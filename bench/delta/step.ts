@@ -1,6 +1,7 @@
 /**
  * One step in a process of its own, so that its memory is its own: `make <old|-> <new> <level> <pack>`, `apply <old|-> <index of
- * old> <index of new> <pack> <out>`, `chunks <old> <new>`. Prints one line of JSON.
+ * old> <index of new> <pack> <out>`, `chunks <old> <new> <pack>`, `index <file>`. Prints one line of
+ * JSON.
  */
 import { createHash, hash } from 'node:crypto';
 import {
@@ -14,16 +15,20 @@ import {
   writeFileSync,
   writeSync,
 } from 'node:fs';
-import { zstdCompressSync } from 'node:zlib';
-import { type ChunkRecord, encodeIndex, openIndexer, parseIndex } from '#shared/transfer/chunk-index.ts';
-import { type ArtifactReader, chunksLacking, makePack } from '#shared/transfer/make-pack.ts';
+import { constants, zstdCompressSync } from 'node:zlib';
+import { type ChunkRecord, chunksLacking, encodeIndex, openIndexer, parseIndex } from '#shared/transfer/chunk-index.ts';
+import { type ArtifactReader, makePack } from '#shared/transfer/make-pack.ts';
 import {
+  encodePackHeader,
+  encodePackRecord,
   openFrame,
   PACK_HEADER_BYTES,
   PACK_KINDS,
-  PACK_RECORD_BYTES,
+  packHeadBytes,
   packRecordFits,
-  parsePackRecord,
+  parsePackHead,
+  parsePackHeader,
+  WINDOW_LOG,
 } from '#shared/transfer/pack.ts';
 
 const readerOf = (path: string): ArtifactReader => {
@@ -59,18 +64,9 @@ const make = (oldPath: string, newPath: string, level: number, out: string) => {
   const index = encodeIndex(fresh.records);
   writeFileSync(`${out}.index`, index);
   const file = openSync(out, 'w');
-  const kinds = [0, 0, 0];
-  let bytes = 0;
-  for (const piece of makePack({ old, new: fresh, level })) {
-    if (piece.length === PACK_RECORD_BYTES) {
-      const kind = parsePackRecord(piece)?.kind;
-      if (kind !== undefined) kinds[kind]! += 1;
-    }
-    bytes += piece.length;
-    writeSync(file, piece);
-  }
+  const bytes = makePack({ old, new: fresh, level }, (piece, at) => writeSync(file, piece, 0, piece.length, at));
   closeSync(file);
-  return { bytes, indexBytes: index.length, chunks: fresh.records.length, kinds };
+  return { bytes, indexBytes: index.length };
 };
 
 const FLUSH_BYTES = 8 * 1024 ** 2;
@@ -89,26 +85,25 @@ const apply = (oldPath: string, oldIndex: string, newIndex: string, packPath: st
     readSync(target, buffer, 0, bytes, offset);
     return buffer;
   };
-  let [next, offset, after, dirty, checked] = [PACK_HEADER_BYTES, 0, -1, 0, 0];
+  const held = parsePackHeader(pack.read(0, PACK_HEADER_BYTES))?.records ?? 0;
+  const table = parsePackHead(pack.read(0, packHeadBytes(held)), pack.bytes)?.table ?? [];
+  let [next, offset, dirty] = [0, 0, 0];
   for (const [number, { sha256, bytes }] of parsed(newIndex).entries()) {
     const source = have.get(sha256);
     let chunk: Buffer;
     if (source !== undefined) chunk = source < 0 ? written(-source - 1, bytes) : old!.read(source, bytes);
     else {
-      const record = parsePackRecord(pack.read(next, PACK_RECORD_BYTES));
-      const place = { after, chunkOffset: offset, chunkBytes: bytes, oldBytes: old?.bytes ?? null };
-      if (record === undefined || record.chunk !== number || !packRecordFits(record, place))
-        throw new Error('bad pack');
+      const record = table[next];
+      const place = { chunkOffset: offset, chunkBytes: bytes, oldBytes: old?.bytes ?? null };
+      if (record?.chunk !== number || !packRecordFits(record, place)) throw new Error('bad pack');
       const { kind, dictionaryOffset, dictionaryBytes, frameBytes } = record;
       const range = kind === PACK_KINDS.old ? old!.read.bind(old) : written;
       const dictionary = kind === PACK_KINDS.plain ? null : range(dictionaryOffset, dictionaryBytes);
-      chunk = openFrame(pack.read(next + PACK_RECORD_BYTES, frameBytes), dictionary, bytes);
-      next += PACK_RECORD_BYTES + frameBytes;
-      after = number;
+      chunk = openFrame(pack.read(record.offset, frameBytes), dictionary, bytes);
+      next += 1;
       have.set(sha256, -offset - 1);
     }
     if (hash('sha256', chunk) !== sha256) throw new Error(`chunk ${number} is wrong`);
-    checked += 1;
     writeSync(target, chunk, 0, bytes, offset);
     offset += bytes;
     dirty += bytes;
@@ -117,7 +112,7 @@ const apply = (oldPath: string, oldIndex: string, newIndex: string, packPath: st
     dirty = 0;
   }
   fsyncSync(target);
-  return { bytes: offset, chunks: checked };
+  return { bytes: offset };
 };
 const parsed = (path: string): ChunkRecord[] => {
   const bytes = readFileSync(path);
@@ -128,13 +123,28 @@ const parsed = (path: string): ChunkRecord[] => {
   return index.records;
 };
 
-/** What devices fetch that no pack fits: chunk by chunk, each compressed on its way. */
-const chunks = (oldPath: string, newPath: string) => {
-  const fresh = open(newPath);
+/** What devices fetch that no pack fits: chunk by chunk, each compressed on its way. Kept as a pack, so that it can be applied. */
+const chunks = (oldPath: string, newPath: string, out: string) => {
+  const [old, fresh] = [open(oldPath), open(newPath)];
+  writeFileSync(`${out}.old-index`, encodeIndex(old.records));
+  const index = encodeIndex(fresh.records);
+  writeFileSync(`${out}.index`, index);
+  const lacking = chunksLacking(fresh.records, old.records);
+  const digest = (records: ChunkRecord[]): string => hash('sha256', encodeIndex(records));
+  const file = openSync(out, 'w');
+  const head = [encodePackHeader({ to: digest(fresh.records), from: digest(old.records), records: lacking.length })];
+  const headBytes = packHeadBytes(lacking.length);
   let bytes = 0;
-  const lacking = chunksLacking(fresh.records, recordsOf(readerOf(oldPath)));
-  for (const { offset, record } of lacking) bytes += zstdCompressSync(fresh.reader.read(offset, record.bytes)).length;
-  return { bytes, indexBytes: encodeIndex(fresh.records).length, chunks: lacking.length };
+  for (const { chunk, offset, record } of lacking) {
+    const params = { [constants.ZSTD_c_windowLog]: WINDOW_LOG };
+    const frame = zstdCompressSync(fresh.reader.read(offset, record.bytes), { params });
+    head.push(encodePackRecord({ kind: 0, chunk, dictionaryOffset: 0, dictionaryBytes: 0, frameBytes: frame.length }));
+    writeSync(file, frame, 0, frame.length, headBytes + bytes);
+    bytes += frame.length;
+  }
+  writeSync(file, Buffer.concat(head), 0, headBytes, 0);
+  closeSync(file);
+  return { bytes, indexBytes: index.length };
 };
 
 /** The floor: the same bytes read and hashed, and cut into chunks. */
@@ -150,14 +160,15 @@ const index = (path: string) => {
 
 const [step = '', ...args] = process.argv.slice(2);
 const since = process.cpuUsage();
+const began = performance.now();
 const [a = '', b = '', c = '', d = '', e = ''] = args;
 const steps: Record<string, () => object> = {
   make: () => make(a, b, Number(c), d),
   apply: () => apply(a, b, c, d, e),
-  chunks: () => chunks(a, b),
+  chunks: () => chunks(a, b, c),
   index: () => index(a),
 };
 const result = steps[step]!();
 const { user, system } = process.cpuUsage(since);
-const seconds = (user + system) / 1e6;
-console.log(JSON.stringify({ ...result, seconds, rssMB: process.resourceUsage().maxRSS / 1024 }));
+const [seconds, wallSeconds] = [(user + system) / 1e6, (performance.now() - began) / 1000];
+console.log(JSON.stringify({ ...result, seconds, wallSeconds, rssMB: process.resourceUsage().maxRSS / 1024 }));
