@@ -1,12 +1,14 @@
 /**
- * The artifact as it grows: chunks are put one behind the other into memory, written in batches while the next are made, and
- * flushed every 8 MiB. What was put last stays in memory, since frames of kind 2 want it for a dictionary.
+ * The artifact as it grows: chunks are put one behind the other into memory, written in batches while the next are made (each by
+ * itself where they come slowly), and flushed every 8 MiB. What was put last stays in memory, since frames of kind 2 want it for a dictionary.
  */
 import type { FileHandle } from 'node:fs/promises';
 import { CHUNK_BYTES_MAX } from '#shared/transfer/chunker.ts';
 import { DICTIONARY_BYTES_MAX } from '#shared/transfer/pack.ts';
 
 const BATCH_BYTES = 512 * 1024;
+/** What comes slowly is written this often, so that a killed agent has not received much in vain. */
+const BATCH_MS = 1_000;
 const TAIL_BYTES = DICTIONARY_BYTES_MAX;
 /** Flushed this often, so that a cut loses little and the last flush does not take long. */
 const FLUSH_BYTES = 8 * 1024 * 1024;
@@ -33,13 +35,21 @@ export type Window = {
   settle: () => Promise<void>;
 };
 
-/** Throws the system's errors of `file`. `onFlushed`: so many bytes of the artifact are on the disk for sure. */
-export const openWindow = (file: FileHandle, onFlushed: (bytes: number) => void): Window => {
+/**
+ * Throws the system's errors of `file`. `onFlushed`: so many bytes of the artifact are on the disk for sure. `clock`: milliseconds
+ * that never go back.
+ */
+export const openWindow = (
+  file: FileHandle,
+  onFlushed: (bytes: number) => void,
+  clock: () => number = () => performance.now(),
+): Window => {
   let now = part();
   let before = part();
   let writing: Promise<void> = Promise.resolve();
   let flushing: Promise<void> = Promise.resolve();
   let unflushed = 0;
+  let turnedAt = clock();
 
   const write = async ({ memory, base, filled, dirty }: Part): Promise<void> => {
     for (const { start, end } of dirty) {
@@ -56,6 +66,7 @@ export const openWindow = (file: FileHandle, onFlushed: (bytes: number) => void)
   /** Begins to write what was put, and goes on behind it in the other memory. */
   const turn = async (): Promise<void> => {
     await writing;
+    turnedAt = clock();
     const done = now;
     now = before;
     const tail = Math.min(TAIL_BYTES, done.filled);
@@ -69,7 +80,8 @@ export const openWindow = (file: FileHandle, onFlushed: (bytes: number) => void)
 
   return {
     place: async (bytes) => {
-      if (now.filled + bytes > now.memory.length) await turn();
+      const late = now.dirty.length > 0 && clock() - turnedAt >= BATCH_MS;
+      if (late || now.filled + bytes > now.memory.length) await turn();
       return now.memory.subarray(now.filled, now.filled + bytes);
     },
     put: (bytes, isNew) => {
