@@ -49,6 +49,35 @@ test('the chunks in a row are the bytes, and all of them are of an allowed size'
   );
 });
 
+test('the boundaries are those that docs/transfer.md names, found byte by byte', () => {
+  const gear = Array.from({ length: 256 }, (_, value) =>
+    createHash('sha256').update(`gear${value}`).digest().readUInt32LE(0),
+  );
+  const endOf = (bytes: Buffer, start: number): number => {
+    const left = bytes.length - start;
+    if (left <= 16_384) return bytes.length;
+    let hash = 0;
+    for (let at = 16_384 - 32; at < Math.min(left, 114_688); at += 1) {
+      hash = (hash * 2 + gear[bytes[start + at]!]!) % 2 ** 32;
+      if (at < 16_384) continue;
+      if (hash < 2 ** (at < 65_536 ? 14 : 18)) return start + at + 1;
+    }
+    return start + Math.min(left, 114_688);
+  };
+  fc.assert(
+    fc.property(Content, (bytes) => {
+      const expected: number[] = [];
+      for (let start = 0; start < bytes.length; ) {
+        const end = endOf(bytes, start);
+        expected.push(end - start);
+        start = end;
+      }
+      expect(lengths(bytes)).toEqual(expected);
+    }),
+    { numRuns: 30 },
+  );
+});
+
 test('how the bytes arrive makes no difference', () => {
   fc.assert(
     fc.property(Content, fc.array(fc.nat(200_000), { maxLength: 20 }), (bytes, pieces) => {
