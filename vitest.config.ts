@@ -9,6 +9,7 @@ process.env['NODE_COMPILE_CACHE'] ??= join(import.meta.dirname, 'node_modules', 
 export default defineConfig({
   test: {
     include: ['test/**/*.test.ts'],
+    globalSetup: 'test/built-agent.ts',
     // Real processes, sockets and disks: slow machines get time, a hang still ends.
     testTimeout: 60_000,
     hookTimeout: 60_000,

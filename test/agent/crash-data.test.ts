@@ -1,17 +1,12 @@
 import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
-import { type CrashRig, openCrashRig } from './crash-rig.ts';
+import { describe, expect, test } from 'vitest';
+import { openCrashRig } from './crash-rig.ts';
 import { NEVER_WELL, until } from './harness.ts';
 
 // A trial that changes the application's data, killed at every durable step of its snapshot.
 
-let rig: CrashRig;
-beforeAll(async () => {
-  rig = await openCrashRig();
-});
-afterAll(() => rig.close());
-beforeEach(() => rig.reset());
+const rig = await openCrashRig();
 
 const SNAPSHOT = { data: { snapshot: true } };
 /** Changes what it finds, the way a migration does. */

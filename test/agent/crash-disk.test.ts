@@ -2,17 +2,12 @@
 import { execFileSync, spawnSync } from 'node:child_process';
 import { cp, mkdir, readdir, readFile, readlink, rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
-import { type CrashRig, openCrashRig } from './crash-rig.ts';
+import { expect, test } from 'vitest';
+import { openCrashRig } from './crash-rig.ts';
 import { APPS, NEVER_WELL, until } from './harness.ts';
 import { COPIES, flipByte } from './slot-pair.ts';
 
-let rig: CrashRig;
-beforeAll(async () => {
-  rig = await openCrashRig();
-});
-afterAll(() => rig.close());
-beforeEach(() => rig.reset());
+const rig = await openCrashRig();
 
 /** A process whose working directory is this slot. */
 const runsFrom = async (folder: string): Promise<boolean> => {

@@ -1,17 +1,12 @@
 import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
-import { type CrashRig, openCrashRig } from './crash-rig.ts';
+import { expect, test } from 'vitest';
+import { openCrashRig } from './crash-rig.ts';
 import { BALLAST_BYTES, readSelector } from './harness.ts';
 
 // The fault cases 1 to 3. "Old" means: the old slot stays active and healthy, and the device still reports.
 
-let rig: CrashRig;
-beforeAll(async () => {
-  rig = await openCrashRig();
-});
-afterAll(() => rig.close());
-beforeEach(() => rig.reset());
+const rig = await openCrashRig();
 
 test('1: killed with half of the download done: resumes; what was verified is not fetched again', async () => {
   const device = await rig.settledDevice();

@@ -1,19 +1,21 @@
 /** What the crash tests share: one server, and a device that has committed 1.0.0, whose data folder each test copies. */
 import { cp, stat } from 'node:fs/promises';
 import { join } from 'node:path';
-import { expect, vi } from 'vitest';
+import { afterAll, beforeEach, expect, vi } from 'vitest';
 import { APPS, openDevice, type Published, startTestServer, until } from './harness.ts';
 
 // Longer than all waits of a test together, so that a wait that is in vain says so itself, with what is known.
 const DEADLINE_MS = 50_000;
-vi.setConfig({ testTimeout: 5 * DEADLINE_MS, hookTimeout: 2 * DEADLINE_MS });
+const TIMEOUTS = { testTimeout: 5 * DEADLINE_MS, hookTimeout: 2 * DEADLINE_MS };
 
-export type CrashRig = Awaited<ReturnType<typeof openCrashRig>>;
-
-/** For `beforeAll`; `close` is for `afterAll`, `reset` for `beforeEach`. */
+/** For all tests of a file. */
 export const openCrashRig = async () => {
+  vi.setConfig(TIMEOUTS);
   const finishers: (() => Promise<void>)[] = [];
   const later = (stop: () => Promise<void>): void => void finishers.unshift(stop);
+  afterAll(async () => {
+    for (const finish of finishers) await finish();
+  });
   const server = await startTestServer(later);
   const settled = await openDevice(server, {}, later);
   const agent = settled.start();
@@ -21,6 +23,16 @@ export const openCrashRig = async () => {
   await until('1.0.0 is committed', () => agent.states().at(-1) === 'idle');
   await agent.stop();
   let versions = 0;
+  beforeEach(() => {
+    Object.assign(server.state, {
+      desired: null,
+      acknowledge: true,
+      reports: [],
+      receipts: [],
+      requests: [],
+      onObject: () => false,
+    });
+  });
 
   const settledDevice = async (finished?: (stop: () => Promise<void>) => void) => {
     const device = await openDevice(server, {}, finished);
@@ -71,18 +83,5 @@ export const openCrashRig = async () => {
         () => true,
         () => false,
       ),
-    reset: () => {
-      Object.assign(server.state, {
-        desired: null,
-        acknowledge: true,
-        reports: [],
-        receipts: [],
-        requests: [],
-        onObject: () => false,
-      });
-    },
-    close: async () => {
-      for (const finish of finishers) await finish();
-    },
   };
 };

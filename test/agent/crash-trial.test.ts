@@ -1,17 +1,12 @@
 import { readdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
-import { type CrashRig, openCrashRig } from './crash-rig.ts';
+import { describe, expect, test } from 'vitest';
+import { openCrashRig } from './crash-rig.ts';
 import { APPS, NEVER_WELL, readSelector, until } from './harness.ts';
 
 // The fault cases 4 to 8, 12 and 13.
 
-let rig: CrashRig;
-beforeAll(async () => {
-  rig = await openCrashRig();
-});
-afterAll(() => rig.close());
-beforeEach(() => rig.reset());
+const rig = await openCrashRig();
 
 describe('from activation on', () => {
   test('4: killed with `activating` recorded, boot selector not written: idempotent retry', async () => {

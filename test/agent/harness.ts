@@ -12,7 +12,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
 import { Aedes } from 'aedes';
-import { onTestFinished } from 'vitest';
+import { inject, onTestFinished } from 'vitest';
 import type { z } from 'zod';
 import { signDesired } from '#server/trust/director.ts';
 import { openKeyring } from '#server/trust/keyring.ts';
@@ -368,6 +368,9 @@ export type LogLine = {
   code?: string;
 };
 
+/** Where none was built, its sources. */
+const agentFile = inject('agentFile') ?? join(import.meta.dirname, '../../agent/main.ts');
+
 /** One agent's data folder, and the processes that work in it one after the other. */
 export const openDevice = async (
   server: Pick<TestServer, 'url' | 'token'>,
@@ -401,8 +404,7 @@ export const openDevice = async (
   /** Starts the agent; with `killAt` it ends itself at that durable step. `under`: a program that watches it. */
   const start = (killAt?: string, more: Record<string, string> = {}, under: string[] = []) => {
     const env = { ...process.env, ...more, ...(killAt === undefined ? {} : { SLUICE_AGENT_KILL_AT: killAt }) };
-    const main = join(import.meta.dirname, '../../agent/main.ts');
-    const [word, ...words] = [...under, process.execPath, main, '--config', configFile];
+    const [word, ...words] = [...under, process.execPath, agentFile, '--config', configFile];
     const child = spawn(word, words, { env, stdio: ['ignore', 'pipe', 'pipe'] });
     running.add(child);
     const lines: LogLine[] = [];

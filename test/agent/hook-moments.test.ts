@@ -1,26 +1,15 @@
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
-import { type CrashRig, openCrashRig } from './crash-rig.ts';
-import { APPS, type RunningAgent, until } from './harness.ts';
+import { afterAll, describe, expect, test } from 'vitest';
+import { openCrashRig } from './crash-rig.ts';
+import { APPS, until } from './harness.ts';
 
 // Fault case 24: a hook exits 1, hangs, or says "later", at each of its moments. One device, one release after the other.
 
-let rig: CrashRig;
-let device: Awaited<ReturnType<CrashRig['settledDevice']>>;
-let agent: RunningAgent;
-const finishers: (() => Promise<void>)[] = [];
-beforeAll(async () => {
-  rig = await openCrashRig();
-  device = await rig.settledDevice((stop) => void finishers.push(stop));
-  agent = device.start();
-});
-afterAll(async () => {
-  await agent.stop();
-  for (const finish of finishers) await finish();
-  await rig.close();
-});
-beforeEach(() => rig.reset());
+const rig = await openCrashRig();
+const device = await rig.settledDevice(afterAll);
+const agent = device.start();
+afterAll(() => agent.stop());
 
 const MOMENTS = [
   'before-install',

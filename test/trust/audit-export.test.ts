@@ -1,4 +1,4 @@
-import { describe, expect, test } from 'vitest';
+import { afterAll, describe, expect, test } from 'vitest';
 import { Id, Sha256 } from '#shared/ids.ts';
 import { type AuditVerification, auditExportLines, verifyAuditExport } from '#shared/trust/audit-export.ts';
 import { canonicalJson } from '#shared/trust/canonical.ts';
@@ -86,7 +86,7 @@ test('an export stays good after the root was renewed, and when all has expired'
 });
 
 describe('an export that was tampered with', async () => {
-  const server = await throwAway();
+  const server = await throwAway(newSigner(), afterAll);
   const lines = await exported(server, PAYLOADS);
   const found = async (changed: string[]): Promise<number> => {
     const verdict = await verify(changed, server.repository.rootSha256);

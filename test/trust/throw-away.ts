@@ -2,7 +2,7 @@
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterAll } from 'vitest';
+import { onTestFinished } from 'vitest';
 import { type Keyring, openKeyring } from '#server/trust/keyring.ts';
 import { openRepository, type Repository } from '#server/trust/repository.ts';
 import { Id, manifestPath } from '#shared/ids.ts';
@@ -15,15 +15,12 @@ export const newSigner = (kind: 'ed25519' | 'rsa-3072' = 'ed25519'): Signer => {
   return signer.value;
 };
 
-const folders: string[] = [];
-afterAll(async () => {
-  for (const dir of folders) await rm(dir, { recursive: true, force: true });
-});
+type Finished = (remove: () => Promise<void>) => void;
 
-/** Removed when the tests of the file have ended. */
-export const newFolder = async (): Promise<string> => {
+/** Removed when the test has ended; `finished` may be `afterAll`. */
+export const newFolder = async (finished: Finished = onTestFinished): Promise<string> => {
   const dir = await mkdtemp(join(tmpdir(), 'sluice-trust-'));
-  folders.push(dir);
+  finished(() => rm(dir, { recursive: true, force: true }));
   return dir;
 };
 
@@ -59,8 +56,8 @@ export type ThrowAway = {
   reopen(): Promise<Repository>;
 };
 
-export const throwAway = async (ci: Signer = newSigner()): Promise<ThrowAway> => {
-  const dir = await newFolder();
+export const throwAway = async (ci: Signer = newSigner(), finished?: Finished): Promise<ThrowAway> => {
+  const dir = await newFolder(finished);
   const clock = { now: NOW };
   const keyring = await openKeyring(join(dir, 'keys'));
   const open = () => openRepository({ dir: join(dir, 'tuf'), keyring, now: () => clock.now });
