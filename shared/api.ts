@@ -17,6 +17,7 @@ import {
   DriftView,
   HistoryView,
   OperatorView,
+  PlannedView,
   ProductView,
   QueuedView,
   ReleaseView,
@@ -422,7 +423,7 @@ export const routes = {
       startAt: Millis.optional(),
       endBy: Millis.optional(),
     }),
-    answer: RolloutView,
+    answer: PlannedView,
     success: 201,
   }),
   rolloutList: route({

@@ -199,6 +199,8 @@ export const RolloutView = z.object({
   overdue: z.array(
     z.object({ class: z.enum(OVERDUE_CLASSES), reached: z.enum(DEPLOYMENT_STATES), devices: z.number().int() }),
   ),
+  /** Of the planned: devices that wait for another attempt after one that ended, and when the first of them may begin. */
+  coolingDown: z.object({ devices: z.number().int(), next: Millis }).nullable(),
   waves: z.array(z.object({ devices: z.number().int(), counts: StateCounts })),
   /** The rollout whose devices it takes back. */
   recalls: Id.nullable(),
@@ -218,6 +220,8 @@ export const RolloutView = z.object({
     .nullable(),
 });
 export type RolloutView = z.infer<typeof RolloutView>;
+/** The answer to whoever plans one. `notices`: what of it is not as may have been meant, each one sentence. */
+export const PlannedView = z.object({ ...RolloutView.shape, notices: z.array(z.string()) });
 /** A rollout in the queue. `waitsFor`: how many of its planned devices other rollouts have, or come first for. */
 export const QueuedView = z.object({
   ...RolloutView.shape,

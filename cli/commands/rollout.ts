@@ -1,12 +1,12 @@
 /** `sluice rollout`: one campaign of one release, wave by wave. */
 import { setTimeout as pause } from 'node:timers/promises';
-import type { Command } from 'commander';
+import { type Command, Option } from 'commander';
 import type { z } from 'zod';
 import { routes } from '#shared/api.ts';
 import { DID } from '#shared/deployment.ts';
 import { Id, ReleaseRef } from '#shared/ids.ts';
 import { type CohortPlan, type Policy, URGENT_PRIORITY } from '#shared/policy.ts';
-import { type DeploymentView, type RolloutView } from '#shared/views.ts';
+import type { DeploymentView, QueuedView, RolloutView } from '#shared/views.ts';
 import type { MaintenanceWindow } from '#shared/windows.ts';
 import { type Client, listAll } from '../client.ts';
 import { connect, type ServerFlags, withExamples, withServer } from '../command.ts';
@@ -140,6 +140,7 @@ type CreateFlags = ServerFlags & {
   activateOnCommand?: boolean;
   priority?: number;
   urgent?: boolean;
+  onHalt?: 'hold' | 'recall';
   follow?: boolean;
   watch?: boolean;
 };
@@ -155,6 +156,7 @@ const steeringOf = (flags: CreateFlags): z.input<typeof Policy> => {
     ...(flags.window === undefined ? {} : { windows: flags.window }),
     ...(activation === undefined ? {} : { activation }),
     ...(priority === undefined ? {} : { priority }),
+    ...(flags.onHalt === undefined ? {} : { onHalt: flags.onHalt }),
   };
 };
 const cohortsOf = (flags: CreateFlags): z.input<typeof CohortPlan>[] => {
@@ -204,6 +206,11 @@ const addCreate = (group: Command): void => {
     .option('--activate-on-command', 'install now, activate when told by rollout activate')
     .option('--priority <0-100>', 'takes devices over from lower ones (default 50)', wholeNumber)
     .option('--urgent', `priority ${URGENT_PRIORITY}`)
+    .addOption(
+      new Option('--on-halt <what>', 'after a halt: wait for a person, or send back at once whoever committed').choices(
+        ['hold', 'recall'],
+      ),
+    )
     .option('--follow', 'enrol devices that come to match its cohorts later, into the last wave')
     .option('--watch', 'go on watching it; see rollout watch for the exit codes')
     .action(async (text: string, flags: CreateFlags) => {
@@ -220,6 +227,7 @@ const addCreate = (group: Command): void => {
         ...(flags.endBy === undefined ? {} : { endBy: flags.endBy }),
       };
       const view = await client.call(routes.rolloutCreate, { body: { ...body, ...start } });
+      for (const notice of view.notices) printError(`warning: ${notice}`);
       await warnOfEmpty(client, flags.cohort);
       if (flags.watch === true) return watch(client, view.id, flags);
       if (flags.json === true) return printJson(view);
@@ -237,6 +245,10 @@ const addCreate = (group: Command): void => {
       'sluice rollout create gateway@1.1.0 --cohort everyone --deadline fetch=30m --deadline trial=5m',
     ],
     ['A hotfix, before all others', 'sluice rollout create gateway@1.1.1 --cohort everyone --urgent'],
+    [
+      'Should it halt, whoever committed goes back at once',
+      'sluice rollout create gateway@1.1.0 --cohort everyone=10%,100% --on-halt recall',
+    ],
     [
       'At night where each device is, activated together',
       'sluice rollout create gateway@1.2.0 --cohort everyone --window "0 2 * * * for 3h" --activate-on-command',
@@ -344,6 +356,12 @@ const addVerb = (
   withExamples(command, [example]);
 };
 
+const waitsOf = ({ waitsFor, coolingDown }: z.infer<typeof QueuedView>): string =>
+  [
+    ...waitsFor.map(({ rollout, devices }) => `${devices} with ${rollout}`),
+    ...(coolingDown === null ? [] : [`${coolingDown.devices} cooling down until ${formatTime(coolingDown.next)}`]),
+  ].join(', ');
+
 const addQueue = (group: Command): void => {
   const command = withServer(group.command('queue'))
     .description('Rollouts that are not over, in the order in which they get devices, and whom each waits for')
@@ -356,7 +374,7 @@ const addQueue = (group: Command): void => {
         one.priority,
         stateOf(one),
         countsOf(one.counts),
-        one.waitsFor.map(({ rollout, devices }) => `${devices} with ${rollout}`).join(', '),
+        waitsOf(one),
       ]);
       print(table(['ROLLOUT', 'RELEASE', 'PRIORITY', 'STATE', 'STATES', 'WAITS FOR'], rows));
     });

@@ -168,13 +168,13 @@ const acknowledgedReasons = ({ acknowledged: { failed, neverHeard } }: Figures):
 
 const gateReasons = (rollout: Rollout, { gate }: Figures, now: number): Reason[] => {
   if (gate === null) return [];
-  const { policy, waveSizes } = rollout;
+  const { policy, waveSizes, progress } = rollout;
   const { successShare, soakMs } = policy.gate;
-  const since = gate.since === null ? 'met just now' : `met for ${durationWords(now - gate.since)}`;
-  const then =
-    gate.wave + 1 >= waveSizes.length
-      ? 'no wave follows it'
-      : `${waveName(gate.wave + 1)} opens when it has been met for ${durationWords(soakMs)}`;
+  const runs = progress.state === 'running';
+  const since = !runs ? 'met' : gate.since === null ? 'met just now' : `met for ${durationWords(now - gate.since)}`;
+  const opens = `opens when it has been met for ${durationWords(soakMs)}`;
+  const next = `${waveName(gate.wave + 1)} ${runs ? opens : `does not open while it is ${progress.state}`}`;
+  const then = gate.wave + 1 >= waveSizes.length ? 'no wave follows it' : next;
   const sentence = `${waveName(gate.wave)} of ${waveSizes.length}: ${gateWords(gate, rollout)} (${percentOf(successShare)}), ${isMet(gate) ? since : 'not met'}; ${then}`;
   return [{ about: 'gate', sentence }];
 };

@@ -5,6 +5,8 @@
 import type { DeploymentState, DeviceErrorCode } from '#shared/deployment.ts';
 import type { Policy } from '#shared/policy.ts';
 import type { DeploymentRecord } from './deployment.ts';
+import { durationWords } from './explain.ts';
+import { plural } from './halt-words.ts';
 import type { Millis } from './rollout.ts';
 
 /** What became of a deployment's earlier attempts. */
@@ -51,6 +53,13 @@ export const isOver = (
   if ((word.attempt ?? 1) >= (offers ?? 1)) return false;
   return isRepeatable || !(told === 'trial' || told === 'committed' || told === 'reverted' || told === 'failed');
 };
+
+/** Planned devices that are not offered the release again yet, and when the first of them may be. */
+export type CoolingDown = { devices: number; next: Millis };
+
+/** A main clause without a full stop. */
+export const coolDownWords = ({ devices, next }: CoolingDown, now: Millis): string =>
+  `${plural(devices, 'device')} ${devices === 1 ? 'cools' : 'cool'} down after an attempt that ended for a cause outside of the release: ${devices === 1 ? 'it is' : 'the first is'} offered it again in ${durationWords(next - now)} at the earliest`;
 
 const NONE: Attempts = { ended: 0, failed: 0, notBefore: null, returns: 0 };
 /** Longer than this, or than the first wait, nobody waits for another attempt. */

@@ -7,6 +7,7 @@ import { BY_SERVER, parseAuditEvent } from '../domain/audit.ts';
 import { type Decision, faultsOf, readRecord } from '../domain/decision.ts';
 import { kindsOfDecision, reasonsOf, sentenceOfDecision } from '../domain/decision-words.ts';
 import { type Figures, figuresOf } from '../domain/figures.ts';
+import { coolDownWords } from '../domain/retry.ts';
 import type { Rollout } from '../domain/rollout.ts';
 import type { RolloutFacts } from '../domain/rollout-events.ts';
 import type { KeptDecision, Store } from '../store/store.ts';
@@ -39,12 +40,15 @@ export const explainRollout = async (deps: RunDeps, id: Id, asked: Asked): Promi
   const [newest] = items;
   if (asked.verify && newest !== undefined && before.value === undefined && newest.sha256 !== record.decided)
     newest.faults?.push('the rollout names another one as its newest decision');
+  const { explanation, coolingDown } = await reportRollout(deps, record);
+  const cooling =
+    coolingDown === undefined ? [] : [{ about: 'retries', sentence: coolDownWords(coolingDown, facts.now) }];
   return accept({
     rollout: id,
     now: {
       at: facts.now,
-      explanation: (await reportRollout(deps, record)).explanation,
-      reasons: reasonsOf(rollout, facts, figures, waitsFor),
+      explanation,
+      reasons: [...reasonsOf(rollout, facts, figures, waitsFor), ...cooling],
       inputs: inputsOf(rollout, facts, figures),
       waitsFor,
     },

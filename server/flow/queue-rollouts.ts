@@ -1,13 +1,13 @@
 /** Which rollouts come in which order, and whom each waits for. */
 import type { Blocker } from '../domain/blockers.ts';
 import type { RolloutRecord, Store } from '../store/store.ts';
-import { type RolloutReport, reportRollout } from './report-rollout.ts';
+import { type ReportStore, type RolloutReport, reportRollout } from './report-rollout.ts';
 import { type BlockerDeps, blockersNow } from './rollout-time.ts';
 
 export type Queued = RolloutReport & { waitsFor: Blocker[] };
 
 type Deps = {
-  store: Pick<Store, 'listOpenRollouts' | 'countDeployments' | 'countUntouched' | 'listRecalls' | 'listStays'>;
+  store: ReportStore & Pick<Store, 'listOpenRollouts'>;
 } & BlockerDeps;
 
 /** All that are not over, in the order in which they get devices: highest priority first, then the oldest. */

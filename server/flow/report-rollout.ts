@@ -5,6 +5,7 @@ import { STAYS, type StayReason } from '#shared/recall.ts';
 import { blockedWords } from '../domain/blockers.ts';
 import { explainRollout } from '../domain/explain.ts';
 import { recalledOf, recallWords } from '../domain/recall.ts';
+import { type CoolingDown, coolDownWords } from '../domain/retry.ts';
 import type { Recalled } from '../domain/rollout.ts';
 import type { RolloutRecord, Store } from '../store/store.ts';
 import { type BlockerDeps, blockersNow } from './rollout-time.ts';
@@ -15,6 +16,7 @@ export type RolloutReport = {
   /** Devices that never began to act on an offer. */
   untouched: number;
   explanation: string;
+  coolingDown?: CoolingDown;
   /** Where it was recalled. */
   recall?: RecallReport;
 };
@@ -23,22 +25,32 @@ type RecallReport = {
   stays: { reason: StayReason; why: string; devices: number; named: Id[] }[];
 };
 
+export type ReportStore = Pick<
+  Store,
+  'countDeployments' | 'countUntouched' | 'getCoolingDown' | 'listRecalls' | 'listStays'
+>;
+
 export const reportRollout = async (
-  deps: { store: Pick<Store, 'countDeployments' | 'countUntouched' | 'listRecalls' | 'listStays'> } & BlockerDeps,
+  deps: { store: ReportStore } & BlockerDeps,
   rollout: RolloutRecord,
 ): Promise<RolloutReport> => {
   const { plan, progress } = rollout;
   const recalled = recalledOf(progress);
   const recall = recalled && (await reportRecall(deps.store, plan.id, recalled));
+  const now = deps.now();
+  const coolingDown = await deps.store.getCoolingDown(plan.id, now);
+  const isRunning = progress.state === 'running';
   return {
     rollout,
     counts: await deps.store.countDeployments(plan.id),
     untouched: await deps.store.countUntouched(plan.id),
     explanation:
-      explainRollout({ ...plan, progress }, deps.now(), recall?.rollouts.length) +
-      (progress.state === 'running' ? blockedWords(await blockersNow(deps, plan.id)) : '') +
+      explainRollout({ ...plan, progress }, now, recall?.rollouts.length) +
+      (isRunning && coolingDown !== undefined ? ` ${coolDownWords(coolingDown, now)}.` : '') +
+      (isRunning ? blockedWords(await blockersNow(deps, plan.id)) : '') +
       (plan.recalls === undefined ? '' : ` It takes devices of ${plan.recalls} back.`) +
       (recalled === undefined || recall === undefined ? '' : recallWords(recalled, recall.rollouts, recall.stays)),
+    ...(coolingDown === undefined ? {} : { coolingDown }),
     ...(recall === undefined ? {} : { recall }),
   };
 };

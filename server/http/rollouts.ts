@@ -47,7 +47,8 @@ export const rolloutRoutes = (
     if (!planned.ok) return planned;
     deps.packs.wake();
     await runRollout(deps, planned.value.plan.id);
-    return showAndWake(await find(planned.value.plan.id));
+    const shown = await showAndWake(await find(planned.value.plan.id));
+    return shown.ok ? accept({ ...shown.value, notices: noticesOf(body.startAt, planned.value) }) : shown;
   });
   handle(app, routes.rolloutList, async ({ query }) => {
     const rollouts = await deps.store.listRollouts(query);
@@ -94,4 +95,11 @@ export const rolloutRoutes = (
   handle(app, routes.rolloutAbort, async ({ params, body, who }) =>
     showAndWake(await steerRollout(deps, { rollout: params.rollout, verb: 'abort', note: body.note, by: who.name })),
   );
+};
+
+/** A start that is past is most often a slip: of the year, or of the time zone. */
+const noticesOf = (startAt: number | undefined, { plan, progress }: RolloutRecord): string[] => {
+  if (startAt === undefined || startAt >= plan.createdAt) return [];
+  const then = progress.state === 'awaiting-approval' ? 'as soon as it is approved' : 'at once';
+  return [`its start, ${new Date(startAt).toISOString()}, is past: it starts ${then}`];
 };

@@ -140,6 +140,7 @@ export const rolloutView = (report: RolloutReport): RolloutView => {
     untouched: report.untouched,
     counts: total,
     overdue: overdueOf(report.counts),
+    coolingDown: report.coolingDown ?? null,
     waves,
     recalls: plan.recalls ?? null,
     recall: recallOf(report),

@@ -20,6 +20,7 @@ import type { DeploymentRecord, OutcomeBin } from '../domain/deployment.ts';
 import type { WatchedHealth } from '../domain/late-regression.ts';
 import type { ReleaseApproval, ReleaseCheck } from '../domain/promotion.ts';
 import type { Recallable } from '../domain/recall.ts';
+import type { CoolingDown } from '../domain/retry.ts';
 import type { RolloutPlan, RolloutState } from '../domain/rollout.ts';
 import type { TransferStore } from './transfer.ts';
 
@@ -310,6 +311,8 @@ export type Store = TransferStore & {
   listLate(devices: Id[]): Promise<DeploymentRecord[]>;
   /** Devices that never began to act on an offer: planned, or withdrawn or overdue before they accepted. */
   countUntouched(rollout: Id): Promise<number>;
+  /** Planned devices whose next attempt may not begin yet; undefined when there are none. */
+  getCoolingDown(rollout: Id, now: Millis): Promise<CoolingDown | undefined>;
   getOutcomeBins(rollout: Id, binMs: number): Promise<OutcomeBin[]>;
   /**
    * Turns deployments past their deadline `overdue` (`never-heard` when nothing was accepted; `stuck` when the device is connected,

@@ -180,6 +180,7 @@ const view = {
   recall: null,
   counts,
   overdue: [],
+  coolingDown: null,
   waves: [],
 };
 
@@ -225,7 +226,7 @@ test('a cohort that nobody is in is warned of, and waves are counted from 1 as i
   const url = await serveAnswer(200, (path) =>
     path.includes('/cohorts/')
       ? { ...cohort, devices: path.endsWith('canary') ? 0 : 1 }
-      : { ...view, state: 'running', wave: 0, waves },
+      : { ...view, state: 'running', wave: 0, waves, notices: [] },
   );
   const cohorts = ['--cohort', 'canary', '--cohort', 'lyon'];
   const ran = await runSluice(['rollout', 'create', 'gateway@1.0.0', ...cohorts, '--url', url, '--token', 'x']);

@@ -238,6 +238,22 @@ test('windows, times, priority and activation are given on the command line, and
   expect(queue.out.split('\n').slice(1).join(' ')).toMatch(/ 90 .* 70 /);
 });
 
+test('what a halt does is said by name, and a start that is past is pointed out', async () => {
+  const past = ['--start-at', '2001-02-03T04:05:06Z'];
+  // The last of two counts.
+  const planned = await sluice(create('--on-halt', 'recall', ...past, '--json'));
+  expect(planned).toMatchObject({ code: 0, err: expect.stringMatching(/^warning: its start, 2001.* is past/) });
+  expect(JSON.parse(planned.out)).toMatchObject({
+    policy: { onHalt: 'recall' },
+    notices: [expect.stringContaining('past')],
+  });
+  expect(await json(create())).toMatchObject({ policy: { onHalt: 'hold' }, notices: [] });
+  expect(await sluice(create('--on-halt', 'run'))).toMatchObject({
+    code: 2,
+    err: expect.stringContaining('hold, recall'),
+  });
+});
+
 test.each([
   [['--cohort-window', 'paris=0 2 * * * for 2h'], 'paris, which is no --cohort'],
   [['--cohort-window', 'lyon=nightly'], '--cohort-window'],

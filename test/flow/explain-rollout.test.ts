@@ -149,3 +149,17 @@ test('an offer that the judge did not allow is found out', async () => {
     ]),
   );
 });
+
+// Found by hand: a halted rollout said that its next wave opens when the gate has been met for a minute.
+test.each([
+  ['abort', 'aborted'],
+  ['pause', 'paused'],
+] as const)('what does not run does not say that its next wave opens: %s', async (verb, state) => {
+  const rollout = await twoWaves();
+  await commitAll(rollout);
+  await wait(rollout, 1);
+  must(await steerRollout(world, { rollout, verb, note: 'enough', by: 'ada' }));
+  const gate = (await explain(rollout)).now.reasons.find(({ about }) => about === 'gate');
+  if (state === 'paused') expect(gate?.sentence).toMatch(/\(90 %\), met; wave 2 does not open while it is paused$/);
+  expect(gate?.sentence ?? '').not.toContain('opens when');
+});

@@ -1,9 +1,21 @@
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { stepDeployment } from '#server/domain/deployment-step.ts';
+import { explainRollout } from '#server/flow/explain-rollout.ts';
+import { queueRollouts } from '#server/flow/queue-rollouts.ts';
 import type { Id } from '#shared/ids.ts';
 import { Policy } from '#shared/policy.ts';
 import { report as row } from '#test/store/records.ts';
-import { deploymentsOf, enrolFleet, lastTold, openWorld, releaseOf, run, startRollout, type World } from './world.ts';
+import {
+  deploymentsOf,
+  enrolFleet,
+  lastTold,
+  must,
+  openWorld,
+  releaseOf,
+  run,
+  startRollout,
+  type World,
+} from './world.ts';
 
 let world: World;
 beforeEach(async () => {
@@ -55,4 +67,28 @@ test('when its retries are used up it has failed, and counts', async () => {
     await run(world, rollout);
   }
   expect(await only(rollout)).toMatchObject({ state: 'failed', attempts: { failed: 3 } });
+});
+
+test('a device that cools down is told of, with its time: it keeps its rollout, and lower ones, waiting', async () => {
+  await enrolFleet(world, 1);
+  await releaseOf(world, '1.0.0');
+  await releaseOf(world, '1.1.0');
+  const urgent = await startRollout(world, '1.0.0', { policy: { priority: 90 } });
+  await failToFetch(urgent);
+  const lower = await startRollout(world, '1.1.0');
+  expect(await only(lower)).toMatchObject({ state: 'planned' });
+  const next = world.now() + 600_000;
+  const words =
+    '1 device cools down after an attempt that ended for a cause outside of the release: it is offered it again in 10 min at the earliest';
+  const queue = await queueRollouts(world);
+  expect(queue).toMatchObject([
+    { rollout: { plan: { id: urgent } }, coolingDown: { devices: 1, next }, waitsFor: [] },
+    { rollout: { plan: { id: lower } }, waitsFor: [{ rollout: urgent, devices: 1 }] },
+  ]);
+  expect(queue[0]!.explanation).toContain(` ${words}.`);
+  expect(queue[1]).not.toHaveProperty('coolingDown');
+  const explained = must(await explainRollout(world, urgent, { limit: 1, verify: true }));
+  expect(explained.now.reasons).toContainEqual({ about: 'retries', sentence: words });
+  world.pass(600_000);
+  expect((await queueRollouts(world))[0]).not.toHaveProperty('coolingDown');
 });

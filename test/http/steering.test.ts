@@ -2,7 +2,7 @@
 import { beforeEach, expect, test } from 'vitest';
 import type { Running } from '#shared/deployment.ts';
 import { Id, Sha256 } from '#shared/ids.ts';
-import { DriftView, RolloutView } from '#shared/views.ts';
+import { DriftView, PlannedView, RolloutView } from '#shared/views.ts';
 import { line } from '#test/store/records.ts';
 import { deploymentsOf, enrolFleet, GATEWAY, lastTold, releaseOf, report, run, T0 } from '../flow/world.ts';
 import { type Answer, problemOf, withApi } from './rig.ts';
@@ -103,6 +103,15 @@ test('windows, priority, activation and times come back as they were given', asy
   const policy = { windows, priority: 70, activation: T0 + 30 * HOUR, confirm: 'required' };
   const rollout = await start({ cohorts, policy, startAt: T0 + HOUR, endBy: T0 + 40 * HOUR });
   expect((await get(`rollouts/${rollout}`)).body).toMatchObject({ state: 'scheduled', cohorts, policy });
+});
+
+test.each([
+  ['is past', T0 - HOUR, [`its start, ${new Date(T0 - HOUR).toISOString()}, is past: it starts at once`], 'running'],
+  ['is now', T0, [], 'running'],
+  ['is to come', T0 + HOUR, [], 'scheduled'],
+])('whoever plans a start that %s is told so, or nothing', async (_, startAt, notices, state) => {
+  const planned = await post('rollouts', { release: 'gateway@1.1.0', cohorts: FLEET, policy: {}, startAt });
+  expect(PlannedView.parse(planned.body)).toMatchObject({ notices, state });
 });
 
 test('a followed cohort takes in who comes to match, and the rollout shows it', async () => {

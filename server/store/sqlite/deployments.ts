@@ -146,6 +146,15 @@ export const deployments = (sql: Sql) => {
          ORDER BY wave, state, deployment_counts.overdue, deployment_counts.reached`,
         rollout,
       ),
+    getCoolingDown: (rollout, now) => {
+      const found = sql.get<{ devices: number; next: number | null }>(
+        `SELECT count(*) AS devices, min(attempts ->> 'notBefore') AS next FROM deployments
+         WHERE rollout = ? AND state = 'planned' AND attempts ->> 'notBefore' > ?`,
+        rollout,
+        now,
+      );
+      return found === undefined || found.next === null ? undefined : { devices: found.devices, next: found.next };
+    },
     recountDeployments: (rollout) =>
       sql.all<DeploymentCount>(
         `SELECT wave, state, overdue, iif(overdue IS NULL, NULL, reached) AS reached, count(*) AS devices
