@@ -1,7 +1,7 @@
 /**
  * One step in a process of its own, so that its memory is its own: `make <old|-> <new> <level> <pack>`, `apply <old|-> <index of
- * old> <index of new> <pack> <out>`, `chunks <old> <new> <pack>`, `index <file>`. Prints one line of
- * JSON.
+ * old> <index of new> <pack> <out>`, `chunks <old> <new> <pack>`, `partial <old> <new> <pack>`, `index
+ * <file>`. Prints one line of JSON.
  */
 import { createHash, hash } from 'node:crypto';
 import {
@@ -30,6 +30,7 @@ import {
   parsePackHeader,
   WINDOW_LOG,
 } from '#shared/transfer/pack.ts';
+import { fetchPartly } from './partial.ts';
 
 const readerOf = (path: string): ArtifactReader => {
   const file = openSync(path, 'r');
@@ -158,17 +159,24 @@ const index = (path: string) => {
   return { bytes: reader.bytes, chunks: records.length, hashMs, indexMs: performance.now() - since - hashMs };
 };
 
+const partial = async (oldPath: string, newPath: string, pack: string) => {
+  const fresh = open(newPath);
+  const fetched = await fetchPartly(recordsOf(readerOf(oldPath)), fresh, readerOf(pack), `${pack}.table`);
+  return { ...fetched, indexBytes: encodeIndex(fresh.records).length };
+};
+
 const [step = '', ...args] = process.argv.slice(2);
 const since = process.cpuUsage();
 const began = performance.now();
 const [a = '', b = '', c = '', d = '', e = ''] = args;
-const steps: Record<string, () => object> = {
+const steps: Record<string, () => object | Promise<object>> = {
   make: () => make(a, b, Number(c), d),
   apply: () => apply(a, b, c, d, e),
   chunks: () => chunks(a, b, c),
+  partial: () => partial(a, b, c),
   index: () => index(a),
 };
-const result = steps[step]!();
+const result = await steps[step]!();
 const { user, system } = process.cpuUsage(since);
 const [seconds, wallSeconds] = [(user + system) / 1e6, (performance.now() - began) / 1000];
 console.log(JSON.stringify({ ...result, seconds, wallSeconds, rssMB: process.resourceUsage().maxRSS / 1024 }));

@@ -49,7 +49,7 @@ const together = (a: Cost, b: Cost): Cost => ({
 });
 const sizeOf = async (path: string): Promise<number> => (await stat(path)).size;
 
-const Step = z.looseObject({ bytes: z.number(), indexBytes: z.number().default(0), ...Cost.shape });
+const Step = z.object({ bytes: z.number(), indexBytes: z.number().default(0), ...Cost.shape });
 const step = async (...args: string[]) => {
   const { stdout } = await execute(process.execPath, [join(import.meta.dirname, 'step.ts'), ...args], {
     maxBuffer: 1e8,
@@ -77,6 +77,13 @@ const packAt =
   (pair, work) =>
     sluice(['make', pair.old, pair.fresh, String(level)], pair, pair.old, work);
 const packFromNothing: Run = (pair, work) => sluice(['make', '-', pair.fresh, '9'], pair, '-', work);
+/** Its making is that of `fresh`. */
+const partOfNothing: Run = async ({ old, fresh }, work) => {
+  const pack = join(work, 'pack');
+  const { bytes: _, indexBytes: __, ...make } = await step('make', '-', fresh, '9', pack);
+  const { bytes, indexBytes, ...apply } = await step('partial', old, fresh, pack);
+  return Way.parse({ bytes: bytes + indexBytes, make, apply });
+};
 const chunksAlone: Run = (pair, work) => sluice(['chunks', pair.old, pair.fresh], pair, pair.old, work);
 
 const zstd: Run = async ({ fresh }, work) => {
@@ -150,6 +157,7 @@ const zchunk: Run = async ({ old, fresh }, work) => {
 export const TOOLS: readonly { name: string; what: string; needs: readonly string[]; run: Run }[] = [
   { name: 'sluice-9', what: 'Sluice, pack at level 9', needs: [], run: packAt(9) },
   { name: 'sluice-19', what: 'Sluice, pack at level 19', needs: [], run: packAt(19) },
+  { name: 'partial', what: 'Sluice, what lacks out of the pack from nothing', needs: [], run: partOfNothing },
   { name: 'chunks', what: 'Sluice, chunks one by one', needs: [], run: chunksAlone },
   { name: 'xdelta3', what: 'xdelta3 -9', needs: ['xdelta3'], run: xdelta },
   { name: 'bsdiff', what: 'bsdiff', needs: ['bsdiff', 'bspatch'], run: bsdiff },
