@@ -61,6 +61,18 @@ const show = (view: ExplanationView, flags: Flags): void => {
 const wrongOf = ({ items }: ExplanationView): DecisionView[] =>
   items.filter(({ faults }) => faults !== null && faults.length > 0);
 
+/** The sum of it first, and only what does not hold: all decisions of a long rollout are more than anybody asked for. */
+const verdictOf = (view: ExplanationView): object => {
+  const items = wrongOf(view);
+  const { rollout, now } = view;
+  return {
+    rollout,
+    verified: { holds: items.length === 0, decisions: view.items.length, wrong: items.length },
+    now,
+    items,
+  };
+};
+
 /** Throws when anything does not hold. */
 const conclude = (view: ExplanationView, flags: Flags): void => {
   const wrong = wrongOf(view).length;
@@ -84,11 +96,11 @@ export const addExplain = (group: Command): void => {
     .option('--brief', 'one line for each decision')
     .option(
       '--verify',
-      'make every decision again from its recorded inputs, however many, and hold it against the audit log',
+      'make every decision again from its recorded inputs, however many, hold it against the audit log, and show those that do not hold',
     )
     .action(async (rollout: Id, flags: Flags) => {
       const view = await explain(await connect(flags), rollout, flags);
-      if (flags.json === true) printJson(view);
+      if (flags.json === true) printJson(flags.verify === true ? verdictOf(view) : view);
       else if (flags.verify !== true) show(view, flags);
       else for (const one of wrongOf(view)) print(decisionLines(one, true).join('\n'));
       if (flags.verify === true) conclude(view, flags);

@@ -238,6 +238,17 @@ test('windows, times, priority and activation are given on the command line, and
   expect(queue.out.split('\n').slice(1).join(' ')).toMatch(/ 90 .* 70 /);
 });
 
+test('the verdict on the decisions of a rollout comes first, and only decisions that do not hold are listed', async () => {
+  const { id } = z.object({ id: z.string() }).parse(await json(create()));
+  await sluice(['rollout', 'abort', id]);
+  expect(await json(['rollout', 'explain', id])).toMatchObject({ items: [{ kinds: ['rollout-aborted'] }] });
+  const verdict = z.record(z.string(), z.unknown()).parse(await json(['rollout', 'explain', id, '--verify']));
+  expect(Object.keys(verdict)).toEqual(['rollout', 'verified', 'now', 'items']);
+  expect(verdict).toMatchObject({ verified: { holds: true, decisions: 1, wrong: 0 }, items: [] });
+  const told = await sluice(['rollout', 'explain', id, '--verify']);
+  expect(told).toMatchObject({ code: 0, out: expect.stringMatching(/^verified +1 decision of /) });
+});
+
 test('what a halt does is said by name, and a start that is past is pointed out', async () => {
   const past = ['--start-at', '2001-02-03T04:05:06Z'];
   // The last of two counts.
