@@ -3,6 +3,7 @@ import { parseArgs } from 'node:util';
 import { accept, type Result, refuse } from '#shared/problems.ts';
 import { AGENT_SETTINGS, type AgentConfig, agentEnvironmentName, agentFlagName, loadAgentConfig } from './config.ts';
 import { isQuestion, QUESTIONS, type Question } from './questions.ts';
+import { AGENT_VERSION } from './version.ts';
 
 const usage = (): string => {
   const settings = AGENT_SETTINGS.map(
@@ -12,8 +13,9 @@ const usage = (): string => {
     'Usage: sluice-agent [--config FILE] [settings]              run the agent',
     '       sluice-agent check [--json] [--config FILE] ...    is this device fit? Changes nothing; exit code 1: it is not',
     '       sluice-agent status [--json] [--config FILE] ...   what does the agent do? Exit code 1: it does not run',
-    '       sluice-agent unit --config FILE                    print a systemd unit for it',
-    '       sluice-agent --launch --config FILE                  run the agent that the running release brings along',
+    '       sluice-agent unit --config FILE ...                print a systemd unit for it',
+    '       sluice-agent --launch --config FILE ...            run the agent that the running release brings along',
+    '       sluice-agent --version',
     '',
     'Each setting is a flag, a variable, or a key in the JSON file:',
     ...settings,
@@ -21,16 +23,18 @@ const usage = (): string => {
   ].join('\n');
 };
 
-/** `question`: to be answered instead of running. `help` is the text to print instead. */
+/** `question`: to be answered instead of running. `print` is the text to print instead. */
 type CommandLine =
   | {
       config: AgentConfig;
       question: Question | undefined;
       asJson: boolean;
       configFile: string | undefined;
+      /** Settings of the command line, by flag name. */
+      flags: Record<string, string>;
       launch: boolean;
     }
-  | { help: string };
+  | { print: string };
 
 export const readCommandLine = (args: string[], env: Record<string, string | undefined>): Result<CommandLine> => {
   const names = AGENT_SETTINGS.map(agentFlagName);
@@ -44,6 +48,7 @@ export const readCommandLine = (args: string[], env: Record<string, string | und
       json: flag,
       launch: flag,
       help: { ...flag, short: 'h' },
+      version: flag,
     };
     const parsed = parseArgs({ args, options, strict: true, allowPositionals: true });
     values = parsed.values;
@@ -54,10 +59,10 @@ export const readCommandLine = (args: string[], env: Record<string, string | und
   } catch (error) {
     return refuse('invalid-request', error instanceof Error ? error.message : String(error));
   }
-  if (values['help'] === true) return accept({ help: usage() });
-  const flags = Object.fromEntries(
-    names.flatMap((name) => (typeof values[name] === 'string' ? [[name, values[name]]] : [])),
-  );
+  if (values['help'] === true) return accept({ print: usage() });
+  if (values['version'] === true) return accept({ print: `${AGENT_VERSION}\n` });
+  const flags: Record<string, string> = {};
+  for (const name of names) if (typeof values[name] === 'string') flags[name] = values[name];
   const file = typeof values['config'] === 'string' ? values['config'] : undefined;
   const config = loadAgentConfig({ file, env, flags });
   if (!config.ok) return config;
@@ -67,6 +72,7 @@ export const readCommandLine = (args: string[], env: Record<string, string | und
     question,
     asJson: values['json'] === true,
     configFile: file,
+    flags,
     launch: values['launch'] === true,
   });
 };

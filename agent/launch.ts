@@ -4,12 +4,12 @@
  */
 import { spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
-import { access } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { readFileIfThere, writeFileDurably } from '#shared/durable.ts';
 import { Id, Sha256 } from '#shared/ids.ts';
 import { Manifest } from '#shared/manifest.ts';
+import { commandOf } from './agent-file.ts';
 import { openBootSelector } from './slots/boot-selector.ts';
 import { seal, unseal } from './slots/sealed.ts';
 import { readSlotRecord, slotFolder } from './slots/slot-record.ts';
@@ -82,7 +82,7 @@ export const chooseAgent = async (dataDir: string, builtIn: string): Promise<Cho
     const isUsedUp = starts >= TRIAL_STARTS_MAX || (await hasExpired(dataDir, deployment));
     const next = { ...launches, trial: { deployment, starts: starts + 1 } };
     // A start that can not be counted is not made: a full disk must not let a bad agent start for ever.
-    if (file !== undefined && !isUsedUp && (await isThere(file)) && (await keep(dataDir, next)))
+    if (file !== undefined && !isUsedUp && (await canStart(file)) && (await keep(dataDir, next)))
       return { file, trial: deployment, fellBack: null, gaveWay: null };
     if (file !== undefined) fellBack = deployment;
   }
@@ -93,15 +93,11 @@ export const chooseAgent = async (dataDir: string, builtIn: string): Promise<Cho
   const { manifest } = record.running;
   const starts = launches.committed?.manifest === manifest ? launches.committed.starts : 0;
   await keep(dataDir, { ...launches, committed: { manifest, starts: starts + 1 } });
-  if (starts < STARTS_MAX && (await isThere(file))) return { file, trial: null, fellBack, gaveWay: null };
+  if (starts < STARTS_MAX && (await canStart(file))) return { file, trial: null, fellBack, gaveWay: null };
   return { file: builtIn, trial: null, fellBack, gaveWay: manifest };
 };
 
-const isThere = (file: string): Promise<boolean> =>
-  access(file).then(
-    () => true,
-    () => false,
-  );
+const canStart = async (file: string): Promise<boolean> => (await commandOf(file)).ok;
 
 const readLaunches = async (dataDir: string): Promise<Launches> => {
   const bytes = await readFileIfThere(launchesFile(dataDir));

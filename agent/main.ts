@@ -5,6 +5,7 @@ import { AgentStopped } from './agent-stopped.ts';
 import type { AgentConfig } from './config.ts';
 import { readEnrolled, trustedRoot } from './enrol.ts';
 import { lockFolder } from './folder-lock.ts';
+import { giveMemoryBack } from './give-memory-back.ts';
 import { openIdentity } from './identity.ts';
 import { beginLife, type Life } from './life.ts';
 import { makeAgentLog } from './log.ts';
@@ -57,6 +58,7 @@ const runLocked = async (config: AgentConfig, log: Logger, recent: RecentLines, 
     await server.membership.join();
     deployments.inbox.reconsider();
     connect(life, server, deployments, speakers);
+    giveMemoryBack(signal);
     await untilAborted(signal);
   } catch (error) {
     if (!signal.aborted) throw error;
@@ -110,4 +112,4 @@ const connect = (
     },
   });
 
-if (import.meta.main) await runProgram(runAgent);
+if (import.meta.main) void runProgram(runAgent);

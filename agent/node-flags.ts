@@ -4,4 +4,14 @@ export const NODE_FLAGS = [
   '--max-old-space-size=32',
   '--max-semi-space-size=1',
   '--v8-pool-size=0',
+  // For give-memory-back.ts.
+  '--expose-gc',
 ] as const;
+
+/** Of the C library: one heap, of which large pieces are no part and whose end is given back. */
+export const MALLOC_ENVIRONMENT = {
+  MALLOC_ARENA_MAX: '1',
+  MALLOC_MMAP_THRESHOLD_: '65536',
+  MALLOC_TRIM_THRESHOLD_: '65536',
+  MALLOC_TOP_PAD_: '0',
+} as const;

@@ -1,4 +1,5 @@
 /** What there is without any server: the slots, and the application with its files and its process. */
+import { ownAgentFile } from './agent-file.ts';
 import { AgentStopped } from './agent-stopped.ts';
 import { openApplicationFiles } from './application-files.ts';
 import type { AgentConfig } from './config.ts';
@@ -26,7 +27,7 @@ export const openDevice = async ({ config, log }: Life) => {
   const slots = await bootingItself(await openSlots(config, { supervisor, log }), {
     dataDir,
     env: process.env,
-    program: process.argv[1] ?? '',
+    program: ownAgentFile(),
     relaunch: () => relaunching.abort(),
     log,
   });

@@ -1,5 +1,5 @@
 /** The agent as a program of its own. Exit code 1 is a refusal, 2 a wrong command line; SIGTERM and SIGINT stop it gracefully. */
-import { realpathSync } from 'node:fs';
+import { commandOf, ownAgentFile } from './agent-file.ts';
 import { AgentStopped } from './agent-stopped.ts';
 import { readCommandLine } from './command-line.ts';
 import type { AgentConfig } from './config.ts';
@@ -13,8 +13,8 @@ export const runProgram = async (run: (config: AgentConfig, signal: AbortSignal)
     process.exitCode = 2;
     return;
   }
-  if ('help' in read.value) {
-    process.stdout.write(read.value.help);
+  if ('print' in read.value) {
+    process.stdout.write(read.value.print);
     return;
   }
   const { config, question, launch, ...how } = read.value;
@@ -33,14 +33,16 @@ export const runProgram = async (run: (config: AgentConfig, signal: AbortSignal)
 
 /** Becomes the agent that the slots choose, keeping this process's number; returns when that is this one. */
 const becomeChosen = async (config: AgentConfig): Promise<void> => {
-  const [node, builtIn] = [process.execPath, realpathSync(process.argv[1] ?? '')];
+  const builtIn = ownAgentFile();
   const choice = await chooseAgent(config.dataDir, builtIn);
   const { file, trial } = choice;
   Object.assign(process.env, launchEnvironment(builtIn, choice));
   if (trial !== null) await guardTrial(config.dataDir, trial);
   if (file === builtIn) return;
   const words = process.argv.slice(2).filter((word) => word !== '--launch');
-  process.execve?.(node, [node, ...process.execArgv, file, ...words], process.env);
+  const started = await commandOf(file);
+  if (!started.ok) throw new AgentStopped(`${file} can not be started: ${started.why}`);
+  process.execve?.(started.command[0]!, [...started.command, ...words], process.env);
 };
 
 const stopSignal = (): AbortSignal => {

@@ -1,11 +1,11 @@
 /** What may be asked of an agent's folder and configuration instead of running it, by `sluice agent` and by the agent's own program. */
-import { realpathSync } from 'node:fs';
 import { basename, resolve } from 'node:path';
 import { unreachable } from '#shared/ids.ts';
+import { NODE_OF_AGENT, ownAgentFile } from './agent-file.ts';
 import type { AgentConfig } from './config.ts';
 import { examineDevice, fitnessText } from './fitness/fitness.ts';
 import { readStatus } from './status-text.ts';
-import { unitText } from './systemd-unit.ts';
+import { type UnitPlaces, unitText } from './systemd-unit.ts';
 
 export const QUESTIONS = ['check', 'status', 'unit'] as const;
 export type Question = (typeof QUESTIONS)[number];
@@ -18,7 +18,7 @@ export type Answer = { text: string; exitCode: 0 | 1 };
 export const answerQuestion = async (
   question: Question,
   config: AgentConfig,
-  how: { asJson: boolean; configFile: string | undefined },
+  how: { asJson: boolean; configFile: string | undefined; flags: Record<string, string | undefined> },
 ): Promise<Answer> => {
   switch (question) {
     case 'check': {
@@ -32,14 +32,17 @@ export const answerQuestion = async (
       const { alive, status, text } = read;
       return { text: how.asJson ? `${JSON.stringify({ alive, status })}\n` : text, exitCode: alive ? 0 : 1 };
     }
-    case 'unit': {
-      const [node, file] = [process.execPath, realpathSync(process.argv[1] ?? '')];
-      // The whole of Sluice was asked, or the agent's own program.
-      const program = basename(file).startsWith('sluice.') ? [file, 'agent'] : [file];
-      const configFile = how.configFile === undefined ? undefined : resolve(how.configFile);
-      return { text: unitText(config, { node, program, configFile }), exitCode: 0 };
-    }
+    case 'unit':
+      return { text: unitText(config, unitPlaces(how), process.env), exitCode: 0 };
     default:
       return unreachable(question);
   }
+};
+
+/** The whole of Sluice was asked, or the agent's own program. */
+const unitPlaces = (given: Pick<UnitPlaces, 'flags' | 'configFile'>): UnitPlaces => {
+  const file = ownAgentFile();
+  const isOwn = !basename(file).startsWith('sluice.');
+  const configFile = given.configFile === undefined ? undefined : resolve(given.configFile);
+  return { node: NODE_OF_AGENT, program: file, words: isOwn ? [] : ['agent'], configFile, flags: given.flags };
 };

@@ -2,10 +2,12 @@
  * An agent that the launcher started boots the agent of a slot together with its application: where that is another agent than
  * this one, it ends, and is started as that. All else is as with every other release: the trial, its health, the commit or the revert.
  */
-import { readFile, rm } from 'node:fs/promises';
+import { createHash } from 'node:crypto';
+import { createReadStream } from 'node:fs';
+import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
+import { pipeline } from 'node:stream/promises';
 import { Id, Sha256 } from '#shared/ids.ts';
-import { sha256Hex } from '#shared/trust/canonical.ts';
 import { agentOf, LAUNCH_ENVIRONMENT, noteCameUp } from './launch.ts';
 import type { Log } from './log.ts';
 import type { Slots } from './slots/slots.ts';
@@ -76,7 +78,12 @@ export const bootingItself = async (slots: Slots, options: SelfUpdateOptions): P
   };
 };
 
-const digestOf = async (file: string): Promise<Sha256> => sha256Hex(await readFile(file));
+/** Piece by piece: a program has a hundred megabytes. */
+const digestOf = async (file: string): Promise<Sha256> => {
+  const hash = createHash('sha256');
+  await pipeline(createReadStream(file), hash);
+  return Sha256.parse(hash.digest('hex'));
+};
 
 const untilEnd = (signal: AbortSignal | undefined): ReturnType<Slots['boot']> =>
   new Promise((resolve) => {

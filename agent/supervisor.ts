@@ -13,6 +13,7 @@ import { delimiter, dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { z } from 'zod';
 import { readFileIfThere, writeFileDurably } from '#shared/durable.ts';
+import { NODE_OF_AGENT } from './agent-file.ts';
 import type { DeviceEnvironment } from './application-files.ts';
 import { type ApplicationLog, openApplicationLog } from './application-log.ts';
 import { type Limits, limitScript, type ProcessOwner } from './limits.ts';
@@ -107,9 +108,9 @@ export const applicationEnvironment = (
   };
 };
 
-/** `node` as a command word is the Node that runs the agent. */
+/** `node` as a command word is the Node that runs the agent; of an agent that is a program of its own, the first one in `PATH`. */
 export const resolveCommand = (command: string[]): string[] =>
-  command[0] === 'node' ? [process.execPath, ...command.slice(1)] : command;
+  command[0] === 'node' && NODE_OF_AGENT !== undefined ? [NODE_OF_AGENT, ...command.slice(1)] : command;
 
 /** Opens the supervisor; first kills what a killed agent has left behind. */
 export const openSupervisor = async (options: SupervisorOptions): Promise<Supervisor> => {

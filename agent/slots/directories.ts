@@ -10,6 +10,7 @@ import { join, resolve } from 'node:path';
 import type { Running } from '#shared/deployment.ts';
 import { Id, Sha256 } from '#shared/ids.ts';
 import type { Manifest } from '#shared/manifest.ts';
+import { commandOf } from '../agent-file.ts';
 import { crashPoint } from '../crash-point.ts';
 import type { Supervisor } from '../supervisor.ts';
 import { storageRefusal } from '../system-error.ts';
@@ -151,7 +152,8 @@ const directorySlots = (options: DirectorySlotsOptions, selector: BootSelector):
     if (!selected.ok) return selected;
     const record = await readSlotRecord(dir, slot);
     if (record === undefined) return { ok: false, code: 'WRITE_VERIFY', message: `slot ${slot} has not been written` };
-    const compared = await verifyContent(dir, slot, record.files);
+    const written = await verifyContent(dir, slot, record.files);
+    const compared = written.ok ? await verifyAgent(dir, slot, record) : written;
     const standsBy = selected.selection.active !== slot && runningSlot() !== slot;
     try {
       // Nothing unverified is ever bootable, whatever it was before. The active slot is better than none.
@@ -245,6 +247,9 @@ const directorySlots = (options: DirectorySlotsOptions, selector: BootSelector):
       if (trial !== null) {
         const record = await readSlotRecord(dir, trial.slot);
         if (record?.state !== 'bootable') return refuse(`slot ${trial.slot} is on trial but not bootable`);
+        const here = runningSlot();
+        if (here !== null && here !== trial.slot)
+          return refuse(`slot ${trial.slot} is on trial, but slot ${here} runs`);
         const committed = await endTrial(trial.slot, 'slots.commit.written');
         if (!committed.ok) return committed;
       }
@@ -287,6 +292,12 @@ const recordOf = (slot: SlotName, manifest: Manifest, manifestSha256: string, fi
   ...(manifest.agent === undefined ? {} : { agent: manifest.agent }),
   files: Sha256.parse(files),
 });
+
+/** A release whose agent could never be started is refused while the old version still runs. */
+const verifyAgent = async (dir: string, slot: SlotName, { agent }: SlotRecord): Promise<SlotResult> => {
+  const found = agent === undefined ? DONE : await commandOf(join(slotFolder(dir, slot), agent.path));
+  return found.ok ? DONE : refuse(`the release names ${agent?.path} as its agent: ${found.why}`);
+};
 
 const contentOf = async (dir: string, slot: SlotName): Promise<SlotContent> => {
   const record = await readSlotRecord(dir, slot);

@@ -9,7 +9,7 @@ import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { setTimeout as pause } from 'node:timers/promises';
 import { z } from 'zod';
-import { NODE_FLAGS } from '#agent/node-flags.ts';
+import { MALLOC_ENVIRONMENT, NODE_FLAGS } from '#agent/node-flags.ts';
 import { makeBlock } from '#agent/slots/selectors/grub-block.ts';
 import { type Client, openClient } from '#cli/client.ts';
 import { openProcesses } from '#cli/demo/processes.ts';
@@ -37,7 +37,7 @@ export type Site = { installer: Installer; costs: Costs; stop(): Promise<void> }
 
 /** A server, the agent's file, and a new device for each installation. */
 export const openSite = async (work: string, idleMs: number): Promise<Site> => {
-  const file = join(work, 'sluice-agent.mjs');
+  const file = join(work, 'sluice-agent.cjs');
   run(process.execPath, [join(ROOT, 'node_modules/rolldown/bin/cli.mjs'), '-c', 'rolldown.config.ts'], ROOT, {
     SLUICE_AGENT_FILE: file,
   });
@@ -194,7 +194,7 @@ type RunningAgent = {
 const startAgent = ({ file, work }: Known, config: string): RunningAgent => {
   const began = performance.now();
   const child: ChildProcess = spawn(process.execPath, [...NODE_FLAGS, file, '--config', config], {
-    env: { PATH: process.env['PATH'], NODE_COMPILE_CACHE: join(work, 'cache'), MALLOC_ARENA_MAX: '1' },
+    env: { PATH: process.env['PATH'], NODE_COMPILE_CACHE: join(work, 'cache'), ...MALLOC_ENVIRONMENT },
     stdio: ['ignore', 'pipe', 'pipe'],
   });
   const lines: Line[] = [];

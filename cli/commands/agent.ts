@@ -52,6 +52,7 @@ export const addAgent = (program: Command): void => {
         const answer = await answerQuestion(question, config.value, {
           asJson: options.json === true,
           configFile: options.config,
+          flags,
         });
         process.stdout.write(answer.text);
         process.exitCode = answer.exitCode;

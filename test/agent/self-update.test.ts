@@ -1,12 +1,12 @@
-import { execFile, spawn } from 'node:child_process';
+import { execFile } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { once } from 'node:events';
 import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
-import { afterAll, beforeAll, expect, onTestFinished, test } from 'vitest';
+import { afterAll, beforeAll, expect, test, vi } from 'vitest';
 import { APPS, openDevice, startTestServer, type TestServer, until } from './harness.ts';
+import { keepRunning } from './kept-running.ts';
 
 const root = join(import.meta.dirname, '../..');
 let dir: string;
@@ -16,7 +16,7 @@ let bytes: string;
 
 beforeAll(async () => {
   dir = await mkdtemp(join(tmpdir(), 'sluice-self-'));
-  installed = join(dir, 'sluice-agent.mjs');
+  installed = join(dir, 'sluice-agent.cjs');
   const env = { ...process.env, SLUICE_AGENT_FILE: installed };
   const rolldown = join(root, 'node_modules/rolldown/bin/cli.mjs');
   await promisify(execFile)(process.execPath, [rolldown, '-c', 'rolldown.config.ts'], { cwd: root, env });
@@ -24,13 +24,18 @@ beforeAll(async () => {
 });
 afterAll(() => rm(dir, { recursive: true, force: true }));
 
-const HEALTH = { soakMs: 300, deadlineMs: 3_000, intervalMs: 50 };
+const HEALTH = { soakMs: 300, deadlineMs: 120_000, intervalMs: 50 };
+/** For agents that must not come through: however slow the machine is, too little is right. */
+const SOON = { ...HEALTH, deadlineMs: 3_000 };
+/** Starting agents takes as long as it takes. */
+const WAIT_MS_MAX = 240_000;
+vi.setConfig({ testTimeout: 3 * WAIT_MS_MAX });
 
 /** A release that brings its own agent: the application's file, and the agent's. */
-const publish = (server: TestServer, version: string, agent: string, app: string = APPS.good) => {
+const publish = (server: TestServer, version: string, agent: string, more: object = {}) => {
   const artifacts = [
-    ['app', 'app.mjs', `// ${version}\n${app}`],
-    ['agent', 'sluice-agent.mjs', agent],
+    ['app', 'app.mjs', `// ${version}\n${APPS.good}`],
+    ['agent', 'sluice-agent.cjs', agent],
   ].map(([name, path, text]) => {
     const file = Buffer.from(text!);
     return {
@@ -40,56 +45,24 @@ const publish = (server: TestServer, version: string, agent: string, app: string
       install: { kind: 'file' as const, path: path! },
     };
   });
-  return server.publishRelease(version, app, { artifacts, agent: { path: 'sluice-agent.mjs' }, health: HEALTH });
-};
-
-/** Starts the launcher again whenever it ends, as systemd does. */
-const keepRunning = (configFile: string) => {
-  let child: ReturnType<typeof spawn> | undefined;
-  const stopping = new AbortController();
-  const output: string[] = [];
-  const ended = (async () => {
-    while (!stopping.signal.aborted) {
-      child = spawn(process.execPath, [installed, '--launch', '--config', configFile], {
-        stdio: ['ignore', 'pipe', 'pipe'],
-      });
-      for (const stream of [child.stdout!, child.stderr!])
-        stream.on('data', (piece: Buffer) => output.push(piece.toString()));
-      await once(child, 'close');
-    }
-  })();
-  onTestFinished(async () => {
-    stopping.abort();
-    child?.kill('SIGKILL');
-    await ended;
-  });
-  return {
-    kill: () => child?.kill('SIGKILL'),
-    pid: () => child?.pid,
-    lines: () => output.join(''),
-    starts: () => output.join('').split('"agent-started"').length - 1,
-    stop: async () => {
-      stopping.abort();
-      child?.kill('SIGTERM');
-      await ended;
-    },
-  };
+  const what = { artifacts, agent: { path: 'sluice-agent.cjs' }, health: HEALTH, ...more };
+  return server.publishRelease(version, APPS.good, what);
 };
 
 /** Which file a process runs, by the kernel's word. */
 const programOf = async (pid: number | undefined): Promise<string> =>
-  (await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '')).split('\0').find((word) => word.endsWith('.mjs')) ??
+  (await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '')).split('\0').find((word) => word.endsWith('.cjs')) ??
   '';
 
 const settled = async () => {
   const server = await startTestServer();
   const device = await openDevice(server);
-  const agent = keepRunning(device.configFile);
+  const agent = keepRunning([process.execPath, installed, '--launch', '--config', device.configFile]);
   const first = await publish(server, '1.0.0', `${bytes}// 1.0.0\n`);
   server.desire(first.instruction);
-  const outcome = async (version: string, deadlineMs = 40_000) => {
+  const outcome = async (version: string) => {
     const find = () => server.state.receipts.find((receipt) => receipt.version === version);
-    await until(`${version} is reported`, find, deadlineMs, () => agent.lines().slice(-4_000));
+    await until(`${version} is reported`, find, WAIT_MS_MAX, () => agent.lines().slice(-4_000));
     return find()!;
   };
   return { server, device, agent, outcome };
@@ -99,7 +72,7 @@ const digest = (text: string): string => createHash('sha256').update(text).diges
 test('a release brings its agent along: it starts in place of the old one, commits itself, and stays', async () => {
   const { server, device, agent, outcome } = await settled();
   expect(await outcome('1.0.0')).toMatchObject({ outcome: 'committed', running: { slot: 'a' } });
-  const slot = (name: string): string => join(device.dataDir, 'slots', name, 'sluice-agent.mjs');
+  const slot = (name: string): string => join(device.dataDir, 'slots', name, 'sluice-agent.cjs');
   expect(await programOf(agent.pid())).toBe(slot('a'));
   expect(digest(await readFile(slot('a'), 'utf8'))).toBe(digest(`${bytes}// 1.0.0\n`));
 
@@ -114,7 +87,8 @@ test('a release brings its agent along: it starts in place of the old one, commi
   expect(agent.pid()).toBe(pid);
   // Killed, the agent of what is committed comes back.
   agent.kill();
-  await until('it comes back', async () => agent.pid() !== pid && (await programOf(agent.pid())) === slot('a'));
+  const isBack = async () => agent.pid() !== pid && (await programOf(agent.pid())) === slot('a');
+  await until('it comes back', isBack, WAIT_MS_MAX);
   await agent.stop();
 });
 
@@ -125,9 +99,25 @@ test.for([
 ] as const)('an agent that %s is given up, and the old one reports that it went back', async ([, bad]) => {
   const { server, device, agent, outcome } = await settled();
   await outcome('1.0.0');
-  server.desire((await publish(server, '1.1.0', bad)).instruction);
+  server.desire((await publish(server, '1.1.0', bad, { health: SOON })).instruction);
   expect(await outcome('1.1.0')).toMatchObject({ outcome: 'reverted', running: { version: '1.0.0', slot: 'a' } });
-  expect(await programOf(agent.pid())).toBe(join(device.dataDir, 'slots', 'a', 'sluice-agent.mjs'));
+  expect(await programOf(agent.pid())).toBe(join(device.dataDir, 'slots', 'a', 'sluice-agent.cjs'));
+  await agent.stop();
+});
+
+test('a release that names an agent which it does not hold is refused while the old version runs', async () => {
+  const { server, agent, outcome } = await settled();
+  await outcome('1.0.0');
+  const pid = agent.pid();
+  server.desire((await publish(server, '1.1.0', bytes, { agent: { path: 'elsewhere.cjs' } })).instruction);
+  expect(await outcome('1.1.0')).toMatchObject({
+    outcome: 'failed',
+    error: {
+      code: 'PRECONDITION',
+      message: expect.stringContaining('elsewhere.cjs as its agent: there is no such file'),
+    },
+  });
+  expect(agent.pid()).toBe(pid);
   await agent.stop();
 });
 
@@ -135,7 +125,7 @@ test('an agent that can not reach its server goes back by itself, and the next o
   const { server, agent, outcome } = await settled();
   await outcome('1.0.0');
   const deaf = bytes.replace(/^(#!.*\n)?/, "$1process.env.SLUICE_AGENT_SERVER_URL = 'http://127.0.0.1:9';\n");
-  server.desire((await publish(server, '1.1.0', deaf)).instruction);
+  server.desire((await publish(server, '1.1.0', deaf, { health: SOON })).instruction);
   expect(await outcome('1.1.0')).toMatchObject({ outcome: 'reverted', running: { version: '1.0.0' } });
   server.desire((await publish(server, '1.2.0', `${bytes}// 1.2.0\n`)).instruction);
   expect(await outcome('1.2.0')).toMatchObject({ outcome: 'committed', running: { slot: 'b' } });
@@ -149,7 +139,8 @@ test('killed again and again while it changes over, the device ends with one age
   // Whenever a new process has shown itself, up to the trial's own limit.
   for (let kills = 0; kills < 2; kills += 1) {
     const starts = agent.starts();
-    await until('an agent starts', () => agent.starts() > starts || server.state.receipts.length > 1);
+    const isThere = () => agent.starts() > starts || server.state.receipts.length > 1;
+    await until('an agent starts', isThere, WAIT_MS_MAX);
     agent.kill();
   }
   const { outcome: word } = await outcome('1.1.0');

@@ -92,8 +92,10 @@ test('the unit is one that systemd accepts without a warning', async ({ skip }) 
   });
   const places = {
     node: process.execPath,
-    program: ['/opt/sluice/100% sluice-agent.mjs'],
+    program: '/opt/sluice/100% sluice-agent.cjs',
+    words: [],
     configFile: '/etc/sluice-agent.json',
+    flags: { attributes: 'site=a b,price=$5' },
   };
   const file = join(dir, 'sluice-agent.service');
   await writeFile(file, unitText(config, places));
@@ -101,11 +103,31 @@ test('the unit is one that systemd accepts without a warning', async ({ skip }) 
   expect(stdout + stderr).toBe('');
 });
 
+const PLACES = { node: '/node', program: '/agent.cjs', words: [], configFile: '/etc/agent.json', flags: {} };
+
+test('the unit carries the flags it was asked with, and says which settings it does not carry', () => {
+  const config = AgentConfig.parse({ device: 'gw-01', serverUrl: 'http://x', compatible: 'gw', dataDir: '/data' });
+  const start = (text: string) => /^ExecStart=(.*)$/m.exec(text)?.[1];
+  const plain = unitText(config, PLACES);
+  expect(start(plain)).toMatch(/ \/agent\.cjs --launch --config \/etc\/agent\.json --data-dir=\/data$/);
+  expect(plain).toContain('EnvironmentFile=-/etc/sluice-agent.env');
+  expect(plain).not.toContain('Not in here');
+
+  const token = `sle_${'t'.repeat(20)}`;
+  const flags = { device: 'gw-01', 'data-dir': './data', attributes: 'price=$5', token };
+  const env = { SLUICE_AGENT_DEVICE: 'other', SLUICE_AGENT_LOG_LEVEL: 'debug' };
+  const given = unitText(config, { ...PLACES, flags }, env);
+  expect(start(given)).toMatch(/ --device=gw-01 --data-dir=\/data --attributes=price=\$\$5$/);
+  expect(given).not.toContain(token);
+  expect(given).toContain('# Not in here, but set when this was printed: SLUICE_AGENT_TOKEN, SLUICE_AGENT_LOG_LEVEL\n');
+  // A program of its own has Node, and the flags, in it.
+  expect(start(unitText(config, { ...PLACES, node: undefined, program: '/agent' }))).toMatch(/^\/agent --launch /);
+});
+
 test('the sandbox lets the agent write wherever its configuration has it write', () => {
   const writable = (more: object) => {
     const base = { device: 'gw-01', serverUrl: 'http://x', compatible: 'gw', dataDir: '/data' };
-    const places = { node: '/node', program: ['/agent.mjs'], configFile: '/etc/agent.json' };
-    const text = unitText(AgentConfig.parse({ ...base, ...more }), places);
+    const text = unitText(AgentConfig.parse({ ...base, ...more }), PLACES);
     return /^ReadWritePaths=(.*)$/m.exec(text)?.[1];
   };
   expect(writable({})).toBe('-/data');

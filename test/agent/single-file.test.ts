@@ -14,7 +14,7 @@ let file: string;
 
 beforeAll(async () => {
   dir = await mkdtemp(join(tmpdir(), 'sluice-build-'));
-  file = join(dir, 'sluice-agent.mjs');
+  file = join(dir, 'sluice-agent.cjs');
   const env = { ...process.env, SLUICE_AGENT_FILE: file };
   await run(process.execPath, [rolldown, '-c', 'rolldown.config.ts'], { cwd: root, env });
 });
