@@ -44,7 +44,8 @@ const putState = async (change: Partial<State>): Promise<void> => {
 const install = async (slot: SlotName, source: string): Promise<void> => {
   const firmware = await readFile(source);
   const handle = await open(bank(slot), 'w');
-  for (let at = 0; at < firmware.length; at += PIECE_BYTES) await handle.writeFile(firmware.subarray(at, at + PIECE_BYTES));
+  for (let at = 0; at < firmware.length; at += PIECE_BYTES)
+    await handle.writeFile(firmware.subarray(at, at + PIECE_BYTES));
   await handle.sync();
   await handle.close();
   await syncFolder(TARGET);

@@ -24,7 +24,8 @@ export const EXPLORATIONS: Record<string, What & { sentence: string }> = {
   'disk-full': {
     scenario: 'good',
     refuses: 'full',
-    sentence: 'wherever the disk is full from, for one life: it fails clean or arrives, once, and something verified boots',
+    sentence:
+      'wherever the disk is full from, for one life: it fails clean or arrives, once, and something verified boots',
   },
   'disk-full-unhealthy': {
     scenario: 'unhealthy',

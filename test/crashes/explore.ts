@@ -11,7 +11,7 @@ import { die, liveRefused, settle } from './lives.ts';
 import { said } from './log.ts';
 import { mountVolume } from './mount.ts';
 import { isEnough } from './witness.ts';
-import { type Exploration, type Found, deadLife, openWorld, START, type World } from './world.ts';
+import { deadLife, type Exploration, type Found, openWorld, START, type World } from './world.ts';
 
 /** One at a time in a thread: it takes over the clock and the file system. */
 export const explore = async (exploration: Exploration): Promise<Found> => {

@@ -28,7 +28,8 @@ const userOf = (world: World): User => {
     spoils: (path) => scenario === 'bad-disk' && /\/slots\/b\/|\/slot-b$|\/bank-b$/.test(path),
     run: (command) => {
       if (device.startsTrial(command)) noteActivated(world, 'the trial starts');
-      if (command[0] !== 'power-cycle') return device.run(command, (path) => step({ call: 'fw_setenv', path, durable: true }));
+      if (command[0] !== 'power-cycle')
+        return device.run(command, (path) => step({ call: 'fw_setenv', path, durable: true }));
       if (now.life.up?.machine.memory().install.state === 'activating') noteActivated(world, 'the reboot');
       now.life.rebootBy = command;
       now.life.process.dead = true;

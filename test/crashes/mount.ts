@@ -212,7 +212,9 @@ const callsOf = (volume: Volume, user: () => User): { promises: Record<string, C
           return { bytesRead, buffer: into };
         }),
       write: (bytes: Uint8Array, offset: number, length: number, at: number | null = null) =>
-        change(soft('write', path), length, () => ({ bytesWritten: write(bytes.subarray(offset, offset + length), at) })),
+        change(soft('write', path), length, () => ({
+          bytesWritten: write(bytes.subarray(offset, offset + length), at),
+        })),
       writev: (pieces: Uint8Array[]) => {
         const bytes = Buffer.concat(pieces);
         return change(soft('write', path), bytes.length, () => ({ bytesWritten: write(bytes, null) }));

@@ -18,8 +18,11 @@ const { values } = parseArgs({
   },
 });
 const [share, shares] = (/^([1-9]\d*)\/([1-9]\d*)$/.exec(values.share)?.slice(1) ?? []).map(Number);
-if (share === undefined || shares === undefined || share > shares) throw new Error('--share is, say, 2/4: the second of four');
-const kinds = KINDS.filter(({ name }) => values.adapter.some((part) => name.toLowerCase().includes(part.toLowerCase())));
+if (share === undefined || shares === undefined || share > shares)
+  throw new Error('--share is, say, 2/4: the second of four');
+const kinds = KINDS.filter(({ name }) =>
+  values.adapter.some((part) => name.toLowerCase().includes(part.toLowerCase())),
+);
 if (kinds.length === 0) throw new Error(`the adapters are:\n  ${KINDS.map(({ name }) => name).join('\n  ')}`);
 const unknown = values.only.find((name) => EXPLORATIONS[name] === undefined);
 if (unknown !== undefined) throw new Error(`the explorations are ${Object.keys(EXPLORATIONS).join(', ')}`);
@@ -43,7 +46,9 @@ for (const kind of kinds) {
       onProgress: (point, { points, recoveries, violations }) => {
         if (real() - shownAt < PROGRESS_MS) return;
         shownAt = real();
-        console.log(`  ${kind.name}, ${name}: point ${point} of ${points}, ${recoveries} crashes, ${violations.length} violations`);
+        console.log(
+          `  ${kind.name}, ${name}: point ${point} of ${points}, ${recoveries} crashes, ${violations.length} violations`,
+        );
       },
     });
     console.log(

@@ -9,7 +9,8 @@ import { SCENARIOS, type World } from './world.ts';
 const VIOLATIONS_MAX = 10;
 
 export const violate = ({ exploration, found, now }: World, what: string): void => {
-  if (!isEnough(exploration, found)) found.violations.push(`${now.where}: ${what}\n    ${said().slice(-6).join('\n    ')}`);
+  if (!isEnough(exploration, found))
+    found.violations.push(`${now.where}: ${what}\n    ${said().slice(-6).join('\n    ')}`);
 };
 export const isEnough = (
   { violationsMax = VIOLATIONS_MAX }: World['exploration'],
@@ -25,8 +26,7 @@ export const noteStep = ({ device, now: { life } }: World, step: Step): void => 
 /** Nothing else is written between the activation and what it is for. */
 export const noteActivated = (world: World, what: string): void => {
   const [between] = world.now.life.sinceSelector ?? [];
-  if (between !== undefined)
-    violate(world, `between the activation and ${what}: ${between.call} ${between.path}`);
+  if (between !== undefined) violate(world, `between the activation and ${what}: ${between.call} ${between.path}`);
 };
 
 /** What is true of a device at every moment. */

@@ -1,24 +1,16 @@
 /** The protocol of docs/delegate.md against the script of docs/examples, and against installers that do not keep to it. */
-import { readdir, readFile, writeFile } from 'node:fs/promises';
+import { readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { progressOf } from '#agent/slots/delegate/run-installer.ts';
 import { EXIT_CODES, FAILURES, parseTold, VERBS } from '#agent/slots/delegate/verbs.ts';
-import type { SlotName, Slots } from '#agent/slots/slots.ts';
-import { install, REFUSED, type Release, viewOf } from '../slot-pair.ts';
+import { install, REFUSED, viewOf } from '../slot-pair.ts';
 import { mcuPair } from './mcu.ts';
 
 const TRIAL = { tries: 2, deployment: 'd1' };
 const OK = { ok: true };
 const PATIENT = { timeout: 30_000 };
 
-/** The whole way of a good version. */
-const deploy = async (slots: Slots, slot: SlotName, release: Release): Promise<void> => {
-  await install(slots, slot, release);
-  expect(await slots.activate(slot, TRIAL)).toEqual(OK);
-  expect(await slots.boot()).toEqual({ booted: slot, trial: true });
-  expect(await slots.commit()).toEqual(OK);
-};
 const runsStill = async (name: string): Promise<boolean> => {
   const pids = (await readdir('/proc')).filter((entry) => /^\d+$/.test(entry));
   const lines = await Promise.all(pids.map((pid) => readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '')));
@@ -56,34 +48,7 @@ test('an artifact goes to the installer as it was fetched, is booted on trial, a
   expect(await readFile(join(pair.dir, 'mcu/bank-b'))).toEqual(await readFile(release.fetched[0]!.file));
 });
 
-test('a trial that is reverted boots what ran before', async () => {
-  const pair = await mcuPair();
-  const slots = await pair.open();
-  await install(slots, 'b', await pair.release('1.1.0'));
-  await slots.activate('b', TRIAL);
-  await slots.boot();
-  expect(await slots.revert()).toEqual(OK);
-  expect(await slots.revert()).toEqual(OK);
-  // It still runs: nothing may be written into its slot, nor into the one that boots next.
-  expect(await slots.prepare('b')).toMatchObject({ ...REFUSED, message: 'slot b is running' });
-  expect(await slots.prepare('a')).toMatchObject({ ...REFUSED, message: 'slot a is the active one' });
-  expect(await slots.boot()).toEqual({ booted: 'a', trial: false });
-  expect(await viewOf(slots)).toMatchObject({ active: 'a', trial: null, slots: { b: { state: 'bootable' } } });
-});
-
-test('a version that does not start uses up its tries, and what ran before is booted', async () => {
-  const pair = await mcuPair();
-  const slots = await pair.open();
-  await install(slots, 'b', await pair.release('1.1.0', 'does not start'));
-  await slots.activate('b', TRIAL);
-  await pair.put('running', 'b');
-  await pair.put('running', 'a');
-  expect(await slots.boot()).toEqual({ booted: 'a', trial: false });
-  expect((await pair.asked()).slice(-2)).toEqual(['boot b', 'boot b']);
-  expect(await slots.commit()).toMatchObject(REFUSED);
-});
-
-test('19: what is in vain is refused before the installer is asked', async () => {
+test('what is in vain is refused before the installer is asked', async () => {
   const pair = await mcuPair();
   const slots = await pair.open();
   const { manifest } = await pair.release('1.1.0');
@@ -94,28 +59,6 @@ test('19: what is in vain is refused before the installer is asked', async () =>
   expect(await slots.prepare('b', { ...manifest, artifacts: [other] })).toMatchObject(REFUSED);
   expect(await slots.prepare('a', manifest)).toMatchObject(REFUSED);
   expect(await pair.asked()).toEqual([]);
-});
-
-test('15: an artifact that changed on the disk is not handed over', async () => {
-  const pair = await mcuPair();
-  const slots = await pair.open();
-  const release = await pair.release('1.1.0');
-  await slots.prepare('b', release.manifest);
-  await writeFile(release.fetched[0]!.file, 'something else');
-  expect(await slots.write('b', release.manifest, release.digest, release.fetched)).toMatchObject({
-    code: 'TARGET_HASH',
-  });
-  expect(await pair.asked()).toEqual(['prepare b']);
-});
-
-test('15: a bank that changed since it was written is not activated', async () => {
-  const pair = await mcuPair();
-  const slots = await pair.open();
-  const release = await pair.release('1.1.0');
-  await install(slots, 'b', release);
-  await pair.put('bank-b', 'something else');
-  expect(await slots.verify('b')).toMatchObject({ ok: false, code: 'WRITE_VERIFY' });
-  expect(await slots.activate('b', TRIAL)).toMatchObject(REFUSED);
 });
 
 describe('an installer that does not do as it is told', () => {
@@ -202,58 +145,6 @@ describe('an installer that does not do as it is told', () => {
     expect(await slots.commit()).toMatchObject({ ...REFUSED, message: 'slot b is on trial, but slot a runs' });
   });
 });
-
-test('an installer that knows nothing but install and boot is remembered for', async () => {
-  const pair = await mcuPair();
-  for (const verb of ['inspect', 'prepare', 'verify', 'activate', 'commit', 'revert'] as const)
-    await pair.before(verb, 'exit 64');
-  const slots = await pair.open();
-  await deploy(slots, 'a', await pair.release('1.0.0'));
-  expect(await viewOf(slots)).toMatchObject({ active: 'a', trial: null });
-  await install(slots, 'b', await pair.release('1.1.0'));
-  await slots.activate('b', TRIAL);
-  await slots.boot();
-  // Over a restart of the agent as well.
-  const next = await pair.open();
-  expect(await next.running()).toEqual({ slot: 'b', trial: true });
-  expect(await next.revert()).toEqual(OK);
-  expect(await next.boot()).toEqual({ booted: 'a', trial: false });
-  expect(await next.running()).toEqual({ slot: 'a', trial: false });
-});
-
-/** As agent/domain/install.ts goes on after a restart. */
-const goOn = async (slots: Slots, release: Release): Promise<void> => {
-  const { active, trial } = await viewOf(slots);
-  if (active === 'b') return void (await slots.commit());
-  if (trial === null) return deploy(slots, 'b', release);
-  await slots.activate('b', TRIAL);
-  await slots.boot();
-  await slots.commit();
-};
-
-test('9: the agent is killed after every durable step, and the same comes out when it asks again', async () => {
-  const steps: string[] = [];
-  const whole = await mcuPair();
-  await deploy(await whole.open((name) => void steps.push(name)), 'b', await whole.release('1.1.0'));
-  expect(steps.length).toBeGreaterThan(9);
-  const ends: unknown[] = [];
-  for (const [cut, name] of steps.entries()) {
-    const pair = await mcuPair();
-    const release = await pair.release('1.1.0');
-    let left = cut;
-    const dying = await pair.open(() => {
-      if (left === 0) throw new Error('killed');
-      left -= 1;
-    });
-    await deploy(dying, 'b', release).then(
-      () => expect.unreachable(`${name} was not reached`),
-      () => undefined,
-    );
-    await goOn(await pair.open(), release);
-    ends.push([name, (await viewOf(await pair.open())).active, await pair.get('active')]);
-  }
-  expect(ends).toEqual(steps.map((name) => [name, 'b', 'b']));
-}, 180_000);
 
 test('an installer that a killed agent has left running is ended before another begins', async () => {
   const pair = await mcuPair();

@@ -69,9 +69,9 @@ export const mcuPair = async (more: object = {}) => {
       log: pino({ level: 'silent' }),
       crashPoint: crashPoint ?? (() => undefined),
     });
-  const release = async (version: string, text = ''): Promise<Release> => {
+  const release = async (version: string, text = '', bytes = 200_000): Promise<Release> => {
     const file = join(device.dir, `firmware-${version}`);
-    const firmware = Buffer.alloc(200_000, `firmware ${version} ${text} `);
+    const firmware = Buffer.alloc(bytes, `firmware ${version} ${text} `);
     await writeFile(file, firmware);
     const install = { kind: 'delegate', handler: 'mcu' };
     const artifacts = [{ name: 'firmware', bytes: firmware.length, sha256: sha256(firmware), install }];

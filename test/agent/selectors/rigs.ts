@@ -174,10 +174,7 @@ export const GRUB_EDITENV: BlockAccess = {
   },
 };
 
-export const grubRig = async (
-  access: BlockAccess,
-  makeFolder = folder,
-): Promise<Rig & { environment: string }> => {
+export const grubRig = async (access: BlockAccess, makeFolder = folder): Promise<Rig & { environment: string }> => {
   const dir = await makeFolder();
   const environment = join(dir, 'grubenv');
   const start = { ORDER: 'A B', A_OK: '1', A_TRY: '0', B_OK: '1', B_TRY: '0', saved_entry: 'gateway' };
@@ -212,14 +209,16 @@ export const grubRig = async (
 
 export const raspberryPiRig = async (makeFolder = folder): Promise<Rig> => {
   const dir = await makeFolder();
-  const autoboot = join(dir, 'autoboot.txt');
+  const [autoboot, armedFile] = [join(dir, 'autoboot.txt'), join(dir, 'armed')];
   await writeFile(autoboot, '# of this device\n[all]\ntryboot_a_b=1\nboot_partition=2\n[tryboot]\nboot_partition=3\n');
   const partitions = { a: 2, b: 3 };
   return {
     dir,
     settings: { kind: 'raspberry-pi', autoboot, partitions },
-    open: () => openRaspberryPiSelector({ autoboot, partitions, tryboot: ['reboot', '0 tryboot'], dir }),
-    powerOn: async (armed = false) => {
+    open: () => openRaspberryPiSelector({ autoboot, partitions, tryboot: ['touch', armedFile], dir }),
+    powerOn: async (asked = false) => {
+      const armed = asked || (await readdir(dir)).includes('armed');
+      await rm(armedFile, { force: true });
       const read = parseAutoboot(await readFile(autoboot, 'utf8'));
       return (armed ? read.tryboot : read.all) === '2' ? 'a' : 'b';
     },
