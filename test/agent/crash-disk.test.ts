@@ -38,7 +38,7 @@ const onSmallDisk = async (dataDir: string, bytes: number) => {
 };
 
 test.skipIf(!canMount())(
-  '18: the disk is full when the journal is to be written (needs root, for a small file system): the application runs, and what is offered is installed once there is room',
+  "18: disk full, download, journal, log: fails clean; a log that can't be written is not fatal (the journal, on a small file system, which needs root: what is offered is installed once there is room)",
   async () => {
     const device = await rig.settledDevice();
     const disk = await onSmallDisk(device.dataDir, 64 * 1024 * 1024);
@@ -67,7 +67,7 @@ test.skipIf(!canMount())(
 );
 
 test.skipIf(!canMount())(
-  '18: the disk is full when a download is to be written (needs root, for a small file system): fails clean, and the old version runs',
+  "18: disk full, download, journal, log: fails clean; a log that can't be written is not fatal (a download, on a small file system, which needs root)",
   async () => {
     const device = await rig.settledDevice();
     const disk = await onSmallDisk(device.dataDir, 11 * 1024 * 1024);
@@ -93,7 +93,7 @@ test.skipIf(!canMount())(
   },
 );
 
-test('22: the new version hangs during the trial: reverts', async () => {
+test('22: new version crashes, or hangs, trial: reverts, by boot counter or watchdog (it hangs)', async () => {
   const device = await rig.settledDevice();
   const agent = device.start();
   // Nobody ever accepts there.
@@ -112,7 +112,7 @@ test('22: the new version hangs during the trial: reverts', async () => {
   expect(agent.states()).toContain('trial');
 });
 
-test('23: the new version breaks the network during the trial: reverts after the deadline', async () => {
+test('23: new version breaks the network, trial: reverts after the deadline', async () => {
   const device = await rig.settledDevice();
   const agent = device.start();
   const release = await rig.publishNext(APPS.good, { health: { soakMs: 60_000, deadlineMs: 4_000, intervalMs: 100 } });
@@ -134,7 +134,7 @@ test('23: the new version breaks the network during the trial: reverts after the
   expect(rig.server.state.receipts).toMatchObject([{ outcome: 'reverted', running: { version: '1.0.0', slot: 'a' } }]);
 });
 
-test('25: the revert itself fails: bounded, ends in failed, reported', async () => {
+test('25: the revert itself fails, or boots never end, revert: bounded, ends in failed, reported (the revert fails)', async () => {
   const device = await rig.settledDevice();
   await rig.crashAt(device, 'journal.reverting', APPS.crashing, NEVER_WELL);
   for (const copy of COPIES) await flipByte(join(device.dataDir, 'slots', copy), 20);

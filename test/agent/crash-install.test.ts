@@ -8,7 +8,7 @@ import { BALLAST_BYTES, readSelector } from './harness.ts';
 
 const rig = await openCrashRig();
 
-test('1: killed with half of the download done: resumes; what was verified is not fetched again', async () => {
+test('1: SIGKILL, half of the download done: resumes; what was verified is not fetched again', async () => {
   const device = await rig.settledDevice();
   // The network is slow: the second half does not come in time.
   rig.server.state.onObject = ({ sha256, from }, bytes, response) => {
@@ -28,7 +28,7 @@ test('1: killed with half of the download done: resumes; what was verified is no
 });
 
 test.each(['slots.prepare.unbootable', 'slots.write.content', 'slots.write.recorded'])(
-  '2: killed in the middle of writing the slot (%s): old; standby still unbootable; resumes',
+  '2: SIGKILL, in the middle of writing the slot: old; standby still unbootable; resumes (%s)',
   async (step) => {
     const device = await rig.settledDevice();
     const release = await rig.crashAt(device, step);
@@ -42,7 +42,7 @@ test.each(['slots.prepare.unbootable', 'slots.write.content', 'slots.write.recor
   },
 );
 
-test('3: killed with the slot written, `activating` not yet recorded: verifies again, activates once', async () => {
+test('3: SIGKILL, slot written, `activating` not yet recorded: verifies again, activates once', async () => {
   const device = await rig.settledDevice();
   const release = await rig.crashAt(device, 'journal.ready');
   expect(await readSelector(device.dataDir)).toMatchObject({ active: 'a', trial: null });

@@ -9,7 +9,7 @@ import { APPS, NEVER_WELL, readSelector, until } from './harness.ts';
 const rig = await openCrashRig();
 
 describe('from activation on', () => {
-  test('4: killed with `activating` recorded, boot selector not written: idempotent retry', async () => {
+  test('4: SIGKILL, `activating` recorded, boot selector not written: idempotent retry', async () => {
     const device = await rig.settledDevice();
     const release = await rig.crashAt(device, 'journal.activating');
     expect(await readSelector(device.dataDir)).toMatchObject({ active: 'a', trial: null });
@@ -17,7 +17,7 @@ describe('from activation on', () => {
     rig.expectCommitted(release);
   });
 
-  test('5: killed with the boot selector written, reboot not done: reboots, writes nothing again', async () => {
+  test('5: SIGKILL, boot selector written, reboot not done: reboots, writes nothing again', async () => {
     const device = await rig.settledDevice();
     const release = await rig.crashAt(device, 'slots.activate.written');
     expect(await readSelector(device.dataDir)).toMatchObject({ active: 'a', trial: { slot: 'b', triesLeft: 3 } });
@@ -25,7 +25,7 @@ describe('from activation on', () => {
     rig.expectCommitted(release);
   });
 
-  test('6: killed during the health gate: gate restarts', async () => {
+  test('6: SIGKILL, during the health gate: gate restarts, its deadline kept (a version that is well)', async () => {
     const device = await rig.settledDevice();
     const release = await rig.crashAt(device, 'journal.trial');
     const agent = await rig.finish(device);
@@ -33,7 +33,7 @@ describe('from activation on', () => {
     expect(agent.states()).toContain('committing');
   });
 
-  test('6: killed during the health gate: its deadline is kept', async () => {
+  test('6: SIGKILL, during the health gate: gate restarts, its deadline kept (one that is not)', async () => {
     const device = await rig.settledDevice();
     const deadlineMs = 10_000;
     const health = { checks: [{ kind: 'command', command: ['false'] }], soakMs: 0, deadlineMs, intervalMs: 50 };
@@ -56,7 +56,7 @@ describe('from activation on', () => {
   });
 
   test.each(['journal.committing', 'slots.commit.written', 'journal.committed'])(
-    '7: killed around commit (%s): converges to committed, reported once',
+    '7: SIGKILL, around commit: converges to committed, reported once (%s)',
     async (step) => {
       const device = await rig.settledDevice();
       const release = await rig.crashAt(device, step);
@@ -66,7 +66,7 @@ describe('from activation on', () => {
     },
   );
 
-  test('7: a receipt whose acknowledgement was lost is sent again as it was, and counts once', async () => {
+  test('7: SIGKILL, around commit: converges to committed, reported once (a receipt whose acknowledgement was lost is sent again as it was)', async () => {
     const device = await rig.settledDevice();
     rig.server.state.acknowledge = false;
     const agent = device.start();
@@ -83,7 +83,7 @@ describe('from activation on', () => {
   });
 
   test.each(['journal.reverting', 'slots.revert.written', 'journal.verifying-revert', 'journal.reverted'])(
-    '8: killed in revert (%s): revert completes',
+    '8: SIGKILL, in revert: revert completes (%s)',
     async (step) => {
       const device = await rig.settledDevice();
       const release = await rig.crashAt(device, step, APPS.crashing, NEVER_WELL);
@@ -100,7 +100,7 @@ describe('from activation on', () => {
     },
   );
 
-  test('an agent that is killed at every boot of a trial uses up its tries, and the device returns to what ran before', async () => {
+  test('22: new version crashes, or hangs, trial: reverts, by boot counter or watchdog (the agent is killed at every boot of a trial)', async () => {
     const device = await rig.settledDevice();
     await rig.crashAt(device, 'slots.boot.counted');
     for (let boots = 0; boots < 2; boots += 1) await device.start('slots.boot.counted').ended;
@@ -112,7 +112,7 @@ describe('from activation on', () => {
 });
 
 describe('the journal', () => {
-  test('12: truncated journal tail at the start: previous record used', async () => {
+  test('12: truncated journal tail, start: previous record used', async () => {
     const device = await rig.settledDevice();
     const release = await rig.crashAt(device, 'journal.trial');
     const file = join(device.dataDir, 'journal');
@@ -123,7 +123,7 @@ describe('the journal', () => {
     rig.expectCommitted(release);
   });
 
-  test('13: bit flip in the middle of the journal: quarantined, state rebuilt from the slots', async () => {
+  test('13: bit flip in the middle of the journal, start: quarantined, state rebuilt from the slots', async () => {
     const device = await rig.settledDevice();
     const release = await rig.crashAt(device, 'journal.trial');
     const file = join(device.dataDir, 'journal');

@@ -126,7 +126,7 @@ test('a broken download resumes where it broke, and fetches nothing twice', asyn
   expect(requests[1]).toMatchObject({ range: `bytes=${have}-`, 'if-range': ETAG });
 });
 
-test('a connection that flaps at every attempt still ends with the right bytes', async () => {
+test('21: connection flapping, idle hang, download: backoff, finite budget (it flaps at every attempt)', async () => {
   const flap: Answer = (request, response, read) => {
     const from = Number(/\d+/.exec(request.headers.range ?? '0')?.[0]);
     if (from + 40_000 >= CONTENT.length) return honest(request, response);
@@ -156,12 +156,12 @@ const withPart = async (bytes: Uint8Array, answers: Answer[]) => {
 };
 const HALF = CONTENT.subarray(0, 150_000);
 
-test('a server that answers 200 to a range starts the file anew', async () => {
+test('20: wrong Content-Range, 200 for 206, changed ETag, resume: no mixed bytes (200)', async () => {
   const { attempt } = await withPart(HALF, [(_request, response) => void response.end(CONTENT)]);
   expect(await outcomeOf(await attempt())).toBe('whole');
 });
 
-test('an object whose tag has changed starts anew: no mixed bytes', async () => {
+test('20: wrong Content-Range, 200 for 206, changed ETag, resume: no mixed bytes (changed ETag)', async () => {
   const replaced: Answer = (request, response) => {
     // Ignores If-Range, and so mixes two objects if the client lets it.
     if (request.headers.range === undefined) return honest(request, response);
@@ -194,7 +194,7 @@ for (const range of [
   'nonsense',
   '',
 ]) {
-  test(`the wrong Content-Range "${range}" is not believed`, async () => {
+  test(`20: wrong Content-Range, 200 for 206, changed ETag, resume: no mixed bytes (Content-Range "${range}")`, async () => {
     const lie: Answer = (request, response) => {
       if (request.headers.range === undefined) return honest(request, response);
       response.writeHead(206, { etag: ETAG, ...(range === '' ? {} : { 'content-range': range }) });
@@ -261,7 +261,7 @@ test('a body that ends early without an announced length is not taken for whole'
   expect((await part()).length).toBe(HALF.length);
 });
 
-test('an answer that stalls, or drips, is slow retrieval, and what came is kept', async () => {
+test('21: connection flapping, idle hang, download: backoff, finite budget (an answer that stalls, or drips: what came is kept)', async () => {
   const stall = (_request: IncomingMessage, response: ServerResponse): void => {
     response.writeHead(200, { 'content-length': CONTENT.length });
     response.write(HALF);
@@ -279,7 +279,7 @@ test('an answer that stalls, or drips, is slow retrieval, and what came is kept'
   }
 });
 
-test('a server that never answers is given up on', async () => {
+test('21: connection flapping, idle hang, download: backoff, finite budget (a server that never answers)', async () => {
   const { attempt } = await serve([() => undefined]);
   const result = await attempt({ limits: { headersMs: 50 } });
   expect(result).toMatchObject({ ok: false, code: 'FETCH_FAILED', retry: true, message: /not answer in time/ });

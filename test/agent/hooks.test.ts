@@ -31,7 +31,7 @@ const shell = (script: string, timeoutMs = 10_000): Manifest['hooks'][number] =>
   timeoutMs,
 });
 
-test('24: hooks of this moment run in order, in their folder, and know what goes on', async () => {
+test('hooks of this moment run in order, in their folder, and know what goes on', async () => {
   const other: Manifest['hooks'][number] = { ...shell('echo no >> out'), when: 'after-commit' };
   const { result, output } = await run([
     shell('echo $SLUICE_HOOK >> out'),
@@ -41,20 +41,20 @@ test('24: hooks of this moment run in order, in their folder, and know what goes
   expect([result, output]).toEqual([{ ok: true }, 'before-install\ndep-1 1.2.0\n']);
 });
 
-test('24: a hook that exits with 1 fails with what it said, and the next one does not run', async () => {
+test('24: a hook exits 1, hangs, or says "later", each state: reverts, times out, defers (exits 1: the next one does not run)', async () => {
   const { result, output } = await run([shell('echo broken >&2; exit 1'), shell('echo no >> out')]);
   expect(result).toMatchObject({ ok: false, message: expect.stringContaining('broken') });
   expect(output).toBe('');
 });
 
-test('24: a hook that hangs is ended', async () => {
+test('24: a hook exits 1, hangs, or says "later", each state: reverts, times out, defers (hangs)', async () => {
   expect((await run([shell('sleep 600', 50)])).result).toMatchObject({
     ok: false,
     message: expect.stringContaining('50 ms'),
   });
 });
 
-test('24: a hook that says "later" is asked again, but not for ever', async () => {
+test('24: a hook exits 1, hangs, or says "later", each state: reverts, times out, defers ("later", but not for ever)', async () => {
   const patient = await run([shell('echo x >> out; [ $(wc -l < out) -ge 3 ] || exit 75')], 10);
   expect([patient.result, patient.output]).toEqual([{ ok: true }, 'x\nx\nx\n']);
   const never = await run([shell('echo x >> out; exit 75')], 2);

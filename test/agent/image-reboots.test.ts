@@ -76,7 +76,7 @@ test(
   },
 );
 
-test('11: a device whose boot selector can not be read says so, installs nothing and writes nothing', async () => {
+test('11: both environment copies, or the grubenv, invalid, start: refuses to install, raises an alarm, writes nothing', async () => {
   const server = await startTestServer();
   const rig = await grubRig(OWN_ACCESS);
   await rig.damage();

@@ -49,7 +49,7 @@ test('a state is recorded before anything is done about it; with a full disk not
   expect(journal.records.map(({ install }) => install.state)).toEqual(['accepted']);
 });
 
-test('an agent that can not record its restart boots its application all the same, and nothing else goes on until it can', async () => {
+test("18: disk full, download, journal, log: fails clean; a log that can't be written is not fatal (an agent that can not record its restart boots its application all the same, and nothing else goes on until it can)", async () => {
   const resumed = async (install: InstallState) => {
     const done: Effect[] = [];
     const { machine, journal } = open(

@@ -133,7 +133,7 @@ test('what the server says when asked right before activation counts, even if it
   await agent.stop();
 });
 
-test('16: forged signature: rejected, nothing written to a slot; 17: replayed offer: rejected; lower counter: rejected, floor unchanged', async () => {
+test('16: forged signature, expired metadata, start: rejected, nothing written to a slot; 17: lower security counter, replayed offer, start: rejected, floor unchanged', async () => {
   const server = await startTestServer();
   const device = await openDevice(server);
   const agent = device.start();

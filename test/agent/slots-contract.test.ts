@@ -198,7 +198,7 @@ describe.each(ADAPTERS)('$name', ({ name, make, missing }) => {
       expect(await rig.powerOn(slots)).toBe(active);
     });
 
-    test('15: a slot that was bootable and is damaged is not bootable any more once that is seen', async () => {
+    test('15: a bit flipped in the slot, after the write: read-back fails, no activation (nor is it bootable any more, if it was)', async () => {
       const { rig, slots, standby } = await settled(make);
       await install(slots, standby, await rig.release('2.0.0'));
       await rig.damage(standby);
@@ -252,7 +252,7 @@ describe.each(ADAPTERS)('$name', ({ name, make, missing }) => {
       expect((await viewOf(await rig.open())).trial).toEqual({ slot: standby, triesLeft: 2, deployment: 'd2' });
     });
 
-    test('9: power cut after every durable step: always boots a verified slot, and the release arrives', async (context) => {
+    test('9: power cut of a virtual machine, random, many times: always boots a verified slot (here: after every durable step; and the release arrives)', async (context) => {
       context.skip(name === 'image, U-Boot', 'every step is a program; test/crashes does this in memory');
       const steps = new Set<string>();
       const arrive = async (cut: (name: string) => void): Promise<void> => {

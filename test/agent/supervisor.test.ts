@@ -138,7 +138,7 @@ test('output is kept in two files of bounded size, and the end of it can be read
   }
 });
 
-test('an application goes on when its output can not be written', async () => {
+test("18: disk full, download, journal, log: fails clean; a log that can't be written is not fatal (an application goes on when its output can not be written)", async () => {
   const dir = await folder();
   await symlink('/dev/full', join(dir, 'application.log'));
   const { supervisor } = await supervise({ dir });

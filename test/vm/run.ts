@@ -14,6 +14,7 @@ import { makeBase } from './images.ts';
 import { runLane, type Shared } from './lane.ts';
 import { fetchKernel, missingPackages } from './tools.ts';
 
+const NAME = '9: power cut of a virtual machine, random, many times: always boots a verified slot';
 const CANNOT_RUN = 77;
 const USAGE = `Usage: npm run test:vm -- [--cuts N] [--seed S] [--lanes L] [--minutes M] [--keep]
 
@@ -81,6 +82,7 @@ const summarize = (all: Counts[]): void => {
 const test = async (work: string, signal: AbortSignal): Promise<number> => {
   const shared = await prepare(work);
   if (shared === undefined) return CANNOT_RUN;
+  say(NAME);
   say(`seed ${seed}, ${cuts} cuts in ${lanes} machines; consoles and drives are in ${work}`);
   const ends = await Promise.all(
     Array.from({ length: lanes }, (_, lane) =>

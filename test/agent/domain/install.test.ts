@@ -244,7 +244,7 @@ describe('a journey', () => {
     });
   });
 
-  test('that is restarted again and again gives up, bounded', () => {
+  test('25: the revert itself fails, or boots never end, revert: bounded, ends in failed, reported (restarted again and again)', () => {
     const restart: EventOf[] = Array.from({ length: TRANSITIONS_MAX + REVERT_TRANSITIONS_MAX + 1 }, () => ({
       kind: 'restarted',
     }));

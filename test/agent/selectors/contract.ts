@@ -118,7 +118,7 @@ export const selectorContract = (makeRig: () => Promise<Rig>, missing?: string):
       expect(await reboots(rig, 11)).toBe('bbbbbbbbbaa');
     });
 
-    test('11: a selector that can not be read is said to be, and nothing is written', async () => {
+    test('11: both environment copies, or the grubenv, invalid, start: refuses to install, raises an alarm, writes nothing', async () => {
       const rig = await makeRig();
       await rig.open().disable('b');
       await rig.damage();

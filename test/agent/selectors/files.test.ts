@@ -28,7 +28,7 @@ const A_ALONE = { state: 'read', selection: { active: 'a', trial: null } };
 
 describe.skipIf(!hasTool('fw_setenv'))('U-Boot with libubootenv (fw_setenv must be installed)', () => {
   test.each(['rauc', 'mender'] as const)(
-    '10: a torn newest copy falls back to the one before it (%s)',
+    '10: torn write of the newest environment copy, activation: the previous copy wins (%s)',
     async (convention) => {
       const rig = await ubootRig(convention);
       await rig.open().disable('b');
@@ -172,7 +172,7 @@ describe.skipIf(!hasTool('grub-editenv'))('GRUB with grub-editenv (must be insta
   });
 });
 
-test('11: with a damaged block the committed slot boots from the second file, and nothing is installed', async () => {
+test('GRUB: with a damaged block the committed slot boots from the second file, and nothing is installed', async () => {
   const rig = await grubRig(OWN_ACCESS);
   await rig.open().disable('b');
   await rig.open().setTrial('b', 1);

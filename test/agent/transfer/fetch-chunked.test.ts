@@ -213,7 +213,7 @@ test('what was damaged on the disk is found and fetched again, nothing else is',
   expect(rig.counts.bytes - before).toBeLessThan(120_000);
 });
 
-test('a byte flipped in a pack costs one chunk more', async () => {
+test('14: a payload byte flipped, download: only that piece is fetched again; fails after N tries (in a pack)', async () => {
   const rig = await openRig(V1);
   const flipped = Buffer.from(rig.packed);
   flipped[Math.floor(flipped.length / 2)]! ^= 1;
@@ -243,7 +243,7 @@ test('a seed that is damaged costs what it was to save', async () => {
   expect(await other.outcome(await other.fetch({ seeds: [gone] }))).toBe('whole');
 });
 
-test('a chunk that is wrong is fetched again alone, and given up after three times', async () => {
+test('14: a payload byte flipped, download: only that piece is fetched again; fails after N tries (a chunk by itself)', async () => {
   const noisy = noise('wrong', 1_500_000);
   const rig = await openRig(noisy, { pack: false });
   const victim = rig.records[5]!;
