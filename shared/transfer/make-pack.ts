@@ -36,9 +36,10 @@ export const makePack = (
   const lacking = chunksLacking(target.records, old?.records ?? []);
   const digest = (records: readonly ChunkRecord[]): string => hash('sha256', encodeIndex(records));
   const from = old === null ? null : digest(old.records);
-  const head = [encodePackHeader({ to: digest(target.records), from, records: lacking.length })];
+  const head = Buffer.alloc(packHeadBytes(lacking.length));
+  let headAt = encodePackHeader({ to: digest(target.records), from, records: lacking.length }).copy(head);
   const similar = old === null || lacking.length === 0 ? null : findSimilar(old.reader);
-  let at = packHeadBytes(lacking.length);
+  let at = head.length;
   for (const { chunk, offset, record } of lacking) {
     const bytes = target.reader.read(offset, record.bytes);
     if (recordOf(bytes).sha256 !== record.sha256) throw new Error(`chunk ${chunk} is not what its index says`);
@@ -46,11 +47,12 @@ export const makePack = (
       similar?.(bytes),
       justBefore(target.reader, offset),
     ]);
-    head.push(encodePackRecord({ kind, chunk, dictionaryOffset, dictionaryBytes, frameBytes: frame.length }));
+    const entry = { kind, chunk, dictionaryOffset, dictionaryBytes, frameBytes: frame.length };
+    headAt += encodePackRecord(entry).copy(head, headAt);
     write(frame, at);
     at += frame.length;
   }
-  write(Buffer.concat(head), 0);
+  write(head, 0);
   return at;
 };
 

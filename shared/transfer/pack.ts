@@ -13,7 +13,7 @@ import { CHUNK_BYTES_MAX } from './chunker.ts';
 const PACK_FORMAT = 1;
 const MAGIC = Buffer.from('SLUICEPK', 'latin1');
 export const PACK_HEADER_BYTES = 80;
-export const PACK_RECORD_BYTES = 16;
+const PACK_RECORD_BYTES = 16;
 /** What zstd needs to find in Node: beyond 256 KiB it takes far longer, and gains little on chunks of this size. */
 export const DICTIONARY_BYTES_MAX = 256 * 1024;
 /** A frame's window: dictionary and chunk fit into 2^19 bytes. */

@@ -262,7 +262,7 @@ test('HTTP comes first, MQTT while it can not be reached, and HTTP again when it
     expect(await who()).toBe('mqtt');
     expect(await who()).toBe('mqtt');
     state.http = 'up';
-    await expect.poll(who, { timeout: 2_000 }).toBe('http');
+    await expect.poll(who).toBe('http');
   }
   state.http = 'refused';
   state.mqtt = false;
