@@ -1,6 +1,6 @@
-/** Real agents on a full disk, without a network, with a revert that fails; and the order of their writes by the system's word. */
+/** Real agents on a full disk, without a network, with a revert that fails. */
 import { execFileSync, spawnSync } from 'node:child_process';
-import { cp, mkdir, readdir, readFile, readlink, rename, rm, writeFile } from 'node:fs/promises';
+import { cp, mkdir, readdir, readlink, rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { openCrashRig } from './crash-rig.ts';
@@ -148,46 +148,3 @@ test('25: the revert itself fails, or boots never end, revert: bounded, ends in 
   expect(rig.server.state.receipts).toMatchObject([{ outcome: 'failed', error: { code: 'REVERT_FAILED' } }]);
   expect(agent.states().filter((state) => state === 'reverting').length).toBeLessThan(3);
 });
-
-// ---- The order of writes
-
-const DURABLE = 'fsync,fdatasync,rename,renameat,renameat2,unlink,unlinkat,execve';
-
-test.skipIf(spawnSync('strace', ['-V']).status !== 0)(
-  'by the system calls of a real agent (strace must be installed), its last durable write before the application starts on trial is the boot selector',
-  async () => {
-    const device = await rig.settledDevice();
-    const trace = join(device.dir, 'trace');
-    const agent = device.start(undefined, {}, [
-      'strace',
-      '-D',
-      '-f',
-      '-qq',
-      '-y',
-      '-s',
-      '300',
-      '-o',
-      trace,
-      '-e',
-      `trace=${DURABLE}`,
-    ]);
-    const release = await rig.publishNext(APPS.good);
-    rig.server.desire(release.instruction);
-    await until(
-      'it is committed',
-      () => rig.server.state.receipts.length > 0,
-      90_000,
-      () => agent.errorOutput(),
-    );
-    await agent.stop();
-    const lines = (await readFile(trace, 'utf8')).split('\n').filter((line) => !/= -1|resumed>/.test(line));
-    // The shell that becomes the application, in the folder of slot b; the first start in this trace is that of slot a.
-    const starts = lines.flatMap((line, at) => (/execve\("\/bin\/sh", .*read -r go/.test(line) ? [at] : []));
-    expect(starts.length).toBeGreaterThanOrEqual(2);
-    const before = lines.slice(0, starts[1]).filter((line) => /fsync|fdatasync|rename/.test(line));
-    // Renamed into its place, and then its folder flushed.
-    const [renamed, flushed] = before.slice(-2);
-    expect(renamed).toMatch(/rename.*slots\/boot\.[01]\.json/);
-    expect(flushed).toMatch(/fsync.*\/slots>/);
-  },
-);

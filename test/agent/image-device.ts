@@ -44,7 +44,16 @@ type Site = {
 export const startImageDevice = async (
   site: Site,
   rig: Rig,
-  { slotBytes = SLOT_BYTES, settings = {} }: { slotBytes?: number; settings?: Record<string, unknown> } = {},
+  {
+    slotBytes = SLOT_BYTES,
+    settings = {},
+    under,
+  }: {
+    slotBytes?: number;
+    settings?: Record<string, unknown>;
+    /** The command that each of its agents runs under. */
+    under?: string[];
+  } = {},
 ) => {
   const at = (name: string): string => join(rig.dir, name);
   const files = { a: at('slot-a'), b: at('slot-b') };
@@ -82,7 +91,7 @@ export const startImageDevice = async (
       if ((await readFile(files[slot])).includes(BROKEN)) continue;
       if (site.nobodyIsConnected !== undefined) await until('the broker has noticed', site.nobodyIsConnected);
       if (state.stopped) return undefined;
-      const agent = device.start();
+      const agent = device.start(undefined, {}, under);
       agents.push(agent);
       return agent;
     }

@@ -1,4 +1,4 @@
-import { mkdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { mkdir, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { signDesired } from '#server/trust/director.ts';
@@ -158,8 +158,11 @@ test('16: forged signature, expired metadata, start: rejected, nothing written t
   await until('the forgery is refused', () => agent.lines.some(({ code }) => code === 'INSTRUCTION_SIGNATURE'));
   server.push(old);
   server.push({ leaf: '{}', index: 0, proof: [], batch: forge(9).batch });
+  server.desire(two.instruction, { seq: 7, expires: Date.now() - 1_000 });
+  await until('what has expired is refused', () => agent.lines.some(({ code }) => code === 'INSTRUCTION_EXPIRED'));
   server.desire(two.instruction, { seq: 7, device: Id.parse('gw-02') });
   await until("another device's is refused", () => agent.lines.some(({ code }) => code === 'INSTRUCTION_NOT_FOR_ME'));
+  expect(await readdir(join(device.dataDir, 'slots'))).not.toContain('b');
   const committedStates = agent.states().length;
 
   server.desire(two.instruction, { seq: 8 });
