@@ -82,6 +82,22 @@ const say = (answer: ServerResponse, status: number, body: object): void => {
   answer.writeHead(status, { 'content-type': 'application/json' }).end(`${JSON.stringify(body)}\n`);
 };
 
+/** A line for each state. Who does not read gets, when they do, the newest instead of all of them, with how many were `missed`. */
+const telling = (answer: ServerResponse): ((state: object) => void) => {
+  let waiting: { state: object; missed: number } | undefined;
+  const write = (state: object): void => void answer.write(`${JSON.stringify(state)}\n`);
+  answer.on('drain', () => {
+    if (waiting === undefined) return;
+    const { state, missed } = waiting;
+    waiting = undefined;
+    write(missed === 0 ? state : { ...state, missed });
+  });
+  return (state) => {
+    if (answer.writableNeedDrain) waiting = { state, missed: waiting === undefined ? 0 : waiting.missed + 1 };
+    else write(state);
+  };
+};
+
 const route = async (
   { status, holds, watching }: LocalApiOptions & { watching: Set<ServerResponse> },
   asked: IncomingMessage,
@@ -92,10 +108,7 @@ const route = async (
       return say(answer, 200, await status.now());
     case 'GET /v1/watch': {
       answer.writeHead(200, { 'content-type': 'application/x-ndjson' });
-      const tell = (state: object): void => {
-        // Who does not read gets the newest state later instead of all of them.
-        if (!answer.writableNeedDrain) answer.write(`${JSON.stringify(state)}\n`);
-      };
+      const tell = telling(answer);
       const unwatch = status.watch(tell);
       watching.add(answer);
       answer.once('close', () => {

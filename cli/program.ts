@@ -3,6 +3,7 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Command } from 'commander';
 import { z } from 'zod';
+import { withoutLongWords } from '#shared/problems.ts';
 import { addAgent } from './commands/agent.ts';
 import { addAudit } from './commands/audit.ts';
 import { addBackup } from './commands/backup.ts';
@@ -46,6 +47,7 @@ export const buildProgram = (): Command => {
     .version(version())
     .enablePositionalOptions()
     .showHelpAfterError('(add --help for what there is)')
+    .configureOutput({ outputError: (text, write) => write(withoutLongWords(text)) })
     .configureHelp({ showGlobalOptions: false, sortSubcommands: false })
     .exitOverride()
     .addHelpText('after', AFTER);

@@ -1,6 +1,7 @@
 #!/usr/bin/env node
 /** The entry: runs the command line, and turns however it ends into words and an exit code. */
 import { CommanderError } from 'commander';
+import { withoutLongWords } from '#shared/problems.ts';
 import { CliFailure, EXIT } from './failure.ts';
 import { buildProgram } from './program.ts';
 import { harmless, paint, printError } from './terminal.ts';
@@ -9,13 +10,13 @@ const exitCodeOf = (error: unknown): number => {
   const debug = (process.env['SLUICE_DEBUG'] ?? '') !== '';
   if (error instanceof CommanderError) return error.exitCode === 0 ? EXIT.ok : EXIT.usage; // It has printed already.
   if (error instanceof CliFailure) {
-    printError(`${paint.red('error')}: ${error.message.split('\n').map(harmless).join('\n')}`);
+    printError(`${paint.red('error')}: ${withoutLongWords(error.message).split('\n').map(harmless).join('\n')}`);
     if (debug) printError(String(error.stack));
     if (debug && error.cause instanceof Error) printError(`caused by ${error.cause.stack}`);
     return error.exitCode;
   }
   const message = error instanceof Error ? error.message : String(error);
-  printError(`${paint.red('error')}: ${harmless(message)}`);
+  printError(`${paint.red('error')}: ${harmless(withoutLongWords(message))}`);
   printError(debug && error instanceof Error ? String(error.stack) : 'SLUICE_DEBUG=1 shows where this happened.');
   return EXIT.failed;
 };

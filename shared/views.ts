@@ -50,6 +50,8 @@ export const RequirementsView = z.object({
       requirements: z.array(
         z.object({
           kind: z.enum(['rollout', 'soak', 'check', 'sbom', 'approvals']),
+          /** Of the kind `check`: its name; the word on it so far is in `checks`. */
+          check: Id.optional(),
           met: z.boolean(),
           sentence: z.string(),
         }),

@@ -34,7 +34,13 @@ export type PromotionFacts = {
   active: string[];
 };
 
-export type Requirement = { kind: 'rollout' | 'soak' | 'check' | 'sbom' | 'approvals'; met: boolean; sentence: string };
+export type Requirement = {
+  kind: 'rollout' | 'soak' | 'check' | 'sbom' | 'approvals';
+  /** Of the kind `check`: its name. */
+  check?: Id;
+  met: boolean;
+  sentence: string;
+};
 
 /** Everything that the channel requires, in the order in which it is usually reached. */
 export const requirementsOf = (channel: Channel, previous: Id | null, facts: PromotionFacts): Requirement[] => {
@@ -62,10 +68,11 @@ const sbom = ({ withoutSbom }: PromotionFacts): Requirement => ({
 
 const check = (name: Id, { checks }: PromotionFacts): Requirement => {
   const word = checks.find((candidate) => candidate.check === name);
-  if (word === undefined) return { kind: 'check', met: false, sentence: `check ${name} has not been reported` };
+  if (word === undefined)
+    return { kind: 'check', check: name, met: false, sentence: `check ${name} has not been reported` };
   const link = word.link === null ? '' : ` (${word.link})`;
   const met = word.outcome === 'pass';
-  return { kind: 'check', met, sentence: `check ${name} ${met ? 'passed' : 'failed'}${link}` };
+  return { kind: 'check', check: name, met, sentence: `check ${name} ${met ? 'passed' : 'failed'}${link}` };
 };
 
 const rollout = (previous: Id | null, { completedAt }: PromotionFacts): Requirement => ({

@@ -1,9 +1,12 @@
 import { once } from 'node:events';
-import { rm, stat, writeFile } from 'node:fs/promises';
+import { mkdtemp, rm, stat, writeFile } from 'node:fs/promises';
 import { request } from 'node:http';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
-import { expect, test } from 'vitest';
+import { expect, onTestFinished, test } from 'vitest';
+import { openLocalApi } from '#agent/local-api.ts';
+import type { Status } from '#agent/status-file.ts';
 import { readStatus } from '#agent/status-text.ts';
 import { APPS, openDevice, startTestServer, until } from './harness.ts';
 
@@ -22,13 +25,12 @@ test('local programs see what goes on, and may consent to an install and defer a
   const device = await openDevice(server, { consent });
   const agent = device.start();
   const socket = join(device.dataDir, 'agent.sock');
-  await until('the socket is there', () =>
+  await until('the socket is there, for its owner only', () =>
     stat(socket).then(
-      () => true,
+      ({ mode }) => (mode & 0o777) === 0o600,
       () => false,
     ),
   );
-  expect((await stat(socket)).mode & 0o777).toBe(0o600);
   expect(await ask(socket, 'GET', '/v1/state')).toMatchObject({ status: 200, body: { state: 'idle', hold: null } });
   expect(await ask(socket, 'POST', '/v1/consent')).toMatchObject({ status: 409 });
   const seen: { state: string; hold: { step: string; why: string } | null }[] = [];
@@ -120,4 +122,37 @@ test('a file holds the activation back, and what is no question is refused', asy
   const shown = /^device +gw-01\nagent +0\.1\.0 runs.*\nserver +connected\nruns +gateway@1\.0\.0 \(slot a\)/;
   await until('people see it', async () => shown.test((await readStatus(device.dataDir, Date.now()))?.text ?? ''));
   await agent.stop();
+});
+
+// Found by reading: the last of the states that were left out was never sent.
+test('who watches and does not read gets the newest state in the end, and how many were left out', async () => {
+  const dir = await mkdtemp(join(tmpdir(), 'sluice-local-'));
+  onTestFinished(() => rm(dir, { recursive: true, force: true }));
+  const socket = join(dir, 'agent.sock');
+  const stateOf = (n: number): Status => ({ n, ballast: 'x'.repeat(50_000) }) as unknown as Status;
+  const watchers: ((status: Status) => void)[] = [];
+  const api = await openLocalApi({
+    socket,
+    mode: 0o600,
+    status: { now: async () => stateOf(0), watch: (watcher) => (watchers.push(watcher), () => undefined) },
+    holds: {
+      defer: () => Promise.reject(new Error('not asked')),
+      consent: () => Promise.reject(new Error('not asked')),
+    },
+    log: { debug: () => undefined, info: () => undefined, warn: () => undefined, error: () => undefined },
+  });
+  const watching = request({ socketPath: socket, path: '/v1/watch', agent: false });
+  watching.end();
+  const [stream] = await once(watching, 'response');
+  // Nothing is read until all has been said: more than any buffer between the two holds.
+  for (let n = 1; n <= 400; n += 1) watchers[0]!(stateOf(n));
+  stream.on('error', () => undefined);
+  const seen: { n: number; missed?: number }[] = [];
+  const lines = createInterface({ input: stream }).on('error', () => undefined);
+  lines.on('line', (line) => seen.push(JSON.parse(line)));
+  await until('the newest has come', () => seen.at(-1)?.n === 400);
+  watching.destroy();
+  await api.stop();
+  for (const [index, { n, missed }] of seen.entries()) expect(n - (seen[index - 1]?.n ?? -1) - 1).toBe(missed ?? 0);
+  expect(seen.some(({ missed }) => missed !== undefined)).toBe(true);
 });

@@ -103,6 +103,23 @@ test('every command that a document tells people to type is one that there is', 
   expect(parsed).toBeGreaterThan(40);
 });
 
+test('what was typed is repeated in an error, but not at any length', async () => {
+  const endless = 'x'.repeat(5_000);
+  const lines = [
+    ['device', 'show', endless],
+    [endless],
+    ['rollout', 'create', 'a@1.0.0', '--cohort', 'x', '--set', endless],
+  ];
+  for (const line of lines) {
+    const ran = await runSluice([...line, '--token', 'x']);
+    expect(ran).toMatchObject({ code: 2, out: '' });
+    expect(ran.err.length).toBeLessThan(500);
+  }
+  expect((await runSluice(['device', 'show', endless])).err).toContain('xxx... (5002 characters) is invalid');
+  const url = await serveAnswer(404, () => toProblem('not-found', `there is no ${endless}`));
+  expect((await runSluice(['device', 'list', '--url', url, '--token', 'x'])).err).toContain('xxx... (5000 characters)');
+});
+
 test('exit code 2 for a wrong command line, 0 for help', async () => {
   const codes = await Promise.all(
     [

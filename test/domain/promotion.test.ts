@@ -49,6 +49,15 @@ describe('what a channel requires', () => {
     expect(requirementsOf(staging!, null, nothing)).toEqual([]);
   });
 
+  test('a check is named', () => {
+    const named = requirementsOf(production!, staging!.name, { ...nothing, checks: [check('hil', 'fail')] });
+    expect(named.filter(({ kind }) => kind === 'check')).toMatchObject([
+      { check: 'e2e', met: false },
+      { check: 'hil', met: false },
+    ]);
+    expect(named.filter(({ kind }) => kind !== 'check').every((one) => !('check' in one))).toBe(true);
+  });
+
   test('everything that is missing is listed at once, in words that say what to do', () => {
     expect(missing(nothing)).toEqual([
       'there is no SBOM in the bundle for gw2',

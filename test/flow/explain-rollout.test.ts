@@ -1,25 +1,11 @@
-import { afterEach, beforeEach, expect, test } from 'vitest';
+import { expect, test } from 'vitest';
 import { explainRollout } from '#server/flow/explain-rollout.ts';
 import { steerRollout } from '#server/flow/steer-rollout.ts';
 import { ExplanationView } from '#shared/explanation.ts';
 import type { Id } from '#shared/ids.ts';
-import {
-  deploymentsOf,
-  enrolFleet,
-  must,
-  openWorld,
-  releaseOf,
-  report,
-  run,
-  startRollout,
-  type World,
-} from './world.ts';
+import { deploymentsOf, enrolFleet, must, releaseOf, report, run, startRollout, worldOfEachTest } from './world.ts';
 
-let world: World;
-beforeEach(async () => {
-  world = await openWorld();
-});
-afterEach(() => world.close());
+const world = worldOfEachTest();
 
 const explain = async (rollout: Id, more: { after?: string; limit?: number } = {}): Promise<ExplanationView> =>
   ExplanationView.parse(must(await explainRollout(world, rollout, { limit: 200, verify: true, ...more })));
@@ -151,15 +137,11 @@ test('an offer that the judge did not allow is found out', async () => {
 });
 
 // Found by hand: a halted rollout said that its next wave opens when the gate has been met for a minute.
-test.each([
-  ['abort', 'aborted'],
-  ['pause', 'paused'],
-] as const)('what does not run does not say that its next wave opens: %s', async (verb, state) => {
+test('a rollout that does not run does not say that its next wave opens', async () => {
   const rollout = await twoWaves();
   await commitAll(rollout);
   await wait(rollout, 1);
-  must(await steerRollout(world, { rollout, verb, note: 'enough', by: 'ada' }));
+  must(await steerRollout(world, { rollout, verb: 'pause', note: 'enough', by: 'ada' }));
   const gate = (await explain(rollout)).now.reasons.find(({ about }) => about === 'gate');
-  if (state === 'paused') expect(gate?.sentence).toMatch(/\(90 %\), met; wave 2 does not open while it is paused$/);
-  expect(gate?.sentence ?? '').not.toContain('opens when');
+  expect(gate?.sentence).toMatch(/\(90 %\), met; wave 2 does not open while it is paused$/);
 });

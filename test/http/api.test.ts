@@ -229,6 +229,7 @@ test('a release goes to the next channel when checks and people have said yes', 
     { channel: 'staging', staged: true, met: true, requirements: [] },
     { channel: 'production', staged: false, met: true },
   ]);
+  expect(view.channels[1]?.requirements).toContainEqual(expect.objectContaining({ kind: 'check', check: 'e2e' }));
   expect(view.checks).toMatchObject([{ check: 'e2e', outcome: 'pass', link, by: 'ci-1' }]);
   expect(view.approvals).toMatchObject([{ channel: 'production', by: 'operator-1', note: 'read it' }]);
   expect((await call('viewer', 'GET', `${at}/requirements`)).body).toEqual(approved.body);
