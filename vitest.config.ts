@@ -6,15 +6,31 @@ import { defineConfig } from 'vitest/config';
 // to start is for compiling the same modules again.
 process.env['NODE_COMPILE_CACHE'] ??= join(import.meta.dirname, 'node_modules', '.cache', 'node');
 
+/** These take over the clock and the file system of their process. */
+const SIMULATED = ['test/crashes/**/*.test.ts', 'test/simulation/**/*.test.ts'];
+
 export default defineConfig({
   test: {
-    include: ['test/**/*.test.ts'],
-    globalSetup: 'test/built-agent.ts',
     // Real processes, sockets and disks: slow machines get time, a hang still ends.
     testTimeout: 60_000,
     hookTimeout: 60_000,
     teardownTimeout: 10_000,
+    expect: { poll: { timeout: 30_000 } },
     // Many tests wait for processes and disks rather than compute.
     maxWorkers: availableParallelism() + 2,
+    projects: [
+      { extends: true, test: { name: 'simulated', include: SIMULATED } },
+      {
+        extends: true,
+        test: {
+          name: 'real',
+          include: ['test/**/*.test.ts'],
+          exclude: SIMULATED,
+          globalSetup: 'test/built-agent.ts',
+          // Loading the modules of the system anew for each file takes as long as most files do.
+          isolate: false,
+        },
+      },
+    ],
   },
 });

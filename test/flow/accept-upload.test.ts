@@ -1,17 +1,15 @@
 import { createHash } from 'node:crypto';
-import { afterEach, beforeEach, expect, test } from 'vitest';
+import { beforeEach, expect, test } from 'vitest';
 import { openUploads } from '#server/flow/accept-upload.ts';
 import type { Objects } from '#server/store/objects.ts';
 import { Sha256 } from '#shared/ids.ts';
-import { type BundleFile, bodyOf, filesOf, makeBundle, openWorld, upload, type World } from './world.ts';
+import { type BundleFile, bodyOf, filesOf, makeBundle, upload, worldOfEachTest } from './world.ts';
 
-let world: World;
+const world = worldOfEachTest({ countMax: 2, bytesMax: 1_000_000, keepMs: 3_600_000 });
 let bundle: BundleFile;
 beforeEach(async () => {
-  world = await openWorld({ countMax: 2, bytesMax: 1_000_000, keepMs: 3_600_000 });
   bundle = await makeBundle(world, '1.0.0');
 });
-afterEach(() => world.close());
 
 const digestOf = (bytes: Uint8Array): Sha256 => Sha256.parse(createHash('sha256').update(bytes).digest('hex'));
 const send = (bytes: Uint8Array, sha256 = digestOf(bytes)) =>

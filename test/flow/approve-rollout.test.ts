@@ -1,4 +1,4 @@
-import { afterEach, beforeEach, expect, test } from 'vitest';
+import { beforeEach, expect, test } from 'vitest';
 import { Channels } from '#server/domain/channel.ts';
 import { createOperator, revokeOperator } from '#server/flow/operators.ts';
 import { planRollout } from '#server/flow/plan-rollout.ts';
@@ -13,21 +13,19 @@ import {
   GATEWAY,
   kindsOf,
   must,
-  openWorld,
   PRODUCTION,
   releaseOf,
   run,
   startRollout,
-  type World,
+  worldOfEachTest,
 } from './world.ts';
 
-let world: World;
+const world = worldOfEachTest();
 let rollout: Id;
 const approve = (by: string, note = '') => approveRollout(world, { rollout, note, by });
 const stateOf = async () => (await world.store.getRollout(rollout))?.progress;
 
 beforeEach(async () => {
-  world = await openWorld();
   world.channels.splice(0, 9, ...Channels.parse(['staging', { name: 'production', rolloutApprovals: 2 }]));
   must(await createOperator(world, { name: 'root', role: 'admin', by: 'server' }));
   for (const name of ['ada', 'bob', 'carol']) must(await createOperator(world, { name, role: 'operator', by: 'root' }));
@@ -36,7 +34,6 @@ beforeEach(async () => {
   await releaseOf(world, '1.0.0');
   rollout = await startRollout(world, '1.0.0');
 });
-afterEach(() => world.close());
 
 test('nobody is offered anything before enough others have approved', async () => {
   expect(await stateOf()).toEqual({ state: 'awaiting-approval', needed: 2, approvedBy: [], startAt: world.now() });

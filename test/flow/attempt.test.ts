@@ -1,17 +1,15 @@
-import { afterEach, beforeEach, expect, test } from 'vitest';
+import { beforeEach, expect, test } from 'vitest';
 import { resumeRollout } from '#server/flow/resume-rollout.ts';
 import { applyEvent } from '#server/flow/run-rollout.ts';
 import { Id } from '#shared/ids.ts';
 import { speakingDevice } from './speaking-device.ts';
-import { enrolFleet, lastTold, openWorld, releaseOf, run, startRollout, type World } from './world.ts';
+import { enrolFleet, lastTold, releaseOf, run, startRollout, worldOfEachTest } from './world.ts';
 
 const GW1 = Id.parse('gw-1');
-let world: World;
+const world = worldOfEachTest();
 beforeEach(async () => {
-  world = await openWorld();
   await releaseOf(world, '1.0.0');
 });
-afterEach(() => world.close());
 
 const begin = async (devices: number, policy: object = {}) => {
   await enrolFleet(world, devices);

@@ -1,7 +1,7 @@
 import { readdir, utimes } from 'node:fs/promises';
 import { join } from 'node:path';
 import { buffer } from 'node:stream/consumers';
-import { afterEach, beforeEach, expect, test } from 'vitest';
+import { expect, test } from 'vitest';
 import { collectGarbage, GRACE_MS } from '#server/flow/collect-garbage.ts';
 import { objectFile } from '#server/store/objects.ts';
 import { Sha256 } from '#shared/ids.ts';
@@ -13,17 +13,12 @@ import {
   makeBundle,
   makeProduct,
   must,
-  openWorld,
   publish,
   upload,
-  type World,
+  worldOfEachTest,
 } from './world.ts';
 
-let world: World;
-beforeEach(async () => {
-  world = await openWorld();
-});
-afterEach(() => world.close());
+const world = worldOfEachTest();
 
 const content = (version: string): string => `${version} of a large application; `.repeat(6_000);
 const objectsDir = () => join(world.dir, 'objects');

@@ -1,4 +1,4 @@
-import { afterEach, beforeEach, expect, test } from 'vitest';
+import { beforeEach, expect, test } from 'vitest';
 import { auditLine, byDevice } from '#server/domain/audit.ts';
 import { deviceHistory } from '#server/flow/device-history.ts';
 import { Receipt } from '#shared/deployment.ts';
@@ -6,14 +6,12 @@ import { Id } from '#shared/ids.ts';
 import { signPayload } from '#shared/trust/signed.ts';
 import type { Signer } from '#shared/trust/signers.ts';
 import { digest } from '#test/store/records.ts';
-import { enrolFleet, GATEWAY, must, newSigner, openWorld, T0, type World } from './world.ts';
+import { enrolFleet, GATEWAY, must, newSigner, T0, worldOfEachTest } from './world.ts';
 
-let world: World;
+const world = worldOfEachTest();
 beforeEach(async () => {
-  world = await openWorld();
   await enrolFleet(world, 2);
 });
-afterEach(() => world.close());
 
 const GW1 = Id.parse('gw-1');
 /** In these tests every device has the key of the world's CI. */

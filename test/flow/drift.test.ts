@@ -1,4 +1,4 @@
-import { afterEach, beforeEach, expect, test } from 'vitest';
+import { expect, test } from 'vitest';
 import { adoptDrift, reconcileDrift } from '#server/flow/drift.ts';
 import type { Running } from '#shared/deployment.ts';
 import { Id, Sha256 } from '#shared/ids.ts';
@@ -8,19 +8,14 @@ import {
   GATEWAY,
   kindsOf,
   must,
-  openWorld,
   releaseOf,
   report,
   run,
   startRollout,
-  type World,
+  worldOfEachTest,
 } from './world.ts';
 
-let world: World;
-beforeEach(async () => {
-  world = await openWorld();
-});
-afterEach(() => world.close());
+const world = worldOfEachTest();
 
 const runs = (version: string, digit: string): Running => ({
   product: GATEWAY,

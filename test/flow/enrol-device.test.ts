@@ -12,17 +12,16 @@ import { sha256Hex } from '#shared/trust/canonical.ts';
 import { makeLogin } from '#shared/trust/login.ts';
 import { signPayload } from '#shared/trust/signed.ts';
 import type { Signer } from '#shared/trust/signers.ts';
-import { deviceOf, kindsOf, must, newSigner, openWorld, type World } from './world.ts';
+import { deviceOf, kindsOf, must, newSigner, worldOfEachTest } from './world.ts';
 
 const GW1 = Id.parse('gw-1');
 const MQTT = 'mqtt://broker.example:1883';
-let world: World;
+const world = worldOfEachTest();
 let enrol: ReturnType<typeof makeEnrolDevice>;
 let key: Signer;
 let ingest: Ingest;
 
 beforeEach(async () => {
-  world = await openWorld();
   key = newSigner();
   const ignore = () => undefined;
   ingest = makeIngest({
@@ -34,10 +33,7 @@ beforeEach(async () => {
   });
   enrol = makeEnrolDevice({ ...world, ingest, rootSha256: world.repository.rootSha256, mqttUrl: MQTT });
 });
-afterEach(async () => {
-  await ingest.stop();
-  await world.close();
-});
+afterEach(() => ingest.stop());
 
 const enrolment = (more: Partial<EnrolmentPayload> = {}, signer = key): Signed =>
   signPayload(signer, {

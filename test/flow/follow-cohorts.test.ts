@@ -1,5 +1,5 @@
 import * as fc from 'fast-check';
-import { afterEach, beforeEach, expect, test } from 'vitest';
+import { expect, test } from 'vitest';
 import { planRollout } from '#server/flow/plan-rollout.ts';
 import { Id } from '#shared/ids.ts';
 import { Policy } from '#shared/policy.ts';
@@ -18,14 +18,10 @@ import {
   report,
   run,
   T0,
-  type World,
+  worldOfEachTest,
 } from './world.ts';
 
-let world: World;
-beforeEach(async () => {
-  world = await openWorld();
-});
-afterEach(() => world.close());
+const world = worldOfEachTest();
 
 const LYON = Id.parse('lyon');
 const tag = (device: Id) => world.store.setDeviceTags(device, { site: 'lyon' }, line('device-tagged', { device }));
@@ -107,7 +103,7 @@ test('whoever comes and goes, each device joins once, into the last wave, at mos
   await fc.assert(
     fc.asyncProperty(moves, async (steps) => {
       await world.close();
-      world = await openWorld();
+      Object.assign(world, await openWorld());
       await releaseOf(world, '1.1.0');
       const fleet = await enrolFleet(world, 6);
       await tag(fleet[0]!);

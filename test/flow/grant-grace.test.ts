@@ -1,20 +1,18 @@
-import { afterEach, beforeEach, expect, test } from 'vitest';
+import { beforeEach, expect, test } from 'vitest';
 import { grantGrace, noteAlive } from '#server/flow/grant-grace.ts';
 import type { Id } from '#shared/ids.ts';
-import { deploymentsOf, enrolFleet, openWorld, releaseOf, report, run, startRollout, type World } from './world.ts';
+import { deploymentsOf, enrolFleet, releaseOf, report, run, startRollout, worldOfEachTest } from './world.ts';
 
 const MINUTE = 60_000;
-let world: World;
+const world = worldOfEachTest();
 let rollout: Id;
 beforeEach(async () => {
-  world = await openWorld();
   await enrolFleet(world, 1);
   await releaseOf(world, '1.0.0');
   rollout = await startRollout(world, '1.0.0');
   await report(world, await deployment(), { state: 'trial' });
   await noteAlive(world);
 });
-afterEach(() => world.close());
 
 const deployment = async () => (await deploymentsOf(world, rollout))[0]!;
 const state = async () => (await world.store.getRollout(rollout))?.progress.state;

@@ -1,4 +1,4 @@
-import { afterEach, beforeEach, expect, test } from 'vitest';
+import { beforeEach, expect, test } from 'vitest';
 import { DESIRED_LIFE_MS, desiredOf } from '#server/flow/desired.ts';
 import { type HousekeepingDeps, performTask, startHousekeeping, type Task } from '#server/flow/housekeeping.ts';
 import { CHECKPOINT_META } from '#server/flow/keep-checkpoint.ts';
@@ -7,23 +7,12 @@ import { DesiredBatch, DesiredLeaf, Signed } from '#shared/messages.ts';
 import { parseCheckpoint } from '#shared/trust/checkpoint.ts';
 import { rootOfHead } from '#shared/trust/merkle.ts';
 import { verifySigned } from '#shared/trust/signed.ts';
-import {
-  DAY,
-  enrolFleet,
-  filesOf,
-  makeBundle,
-  openWorld,
-  releaseOf,
-  startRollout,
-  upload,
-  type World,
-} from './world.ts';
+import { DAY, enrolFleet, filesOf, makeBundle, releaseOf, startRollout, upload, worldOfEachTest } from './world.ts';
 
-let world: World;
+const world = worldOfEachTest();
 let told: string[];
 let deps: HousekeepingDeps;
 beforeEach(async () => {
-  world = await openWorld();
   told = [];
   deps = {
     ...world,
@@ -34,7 +23,6 @@ beforeEach(async () => {
     },
   };
 });
-afterEach(() => world.close());
 
 test('everything is done once at the start, and nothing after the stop', async () => {
   const housekeeping = startHousekeeping(deps);

@@ -13,15 +13,14 @@ import {
   GATEWAY,
   kindsOf,
   newSigner,
-  openWorld,
   releaseOf,
   startRollout,
-  type World,
+  worldOfEachTest,
 } from './world.ts';
 
 const GW1 = Id.parse('gw-1');
 const BOOT = Id.parse('boot-1');
-let world: World;
+const world = worldOfEachTest();
 let ingest: Ingest;
 let acks: string[];
 let counted: Map<string, number>;
@@ -54,7 +53,6 @@ const depsOf = (store: IngestDeps['store']): IngestDeps => ({
 });
 
 beforeEach(async () => {
-  world = await openWorld();
   acks = [];
   counted = new Map();
   woken = [];
@@ -65,10 +63,7 @@ beforeEach(async () => {
   rollout = await startRollout(world, '1.0.0');
   ingest = makeIngest(depsOf(world.store));
 });
-afterEach(async () => {
-  await ingest.stop();
-  await world.close();
-});
+afterEach(() => ingest.stop());
 
 const deploymentOf = async (device: Id): Promise<DeploymentRecord> => {
   const found = (await deploymentsOf(world, rollout)).find((one) => one.device === device);

@@ -1,19 +1,17 @@
-import { afterEach, beforeEach, expect, test } from 'vitest';
+import { beforeEach, expect, test } from 'vitest';
 import { listLogs, makeLogKeeper, trimLogs } from '#server/flow/keep-logs.ts';
 import { Id } from '#shared/ids.ts';
 import { LogPiece } from '#shared/messages.ts';
-import { enrolFleet, openWorld, type World } from './world.ts';
+import { enrolFleet, worldOfEachTest } from './world.ts';
 
 const GW1 = Id.parse('gw-1');
-let world: World;
+const world = worldOfEachTest();
 let said: object[];
 
 beforeEach(async () => {
-  world = await openWorld();
   said = [];
   await enrolFleet(world, 2);
 });
-afterEach(() => world.close());
 
 const log = { info: (facts: object) => void said.push(facts), error: (facts: object) => void said.push(facts) };
 const open = () => makeLogKeeper({ store: world.store, now: world.now, log });

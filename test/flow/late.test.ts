@@ -5,21 +5,19 @@ import { deviceHistory } from '#server/flow/device-history.ts';
 import type { AgentState } from '#shared/deployment.ts';
 import { Id } from '#shared/ids.ts';
 import { speakingDevice } from './speaking-device.ts';
-import { enrolFleet, lastTold, must, openWorld, releaseOf, run, startRollout, type World } from './world.ts';
+import { enrolFleet, lastTold, must, releaseOf, run, startRollout, worldOfEachTest } from './world.ts';
 
 const GW1 = Id.parse('gw-1');
 const MINUTE = 60_000;
-let world: World;
+const world = worldOfEachTest();
 let rollout: Id;
 let device: ReturnType<typeof speakingDevice>;
 beforeEach(async () => {
-  world = await openWorld();
   await releaseOf(world, '1.0.0');
   await enrolFleet(world, 1);
   rollout = await startRollout(world, '1.0.0', { policy: { deadlines: { acceptMs: 30 * MINUTE } } });
   device = speakingDevice(world, rollout, GW1);
 });
-afterEach(() => world.close());
 
 const neverHeard = async (): Promise<void> => {
   world.pass(30 * MINUTE);

@@ -19,13 +19,12 @@ import {
   makeBundle,
   makeProduct,
   must,
-  openWorld,
   PRODUCTION,
   publish,
-  type World,
+  worldOfEachTest,
 } from './world.ts';
 
-let world: World;
+const world = worldOfEachTest();
 let told: string[];
 let packs: Packs;
 const start = (more: Partial<PacksDeps> = {}): Packs =>
@@ -40,15 +39,11 @@ const start = (more: Partial<PacksDeps> = {}): Packs =>
     ...more,
   });
 beforeEach(async () => {
-  world = await openWorld();
   told = [];
   packs = start();
   must(await makeProduct(world));
 });
-afterEach(async () => {
-  await packs.stop();
-  await world.close();
-});
+afterEach(() => packs.stop());
 
 const random = noise('packs', 150_000).toString('latin1');
 /** Staged; the version is in it a few times. */

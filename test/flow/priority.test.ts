@@ -1,4 +1,4 @@
-import { afterEach, beforeEach, expect, test } from 'vitest';
+import { expect, test } from 'vitest';
 import { queueRollouts } from '#server/flow/queue-rollouts.ts';
 import { reportRollout } from '#server/flow/report-rollout.ts';
 import { steerRollout } from '#server/flow/steer-rollout.ts';
@@ -9,19 +9,14 @@ import {
   kindsOf,
   lastTold,
   must,
-  openWorld,
   releaseOf,
   report,
   run,
   startRollout,
-  type World,
+  worldOfEachTest,
 } from './world.ts';
 
-let world: World;
-beforeEach(async () => {
-  world = await openWorld();
-});
-afterEach(() => world.close());
+const world = worldOfEachTest();
 const statesOf = async (rollout: Id) =>
   Object.fromEntries((await deploymentsOf(world, rollout)).map((one) => [one.device, one.state]));
 

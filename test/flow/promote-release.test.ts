@@ -1,4 +1,4 @@
-import { afterEach, beforeEach, expect, test } from 'vitest';
+import { beforeEach, expect, test } from 'vitest';
 import { Channels } from '#server/domain/channel.ts';
 import { createOperator, revokeOperator } from '#server/flow/operators.ts';
 import { planRollout } from '#server/flow/plan-rollout.ts';
@@ -16,18 +16,17 @@ import {
   makeBundle,
   makeProduct,
   must,
-  openWorld,
   PRODUCTION,
   publish,
   report,
   run,
-  type World,
+  worldOfEachTest,
 } from './world.ts';
 
 const STAGING = Id.parse('staging');
 const E2E = Id.parse('e2e');
 const release = { product: GATEWAY, version: '1.0.0' };
-let world: World;
+const world = worldOfEachTest();
 /** Production requires this of every release. */
 const require = (requires: object): void => {
   world.channels.splice(0, 9, ...Channels.parse(['staging', { name: 'production', requires }]));
@@ -40,14 +39,12 @@ const stage = (channel: Id, by = 'ada') => stageRelease(world, { ...release, cha
 const why = async (act: Promise<{ ok: boolean; detail?: string }>): Promise<string> => (await act).detail ?? 'done';
 
 beforeEach(async () => {
-  world = await openWorld();
   for (const name of ['ada', 'bob', 'carol']) must(await createOperator(world, { name, role: 'operator', by: 'root' }));
   must(await createOperator(world, { name: 'ci', role: 'ci', by: 'root' }));
   must(await createOperator(world, { name: 'root', role: 'admin', by: 'server' }));
   must(await makeProduct(world));
   must(await publish(world, [await makeBundle(world, '1.0.0')]));
 });
-afterEach(() => world.close());
 
 test('a release is promoted to the next channel, the same bytes, and only from the one before', async () => {
   expect(await promote()).toMatchObject({ code: 'conflict', detail: expect.stringContaining('not in staging') });

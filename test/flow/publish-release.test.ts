@@ -1,6 +1,6 @@
 import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import { afterEach, beforeEach, expect, test } from 'vitest';
+import { beforeEach, expect, test } from 'vitest';
 import { createProduct } from '#server/flow/create-product.ts';
 import { publishRelease } from '#server/flow/publish-release.ts';
 import { openKeyring } from '#server/trust/keyring.ts';
@@ -20,15 +20,13 @@ import {
   publish,
   signBundles,
   upload,
-  type World,
+  worldOfEachTest,
 } from './world.ts';
 
-let world: World;
+const world = worldOfEachTest();
 beforeEach(async () => {
-  world = await openWorld();
   must(await makeProduct(world));
 });
-afterEach(() => world.close());
 
 const publishWith = (bundles: BundleFile[], metadata: string) =>
   publishRelease(world, { uploads: bundles.map(({ sha256 }) => sha256), metadata, by: 'ci' });
@@ -171,7 +169,7 @@ test('RSA keys sign as well as Ed25519 ones, and a product may have several', as
 test('without the targets key no product is made, nor recorded; one that is there already stays as it is', async () => {
   await rm(join(world.dir, 'keys', 'targets.pem'));
   const keyring = await openKeyring(join(world.dir, 'keys'));
-  const repository = await openRepository({ dir: join(world.dir, 'repository'), keyring, now: world.now });
+  const repository = await openRepository({ dir: join(world.dir, 'tuf'), keyring, now: world.now });
   const create = (name: Id) =>
     createProduct({ ...world, repository }, { name, keys: [publicKeyPem(world.ci.key)], by: 'ada' });
   const sensors = Id.parse('sensors');

@@ -1,4 +1,4 @@
-import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { describe, expect, test } from 'vitest';
 import { parseAuditEvent, sentenceOf } from '#server/domain/audit.ts';
 import { recalledOf } from '#server/domain/recall.ts';
 import { enactRecall } from '#server/flow/enact-recall.ts';
@@ -18,20 +18,15 @@ import {
   GATEWAY,
   lastTold,
   must,
-  openWorld,
   PRODUCTION,
   releaseOf,
   report,
   run,
   startRollout,
-  type World,
+  worldOfEachTest,
 } from './world.ts';
 
-let world: World;
-beforeEach(async () => {
-  world = await openWorld();
-});
-afterEach(() => world.close());
+const world = worldOfEachTest();
 
 const id = (text: string): Id => Id.parse(text);
 const runningOf = async (version: string): Promise<Running> => {

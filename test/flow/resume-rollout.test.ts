@@ -1,4 +1,4 @@
-import { afterEach, beforeEach, expect, test } from 'vitest';
+import { expect, test } from 'vitest';
 import { didOf } from '#server/domain/did.ts';
 import { explainRollout } from '#server/flow/explain-rollout.ts';
 import { resumeRollout } from '#server/flow/resume-rollout.ts';
@@ -9,19 +9,14 @@ import {
   enrolFleet,
   kindsOf,
   must,
-  openWorld,
   releaseOf,
   report,
   run,
   startRollout,
-  type World,
+  worldOfEachTest,
 } from './world.ts';
 
-let world: World;
-beforeEach(async () => {
-  world = await openWorld();
-});
-afterEach(() => world.close());
+const world = worldOfEachTest();
 
 /** Six devices, four of which failed: halted. */
 const haltedRollout = async (): Promise<Id> => {

@@ -1,27 +1,13 @@
-import { afterEach, beforeEach, expect, test } from 'vitest';
+import { expect, test } from 'vitest';
 import { stepDeployment } from '#server/domain/deployment-step.ts';
 import { explainRollout } from '#server/flow/explain-rollout.ts';
 import { queueRollouts } from '#server/flow/queue-rollouts.ts';
 import type { Id } from '#shared/ids.ts';
 import { Policy } from '#shared/policy.ts';
 import { report as row } from '#test/store/records.ts';
-import {
-  deploymentsOf,
-  enrolFleet,
-  lastTold,
-  must,
-  openWorld,
-  releaseOf,
-  run,
-  startRollout,
-  type World,
-} from './world.ts';
+import { deploymentsOf, enrolFleet, lastTold, must, releaseOf, run, startRollout, worldOfEachTest } from './world.ts';
 
-let world: World;
-beforeEach(async () => {
-  world = await openWorld();
-});
-afterEach(() => world.close());
+const world = worldOfEachTest();
 
 let seq = 0;
 const failToFetch = async (rollout: Id): Promise<void> => {

@@ -1,4 +1,4 @@
-import { afterEach, beforeEach, expect, test } from 'vitest';
+import { expect, test } from 'vitest';
 import { explainRollout } from '#server/domain/explain.ts';
 import { planRollout } from '#server/flow/plan-rollout.ts';
 import { receiveReports } from '#server/flow/receive-report.ts';
@@ -12,21 +12,16 @@ import {
   GATEWAY,
   lastTold,
   must,
-  openWorld,
   PRODUCTION,
   releaseOf,
   run,
   startRollout,
   T0,
-  type World,
+  worldOfEachTest,
 } from './world.ts';
 
 const HOUR = 3_600_000;
-let world: World;
-beforeEach(async () => {
-  world = await openWorld();
-});
-afterEach(() => world.close());
+const world = worldOfEachTest();
 
 let seq = 1_000;
 /** What an agent says, through the same door as a real one. */

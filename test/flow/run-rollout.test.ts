@@ -1,4 +1,4 @@
-import { afterEach, beforeEach, expect, test } from 'vitest';
+import { expect, test } from 'vitest';
 import { rejectDevice } from '#server/flow/admit-device.ts';
 import { planRollout } from '#server/flow/plan-rollout.ts';
 import { reportRollout } from '#server/flow/report-rollout.ts';
@@ -16,7 +16,6 @@ import {
   kindsOf,
   lastTold,
   must,
-  openWorld,
   PRODUCTION,
   releaseOf,
   report,
@@ -24,13 +23,10 @@ import {
   startRollout,
   T0,
   type World,
+  worldOfEachTest,
 } from './world.ts';
 
-let world: World;
-beforeEach(async () => {
-  world = await openWorld();
-});
-afterEach(() => world.close());
+const world = worldOfEachTest();
 
 const stateOf = async (rollout: Id) => (await world.store.getRollout(rollout))?.progress;
 const statesOf = async (rollout: Id): Promise<string> =>

@@ -1,4 +1,4 @@
-import { afterEach, beforeEach, expect, test } from 'vitest';
+import { expect, test } from 'vitest';
 import { stageRelease } from '#server/flow/stage-release.ts';
 import { withdrawRelease } from '#server/flow/withdraw-release.ts';
 import { Id } from '#shared/ids.ts';
@@ -10,20 +10,15 @@ import {
   makeBundle,
   makeProduct,
   must,
-  openWorld,
   PRODUCTION,
   publish,
   releaseOf,
   run,
   startRollout,
-  type World,
+  worldOfEachTest,
 } from './world.ts';
 
-let world: World;
-beforeEach(async () => {
-  world = await openWorld();
-});
-afterEach(() => world.close());
+const world = worldOfEachTest();
 
 const stage = (channel = PRODUCTION, version = '1.0.0') =>
   stageRelease(world, { product: GATEWAY, version, channel, by: 'ada' });

@@ -1,23 +1,9 @@
-import { afterEach, beforeEach, expect, test } from 'vitest';
+import { expect, test } from 'vitest';
 import type { DeploymentRecord } from '#server/store/store.ts';
 import type { Id } from '#shared/ids.ts';
-import {
-  deploymentsOf,
-  enrolFleet,
-  kindsOf,
-  openWorld,
-  releaseOf,
-  report,
-  run,
-  startRollout,
-  type World,
-} from './world.ts';
+import { deploymentsOf, enrolFleet, kindsOf, releaseOf, report, run, startRollout, worldOfEachTest } from './world.ts';
 
-let world: World;
-beforeEach(async () => {
-  world = await openWorld();
-});
-afterEach(() => world.close());
+const world = worldOfEachTest();
 
 const committed = async (rollout: Id): Promise<DeploymentRecord[]> => {
   const offered = (await deploymentsOf(world, rollout)).filter(({ state }) => state === 'offered');

@@ -2,6 +2,7 @@
 import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { afterEach, beforeEach } from 'vitest';
 import { auditLine, byDevice } from '#server/domain/audit.ts';
 import { type Channel, Channels } from '#server/domain/channel.ts';
 import { stepDeployment } from '#server/domain/deployment-step.ts';
@@ -18,8 +19,8 @@ import { stageRelease } from '#server/flow/stage-release.ts';
 import { type Objects, openObjects } from '#server/store/objects.ts';
 import { openInProcessStore } from '#server/store/sqlite/open.ts';
 import type { DeploymentRecord, DeviceRecord, RolloutRecord, Store } from '#server/store/store.ts';
-import { type Keyring, openKeyring } from '#server/trust/keyring.ts';
-import { openRepository, type Repository } from '#server/trust/repository.ts';
+import type { Keyring } from '#server/trust/keyring.ts';
+import type { Repository } from '#server/trust/repository.ts';
 import { createBundle } from '#shared/bundle.ts';
 import type { AgentState, DeviceError, Outcome, Running } from '#shared/deployment.ts';
 import { Id, manifestPath, type Sha256 } from '#shared/ids.ts';
@@ -30,6 +31,7 @@ import { addManifests } from '#shared/trust/delegation.ts';
 import { publicKeyPem } from '#shared/trust/keys.ts';
 import { generatePrivateKey, type Signer, signerFromPem } from '#shared/trust/signers.ts';
 import { line } from '#test/store/records.ts';
+import { firstStart } from '#test/trust/made-once.ts';
 
 export const T0 = Date.UTC(2026, 10, 21);
 export const DAY = 86_400_000;
@@ -71,8 +73,7 @@ export const openWorld = async (limits?: UploadLimits): Promise<World> => {
   const now = () => time;
   const store = openInProcessStore(':memory:');
   const objects = await openObjects(join(dir, 'objects'));
-  const keyring = await openKeyring(join(dir, 'keys'));
-  const repository = await openRepository({ dir: join(dir, 'repository'), keyring, now });
+  const { keyring, repository } = await firstStart(dir, now);
   const pushed = new Map<Id, Desired[]>();
   const disconnected: Id[] = [];
   return {
@@ -105,6 +106,14 @@ export const openWorld = async (limits?: UploadLimits): Promise<World> => {
       await rm(dir, { recursive: true, force: true });
     },
   };
+};
+
+/** A world for each test of a file, closed after it. */
+export const worldOfEachTest = (limits?: UploadLimits): World => {
+  const world = {} as World;
+  beforeEach(async () => void Object.assign(world, await openWorld(limits)));
+  afterEach(() => world.close());
+  return world;
 };
 
 /** A real bundle of one small file. */

@@ -121,7 +121,7 @@ describe('an export that was tampered with', async () => {
     expect(await found([...lines, lines[1]!])).toBe(lines.length + 1);
   });
   test('another server with another root is found, unless nobody says which root it should be', async () => {
-    const other = await exported(await throwAway(), PAYLOADS);
+    const other = await exported(await throwAway(newSigner(), undefined, 'others'), PAYLOADS);
     expect(await found(other)).toBe(1);
     expect(await verify(other)).toMatchObject({ ok: true });
   });
@@ -133,7 +133,7 @@ describe('an export that was tampered with', async () => {
   });
   test('targets metadata that names another log key, and a root chain that is not one, are found', async () => {
     const header = JSON.parse(lines[0]!);
-    const other = await throwAway();
+    const other = await throwAway(newSigner(), undefined, 'others');
     const targets = await other.repository.targetsDocument();
     expect(await found(lines.with(0, JSON.stringify({ ...header, targets })))).toBe(1);
     const roots = [...header.roots, (await other.repository.rootDocuments())[0]];

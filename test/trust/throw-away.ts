@@ -3,11 +3,12 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { onTestFinished } from 'vitest';
-import { type Keyring, openKeyring } from '#server/trust/keyring.ts';
+import type { Keyring } from '#server/trust/keyring.ts';
 import { openRepository, type Repository } from '#server/trust/repository.ts';
 import { Id, manifestPath } from '#shared/ids.ts';
 import { addManifests } from '#shared/trust/delegation.ts';
 import { generatePrivateKey, type Signer, signerFromPem } from '#shared/trust/signers.ts';
+import { firstStart } from './made-once.ts';
 
 export const newSigner = (kind: 'ed25519' | 'rsa-3072' = 'ed25519'): Signer => {
   const signer = signerFromPem(generatePrivateKey(kind));
@@ -56,12 +57,12 @@ export type ThrowAway = {
   reopen(): Promise<Repository>;
 };
 
-export const throwAway = async (ci: Signer = newSigner(), finished?: Finished): Promise<ThrowAway> => {
+/** Its keys are its owner's. */
+export const throwAway = async (ci: Signer = newSigner(), finished?: Finished, owner?: string): Promise<ThrowAway> => {
   const dir = await newFolder(finished);
   const clock = { now: NOW };
-  const keyring = await openKeyring(join(dir, 'keys'));
+  const { keyring, repository } = await firstStart(dir, () => clock.now, owner);
   const open = () => openRepository({ dir: join(dir, 'tuf'), keyring, now: () => clock.now });
-  const repository = await open();
   await repository.delegateProduct(PRODUCT, [ci.key]);
   let document: string | null = null;
   let version = 0;
