@@ -12,7 +12,6 @@ import { readChunks } from '../hashed-write.ts';
 import { openStoredReader } from '../read-back.ts';
 import { storageRefusal } from '../system-error.ts';
 import { openTreeWriter, TreeEntry, TreeRefused, type TreeWriter } from '../tree-writer.ts';
-import { unpackTree } from '../unpack.ts';
 import { fileListOf, slotFolder } from './slot-record.ts';
 import type { FetchedArtifact, SlotName, SlotResult } from './slots.ts';
 
@@ -109,6 +108,8 @@ const placeArtifact = async (
   else if (install.kind === 'tree') {
     // Every entry takes a block for its header and pads its body to one.
     const tarBytesMax = slotBytesMax + 4 * 512 * TREE_ENTRIES_MAX;
+    // Idle agents do without it.
+    const { unpackTree } = await import('../unpack.ts');
     const unpacked = await unpackTree(Readable.from(source), install.compression, tarBytesMax, writer);
     if (!unpacked.ok) return unpacked;
   }
