@@ -16,6 +16,7 @@ import { signPayload } from '#shared/trust/signed.ts';
 import { TIME_ZONE_ATTRIBUTE } from '#shared/windows.ts';
 import type { Device, DeviceDeps } from './agent.ts';
 import { NO_DATA, NO_FILES, openHttpFor, openTrust } from './agent-parts.ts';
+import { acknowledgedByDeployment } from './planted-agent.ts';
 import { openSlots } from './slots.ts';
 import type { Process } from './time.ts';
 
@@ -49,6 +50,8 @@ export const live = async (
   if (process.dead) return;
 
   const link = network.link(id, process);
+  const planted =
+    world.options.bug === 'acknowledged-by-deployment' ? acknowledgedByDeployment(link, () => machine) : undefined;
   const machine: Machine = openMachine({
     memory,
     journal,
@@ -82,7 +85,7 @@ export const live = async (
   const inbox: Inbox = openInbox({ trust, memory: machine.memory, send: machine.send, backoff: BACKOFF, log });
   const reporter: Reporter = openReporter({
     machine,
-    link: () => link,
+    link: () => planted?.link ?? link,
     boot,
     agent: 'sluice-agent/simulated',
     running: () => runningNow(slots),
@@ -151,7 +154,10 @@ export const live = async (
     },
     disconnected: () => reporter.disconnected(),
     desired: inbox.receive,
-    ack: reporter.ack,
+    ack: (ack) => {
+      planted?.ack(ack);
+      reporter.ack(ack);
+    },
   });
 };
 

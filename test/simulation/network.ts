@@ -42,7 +42,7 @@ export type Network = {
   heal(): void;
 };
 
-type Connection = { device: Id; process: Process; endpoint: Endpoint; on: On; ended: boolean };
+type Connection = { device: Id; process: Process; endpoint: Endpoint; on: On; ended: boolean; late: (() => void)[] };
 const ASK_MS_MAX = 10_000;
 
 export const openNetwork = (world: World): Network => {
@@ -87,6 +87,7 @@ export const openNetwork = (world: World): Network => {
         if (!connection.ended) deliver();
       });
   };
+  const late = world.random('late-ack');
 
   const connect = (device: Id, process: Process, on: On): void => {
     const server = endpoint;
@@ -99,6 +100,7 @@ export const openNetwork = (world: World): Network => {
       process,
       endpoint: server,
       ended: false,
+      late: [],
       on: {
         ...on,
         disconnected: () => {
@@ -133,6 +135,8 @@ export const openNetwork = (world: World): Network => {
             const { endpoint: server } = connection;
             if (!server.process.dead) time.within(server.process, () => server.message(device, channel, bytes));
           });
+          if (channel === 'state' && !text.includes('"receipts":[]'))
+            for (const deliver of connection.late.splice(0)) carry(connection, deliver);
           return true;
         },
       };
@@ -164,14 +168,16 @@ export const openNetwork = (world: World): Network => {
       if (connection === undefined) return;
       // What arrives was parsed from bytes.
       const text = JSON.stringify(what);
-      carry(connection, () => {
+      const deliver = (): void => {
         if (connection.process.dead) return;
         const parsed: { desired?: unknown; ack?: unknown } = JSON.parse(text);
         time.within(connection.process, () => {
           if (parsed.desired !== undefined) connection.on.desired(Desired.parse(parsed.desired));
           if (parsed.ack !== undefined) connection.on.ack(Ack.parse(parsed.ack));
         });
-      });
+      };
+      if ('ack' in what && world.strikes('late-ack', late, 0.5)) connection.late.push(deliver);
+      else carry(connection, deliver);
     },
     drop: (device) => {
       for (const connection of connections.values())

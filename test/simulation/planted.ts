@@ -1,4 +1,5 @@
 /** The planted bugs that live between a flow and its store: what is handed over is changed, or what was done is undone. */
+import { parseAuditEvent } from '#server/domain/audit.ts';
 import { OWNING_STATES } from '#server/store/sqlite/deployments.ts';
 import type { Sql } from '#server/store/sqlite/sql.ts';
 import type { SyncStore } from '#server/store/sqlite/sync.ts';
@@ -101,6 +102,8 @@ const everybody = (sync: SyncStore, rollout: Id): ReturnType<SyncStore['listReca
   });
 };
 
+const isNoReceipt = ({ payload }: { payload: string }): boolean => parseAuditEvent(payload)?.kind !== 'receipt';
+
 const approved = (record: RolloutRecord): RolloutRecord => {
   const { progress } = record;
   if (progress.state !== 'awaiting-approval') return record;
@@ -124,6 +127,13 @@ const inReports = ({ world, sync, sql, process }: Deps, reports: Reports): Plant
       return withDeployments((row) =>
         row.state === 'trial' ? { ...row, state: 'committed', decidedAt: row.stateAt, deadlineAt: null } : row,
       );
+    // Of a receipt that comes after what it says was believed already.
+    case 'receipt-dropped':
+      return {
+        args: [
+          reports.map((one) => (one.deployments.length > 0 ? one : { ...one, audit: one.audit.filter(isNoReceipt) })),
+        ],
+      };
     case 'retry-without-cool-down':
       return withDeployments((row) =>
         row.attempts === undefined ? row : { ...row, attempts: { ...row.attempts, notBefore: null } },

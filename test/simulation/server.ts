@@ -12,6 +12,7 @@ import type { Store } from '#server/store/store.ts';
 import type { Id } from '#shared/ids.ts';
 import type { Signer } from '#shared/trust/signers.ts';
 import type { Network } from './network.ts';
+import { watchReports } from './rules-reports.ts';
 import { storeFor } from './store.ts';
 import type { Process } from './time.ts';
 import type { Witness } from './witness.ts';
@@ -92,6 +93,7 @@ const live = async (
   await grantGrace({ store, now }, GRACE_MS_MAX);
   setInterval(() => void noteAlive({ store, now }), ALIVE_MS);
 
+  const reports = watchReports(world, sync, deps.witness);
   const complain = (fields: unknown, text?: string): void => {
     if (!process.dead) world.violate(`the server complains: ${text} ${String(errorOf(fields))}`);
   };
@@ -103,8 +105,7 @@ const live = async (
     },
     acknowledge: (device, ack) => {
       if (process.dead) return;
-      if ((sync.getDevice(device)?.reportSeq ?? 0) < ack.seq)
-        world.violate(`report ${ack.seq} of ${device} is acknowledged and not committed`);
+      reports.acknowledged(device, ack);
       network.push(device, { ack });
     },
     disconnect: (device) => {
@@ -128,7 +129,10 @@ const live = async (
       ingest.presence(device, online);
       if (online) greeter.greet(device);
     },
-    message: (device, channel, payload) => ingest.message(device, channel, payload),
+    message: (device, channel, payload) => {
+      reports.arrived(device, channel, payload);
+      ingest.message(device, channel, payload);
+    },
     ask: async (device, why) => {
       if (why === 'confirm') askedAt.set(device, world.time.now());
       return { desired: await desiredOf({ store, now, director }, device), serverTime: Math.max(0, now()) };

@@ -43,8 +43,10 @@ export type Outcome = {
 export const optionsOf = (seed: number, more: Partial<Options> = {}): Options => {
   const random = randomOf(seed, 'options');
   // Some seeds do without some faults and features: one can hide what another would show.
-  const faults = new Set(FAULTS.filter(() => !random.chance(0.15)));
+  const faults = new Set(FAULTS.filter((fault) => fault === 'late-ack' || !random.chance(0.15)));
   const features = new Set(FEATURES.filter(() => random.chance(0.6)));
+  // By chance of its own: it came later, and seeds keep what they stood for.
+  if (randomOf(seed, 'late-ack').chance(0.3)) faults.delete('late-ack');
   return {
     seed,
     faults,

@@ -62,6 +62,12 @@ const CAUGHT: Record<Bug, Caught> = {
   'withdrawal-lost': { from: 3, by: /still has its offer|with the faults off/ },
   'confirmation-skipped': { by: /without having asked/ },
   'receipt-not-needed': { by: /without a receipt that proves it/ },
+  'receipt-dropped': { from: 3, by: /the server does not have its receipt/, size: only([], ['slot-full']) },
+  'acknowledged-by-deployment': {
+    from: 4,
+    by: /takes its receipt for delivered/,
+    size: only(['retries'], ['late-ack', 'slot-full']),
+  },
   'takeover-keeps-both': {
     from: 9,
     by: /is owned by both/,

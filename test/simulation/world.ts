@@ -10,6 +10,7 @@ export const FAULTS = [
   'delay', // messages wait, and overtake each other
   'loss', // a message is lost, and with it its connection
   'repeat', // a message arrives twice
+  'late-ack', // an acknowledgement waits until its device has a receipt to deliver again: the same, or another
   'partition', // a device is cut off for a while
   'store-latency', // calls of the store take their time, so that flows overlap
   'server-crash', // at any call of the store, before or after it was committed
@@ -56,6 +57,8 @@ export const BUGS = [
   'withdrawal-lost',
   'confirmation-skipped',
   'receipt-not-needed',
+  'receipt-dropped',
+  'acknowledged-by-deployment',
   'takeover-keeps-both',
   'window-ignored',
   'activates-early',
