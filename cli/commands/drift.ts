@@ -50,7 +50,7 @@ const addReconcile = (group: Command): void => {
       if (items.length === 0) print('No device drifts.');
       for (const rollout of items)
         print(
-          `${rollout.id}: ${rollout.devices} devices back to ${rollout.release}; sluice rollout watch ${rollout.id}`,
+          `${rollout.id}: ${rollout.devices} ${rollout.devices === 1 ? 'device' : 'devices'} back to ${rollout.release}; sluice rollout watch ${rollout.id}`,
         );
     });
   withExamples(reconcile, [

@@ -2,7 +2,7 @@
  * A recall end to end: the real server, real agents in processes of their own, real bundles. A release that commits on two devices and fails
  * on the third halts by itself, and the two run again what they ran before, without fetching anything.
  */
-import { mkdir, writeFile } from 'node:fs/promises';
+import { cp, mkdir, rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { z } from 'zod';
@@ -104,6 +104,23 @@ const objectRequests = async (): Promise<number> => {
   return [...lines].reduce((sum, [, count]) => sum + Number(count), 0);
 };
 
+/** To the cohort `all`. */
+const rolloutsOf = (client: Client) => {
+  const start = (version: string, policy: z.input<typeof Policy>) =>
+    client.call(routes.rolloutCreate, {
+      body: { release: `gateway@${version}`, cohorts: [{ cohort: Id.parse('all') }], policy },
+    });
+  const show = (rollout: string) => client.call(routes.rolloutShow, { params: { rollout: Id.parse(rollout) } });
+  const ends = async (rollout: string, state: string): Promise<void> =>
+    until(
+      `${rollout} is ${state}`,
+      async () => (await show(rollout)).state === state,
+      120_000,
+      () => show(rollout),
+    );
+  return { start, show, ends };
+};
+
 test('what two devices committed and a third could not bear is recalled by its halt: they run again what they ran, and fetched nothing', async () => {
   const client = openClient({ url: server.httpUrl, token: server.adminToken! });
   const ci = must(signerFromPem(generatePrivateKey('ed25519')));
@@ -117,18 +134,7 @@ test('what two devices committed and a third could not bear is recalled by its h
   await until('all are let in', async () => (await runs()).length === 3);
   await client.call(routes.cohortCreate, { body: { name: Id.parse('all'), devices: names } });
 
-  const start = (version: string, policy: z.input<typeof Policy>) =>
-    client.call(routes.rolloutCreate, {
-      body: { release: `gateway@${version}`, cohorts: [{ cohort: Id.parse('all') }], policy },
-    });
-  const show = (rollout: string) => client.call(routes.rolloutShow, { params: { rollout: Id.parse(rollout) } });
-  const ends = async (rollout: string, state: string): Promise<void> =>
-    until(
-      `${rollout} is ${state}`,
-      async () => (await show(rollout)).state === state,
-      40_000,
-      () => show(rollout),
-    );
+  const { start, show, ends } = rolloutsOf(client);
   const rule = { rule: 'percentage-after-minimum' as const, percent: 20, minimum: 3 };
   await ends((await start('1.0.0', { judge: rule })).id, 'completed');
 
@@ -161,4 +167,56 @@ test('what two devices committed and a third could not bear is recalled by its h
   const again = await runSluice(['rollout', 'recall', bad.id], { environment, cwd: dir });
   expect(again).toMatchObject({ code: 0, out: expect.stringContaining(`2 back to gateway@1.0.0 with ${bad.id}-r1`) });
   for (const agent of agents) await agent.stop();
-});
+}, 300_000);
+
+// Found by hand: such a device was acknowledged, and nothing that it reported was kept.
+test('a device whose data folder is put back from a backup is found to drift, is sent back, and is heard', async () => {
+  const client = openClient({ url: server.httpUrl, token: server.adminToken! });
+  const ci = must(signerFromPem(generatePrivateKey('ed25519')));
+  await client.call(routes.productCreate, { body: { name: GATEWAY, keys: [publicKeyPem(ci.key)] } });
+  for (const version of ['1.0.0', '1.1.0', '1.2.0']) await publish(client, ci, version);
+  const gw1 = Id.parse('gw-1');
+  const { tokens } = await client.call(routes.enrolmentTokenCreate, { body: { count: 1 } });
+  const { dataDir, start: startAgent } = await openDevice(
+    { url: server.httpUrl, token: tokens[0]! },
+    { device: gw1, heartbeatMs: 500 },
+  );
+  let agent = startAgent();
+  await client.call(routes.cohortCreate, { body: { name: Id.parse('all'), devices: [gw1] } });
+  await until(
+    'it is let in',
+    async () => (await client.call(routes.deviceList, { query: {} })).items.length === 1,
+    120_000,
+  );
+  const { start, ends } = rolloutsOf(client);
+  await ends((await start('1.0.0', {})).id, 'completed');
+  await agent.stop();
+  await cp(dataDir, `${dataDir}.backup`, { recursive: true });
+  agent = startAgent();
+  await ends((await start('1.1.0', {})).id, 'completed');
+  // What it can not bear is not wanted of it any more: nothing that it was told leads it on by itself.
+  await writeFile(join(dataDir, 'application', 'no-1.2.0'), '');
+  await ends((await start('1.2.0', {})).id, 'halted');
+  await until(
+    'it says that it went back',
+    async () => {
+      const { items } = await client.call(routes.auditList, { query: { limit: 500 } });
+      return items.some(({ sentence }) => /from trial to reverted/.test(sentence));
+    },
+    120_000,
+  );
+  await agent.stop();
+  await rm(dataDir, { recursive: true });
+  await rename(`${dataDir}.backup`, dataDir);
+  agent = startAgent();
+  const drifted = async () => (await client.call(routes.driftList, { query: {} })).items;
+  await until('it drifts', async () => (await drifted()).length === 1, 120_000, drifted);
+  expect(await drifted()).toMatchObject([{ running: { version: '1.0.0' }, expected: { version: '1.1.0' } }]);
+  const environment = { SLUICE_URL: server.httpUrl, SLUICE_TOKEN: server.adminToken! };
+  const sent = await runSluice(['device', 'reconcile', '--all', '--json'], { environment, cwd: dir });
+  const [back] = z.array(z.object({ id: z.string(), release: z.string() })).parse(JSON.parse(sent.out));
+  expect(back).toMatchObject({ release: 'gateway@1.1.0' });
+  await ends(back!.id, 'completed');
+  expect(await drifted()).toEqual([]);
+  await agent.stop();
+}, 300_000);
