@@ -105,7 +105,7 @@ const xdelta: Run = async ({ old, fresh }, work) => {
 };
 
 /** What it takes of the old artifact's size, in memory. */
-const BSDIFF_TIMES = 17;
+const BSDIFF_TIMES = 9;
 const bsdiff: Run = async ({ old, fresh }, work) => {
   const needed = BSDIFF_TIMES * (await sizeOf(old)) + (await sizeOf(fresh));
   if (needed > freemem()) throw new Error(`would take ${(needed / 1e9).toPrecision(2)} GB of memory`);
