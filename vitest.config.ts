@@ -7,30 +7,25 @@ import { defineConfig } from 'vitest/config';
 process.env['NODE_COMPILE_CACHE'] ??= join(import.meta.dirname, 'node_modules', '.cache', 'node');
 
 /** These take over the clock and the file system of their process. */
-const SIMULATED = ['test/crashes/**/*.test.ts', 'test/simulation/**/*.test.ts'];
+const ALONE = ['test/crashes/**/*.test.ts', 'test/simulation/**/*.test.ts'];
+/** These start processes, and wait for them. */
+const PROCESSES = ['test/{agent,cli,server}/**/*.test.ts', 'test/demo.test.ts'];
 
+// Loading the modules of the system anew for each file would take as long as most files do: all share their workers but those above.
 export default defineConfig({
   test: {
     // Real processes, sockets and disks: slow machines get time, a hang still ends.
     testTimeout: 60_000,
     hookTimeout: 60_000,
     teardownTimeout: 10_000,
-    expect: { poll: { timeout: 30_000 } },
     // Many tests wait for processes and disks rather than compute.
     maxWorkers: availableParallelism() + 2,
+    isolate: false,
+    // In the order of their names: the longest files first, so that nothing waits for one of them in the end.
     projects: [
-      { extends: true, test: { name: 'simulated', include: SIMULATED } },
-      {
-        extends: true,
-        test: {
-          name: 'real',
-          include: ['test/**/*.test.ts'],
-          exclude: SIMULATED,
-          globalSetup: 'test/built-agent.ts',
-          // Loading the modules of the system anew for each file takes as long as most files do.
-          isolate: false,
-        },
-      },
+      { extends: true, test: { name: 'alone', include: ALONE, isolate: true } },
+      { extends: true, test: { name: 'processes', include: PROCESSES, globalSetup: 'test/built-agent.ts' } },
+      { extends: true, test: { name: 'quick', include: ['test/**/*.test.ts'], exclude: [...ALONE, ...PROCESSES] } },
     ],
   },
 });
