@@ -1,4 +1,4 @@
-/** How far the fetch that goes on has got: told now and then, and kept for people when it has ended. */
+/** How far the fetch that goes on has got, or then an installer: told now and then; of the fetch kept for people when it has ended. */
 import type { InstallState } from './domain/install.ts';
 import type { News } from './life.ts';
 import { everyMs } from './pace.ts';
@@ -13,13 +13,17 @@ export const openFetchProgress = async (dataDir: string, news: News) => {
   let progress: Progress | null = null;
   const report = everyMs(REPORTED_MS, () => news.emit('reported'));
   const show = everyMs(SHOWN_MS, () => news.emit('shown'));
+  const made = (next: Progress): void => {
+    progress = next;
+    report();
+    show();
+  };
+  news.on('installed', (bytesDone, bytesTotal) =>
+    made({ bytesDone, bytesTotal, bytesFetched: progress?.bytesFetched ?? 0 }),
+  );
   return {
     now: () => progress,
-    made: (next: Progress): void => {
-      progress = next;
-      report();
-      show();
-    },
+    made,
     stateChanged: async (next: InstallState, previous: InstallState): Promise<void> => {
       if (previous.state === 'fetching' && progress !== null) await last.ended(progress);
       if (next.state === 'idle') progress = null;

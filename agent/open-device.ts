@@ -11,7 +11,7 @@ import { openSupervisor } from './supervisor.ts';
 
 export type DeviceParts = Awaited<ReturnType<typeof openDevice>>;
 
-export const openDevice = async ({ config, log }: Life) => {
+export const openDevice = async ({ config, news, log }: Life) => {
   const { application, dataDir } = config;
   const owner = await ownerOf(config);
   const files = await openApplicationFiles(config, owner, log);
@@ -24,7 +24,8 @@ export const openDevice = async ({ config, log }: Life) => {
     ...(application.port === undefined ? {} : { port: application.port }),
   });
   const relaunching = new AbortController();
-  const slots = await bootingItself(await openSlots(config, { supervisor, log }), {
+  const onInstalled = (bytesDone: number, bytesTotal: number) => void news.emit('installed', bytesDone, bytesTotal);
+  const slots = await bootingItself(await openSlots(config, { supervisor, log, onInstalled }), {
     dataDir,
     env: process.env,
     program: ownAgentFile(),

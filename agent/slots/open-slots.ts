@@ -6,6 +6,7 @@ import type { AgentConfig } from '../config.ts';
 import type { Log } from '../log.ts';
 import type { Supervisor } from '../supervisor.ts';
 import { openDelegateSlots } from './delegate/open-delegate.ts';
+import type { DelegateOptions } from './delegate/rauc.ts';
 import { openDirectorySlots } from './directories.ts';
 import { openImageSlots } from './image.ts';
 import { openSelector } from './selectors/open-selector.ts';
@@ -13,7 +14,7 @@ import type { Slots } from './slots.ts';
 
 export const openSlots = async (
   config: Pick<AgentConfig, 'slots' | 'dataDir' | 'slotBytesMax' | 'compatible'>,
-  parts: { supervisor: Supervisor; log: Log },
+  parts: { supervisor: Supervisor; log: Log; onInstalled?: DelegateOptions<unknown>['onInstalled'] },
 ): Promise<Slots> => {
   const dir = join(config.dataDir, 'slots');
   await mkdir(dir, { recursive: true });
@@ -34,7 +35,13 @@ export const openSlots = async (
         log: parts.log,
       });
     case 'delegate':
-      return openDelegateSlots({ config: config.slots, dir, compatible: config.compatible, log: parts.log });
+      return openDelegateSlots({
+        config: config.slots,
+        dir,
+        compatible: config.compatible,
+        log: parts.log,
+        onInstalled: parts.onInstalled,
+      });
     default:
       return unreachable(config.slots);
   }

@@ -1,5 +1,5 @@
 import { once } from 'node:events';
-import { chmod, mkdir, mkdtemp, rm, truncate, writeFile } from 'node:fs/promises';
+import { chmod, mkdir, mkdtemp, readFile, rm, truncate, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:http';
 import { createServer as createTcpServer } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -153,4 +153,35 @@ test('an agent that runs in the folder is seen, and not disturbed', async () => 
   expect((await examine({ serverUrl: await serverAt() })).of('agent')).toMatchObject([
     { found: 'runs at this moment' },
   ]);
+});
+
+test.for([
+  ['is not there', undefined, 'ENOENT'],
+  ['may not be executed', { text: '#!/bin/sh\nexit 0\n', mode: 0o644 }, 'EACCES'],
+  ['answers in another form', { text: '#!/bin/sh\necho \'{"running": "c"}\'\n', mode: 0o755 }, 'not of the form'],
+  ['fails', { text: '#!/bin/sh\necho no line >&2; exit 74\n', mode: 0o755 }, 'no line'],
+] as const)('an installer that %s makes a device unfit, and it is said why', async ([, script, why]) => {
+  const command = join(dir, 'installer.sh');
+  if (script !== undefined) await writeFile(command, script.text, { mode: script.mode });
+  const slots = { kind: 'delegate', installer: 'command', handler: 'mcu', command: [command] };
+  const { fit, of } = await examine({ serverUrl: await serverAt(), mqttUrl: 'mqtt://127.0.0.1:1', slots });
+  expect(of('installer')).toMatchObject([{ state: 'unfit', found: expect.stringContaining(why) }]);
+  expect(fit).toBe(false);
+});
+
+test('an installer that answers is fit, and is asked for nothing but what is so', async () => {
+  const [command, asked] = [join(dir, 'installer.sh'), join(dir, 'asked')];
+  await writeFile(command, '#!/bin/sh\necho "$@" >> "$ASKED"\necho \'{"running": "a", "active": "a"}\'\n', {
+    mode: 0o755,
+  });
+  const slots = {
+    kind: 'delegate',
+    installer: 'command',
+    handler: 'mcu',
+    command: [command],
+    environment: { ASKED: asked },
+  };
+  const { of } = await examine({ serverUrl: await serverAt(), mqttUrl: 'mqtt://127.0.0.1:1', slots });
+  expect(of('installer')).toMatchObject([{ state: 'good', found: 'mcu answers' }]);
+  expect(await readFile(asked, 'utf8')).toBe('inspect\n');
 });

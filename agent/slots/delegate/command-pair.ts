@@ -38,7 +38,7 @@ export const askVerb = async (
   pair: CommandPair,
   verb: Verb,
   words: string[] = [],
-  more: { environment?: Record<string, string>; signal?: AbortSignal | undefined } = {},
+  more: Pick<Ask, 'environment' | 'bytes' | 'signal'> = {},
 ): Promise<VerbEnd> => {
   const kind = verb === 'inspect' || verb === 'install' ? verb : 'change';
   const ask: Ask = { kind, words: [verb, ...words], ...more };

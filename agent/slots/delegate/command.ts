@@ -16,7 +16,7 @@ import { booting, change } from './command-boot.ts';
 import { askVerb, type CommandPair, type Known, know } from './command-pair.ts';
 import type { CommandConfig } from './delegate-config.ts';
 import { delegatedTo, isAsFetched } from './delegated.ts';
-import { openInstaller } from './installer.ts';
+import { type InstallerOptions, openInstaller } from './installer.ts';
 
 export type CommandSlotsOptions = {
   config: CommandConfig;
@@ -24,6 +24,7 @@ export type CommandSlotsOptions = {
   dir: string;
   compatible: Id;
   log: Log;
+  onInstalled?: InstallerOptions['onInstalled'];
   /** Called after every durable step; tests kill the agent there. Default agent/crash-point.ts. */
   crashPoint?: (name: string) => void;
 };
@@ -136,7 +137,7 @@ const write = async (pair: CommandPair, slot: SlotName, what: Writing): Promise<
   if (!same.ok) return same;
   const { product, version, securityCounter } = manifest;
   const environment = { SLUICE_PRODUCT: product, SLUICE_VERSION: version, SLUICE_SHA256: artifact.sha256 };
-  const installed = await askVerb(pair, 'install', [slot, source], { environment, signal });
+  const installed = await askVerb(pair, 'install', [slot, source], { environment, bytes: artifact.bytes, signal });
   if (!installed.ok) return refuse(installed.message, installed.code);
   pair.cut('slots.write.content');
   const running = { product, version, manifest: Sha256.parse(manifestSha256), slot };

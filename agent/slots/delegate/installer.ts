@@ -12,6 +12,8 @@ export type InstallerOptions = {
   /** The pair's own folder, where it runs. An absolute path. */
   dir: string;
   log: Log;
+  /** How much of the artifact that is being installed is in its slot, by the installer's word. */
+  onInstalled?: ((bytesDone: number, bytesTotal: number) => void) | undefined;
 };
 
 export type Ask = {
@@ -20,6 +22,8 @@ export type Ask = {
   environment?: Record<string, string> | undefined;
   /** An install may take longer. An inspection changes nothing. */
   kind: 'inspect' | 'install' | 'change';
+  /** Of the artifact that is installed. */
+  bytes?: number | undefined;
   signal?: AbortSignal | undefined;
 };
 
@@ -31,7 +35,7 @@ export type Installer = {
 };
 
 /** Ends first what an agent that was killed has left running. */
-export const openInstaller = async ({ config, dir, log }: InstallerOptions): Promise<Installer> => {
+export const openInstaller = async ({ config, dir, log, onInstalled }: InstallerOptions): Promise<Installer> => {
   await endInstallers(dir);
   let turn: Promise<unknown> = Promise.resolve();
   let changing = 0;
@@ -46,6 +50,7 @@ export const openInstaller = async ({ config, dir, log }: InstallerOptions): Pro
       timeoutMs: ask.kind === 'install' ? config.installMs : config.verbMs,
       signal: ask.signal,
       onProgress: (percent) => {
+        if (ask.bytes !== undefined) onInstalled?.(Math.round((ask.bytes * percent) / 100), ask.bytes);
         if (percent < shown + SHOWN_PERCENT && percent !== 100) return;
         shown = percent;
         log.info({ event: 'installer-progress', percent }, `the installer is at ${percent}%`);

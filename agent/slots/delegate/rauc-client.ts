@@ -53,7 +53,7 @@ export type RaucClient = {
   status(): Promise<RaucStatus>;
   /** `mark-active rootfs.1` and the like. Throws `SelectorFailed`. */
   mark(how: 'active' | 'good' | 'bad', name: string): Promise<void>;
-  install(bundle: string, signal: AbortSignal): Promise<{ ok: true } | { ok: false; why: string }>;
+  install(bundle: string, more: Pick<Ask, 'bytes' | 'signal'>): Promise<{ ok: true } | { ok: false; why: string }>;
   images(bundle: string): Promise<RaucImage[]>;
 };
 
@@ -89,8 +89,8 @@ export const raucClient = (config: Pick<RaucConfig, 'bootNames'>, installer: Ins
       return status;
     },
     mark: async (how, name) => void (await ask({ kind: 'change', words: ['status', `mark-${how}`, name] })),
-    install: async (bundle, signal) => {
-      const end = await installer.ask({ kind: 'install', words: ['install', bundle], signal }, isBusy);
+    install: async (bundle, more) => {
+      const end = await installer.ask({ kind: 'install', words: ['install', bundle], ...more }, isBusy);
       last = undefined;
       return end.exitCode === 0
         ? { ok: true }

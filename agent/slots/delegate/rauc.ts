@@ -10,7 +10,7 @@ import { SelectorFailed } from '../selectors/selector.ts';
 import type { SlotName, Slots } from '../slots.ts';
 import type { RaucConfig } from './delegate-config.ts';
 import { delegatedTo, isAsFetched } from './delegated.ts';
-import { openInstaller } from './installer.ts';
+import { type InstallerOptions, openInstaller } from './installer.ts';
 import { type RaucClient, raucClient } from './rauc-client.ts';
 import { raucSelector } from './rauc-selector.ts';
 import { compareStored } from './stored.ts';
@@ -21,6 +21,7 @@ export type DelegateOptions<C> = {
   dir: string;
   compatible: Id;
   log: Log;
+  onInstalled?: InstallerOptions['onInstalled'];
   /** Called after every durable step; tests cut the power there. Default agent/crash-point.ts. */
   crashPoint?: (name: string) => void;
 };
@@ -55,7 +56,7 @@ const raucFilling = (config: RaucConfig, client: RaucClient): Filling => ({
     refusing(async () => {
       const same = await isAsFetched(source, artifact);
       if (!same.ok) return same;
-      const installed = await client.install(source, signal);
+      const installed = await client.install(source, { bytes: artifact.bytes, signal });
       if (!installed.ok) return refuse(installed.why, 'WRITE_FAILED');
       const { primary } = await client.status();
       if (primary === slot)

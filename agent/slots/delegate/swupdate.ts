@@ -43,7 +43,7 @@ const swupdateFilling = (config: SwupdateConfig, installer: Installer): Filling 
     if (!same.ok) return same;
     // Neither of its two markers in the boot loader's environment: that is the selector's.
     const words = ['-M', '-m', '-e', config.select[slot], '-i', source];
-    const end = await installer.ask({ kind: 'install', words, signal }, () => false);
+    const end = await installer.ask({ kind: 'install', words, bytes: artifact.bytes, signal }, () => false);
     if (end.exitCode !== 0) return refuse(`swupdate: ${end.why}: ${end.said.slice(-500)}`, 'WRITE_FAILED');
     return digestOf(checked.device);
   },

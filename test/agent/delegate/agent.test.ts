@@ -1,4 +1,6 @@
 /** Real agents with a microcontroller behind an installer: committed, reverted, and killed while the installer is at work. */
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import { expect, test, vi } from 'vitest';
 import { openDevice, type Published, type RunningAgent, startTestServer, type TestServer, until } from '../harness.ts';
 import { mcu } from './mcu.ts';
@@ -61,8 +63,16 @@ test('an agent that is killed while the installer works installs it again, once'
   agent.kill();
   await agent.ended;
   await until('the broker has noticed', server.nobodyIsConnected);
-  await target.before('install', ':');
+  await target.before('install', 'echo "progress 40"; until [ -e "$MCU.goes" ]; do sleep 0.1; done');
   const next = device.start();
+  // Meanwhile the server, and local programs, see how far it has got.
+  const verified = () =>
+    server.state.reports.findLast(({ deployment }) => deployment?.state === 'verified')?.deployment;
+  const has40 = () => verified()?.bytesDone === 120_000 && verified()?.bytesTotal === 300_000;
+  await until('its progress is reported', has40, DEADLINE_MS, () => verified());
+  const status = await readFile(join(device.dataDir, 'status.json'), 'utf8');
+  expect(JSON.parse(status)).toMatchObject({ progress: { bytesDone: 120_000, bytesTotal: 300_000 } });
+  await target.put('../mcu.goes', '');
   expect(await outcomeOf(server, good, next)).toMatchObject({ outcome: 'committed', running: { version: '1.1.0' } });
   expect((await target.asked()).filter((words) => words === 'install b')).toHaveLength(2);
 });
