@@ -3,7 +3,7 @@ import { describe, expect, test } from 'vitest';
 import { readSlotRecord, writeSlotRecord } from '#agent/slots/slot-record.ts';
 import type { Slots } from '#agent/slots/slots.ts';
 import { Sha256 } from '#shared/ids.ts';
-import { PAIR } from './device.ts';
+import { DATA, PAIR } from './device.ts';
 import { KINDS } from './devices.ts';
 import { EXPLORATIONS } from './explorations.ts';
 import { explore } from './explore.ts';
@@ -80,6 +80,11 @@ describe('a bug that is planted is found:', () => {
       scenario: 'bad-disk',
       plant: { wrap: believing },
       expected: /slot b is bootable, and not what was verified/,
+    },
+    'the folder of what was fetched is not flushed': {
+      scenario: 'good',
+      plant: { forgets: (path) => path === `${DATA}/downloads` },
+      expected: /reported as .* failed .* not as/,
     },
     'a slot that did not fit is taken for written': {
       scenario: 'good',
