@@ -18,6 +18,7 @@ export default defineConfig({
     testTimeout: 60_000,
     hookTimeout: 60_000,
     teardownTimeout: 10_000,
+    expect: { poll: { timeout: 30_000 } },
     // Many tests wait for processes and disks rather than compute.
     maxWorkers: availableParallelism() + 2,
     isolate: false,
