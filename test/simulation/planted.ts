@@ -34,6 +34,11 @@ export const plantedIn = (deps: Deps, name: string, args: unknown[]): Planted =>
         ? { args: [approved(args[0] as RolloutRecord), ...args.slice(1)] }
         : { args };
     case 'listRecallable':
+      if (bug === 'recall-forgets-one')
+        return {
+          args,
+          answer: deps.sync.listRecallable(...(args as Parameters<SyncStore['listRecallable']>)).slice(1),
+        };
       return bug === 'recalls-everybody' ? { args, answer: everybody(deps.sync, args[0] as Id) } : { args };
     case 'listOutside':
       return bug === 'joins-twice' ? { args, answer: args[1] } : { args };

@@ -2,12 +2,15 @@
 import type { SyncStore } from '#server/store/sqlite/sync.ts';
 import type { Device } from './agent.ts';
 import type { People } from './people.ts';
+import { notBack } from './rules-recall.ts';
 import type { Witness } from './witness.ts';
 import type { World } from './world.ts';
 
 const MINUTE_MS = 60_000;
 /** With the faults off, everything has to end within this time: several waves, each in a window that opens every other hour. */
 const LIVE_MS_MAX = 12 * 60 * MINUTE_MS;
+/** Once nothing is under way, nothing but a recall may begin anything, and has to soon. */
+const RECALLED_MS_MAX = 10 * MINUTE_MS;
 
 type Settling = {
   world: World;
@@ -20,16 +23,19 @@ type Settling = {
 
 export const settleAll = async ({ world, sync, devices, people, witness, over }: Settling): Promise<void> => {
   const { time } = world;
-  const until = time.now() + LIVE_MS_MAX;
+  const end = time.now() + LIVE_MS_MAX;
+  let until = end;
   let why = '';
   while (time.now() < until) {
     people.settle();
     if (!(await time.runUntil(time.now() + 2 * MINUTE_MS, over))) return;
-    why = unsettled(sync, devices);
+    const underWay = unsettled(sync, devices);
+    why = underWay || notBack({ world, sync, devices, witness });
     if (why === '') break;
+    until = underWay === '' ? Math.min(until, time.now() + RECALLED_MS_MAX) : end;
   }
   witness.recount();
-  if (why !== '') return world.violate(`with the faults off for ${LIVE_MS_MAX / 3_600_000} hours: ${why}`);
+  if (why !== '') return world.violate(`with the faults off for long enough: ${why}`);
   for (const { row } of witness.deployments.values())
     if (row.state === 'committed' && ![...witness.receipts].some((receipt) => receipt.includes(`"${row.id}"`)))
       return world.violate(`${row.id} is committed without a receipt`);

@@ -89,6 +89,11 @@ const CAUGHT: Record<Bug, Caught> = {
     size: only(['watch'], ['bad-release'], { faultyMs: 60 * 60_000, rollouts: 3 }),
   },
   'recalls-everybody': { by: /by which it never ran the release/, size: only(['recall'], ['bad-release', 'operator']) },
+  'recall-forgets-one': {
+    from: 2,
+    by: /nothing says why it stays/,
+    size: only(['recall'], ['bad-release', 'operator']),
+  },
   'drift-overlooked': { from: 5, by: /nobody told it to run/, size: only([], ['by-hand'], { devices: 4 }) },
 };
 

@@ -69,6 +69,7 @@ export const BUGS = [
   'watch-skipped',
   'drift-overlooked',
   'recalls-everybody',
+  'recall-forgets-one',
 ] as const;
 export type Bug = (typeof BUGS)[number];
 
