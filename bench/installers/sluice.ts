@@ -11,14 +11,14 @@ import { setTimeout as pause } from 'node:timers/promises';
 import { z } from 'zod';
 import { MALLOC_ENVIRONMENT, NODE_FLAGS } from '#agent/node-flags.ts';
 import { makeBlock } from '#agent/slots/selectors/grub-block.ts';
-import { type Client, openClient } from '#cli/client.ts';
-import { openProcesses } from '#cli/demo/processes.ts';
+import type { Client } from '#cli/client.ts';
 import { checkBundle, publishRelease } from '#cli/publish.ts';
 import { routes } from '#shared/api.ts';
 import { createBundle } from '#shared/bundle.ts';
 import { Compatible, Id, releaseRef, Version } from '#shared/ids.ts';
 import { publicKeyPem } from '#shared/trust/keys.ts';
 import { generatePrivateKey, type Signer, signerFromPem } from '#shared/trust/signers.ts';
+import { startServerProcess } from '#test/server/process.ts';
 import { type Installer, type Measured, memoryOf, run } from './measure.ts';
 import type { Payload } from './payload.ts';
 
@@ -27,7 +27,6 @@ const COMPATIBLE = Compatible.parse('bench');
 const WAIT_MS_MAX = 600_000;
 const ROOT = join(import.meta.dirname, '..', '..');
 
-const Ready = z.object({ httpUrl: z.string(), adminToken: z.string() });
 const Line = z.object({ event: z.string(), time: z.iso.datetime(), state: z.string().optional() });
 type Line = z.infer<typeof Line>;
 
@@ -41,24 +40,11 @@ export const openSite = async (work: string, idleMs: number): Promise<Site> => {
   run(process.execPath, [join(ROOT, 'node_modules/rolldown/bin/cli.mjs'), '-c', 'rolldown.config.ts'], ROOT, {
     SLUICE_AGENT_FILE: file,
   });
-  const processes = openProcesses(work);
-  const settings = [
-    '--data-dir',
-    join(work, 'server'),
-    '--http-port',
-    '0',
-    '--mqtt-port',
-    '0',
-    '--log-pretty',
-    'false',
-  ];
-  const server = await processes.start('server', ['serve', ...settings]);
-  const ready = Ready.parse(await Promise.race([server.ready, processes.failure]));
-  const client = openClient({ url: ready.httpUrl, token: ready.adminToken });
+  const { processes, log, client } = await startServerProcess(work);
   const signer = signerFromPem(generatePrivateKey('ed25519'));
   if (!signer.ok) throw new Error(signer.detail);
   await client.call(routes.productCreate, { body: { name: PRODUCT, keys: [publicKeyPem(signer.value.key)] } });
-  const site = { client, signer: signer.value, serverLog: server.log, file, work, idleMs };
+  const site = { client, signer: signer.value, serverLog: log, file, work, idleMs };
   const costs: Costs = { fileBytes: (await stat(file)).size, startedMs: [], idleMB: [] };
   let releases = 0;
   const prepare: Installer['prepare'] = async (payload, folder, slot) => {

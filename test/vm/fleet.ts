@@ -2,10 +2,8 @@
 import { readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
-import { type Client, openClient } from '#cli/client.ts';
 import { exportAudit, verifyAuditFile } from '#cli/commands/audit.ts';
 import { makeKey } from '#cli/commands/key.ts';
-import { openProcesses } from '#cli/demo/processes.ts';
 import { checkBundle, publishRelease } from '#cli/publish.ts';
 import { routes } from '#shared/api.ts';
 import { createBundle } from '#shared/bundle.ts';
@@ -13,6 +11,7 @@ import { Compatible, Id, releaseRef, Version } from '#shared/ids.ts';
 import type { Policy } from '#shared/policy.ts';
 import { signerFromPem } from '#shared/trust/signers.ts';
 import type { DeploymentView, DeviceView, RolloutView } from '#shared/views.ts';
+import { startServerProcess } from '#test/server/process.ts';
 import type { SlotImage } from './images.ts';
 
 export const DEVICE = Id.parse('vm-01');
@@ -32,8 +31,6 @@ const POLICY: z.input<typeof Policy> = {
 /** `system@1.2.0` */
 export type Release = ReturnType<typeof releaseRef>;
 
-const Ready = z.object({ event: z.literal('ready'), httpUrl: z.string(), mqttUrl: z.string(), adminToken: z.string() });
-
 export type Fleet = {
   httpPort: string;
   mqttPort: string;
@@ -52,20 +49,7 @@ export type Fleet = {
 };
 
 export const openFleet = async (work: string): Promise<Fleet> => {
-  const processes = openProcesses(work);
-  const settings = [
-    '--data-dir',
-    join(work, 'server'),
-    '--http-port',
-    '0',
-    '--mqtt-port',
-    '0',
-    '--log-pretty',
-    'false',
-  ];
-  const server = await processes.start('server', ['serve', ...settings]);
-  const ready = Ready.parse(await Promise.race([server.ready, processes.failure]));
-  const admin: Client = openClient({ url: ready.httpUrl, token: ready.adminToken });
+  const { processes, httpUrl, mqttUrl, client: admin } = await startServerProcess(work);
 
   const key = await makeKey(join(work, 'ci.pem'), 'ed25519');
   const signer = signerFromPem(await readFile(key.privateFile, 'utf8'));
@@ -75,8 +59,8 @@ export const openFleet = async (work: string): Promise<Fleet> => {
   const { tokens } = await admin.call(routes.enrolmentTokenCreate, { body: { device: DEVICE } });
 
   return {
-    httpPort: new URL(ready.httpUrl).port,
-    mqttPort: new URL(ready.mqttUrl).port,
+    httpPort: new URL(httpUrl).port,
+    mqttPort: new URL(mqttUrl).port,
     enrolmentToken: tokens[0]!,
     publish: async (image, isHealthy) => {
       const out = join(work, `${image.version}.sluice`);
