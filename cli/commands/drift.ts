@@ -36,7 +36,9 @@ export const addDrift = (group: Command): void => {
 
 const addReconcile = (group: Command): void => {
   const reconcile = withServer(group.command('reconcile'))
-    .description('Send drifted devices back to what they should run: a rollout for each release, to just them')
+    .description(
+      'Send drifted devices back to what they should run: a rollout for each release to just them, all of them or none',
+    )
     .argument('[device...]', 'their ids', collect(id))
     .option('--all', 'every device that drifts, up to 1,000')
     .action(async (named: Id[], flags: ServerFlags & { all?: boolean }) => {
