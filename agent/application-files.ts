@@ -2,12 +2,13 @@
  * What belongs to the application on this device, and no release touches: its data, its secrets, and the variables that the
  * device adds to its environment. docs/agent.md says which wins.
  */
-import { chmod, chown, mkdir, open, readdir, readFile, stat } from 'node:fs/promises';
+import { chmod, chown, mkdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { AgentConfig } from './config.ts';
 import { ENVIRONMENT_BYTES_MAX, parseEnvironment } from './environment-file.ts';
 import type { ProcessOwner } from './limits.ts';
 import type { Log } from './log.ts';
+import { readBounded, readSecrets } from './secret-files.ts';
 import { errorCode } from './system-error.ts';
 
 export type DeviceEnvironment = { ok: true; values: Record<string, string> } | { ok: false; message: string };
@@ -22,9 +23,6 @@ export type ApplicationFiles = {
   /** What must not leave the device: values of the file, and contents of the secrets. */
   secrets: () => Promise<string[]>;
 };
-
-const SECRET_FILES_MAX = 64;
-const SECRET_BYTES_MAX = 16_384;
 
 /** Makes the folders. With an owner they are the owner's. */
 export const openApplicationFiles = async (
@@ -64,47 +62,23 @@ export const openApplicationFiles = async (
     secretsDir,
     environment: async () => {
       const found = await read();
-      return found.ok ? { ok: true, values: { ...found.values, SLUICE_SECRETS: secretsDir } } : found;
+      if (!found.ok) return found;
+      const { refusal } = await readSecrets(secretsDir);
+      if (refusal !== null) return { ok: false, message: refusal };
+      return { ok: true, values: { ...found.values, SLUICE_SECRETS: secretsDir } };
     },
     secrets: async () => {
       const found = await read();
-      return [...(found.ok ? Object.values(found.values) : []), ...(await secretContents(secretsDir))];
+      const { texts } = await readSecrets(secretsDir);
+      // Whole files, and each of their lines: an application may say either.
+      const lines = texts.flatMap((text) => text.split('\n').map((line) => line.trim()));
+      return [...(found.ok ? Object.values(found.values) : []), ...texts, ...lines];
     },
   };
-};
-
-/** Undefined when it is longer. */
-const readBounded = async (file: string, bytesMax: number): Promise<string | undefined> => {
-  const handle = await open(file, 'r');
-  try {
-    const buffer = Buffer.alloc(bytesMax + 1);
-    let bytes = 0;
-    for (;;) {
-      const { bytesRead } = await handle.read(buffer, bytes, buffer.length - bytes, bytes);
-      bytes += bytesRead;
-      if (bytes > bytesMax) return undefined;
-      if (bytesRead === 0) return buffer.toString('utf8', 0, bytes);
-    }
-  } finally {
-    await handle.close();
-  }
 };
 
 const warnWhenOpen = async (file: string, log: Log): Promise<void> => {
   const there = await stat(file).catch(() => undefined);
   if (there !== undefined && (there.mode & 0o004) !== 0)
     log.warn({ event: 'environment-readable', file }, `everybody on this device can read ${file}: chmod 600 it`);
-};
-
-/** Whole files, and each of their lines: an application may say either. */
-const secretContents = async (dir: string): Promise<string[]> => {
-  const entries = await readdir(dir, { withFileTypes: true }).catch(() => []);
-  const files = entries.filter((entry) => entry.isFile()).slice(0, SECRET_FILES_MAX);
-  const texts = await Promise.all(
-    files.map(async ({ name }) => {
-      const bytes = await readFile(join(dir, name)).catch(() => Buffer.alloc(0));
-      return bytes.length > SECRET_BYTES_MAX ? '' : bytes.toString('utf8').trim();
-    }),
-  );
-  return texts.flatMap((text) => [text, ...text.split('\n').map((line) => line.trim())]);
 };

@@ -3,13 +3,14 @@
  * be written is not fatal (faults 18): what does not fit is dropped and counted, and the application is never blocked.
  */
 import { type FileHandle, open, readFile, rename } from 'node:fs/promises';
+import { CUT } from './redact.ts';
 
 const QUEUE_BYTES_MAX = 1024 * 1024;
 
 export type ApplicationLog = {
   /** Queues bytes; returns at once. */
   write(bytes: Uint8Array): void;
-  /** The last whole lines, at most `bytesMax` bytes; waits for what is queued. */
+  /** The last whole lines, at most `bytesMax` bytes, or the end of a longer one; waits for what is queued. */
   last(bytesMax: number): Promise<string>;
   close(): Promise<void>;
 };
@@ -78,7 +79,8 @@ export const openApplicationLog = async (file: string, bytesMax: number): Promis
       const all = Buffer.concat(parts);
       if (all.length <= wanted) return all.toString('utf8');
       const end = all.subarray(all.length - wanted);
-      return end.subarray(end.indexOf(0x0a) + 1).toString('utf8');
+      const line = end.indexOf(0x0a) + 1;
+      return line === 0 ? `${CUT}${end.toString('utf8')}` : end.subarray(line).toString('utf8');
     },
     close: async () => {
       await writing;

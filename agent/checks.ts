@@ -7,6 +7,7 @@ import type { HealthCheck } from '#shared/manifest.ts';
 import { runCommand } from './command.ts';
 import { httpClient } from './node-http.ts';
 import { lookUpProcess } from './process-table.ts';
+import { CUT } from './redact.ts';
 import { errorCode } from './system-error.ts';
 
 export type CheckOptions = {
@@ -73,7 +74,11 @@ const checkCommand = async (
   });
   if (result.ok) return GOOD;
   const said = result.output.trim().split('\n').at(-1) ?? '';
-  return bad(said === '' ? result.message : `${result.message}: ${said.slice(0, CHECK_CHARS_MAX)}`);
+  return bad(
+    said === ''
+      ? result.message
+      : `${result.message}: ${said.slice(0, CHECK_CHARS_MAX)}${said.length > CHECK_CHARS_MAX ? CUT : ''}`,
+  );
 };
 
 const NO_PORT = bad('the check asks for the port of the application, and none is configured');

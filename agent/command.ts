@@ -3,6 +3,7 @@ import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { signalProcess } from './process-table.ts';
+import { CUT } from './redact.ts';
 import { applicationEnvironment, resolveCommand } from './supervisor.ts';
 import { errorCode } from './system-error.ts';
 
@@ -33,9 +34,11 @@ export const runCommand = async (options: CommandOptions): Promise<CommandResult
     ok: false,
     message,
     exitCode,
-    output: output.toString('utf8'),
+    output: said(),
   });
   let output: Buffer = Buffer.alloc(0);
+  let isCut = false;
+  const said = (): string => `${isCut ? CUT : ''}${output.toString('utf8')}`;
   if (options.signal?.aborted === true) return failed('stopped');
   const child = spawn(word!, rest, {
     cwd: options.folder,
@@ -45,6 +48,7 @@ export const runCommand = async (options: CommandOptions): Promise<CommandResult
   });
   const keep = (bytes: Buffer): void => {
     const all = Buffer.concat([output, bytes]);
+    isCut ||= all.length > OUTPUT_BYTES_MAX;
     output = all.subarray(Math.max(0, all.length - OUTPUT_BYTES_MAX));
   };
   child.stdout.on('data', keep);
@@ -66,7 +70,7 @@ export const runCommand = async (options: CommandOptions): Promise<CommandResult
     // What it has written may still be in the pipe; a descendant that left the group and holds the pipe must not hold us.
     await Promise.race([closed, sleep(PIPE_MS_MAX, undefined, { ref: false })]);
     const { exitCode: code, signalCode: signal } = child;
-    if (code === 0) return { ok: true, output: output.toString('utf8') };
+    if (code === 0) return { ok: true, output: said() };
     return failed(`${word} ended with ${signal ?? `exit code ${code}`}`, code);
   } catch (error) {
     return failed(`${word} can not be run: ${errorCode(error) || String(error)}`);

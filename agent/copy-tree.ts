@@ -8,14 +8,17 @@ import {
   lstat,
   lutimes,
   mkdir,
+  open,
   readdir,
   readlink,
+  realpath,
   rm,
   symlink,
   writeFile,
 } from 'node:fs/promises';
 import { join } from 'node:path';
 import { flushTree } from './flush.ts';
+import { errorCode } from './system-error.ts';
 
 /** What can not be copied, in a sentence. */
 export class TreeNotCopied extends Error {
@@ -79,7 +82,8 @@ export const spaceFor = ({ bytes, entries }: TreeSize): number => bytes + entrie
  * `to` must not exist. Where the file system can, files share their blocks until one of them is written (hard links would share the
  * writes too). When this resolves all of it is on the disk. Throws `TreeNotCopied` or the system's error, and leaves what it made.
  */
-export const copyTree = async (from: string, to: string, bytesMax: number, onEntry: () => void): Promise<void> => {
+export const copyTree = async (source: string, to: string, bytesMax: number, onEntry: () => void): Promise<void> => {
+  const from = await realpath(source);
   const meter = openMeter(bytesMax);
   /** Of files with several names: the first that was copied. */
   const copied = new Map<string, string>();
@@ -112,10 +116,34 @@ const copyOne = async (
   const inode = `${stats.dev}:${stats.ino}`;
   const first = stats.nlink > 1 ? copied.get(inode) : undefined;
   if (first !== undefined) return link(join(to, first), join(to, path));
-  await copyFile(join(from, path), join(to, path), constants.COPYFILE_EXCL | constants.COPYFILE_FICLONE);
+  await copyVery(join(from, path), stats, join(to, path));
   await keepFacts(join(to, path), stats);
   if (stats.nlink > 1) copied.set(inode, path);
 };
+
+/**
+ * The very file that was met, whatever has its name by now: a process of the application's that runs on could put a link there, to what this process
+ * may read and the application may not.
+ */
+const copyVery = async (source: string, met: Stats, copy: string): Promise<void> => {
+  const handle = await open(source, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK).catch(
+    (error: unknown) => {
+      throw errorCode(error) === 'ELOOP' ? new TreeNotCopied('PRECONDITION', CHANGED) : error;
+    },
+  );
+  try {
+    const { dev, ino } = await handle.stat();
+    const here = `/proc/self/fd/${handle.fd}`;
+    // Undefined where there is no /proc. A folder above it may have been replaced, too.
+    const path = await readlink(here).catch(() => undefined);
+    if (dev !== met.dev || ino !== met.ino || (path !== undefined && path !== source))
+      throw new TreeNotCopied('PRECONDITION', CHANGED);
+    await copyFile(path === undefined ? source : here, copy, constants.COPYFILE_EXCL | constants.COPYFILE_FICLONE);
+  } finally {
+    await handle.close();
+  }
+};
+const CHANGED = 'it changes while it is copied: a process of the application still runs';
 
 const keepFacts = async (file: string, stats: Stats): Promise<void> => {
   if (process.getuid?.() === 0) await lchown(file, stats.uid, stats.gid);

@@ -1,5 +1,6 @@
 /** The last lines of the agent's own log, for a server that wants to know what went wrong. */
 import { z } from 'zod';
+import { CUT } from './redact.ts';
 
 export type RecentLines = { add: (line: string) => void; last: () => string };
 
@@ -18,7 +19,8 @@ export const keepRecentLines = (charsMax: number): RecentLines => {
   let chars = 0;
   return {
     add: (text) => {
-      const line = wordsOf(text).slice(0, LINE_CHARS_MAX);
+      const words = wordsOf(text);
+      const line = words.length > LINE_CHARS_MAX ? `${words.slice(0, LINE_CHARS_MAX)}${CUT}` : words;
       lines.push(line);
       chars += line.length + 1;
       while (chars > charsMax) chars -= (lines.shift()?.length ?? 0) + 1;

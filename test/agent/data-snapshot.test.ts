@@ -1,4 +1,5 @@
 import { once } from 'node:events';
+import { lstatSync, rmSync, symlinkSync } from 'node:fs';
 import {
   chmod,
   link,
@@ -123,6 +124,29 @@ test('a socket that is left over is not worth keeping; a folder that is a link c
   await rm(data, { recursive: true });
   await symlink('/tmp', data);
   expect(await snapshots.check(BYTES_MAX)).toMatchObject({ ok: false, code: 'PRECONDITION', message: /plain folder/ });
+});
+
+test('a process that puts a link in place of a folder while it is copied gets nothing copied from elsewhere', async () => {
+  const { root, data } = await makeRoot();
+  const outside = await mkdtemp(join(tmpdir(), 'sluice-outside-'));
+  onTestFinished(() => rm(outside, { recursive: true, force: true }));
+  await writeFile(join(outside, 'shadow'), 'of others');
+  await mkdir(join(data, 'db'));
+  await writeFile(join(data, 'db', 'rows'), 'own');
+  let copied = 0;
+  const snapshots = openDataSnapshots(root, (name) => {
+    if (name === 'data.copying') copied += 1;
+    // The folder itself, and then the one in it.
+    if (copied !== 2 || !lstatSync(join(data, 'db')).isDirectory()) return;
+    rmSync(join(data, 'db'), { recursive: true });
+    symlinkSync(outside, join(data, 'db'));
+  });
+  expect(await snapshots.take(TRIAL, BYTES_MAX)).toMatchObject({
+    ok: false,
+    code: 'PRECONDITION',
+    message: expect.stringContaining('it changes while it is copied'),
+  });
+  expect(JSON.stringify(await see(root))).not.toContain(Buffer.from('of others').toString('hex'));
 });
 
 test('a snapshot that nobody settled is never overwritten', async () => {

@@ -1,0 +1,80 @@
+import { execFileSync } from 'node:child_process';
+import { mkdir, mkdtemp, rm, symlink, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { pino } from 'pino';
+import { beforeEach, expect, onTestFinished, test } from 'vitest';
+import { openApplicationFiles } from '#agent/application-files.ts';
+import { openApplicationLog } from '#agent/application-log.ts';
+import { runCommand } from '#agent/command.ts';
+import { keepRecentLines } from '#agent/recent-lines.ts';
+import { redact } from '#agent/redact.ts';
+
+const SECRET = 'correct-horse-battery-staple';
+let dir: string;
+let secrets: string;
+
+beforeEach(async () => {
+  dir = await mkdtemp(join(tmpdir(), 'sluice-secrets-'));
+  onTestFinished(() => rm(dir, { recursive: true, force: true }));
+  secrets = join(dir, 'secrets');
+  await mkdir(secrets);
+});
+
+const open = () =>
+  openApplicationFiles({ dataDir: dir, application: { stopMs: 1, limits: {} } }, null, pino({ level: 'silent' }));
+
+test('secrets are found in folders, and where links lead', async () => {
+  await mkdir(join(secrets, '2026'));
+  await writeFile(join(secrets, '2026', 'key'), `${SECRET}\nsecond line\n`);
+  await symlink('2026', join(secrets, 'now'));
+  await writeFile(join(dir, 'elsewhere'), 'outside-of-the-folder');
+  await symlink('../elsewhere', join(secrets, 'linked'));
+  const files = await open();
+  expect(await files.secrets()).toEqual(expect.arrayContaining([SECRET, 'second line', 'outside-of-the-folder']));
+  expect(await files.environment()).toEqual({ ok: true, values: { SLUICE_SECRETS: secrets } });
+});
+
+test.for<[string, () => unknown, RegExp]>([
+  ['too large', () => writeFile(join(secrets, 'large'), 'x'.repeat(16_385)), /large has more than 16384 bytes/],
+  [
+    'one of too many',
+    () => Promise.all(Array.from({ length: 65 }, (_, index) => writeFile(join(secrets, `${index}`), SECRET))),
+    /has more than 64 files/,
+  ],
+  ['a pipe', () => execFileSync('mkfifo', [join(secrets, 'pipe')]), /pipe can not be read \(not a file\)/],
+  ['a link that leads nowhere', () => symlink('nowhere', join(secrets, 'link')), /link can not be read \(ENOENT\)/],
+  ['a link in a circle', () => symlink('.', join(secrets, 'circle')), /folders deep/],
+])('a secret that is %s could not be kept out of logs: the application is not started', async ([, make, why]) => {
+  await writeFile(join(secrets, 'good'), SECRET);
+  await make();
+  const files = await open();
+  expect(await files.environment()).toMatchObject({ ok: false, message: expect.stringMatching(why) });
+});
+
+test('a pipe in place of the environment file is refused, not waited for', async () => {
+  execFileSync('mkfifo', [join(dir, 'application.env')]);
+  expect(await (await open()).environment()).toMatchObject({
+    ok: false,
+    message: expect.stringContaining('not a file'),
+  });
+});
+
+test('half a secret does not come through where text was cut', async () => {
+  // The last bytes of a long line of the application's.
+  const log = await openApplicationLog(join(dir, 'log'), 100_000);
+  log.write(Buffer.from(`${'x'.repeat(500)}${SECRET}${'y'.repeat(100)}`));
+  const last = await log.last(100 + 14);
+  await log.close();
+  expect(last).toBe(`…battery-staple${'y'.repeat(100)}`);
+  expect(redact(last, [SECRET])).toBe(`…[secret]${'y'.repeat(100)}`);
+  // A line of the agent's own that was too long.
+  const recent = keepRecentLines(10_000);
+  recent.add(`${'x'.repeat(986)}${SECRET} and more`);
+  recent.add('next');
+  expect(redact(recent.last(), [SECRET])).toBe(`${'x'.repeat(986)}[secret]…\nnext\n`);
+  // What a hook says, in the middle of a sentence.
+  const print = `printf %s '${SECRET}${'z'.repeat(4_082)}'`;
+  const ran = await runCommand({ command: ['sh', '-c', print], folder: dir, timeoutMs: 60_000 });
+  expect(redact(`the hook says: ${ran.output}.`, [SECRET])).toBe(`the hook says: …[secret]${'z'.repeat(4_082)}.`);
+});
