@@ -1,15 +1,14 @@
 /** `bundle.yaml`: what `sluice bundle create` makes bundles from, as a file and as flags. Paths are relative to the file. */
 import { mkdir, readFile, stat } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
-import { parse as parseYaml } from 'yaml';
 import { z } from 'zod';
 import { type ArtifactSource, type AttachmentSource, type CreatedBundle, createBundle } from '#shared/bundle.ts';
 import { Compatible, Id } from '#shared/ids.ts';
 import { Manifest } from '#shared/manifest.ts';
 import { CliFailure, usageFailure, valueOf } from './failure.ts';
+import { readMapping } from './mapping-file.ts';
 import { withoutLeftovers } from './running.ts';
 
-const DESCRIPTION_BYTES_MAX = 1024 * 1024;
 const Path = z.string().min(1).max(4096);
 
 const ArtifactFile = z.union([
@@ -43,20 +42,8 @@ export const Description = z.strictObject({
 export type Description = z.output<typeof Description>;
 
 /** The plain content of a description file, without any check but its size and syntax. */
-export const readDescription = async (file: string): Promise<Record<string, unknown>> => {
-  const there = await stat(file).catch(() => undefined);
-  if (there === undefined || !there.isFile()) throw usageFailure(`${file} can not be read`);
-  if (there.size > DESCRIPTION_BYTES_MAX) throw usageFailure(`${file} is larger than 1 MiB`);
-  try {
-    const content = z
-      .record(z.string(), z.unknown())
-      .safeParse(parseYaml(await readFile(file, 'utf8'), { maxAliasCount: 100 }));
-    if (content.success) return content.data;
-  } catch (error) {
-    throw usageFailure(`${file}: ${error instanceof Error ? error.message : String(error)}`);
-  }
-  throw usageFailure(`${file} must hold a mapping such as "product: gateway"`);
-};
+export const readDescription = (file: string): Promise<Record<string, unknown>> =>
+  readMapping(file, 'product: gateway');
 
 export const parseDescription = (content: Record<string, unknown>, origin: string): Description => {
   const parsed = Description.safeParse(content);

@@ -1,12 +1,11 @@
 /** How the command line spells durations, tags, waves and settings. What is wrong is a usage error that says how it is right. */
-import { readFile, stat } from 'node:fs/promises';
 import { InvalidArgumentError } from 'commander';
-import { parse as parseYaml } from 'yaml';
 import { z } from 'zod';
 import { Id } from '#shared/ids.ts';
 import { CohortPlan, Policy } from '#shared/policy.ts';
 import { MaintenanceWindow } from '#shared/windows.ts';
 import { usageFailure } from './failure.ts';
+import { readMapping } from './mapping-file.ts';
 
 const UNITS_MS: Record<string, number> = { ms: 1, s: 1000, m: 60_000, min: 60_000, h: 3_600_000, d: 86_400_000 };
 
@@ -100,7 +99,7 @@ export const readPolicy = async (
   file: string | undefined,
   settings: [string, string][],
 ): Promise<z.input<typeof Policy>> => {
-  const policy: Record<string, unknown> = file === undefined ? {} : await readMapping(file);
+  const policy: Record<string, unknown> = file === undefined ? {} : await readMapping(file, 'gate: {soakMs: 5000}');
   for (const [path, text] of settings) setAt(policy, path.split('.'), text);
   // The rule's own name can be left out when only its dials are turned.
   const judge = policy['judge'];
@@ -123,18 +122,4 @@ const setAt = (into: Record<string, unknown>, path: string[], text: string): voi
   if (!inner.success) throw usageFailure(`--set ${path.join('.')}: ${name} has no fields`);
   into[name] = inner.data;
   setAt(inner.data, rest, text);
-};
-
-const readMapping = async (file: string): Promise<Record<string, unknown>> => {
-  const there = await stat(file).catch(() => undefined);
-  if (there === undefined || !there.isFile() || there.size > 1024 * 1024) throw usageFailure(`${file} can not be read`);
-  try {
-    const content = z
-      .record(z.string(), z.unknown())
-      .safeParse(parseYaml(await readFile(file, 'utf8'), { maxAliasCount: 100 }));
-    if (content.success) return content.data;
-  } catch (error) {
-    throw usageFailure(`${file}: ${error instanceof Error ? error.message : String(error)}`);
-  }
-  throw usageFailure(`${file} must hold a mapping such as "gate: {soakMs: 5000}"`);
 };
