@@ -3,10 +3,10 @@ import { Id, manifestPath } from '#shared/ids.ts';
 import { addManifests, checkDelegation, isPathOf, MANIFESTS_MAX } from '#shared/trust/delegation.ts';
 import type { Signer } from '#shared/trust/signers.ts';
 import { signTuf } from '#shared/trust/tuf.ts';
-import { COMPATIBLE, DAY_MS, NOW, newSigner, PRODUCT } from './throw-away.ts';
+import { COMPATIBLE, DAY_MS, NOW, newSigner, PRODUCT, rsaSigner } from './throw-away.ts';
 
 const ci = newSigner();
-const second = newSigner('rsa-3072');
+const second = rsaSigner();
 const expires = NOW + 365 * DAY_MS;
 const entry = (version: string, content = version) => ({
   path: manifestPath(PRODUCT, version, COMPATIBLE),

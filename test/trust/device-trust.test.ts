@@ -21,7 +21,7 @@ import {
   readyScene,
   type Scene,
 } from './device.ts';
-import { COMPATIBLE, DAY_MS, manifestOf, newSigner, PRODUCT } from './throw-away.ts';
+import { COMPATIBLE, DAY_MS, manifestOf, newSigner, PRODUCT, rsaSigner } from './throw-away.ts';
 
 const SELF = { compatible: COMPATIBLE, floor: 0 };
 const PAST = '2026-01-01T00:00:00Z';
@@ -50,7 +50,7 @@ test('a device believes what CI and the director signed, and they agree', async 
 });
 
 test('and so it does for an RSA key of CI', async () => {
-  const scene = await openScene(newSigner('rsa-3072'));
+  const scene = await openScene(rsaSigner());
   await scene.server.publish('1.0.0');
   await scene.trust.pinRoot(scene.server.repository.rootSha256);
   expect(await checkManifest(scene)).toBe('ok');
@@ -104,7 +104,7 @@ describe('the root', () => {
   });
   test('of which one key goes by two ids does not reach a threshold of two', async () => {
     const root = (scene: Scene) => scene.server.keyring.root!;
-    const [first, second] = [newSigner('rsa-3072'), newSigner('rsa-3072')];
+    const [first, second] = [rsaSigner(), rsaSigner('another')];
     // The same PEM without its last newline: another id, the same key.
     const key = { ...first.key, keyval: { public: first.key.keyval.public.trim() } };
     const twin = { ...first, key, keyId: keyIdOf(key) };

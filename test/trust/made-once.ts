@@ -41,5 +41,5 @@ export const firstStart = async (
     mkdirSync(dirname(join(dir, path)), { recursive: true });
     writeFileSync(join(dir, path), bytes, { mode: 0o600 });
   }
-  return { keyring, repository: await openRepository({ dir: join(dir, 'tuf'), keyring, now }) };
+  return { keyring: { ...keyring }, repository: await openRepository({ dir: join(dir, 'tuf'), keyring, now }) };
 };

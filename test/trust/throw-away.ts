@@ -10,10 +10,19 @@ import { addManifests } from '#shared/trust/delegation.ts';
 import { generatePrivateKey, type Signer, signerFromPem } from '#shared/trust/signers.ts';
 import { firstStart } from './made-once.ts';
 
-export const newSigner = (kind: 'ed25519' | 'rsa-3072' = 'ed25519'): Signer => {
+const signerOf = (kind: 'ed25519' | 'rsa-3072'): Signer => {
   const signer = signerFromPem(generatePrivateKey(kind));
   if (!signer.ok) throw new Error(signer.detail);
   return signer.value;
+};
+export const newSigner = (): Signer => signerOf('ed25519');
+
+const rsaSigners = new Map<string, Signer>();
+/** By any name; made once in a process, since that takes most of a second. */
+export const rsaSigner = (name = 'ci'): Signer => {
+  const signer = rsaSigners.get(name) ?? signerOf('rsa-3072');
+  rsaSigners.set(name, signer);
+  return signer;
 };
 
 type Finished = (remove: () => Promise<void>) => void;

@@ -10,7 +10,7 @@ import {
   type TufSigned,
   tufTime,
 } from '#shared/trust/tuf.ts';
-import { NOW, newSigner } from './throw-away.ts';
+import { NOW, newSigner, rsaSigner } from './throw-away.ts';
 
 const signer = newSigner();
 const targets = (changes: object = {}): TufSigned => ({
@@ -70,7 +70,7 @@ describe('malformed metadata', () => {
 });
 
 test('one key under two ids counts once', () => {
-  const rsa = newSigner('rsa-3072');
+  const rsa = rsaSigner();
   const key = { ...rsa.key, keyval: { public: rsa.key.keyval.public.trim() } };
   const twin = { ...rsa, key, keyId: keyIdOf(key) };
   const parsed = parseTuf('targets', Buffer.from(signTuf(targets(), [rsa, twin, signer])));
