@@ -62,7 +62,7 @@ test('what is missing or wrong is named, with where it came from', () => {
 test('the command line', () => {
   expect(readCommandLine(['--help'], {})).toMatchObject({
     ok: true,
-    value: { help: expect.stringContaining('--server-url') },
+    value: { print: expect.stringContaining('--server-url') },
   });
   const args = Object.entries(needed).flatMap(([name, value]) => [`--${name}`, value]);
   expect(readCommandLine(args, {})).toMatchObject({ ok: true, value: { config: { device: 'gw-01' } } });
