@@ -19,6 +19,8 @@ import { openWindow, type Window } from './window.ts';
 const ATTEMPTS_MAX = 60;
 /** Of one chunk whose bytes hash wrong: a damaged line is possible, a damaged object likelier. */
 const WRONG_HASHES_MAX = 3;
+/** Of one chunk out of the pack: then it is asked for by itself, in case that it is the pack that is wrong. */
+const PACK_TROUBLES_MAX = 3;
 
 /** Where the artifact's bytes came from. */
 export type Origins = { there: number; repeated: number; seed: number; network: number };
@@ -160,13 +162,22 @@ const fetchChunk = async (
   const { signal } = options;
   const { sha256 } = options.records[number]!;
   let wrong = 0;
+  let packTroubles = 0;
+  const fromPack = (): Promise<Buffer | undefined> | undefined =>
+    pack?.chunk(number, offset).catch((error: unknown) => {
+      packTroubles += 1;
+      throw error;
+    });
   for (let attempts = 0; ; ) {
     try {
-      const packed = wrong > 0 ? undefined : await pack?.chunk(number, offset);
+      const packed = wrong > 0 || packTroubles >= PACK_TROUBLES_MAX ? undefined : await fromPack();
       if (packed !== undefined) return packed;
       const alone = wrong > 0 || pack?.useless() === false;
       const bytes = await pieces.chunk(number, offset, alone);
-      if (hash('sha256', bytes) === sha256) return bytes;
+      if (hash('sha256', bytes) === sha256) {
+        if (packTroubles > 0) await pack?.outdone();
+        return bytes;
+      }
       wrong += 1;
       const message = `chunk ${number} does not have the SHA-256 ${sha256}`;
       if (wrong >= WRONG_HASHES_MAX) throw new Trouble('TARGET_HASH', message, { retry: false });

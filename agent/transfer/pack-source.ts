@@ -18,11 +18,14 @@ import {
 import { writeHint } from './hint.ts';
 import type { Seed } from './seeds.ts';
 import type { ByteStream } from './stream.ts';
+import { Trouble } from './trouble.ts';
 
 /** A gap of so many bytes is read over: to ask around it costs about as much. */
 const SKIP_BYTES_MAX = 8 * 1024;
 /** After so many wrong frames in a row the rest is not asked for. One now and then is a damaged seed. */
 const BAD_FRAMES_MAX = 8;
+/** So many chunks in a row came by themselves and not out of it. One now and then came right after an outage. */
+const OUTDONE_MAX = 3;
 
 export type PackOptions = {
   bytes: number;
@@ -49,6 +52,8 @@ export type PackSource = {
   chunk(number: number, offset: number): Promise<Buffer | undefined>;
   /** Nothing more is to be had from it. */
   useless(): boolean;
+  /** A chunk that this gave nothing but trouble for came by itself: it may be the pack that is wrong. */
+  outdone(): Promise<void>;
   close(): void;
 };
 
@@ -58,12 +63,15 @@ export const openPackSource = (options: PackOptions): PackSource => {
   let table: readonly PackEntry[] | undefined;
   let useless = false;
   let badFrames = 0;
+  let outdone = 0;
   let cursor = 0;
-  let opened: { stream: ByteStream; end: number } | undefined;
+  let opened: { stream: ByteStream; end: number; skipMax: number } | undefined;
 
   const parse = (head: Buffer): readonly PackEntry[] | undefined => {
     const parsed = parsePackHead(head, options.bytes);
-    return parsed?.header.to === options.to && parsed.header.from === (seed?.index ?? null) ? parsed.table : undefined;
+    if (parsed?.header.to !== options.to || parsed.header.from !== (seed?.index ?? null)) return undefined;
+    // Their numbers grow.
+    return (parsed.table.at(-1)?.chunk ?? 0) < records.length ? parsed.table : undefined;
   };
   const close = (): void => {
     opened?.stream.close();
@@ -77,10 +85,16 @@ export const openPackSource = (options: PackOptions): PackSource => {
   /** `end`: how far it is read if it has to be asked for. Throws Trouble; after one the stream is opened anew. */
   const take = async (position: number, bytes: number, end: () => number): Promise<Buffer> => {
     const gap = opened === undefined ? -1 : position - opened.stream.position();
-    if (opened === undefined || gap < 0 || gap > SKIP_BYTES_MAX || position + bytes > opened.end) {
+    if (opened === undefined || gap < 0 || gap > opened.skipMax || position + bytes > opened.end) {
       close();
       const until = end();
-      opened = { stream: await options.open(position, until), end: until };
+      const stream = await options.open(position, until);
+      // Who knows no ranges sends all of it each time: so it is read on.
+      const isAll = stream.position() < position;
+      opened = {
+        stream,
+        ...(isAll ? { end: options.bytes, skipMax: options.bytes } : { end: until, skipMax: SKIP_BYTES_MAX }),
+      };
     }
     const { stream } = opened;
     try {
@@ -127,23 +141,39 @@ export const openPackSource = (options: PackOptions): PackSource => {
     }
   };
 
+  const find: PackSource['chunk'] = async (number, chunkOffset) => {
+    if (!useless && table === undefined) await readTable();
+    if (useless || table === undefined) return undefined;
+    while (cursor < table.length && table[cursor]!.chunk < number) cursor += 1;
+    const [entries, at] = [table, cursor];
+    const entry = entries[at];
+    const { bytes: chunkBytes, sha256 } = records[number]!;
+    const place = { chunkOffset, chunkBytes, oldBytes: seed?.bytes ?? null };
+    if (entry?.chunk !== number || !packRecordFits(entry, place)) return undefined;
+    const frame = await take(entry.offset, entry.frameBytes, () => runEnd(at, entries));
+    outdone = 0;
+    const bytes = await unpack(frame, entry, chunkBytes);
+    badFrames = bytes !== undefined && hash('sha256', bytes) === sha256 ? 0 : badFrames + 1;
+    if (badFrames >= BAD_FRAMES_MAX) await giveUp();
+    return badFrames === 0 ? bytes : undefined;
+  };
+
   return {
     chunk: async (number, chunkOffset) => {
-      if (!useless && table === undefined) await readTable();
-      if (useless || table === undefined) return undefined;
-      while (cursor < table.length && table[cursor]!.chunk < number) cursor += 1;
-      const [entries, at] = [table, cursor];
-      const entry = entries[at];
-      const { bytes: chunkBytes, sha256 } = records[number]!;
-      const place = { chunkOffset, chunkBytes, oldBytes: seed?.bytes ?? null };
-      if (entry?.chunk !== number || !packRecordFits(entry, place)) return undefined;
-      const frame = await take(entry.offset, entry.frameBytes, () => runEnd(at, entries));
-      const bytes = await unpack(frame, entry, chunkBytes);
-      badFrames = bytes !== undefined && hash('sha256', bytes) === sha256 ? 0 : badFrames + 1;
-      if (badFrames >= BAD_FRAMES_MAX) await giveUp();
-      return badFrames === 0 ? bytes : undefined;
+      try {
+        return await find(number, chunkOffset);
+      } catch (error) {
+        // Replaced by a better one meanwhile, or evicted.
+        if (!(error instanceof Trouble) || !error.missing) throw error;
+        await giveUp();
+        return undefined;
+      }
     },
     useless: () => useless,
+    outdone: async () => {
+      outdone += 1;
+      if (outdone >= OUTDONE_MAX) await giveUp();
+    },
     close,
   };
 };

@@ -106,7 +106,7 @@ const wrongAnswer = (options: StreamOptions, answer: HttpAnswer): Trouble | unde
   }
   // The server will not change its mind about these by itself.
   const retry = ![400, 405, 410].includes(status);
-  return new Trouble('FETCH_FAILED', `the server answered ${status}`, { retry, missing: status === 404 });
+  return new Trouble('FETCH_FAILED', `the server answered ${status}`, { retry, missing: !retry || status === 404 });
 };
 
 const isFrame = ({ zstd }: StreamOptions, { status, headers }: HttpAnswer): boolean =>
