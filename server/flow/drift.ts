@@ -1,11 +1,17 @@
 /** What a person does about a device that runs what nobody told it to run: adopt it, or send the device back. */
+import type { DeploymentState } from '#shared/deployment.ts';
 import { Id, releaseRef } from '#shared/ids.ts';
 import { Policy } from '#shared/policy.ts';
 import { accept, type Result, refuse } from '#shared/problems.ts';
 import { auditLine } from '../domain/audit.ts';
 import type { Channel } from '../domain/channel.ts';
-import type { CohortRecord, DriftRecord, RolloutRecord, Store } from '../store/store.ts';
+import type { CohortRecord, DriftRecord, Page, RolloutRecord, Store } from '../store/store.ts';
+import { everyPage } from './every-page.ts';
 import { type Planned, preparePlan } from './plan-rollout.ts';
+
+/** Of the cohorts that are made for such a rollout, each for one. */
+const COHORT_PREFIX = 'drift-';
+const ON_THE_WAY = new Set<DeploymentState>(['planned', 'offered', 'fetching', 'installing', 'ready', 'trial']);
 
 type Deps = { store: Store; channels: readonly Channel[]; now: () => number; newId: () => Id };
 
@@ -28,17 +34,24 @@ export const adoptDrift = async (
 
 /**
  * One rollout for each release that these devices should run, to just the devices concerned: with waves, judge and receipts like
- * any other. All of them, or none. Refusals: `not-found` (one of them does not drift), `conflict` (a release is unknown here, or not staged anywhere).
+ * any other. All of them, or none. Whom such a rollout takes back already stays with it: it is among those that are returned. Refusals: `not-found` (one of them does not drift), `conflict` (a release is unknown here, or not staged anywhere).
  */
 export const reconcileDrift = async (
   deps: Deps,
   input: { devices: Id[]; by: string },
 ): Promise<Result<RolloutRecord[]>> => {
   const wanted = new Map<string, Wanted>();
+  const ways = await waysBack(deps);
+  const known = new Set<RolloutRecord>();
   for (const device of new Set(input.devices)) {
     const found = await wantedBy(deps, device);
     if (!found.ok) return found;
     const name = releaseRef(found.value.product, found.value.version);
+    const way = ways.get(device);
+    if (way !== undefined && releaseRef(way.plan.product, way.plan.version) === name) {
+      known.add(way);
+      continue;
+    }
     wanted.set(name, { ...found.value, devices: [...(wanted.get(name)?.devices ?? []), device] });
   }
   const planned: (Planned & { cohort: CohortRecord })[] = [];
@@ -51,8 +64,21 @@ export const reconcileDrift = async (
     auditLine({ at: one.cohort.createdAt, by: input.by, kind: 'cohort-created', cohort: one.cohort.name }),
     one.audit,
   ]);
-  await deps.store.createRollouts(planned, audit);
-  return accept(planned.map(({ rollout }) => rollout));
+  if (planned.length > 0) await deps.store.createRollouts(planned, audit);
+  return accept([...known, ...planned.map(({ rollout }) => rollout)]);
+};
+
+/** Who asks again, or asks every hour, must not plan another rollout each time for a device that is away. */
+const waysBack = async ({ store }: Deps): Promise<Map<Id, RolloutRecord>> => {
+  const ways = new Map<Id, RolloutRecord>();
+  for (const rollout of await store.listOpenRollouts()) {
+    const { plan, progress } = rollout;
+    if (progress.state === 'halted' || !plan.cohorts.every(({ cohort }) => cohort.startsWith(COHORT_PREFIX))) continue;
+    const list = (page: Page) => store.listDeployments({ rollout: plan.id }, page);
+    for await (const { device, state } of everyPage(list, ({ id }) => id))
+      if (ON_THE_WAY.has(state)) ways.set(device, rollout);
+  }
+  return ways;
 };
 
 type Wanted = { product: Id; version: string; channel: Id; devices: Id[] };
@@ -78,7 +104,7 @@ const planFor = async (
   { devices, ...release }: Wanted,
   by: string,
 ): Promise<Result<Planned & { cohort: CohortRecord }>> => {
-  const name = Id.parse(`drift-${deps.newId()}`);
+  const name = Id.parse(`${COHORT_PREFIX}${deps.newId()}`);
   const cohort: CohortRecord = { name, members: { kind: 'list', devices }, createdAt: deps.now() };
   const store: Parameters<typeof preparePlan>[0]['store'] = {
     getRelease: (product, version) => deps.store.getRelease(product, version),

@@ -1,5 +1,6 @@
 import { expect, test } from 'vitest';
 import { adoptDrift, reconcileDrift } from '#server/flow/drift.ts';
+import { steerRollout } from '#server/flow/steer-rollout.ts';
 import type { Running } from '#shared/deployment.ts';
 import { Id, Sha256 } from '#shared/ids.ts';
 import {
@@ -85,6 +86,26 @@ test('a device that runs what a rollout gives it does not drift, on trial or com
   expect(await drifted()).toEqual([gw1]);
   await beat(gw1!, OLD);
   expect(await drifted()).toEqual([]);
+});
+
+// Found by hand: every call planned another rollout for a device that was away.
+test('a device that is on its way back stays with the rollout that takes it there, until that is over', async () => {
+  await releaseOf(world, '1.1.0');
+  const [gw1, gw2] = await enrolFleet(world, 2);
+  const release = (await world.store.getRelease(GATEWAY, '1.1.0'))!;
+  const given: Running = { ...OLD, version: '1.1.0', manifest: release.bundles[0]!.manifestSha256 };
+  for (const device of [gw1!, gw2!]) for (const what of [given, MANUAL]) await beat(device, what);
+  const reconcile = async (...devices: Id[]) => must(await reconcileDrift(world, { devices, by: 'ada' })).map(idOf);
+  const idOf = ({ plan }: { plan: { id: Id } }): Id => plan.id;
+  const [first] = await reconcile(gw1!);
+  expect(await reconcile(gw1!)).toEqual([first]);
+  await run(world, first!);
+  expect(await reconcile(gw1!)).toEqual([first]);
+  const both = await reconcile(gw1!, gw2!);
+  expect(both).toEqual([first, expect.not.stringMatching(first!)]);
+  expect(await deploymentsOf(world, both[1]!)).toMatchObject([{ device: gw2 }]);
+  must(await steerRollout(world, { rollout: first!, verb: 'abort', note: '', by: 'ada' }));
+  expect(await reconcile(gw1!)).not.toContain(first);
 });
 
 test('adopting makes what a device runs what it should run, by name in the log', async () => {

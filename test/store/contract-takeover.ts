@@ -6,12 +6,15 @@ import type { Running } from '#shared/deployment.ts';
 import { Policy } from '#shared/policy.ts';
 import type { OpenStore } from './contract.ts';
 import {
+  bundle,
   digest,
   enrolFleet,
+  GATEWAY,
   heartbeat,
   id,
   kindsOf,
   line,
+  metadata,
   offer,
   planned,
   report,
@@ -201,6 +204,21 @@ export const describeTakeover = (openStore: OpenStore): void => {
       expect(await lastLine(store)).toMatchObject({ kind: 'drift-ended', running: 'gateway@0.9.0', deployment });
     });
 
+    // Found by hand: the last line about such a device said that it drifted no more.
+    test('a drift that was not told within the hour is told when it goes on, and to end', async (store) => {
+      await enrolFleet(store, ['gw-1']);
+      for (const [at, what] of [running(), manual(), running(), manual()].entries())
+        await beat(store, 'gw-1', T0 + at, what);
+      const [began, hour] = [T0 + 3, T0 + 1 + 3_600_000];
+      await beat(store, 'gw-1', hour - 1, manual());
+      expect(await lastLine(store)).toMatchObject({ kind: 'drift-ended' });
+      for (const at of [hour, hour + 1]) await beat(store, 'gw-1', at, manual());
+      expect(await lastLine(store)).toMatchObject({ kind: 'device-drifted', at: hour });
+      expect(await store.getDrift(id('gw-1'))).toMatchObject({ since: began });
+      await beat(store, 'gw-1', hour + 2, running());
+      expect(await lastLine(store)).toMatchObject({ kind: 'drift-ended', at: hour + 2 });
+    });
+
     // Found by hand: the log said of such a device that nobody had told it to run what it was on trial of.
     test('who is still on trial of what the server gave up does not drift; who stays there without it does', async (store) => {
       await enrolFleet(store, ['gw-1']);
@@ -212,12 +230,17 @@ export const describeTakeover = (openStore: OpenStore): void => {
       await store.saveReports([report('gw-1', 2, { at: T0 + 2, deployments: [{ ...given!, ...trial }] })]);
       const stamp = { kind: 'overdue' as const, rollout: id('r'), by: 'server' };
       expect(await store.markOverdue(id('r'), T0 + 60_000, 10, stamp)).toHaveLength(1);
+      await store.createProduct(GATEWAY, line('product-created'));
+      await store.acceptBundles([bundle('1.0.0', 'gw2', 900)], metadata(1), []);
       const onTrial = { running: manual(), trialOf: given!.id };
       await store.saveHeartbeats([heartbeat('gw-1', T0 + 60_001, onTrial)]);
       await store.saveReports([report('gw-1', 3, { at: T0 + 60_002, ...onTrial })]);
       expect(await store.countDrifted()).toBe(0);
       // A word about somebody else's is no excuse.
       await store.saveHeartbeats([heartbeat('gw-1', T0 + 60_003, { ...onTrial, trialOf: id('r-2') })]);
+      expect(await store.countDrifted()).toBe(1);
+      // Nor is it one for running anything else.
+      await store.saveHeartbeats([heartbeat('gw-1', T0 + 60_003, { ...onTrial, running: running(digest(901)) })]);
       expect(await store.countDrifted()).toBe(1);
       await store.saveHeartbeats([heartbeat('gw-1', T0 + 60_004, onTrial)]);
       expect(await store.countDrifted()).toBe(0);

@@ -14,13 +14,17 @@ import type { SyncStore } from './sync.ts';
 const TOLD_EVERY_MS = 3_600_000;
 
 /**
- * While a deployment owns the device it runs what that says, or is on its way there. So it is with one that is on trial, by its own
- * word, of what the server gave it and has given up since (overdue, withdrawn): it was told to, and its outcome is still to come.
+ * While a deployment owns the device it runs what that says, or is on its way there. So it is with one that runs what the server gave
+ * it and has given up since (overdue, withdrawn), on trial by its own word: it was told to, and its outcome is still to come.
  * Takes one value, what it is on trial of.
  */
 const DRIFTS = `(deployment IS NULL AND ifnull(running_manifest <> expected ->> 'manifest', 0) AND NOT EXISTS (
-  SELECT 1 FROM deployments WHERE id = ? AND device = devices.id AND offered_at IS NOT NULL
-    AND deployments.state NOT IN ('committed', 'reverted', 'failed', 'skipped')))`;
+  SELECT 1 FROM deployments AS given JOIN rollouts ON rollouts.id = given.rollout
+    JOIN bundles ON product = plan ->> 'product' AND version = plan ->> 'version' AND bundles.compatible = given.compatible
+  WHERE given.id = ? AND given.device = devices.id AND offered_at IS NOT NULL AND manifest_sha256 = running_manifest
+    AND given.state NOT IN ('committed', 'reverted', 'failed', 'skipped')))`;
+/** One that was not told within the hour goes on. Takes the time an hour ago. */
+const UNTOLD = '(drifted_at > drift_told_at AND drift_told_at <= ?)';
 
 const named = (text: string): string => {
   const { product, version } = fromJson<Running>(text);
@@ -40,24 +44,25 @@ type Changed = {
 export const noteDrift = (sql: Sql, device: Id, at: number, trialOf: Id | null): void => {
   const changed = sql.get<Changed>(
     `SELECT expected, running, drifted_at AS driftedAt, drift_told_at AS toldAt, deployment, ${DRIFTS} AS drifts FROM devices
-     WHERE id = ? AND running IS NOT NULL AND (expected IS NULL OR ${DRIFTS} <> (drifted_at IS NOT NULL))`,
+     WHERE id = ? AND running IS NOT NULL AND (expected IS NULL OR ${DRIFTS} <> (drifted_at IS NOT NULL) OR ${UNTOLD})`,
     trialOf,
     device,
     trialOf,
+    at - TOLD_EVERY_MS,
   );
   if (changed === undefined) return;
   const { expected, driftedAt, toldAt } = changed;
   sql.run(
     'UPDATE devices SET drifted_at = ?, expected = ifnull(expected, running) WHERE id = ?',
-    changed.drifts === 1 ? at : null,
+    changed.drifts === 1 ? (driftedAt ?? at) : null,
     device,
   );
   if (expected === null) return;
   const running = named(changed.running);
   const by = byDevice(device);
   if (changed.drifts === 0) {
-    // Whose beginning was told.
-    if (driftedAt !== toldAt) return;
+    // Only of one that was told.
+    if (driftedAt === null || toldAt === null || toldAt < driftedAt) return;
     const deployment = changed.deployment ?? trialOf;
     const back = running === named(expected);
     appendAudit(sql, [
