@@ -52,10 +52,14 @@ export const refuse = (code: ProblemCode, detail: string): Refusal => ({ ok: fal
 export type Result<T> = { ok: true; value: T } | Refusal;
 export const accept = <T>(value: T): { ok: true; value: T } => ({ ok: true, value });
 
-const WORD_CHARS_KEPT = 80;
+/** Of each end: of a path, the file is told by its last part. */
+const WORD_CHARS_KEPT = 50;
 /** What somebody sent is repeated to them in errors, but not at any length: a word longer than any name or address of ours is cut. */
 export const withoutLongWords = (text: string): string =>
-  text.replace(/\S{200,}/g, (word) => `${word.slice(0, WORD_CHARS_KEPT)}... (${word.length} characters)`);
+  text.replace(
+    /\S{200,}/g,
+    (word) => `${word.slice(0, WORD_CHARS_KEPT)}...${word.slice(-WORD_CHARS_KEPT)} (${word.length} characters)`,
+  );
 
 export const toProblem = (code: ProblemCode, detail?: string, issues?: Problem['issues']): Problem => ({
   type: `urn:sluice:problem:${code}`,

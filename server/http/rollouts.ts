@@ -97,9 +97,17 @@ export const rolloutRoutes = (
   );
 };
 
-/** A start that is past is most often a slip: of the year, or of the time zone. */
+/** A time that is past is most often a slip: of the year, or of the time zone. */
 const noticesOf = (startAt: number | undefined, { plan, progress }: RolloutRecord): string[] => {
-  if (startAt === undefined || startAt >= plan.createdAt) return [];
-  const then = progress.state === 'awaiting-approval' ? 'as soon as it is approved' : 'at once';
-  return [`its start, ${new Date(startAt).toISOString()}, is past: it starts ${then}`];
+  const { createdAt, policy } = plan;
+  const notices: string[] = [];
+  if (startAt !== undefined && startAt < createdAt) {
+    const then = progress.state === 'awaiting-approval' ? 'as soon as it is approved' : 'at once';
+    notices.push(`its start, ${new Date(startAt).toISOString()}, is past: it starts ${then}`);
+  }
+  if (typeof policy.activation === 'number' && policy.activation < createdAt)
+    notices.push(
+      `its activation, ${new Date(policy.activation).toISOString()}, is past: each device activates as soon as it has installed`,
+    );
+  return notices;
 };

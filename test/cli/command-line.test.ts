@@ -115,9 +115,14 @@ test('what was typed is repeated in an error, but not at any length', async () =
     expect(ran).toMatchObject({ code: 2, out: '' });
     expect(ran.err.length).toBeLessThan(500);
   }
-  expect((await runSluice(['device', 'show', endless])).err).toContain('xxx... (5002 characters) is invalid');
+  expect((await runSluice(['device', 'show', endless])).err).toMatch(/x{20}\.\.\.x+' \(5002 characters\) is invalid/);
   const url = await serveAnswer(404, () => toProblem('not-found', `there is no ${endless}`));
-  expect((await runSluice(['device', 'list', '--url', url, '--token', 'x'])).err).toContain('xxx... (5000 characters)');
+  expect((await runSluice(['device', 'list', '--url', url, '--token', 'x'])).err).toMatch(/x{20}\.\.\.x+ \(5000 char/);
+  // Of a path it is the end that says which file is meant.
+  const path = `/${'folder/'.repeat(40)}gateway-1.4.0.sluice`;
+  expect((await runSluice(['bundle', 'inspect', path])).err).toContain(
+    'gateway-1.4.0.sluice (301 characters) can not be read',
+  );
 });
 
 test('exit code 2 for a wrong command line, 0 for help', async () => {

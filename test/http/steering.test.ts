@@ -114,6 +114,20 @@ test.each([
   expect(PlannedView.parse(planned.body)).toMatchObject({ notices, state });
 });
 
+test.each([
+  [
+    'is past',
+    T0 - HOUR,
+    [
+      `its activation, ${new Date(T0 - HOUR).toISOString()}, is past: each device activates as soon as it has installed`,
+    ],
+  ],
+  ['is to come', T0 + HOUR, []],
+])('whoever plans an activation that %s is told so, or nothing', async (_, activation, notices) => {
+  const planned = await post('rollouts', { release: 'gateway@1.1.0', cohorts: FLEET, policy: { activation } });
+  expect(PlannedView.parse(planned.body)).toMatchObject({ notices });
+});
+
 test('a followed cohort takes in who comes to match, and the rollout shows it', async () => {
   const { world } = api();
   const [gw1, gw2] = devices;
