@@ -83,8 +83,9 @@ export const openInbox = (options: {
       { event: 'desired-refused', code, seq: held.leaf.seq },
       `the desired document ${held.leaf.seq} is not believed: ${code}: ${message}`,
     );
-    if (code.startsWith('INSTRUCTION_')) {
-      newest = undefined; // Nothing that could come later makes it good.
+    // Nothing that could come later makes it good; but a clock that is ahead may be set, and nobody says it again until then.
+    if (code.startsWith('INSTRUCTION_') && code !== 'INSTRUCTION_EXPIRED') {
+      newest = undefined;
       return;
     }
     timer = setTimeout(consider, backoffMs(attempt, options.backoff, Math.random()));
