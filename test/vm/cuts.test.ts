@@ -2,9 +2,13 @@ import { expect, onTestFinished, test } from 'vitest';
 import { randomOf } from '#test/simulation/random.ts';
 import { CUT_STATES, openCutPlan } from './cuts.ts';
 
-const planOf = (seed: number) => {
+const planOf = (seed: number, allowed: (owed: boolean) => boolean = (owed) => !owed) => {
   const cuts: string[] = [];
-  const plan = openCutPlan(randomOf(seed, 'cuts'), (why) => cuts.push(why));
+  const plan = openCutPlan(randomOf(seed, 'cuts'), (why, owed) => {
+    if (!allowed(owed)) return false;
+    cuts.push(why);
+    return true;
+  });
   onTestFinished(() => plan.disarm());
   return { plan, cuts };
 };
@@ -30,9 +34,22 @@ test('in every state power is cut by some seed: at once, and at a write or flush
   }
 });
 
+test('a state in which power never went is cut at once, and if that may not be, the next time', () => {
+  let allowed = false;
+  const { plan, cuts } = planOf(1, (owed) => owed && allowed);
+  plan.entered('trial');
+  expect(cuts).toEqual([]);
+  allowed = true;
+  plan.begin();
+  plan.entered('trial');
+  plan.entered('committing');
+  plan.entered('trial');
+  expect(cuts).toEqual(['trial', 'committing']);
+});
+
 test('a state is not cut for ever, so that every rollout comes to its end', () => {
   for (let seed = 0; seed < 50; seed += 1) {
-    const { plan, cuts } = planOf(seed);
+    const { plan, cuts } = planOf(seed, () => true);
     for (let round = 0; round < 20; round += 1) {
       plan.entered('fetching');
       enough(plan);

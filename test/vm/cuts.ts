@@ -53,8 +53,12 @@ const RANDOM_CHANCE = 0.5;
 const RANDOM_MS_MAX = [2_000, 10_000, 30_000] as const;
 const AFTER_MS_MAX = 3_000;
 
-/** `cut` is called with what led to it. It may be called only once until `poweredOn`. */
-export const openCutPlan = (random: Random, cut: (why: string) => void): CutPlan => {
+/**
+ * `cut` is called with what led to it; false: not now. It may be called only once until `poweredOn`. `owed`: power has not gone in that state before.
+ * The first time that a state is seen, it is cut at once: so none is left out, however short it is.
+ */
+export const openCutPlan = (random: Random, cut: (why: string, owed: boolean) => boolean): CutPlan => {
+  const owed = new Set<CutState>(CUT_STATES);
   let cuts = new Map<string, number>();
   let timers: NodeJS.Timeout[] = [];
   let waiting: { why: string; event: DriveEvent['kind']; left: number } | undefined;
@@ -66,7 +70,7 @@ export const openCutPlan = (random: Random, cut: (why: string) => void): CutPlan
   };
   const fire = (why: string): void => {
     disarm();
-    cut(why);
+    cut(why, false);
   };
   const arm = (trigger: Trigger, why: string): void => {
     if (trigger.kind === 'after-drive') {
@@ -89,7 +93,14 @@ export const openCutPlan = (random: Random, cut: (why: string) => void): CutPlan
     },
     entered: (state) => {
       const before = cuts.get(state) ?? 0;
-      if (!isCutState(state) || before >= STATE_CUTS_MAX || !random.chance(STATE_CHANCE)) return;
+      if (!isCutState(state)) return;
+      if (owed.has(state) && cut(state, true)) {
+        disarm();
+        owed.delete(state);
+        cuts.set(state, before + 1);
+        return;
+      }
+      if (before >= STATE_CUTS_MAX || !random.chance(STATE_CHANCE)) return;
       cuts.set(state, before + 1);
       arm(drawTrigger(), state);
     },

@@ -101,13 +101,14 @@ export const openDevice = async (options: {
     powerOn();
   };
 
-  const plan = openCutPlan(randomOf(options.seed, 'cuts'), (why) => {
-    if (!isCutting || !machine.isOn() || counts.cuts >= options.cutsMax) return;
-    if (TRIAL_STATES.has(now.state) && trialCuts >= trialCutsMax) return;
+  const plan = openCutPlan(randomOf(options.seed, 'cuts'), (why, owed) => {
+    if (!isCutting || !machine.isOn() || counts.cuts >= options.cutsMax) return false;
+    if (!owed && TRIAL_STATES.has(now.state) && trialCuts >= trialCutsMax) return false;
     counts.cuts += 1;
     const where = why.split(/[ ,]/)[0]!;
     counts.cutIn.set(where, (counts.cutIn.get(where) ?? 0) + 1);
     void powerOff(`cut ${counts.cuts} of ${options.cutsMax} (${why})`);
+    return true;
   });
 
   const watchdog = (why: string): void => {
