@@ -19,7 +19,8 @@ export const MaintenanceWindow = z.strictObject({
     .regex(
       /^[0-5]?\d( [\d*,/A-Za-z-]+){4}$/,
       'must be five fields (minute hour day month weekday) as in "0 2 * * 1-5", the minute one number: for several openings an hour give several windows',
-    ),
+    )
+    .meta({ examples: ['0 2 * * 1-5'] }),
   durationMs: DurationMs.min(60_000).max(7 * 86_400_000),
   /** Of devices that report none, or of all when `ofDevice` is false. */
   timeZone: z.string().min(1).max(64).default('UTC'),
