@@ -8,6 +8,7 @@ import type { AgentConfig } from './config.ts';
 import { ENVIRONMENT_BYTES_MAX, parseEnvironment } from './environment-file.ts';
 import type { ProcessOwner } from './limits.ts';
 import type { Log } from './log.ts';
+import { redact } from './redact.ts';
 import { readBounded, readSecrets } from './secret-files.ts';
 import { errorCode } from './system-error.ts';
 
@@ -20,8 +21,8 @@ export type ApplicationFiles = {
   secretsDir: string;
   /** Read anew each time: `SLUICE_SECRETS`, and what the file says. */
   environment: () => Promise<DeviceEnvironment>;
-  /** What must not leave the device: values of the file, and contents of the secrets. */
-  secrets: () => Promise<string[]>;
+  /** What may leave the device of a text: without values of the file and contents of the secrets. Nothing of it where those can not all be known. */
+  withoutSecrets: (text: string) => Promise<string>;
 };
 
 /** Makes the folders. With an owner they are the owner's. */
@@ -44,6 +45,8 @@ export const openApplicationFiles = async (
     for (const dir of [dataDir, secretsDir]) await chown(dir, owner.uid, owner.gid);
   }
   await warnWhenOpen(file, log);
+  const { refusal } = await readSecrets(secretsDir);
+  if (refusal !== null) log.warn({ event: 'secrets-unknown' }, `logs and messages stay on this device: ${refusal}`);
 
   const read = async (): Promise<DeviceEnvironment> => {
     const text = await readBounded(file, ENVIRONMENT_BYTES_MAX).catch((error: unknown) => ({ code: errorCode(error) }));
@@ -62,17 +65,16 @@ export const openApplicationFiles = async (
     secretsDir,
     environment: async () => {
       const found = await read();
-      if (!found.ok) return found;
-      const { refusal } = await readSecrets(secretsDir);
-      if (refusal !== null) return { ok: false, message: refusal };
-      return { ok: true, values: { ...found.values, SLUICE_SECRETS: secretsDir } };
+      return found.ok ? { ok: true, values: { ...found.values, SLUICE_SECRETS: secretsDir } } : found;
     },
-    secrets: async () => {
+    withoutSecrets: async (text) => {
+      if (text.trim() === '') return text;
       const found = await read();
-      const { texts } = await readSecrets(secretsDir);
+      const { texts, refusal } = await readSecrets(secretsDir);
+      if (refusal !== null) return `[withheld: ${refusal}]`;
       // Whole files, and each of their lines: an application may say either.
-      const lines = texts.flatMap((text) => text.split('\n').map((line) => line.trim()));
-      return [...(found.ok ? Object.values(found.values) : []), ...texts, ...lines];
+      const lines = texts.flatMap((file) => file.split('\n').map((line) => line.trim()));
+      return redact(text, [...(found.ok ? Object.values(found.values) : []), ...texts, ...lines]);
     },
   };
 };

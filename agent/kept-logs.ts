@@ -16,7 +16,6 @@ import { type Backoff, backoffMs } from './domain/retry.ts';
 import type { Http } from './http.ts';
 import type { Link } from './link.ts';
 import type { Log } from './log.ts';
-import { redact } from './redact.ts';
 
 export type LogSource = LogPiece['source'];
 export type KeptLogs = {
@@ -31,7 +30,8 @@ export type KeptLogsOptions = {
   boot: Id;
   /** What each source wrote last. */
   last: Record<LogSource, () => Promise<string> | string>;
-  secrets(): Promise<string[]>;
+  /** What may leave the device of a text. */
+  withoutSecrets(text: string): Promise<string>;
   link: () => Pick<Link, 'publish' | 'connected'> | undefined;
   http: Pick<Http, 'postOwn'>;
   backoff: Backoff;
@@ -60,7 +60,7 @@ export const openKeptLogs = async (options: KeptLogsOptions): Promise<KeptLogs> 
 
   const keep: KeptLogs['keep'] = async (about, source) => {
     try {
-      const text = harmless(redact(await options.last[source](), await options.secrets()));
+      const text = harmless(await options.withoutSecrets(await options.last[source]()));
       if (text.trim() === '') return;
       const parts = cut(text);
       const name = about === null ? `${options.boot} ${now()}` : `${about.deployment} ${about.attempt ?? 1}`;

@@ -58,7 +58,7 @@ export const openServerSide = async (
     dir: join(config.dataDir, 'kept-logs'),
     boot,
     last: { application: () => supervisor.lastOutput(APPLICATION_LOG_BYTES_MAX), agent: recent.last },
-    secrets: files.secrets,
+    withoutSecrets: files.withoutSecrets,
     link: () => link,
     http,
     backoff,

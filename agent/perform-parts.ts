@@ -21,7 +21,6 @@ import type { Identity } from './identity.ts';
 import type { KeptLogs } from './kept-logs.ts';
 import type { Log } from './log.ts';
 import type { EventOf, Machine } from './machine.ts';
-import { redact } from './redact.ts';
 import type { SlotName, SlotResult, Slots } from './slots/slots.ts';
 import type { Supervisor } from './supervisor.ts';
 import { hookEnvironment } from './surroundings.ts';
@@ -125,7 +124,7 @@ export const partsOf = (options: PerformOptions) => {
       now,
       signal,
     });
-    return ran.ok ? ran : { ...ran, message: redact(ran.message, await options.files.secrets()) };
+    return ran.ok ? ran : { ...ran, message: await options.files.withoutSecrets(ran.message) };
   };
 
   const keptManifest = async (journey: Journey): Promise<Manifest> => {

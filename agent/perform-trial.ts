@@ -6,7 +6,6 @@ import { evidenceOf } from './domain/resume.ts';
 import { runTrialHealth } from './health.ts';
 import { healthHooks } from './hooks.ts';
 import { type Done, failed, type InSlot, type PerformOptions, partsOf, readable, settleData } from './perform-parts.ts';
-import { redact } from './redact.ts';
 import type { SlotResult } from './slots/slots.ts';
 import { checkEnvironment, hookEnvironment } from './surroundings.ts';
 
@@ -81,7 +80,7 @@ export const trialEffects = (options: PerformOptions) => {
     });
     if (verdict.verdict === 'aborted') return undefined;
     if (verdict.verdict === 'healthy') return { kind: 'passed' };
-    return failed(verdict.code, redact(verdict.message, await files.secrets()));
+    return failed(verdict.code, await files.withoutSecrets(verdict.message));
   };
 
   /** The boot selector's writes are few and small: a failure of one is tried again before anything is concluded. */

@@ -1,13 +1,14 @@
-/** What a device's application has in its folder of secrets, so that it can be taken out of what leaves the device. What could not be is refused. */
+/** What a device's application has in its folder of secrets, so that it can be taken out of what leaves the device. What could not be is said. */
 import { constants, open, readdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { errorCode } from './system-error.ts';
 
 const FILES_MAX = 64;
 const BYTES_MAX = 16_384;
+const BYTES_TOGETHER_MAX = 131_072;
 const DEPTH_MAX = 8;
 
-/** `texts` is what could be read, whatever could not. */
+/** `refusal`: why `texts` is not all of it, in a sentence. */
 export type Secrets = { texts: string[]; refusal: string | null };
 
 /** All files below the folder, also those that links lead to. */
@@ -15,6 +16,7 @@ export const readSecrets = async (dir: string): Promise<Secrets> => {
   const texts: string[] = [];
   let refusal: string | null = null;
   let files = 0;
+  let bytes = 0;
   const refuse = (path: string, why: string): void => {
     refusal ??= `${path} ${why}: it could not be kept out of logs`;
   };
@@ -22,8 +24,10 @@ export const readSecrets = async (dir: string): Promise<Secrets> => {
     files += 1;
     if (files > FILES_MAX) return refuse(dir, `has more than ${FILES_MAX} files`);
     const text = await readBounded(path, BYTES_MAX);
-    if (text === undefined) refuse(path, `has more than ${BYTES_MAX} bytes`);
-    else texts.push(text.trim());
+    if (text === undefined) return refuse(path, `has more than ${BYTES_MAX} bytes`);
+    bytes += Buffer.byteLength(text);
+    if (bytes > BYTES_TOGETHER_MAX) return refuse(dir, `has more than ${BYTES_TOGETHER_MAX} bytes`);
+    texts.push(text.trim());
   };
   const visit = async (folder: string, depth: number): Promise<void> => {
     for (const name of await readdir(folder)) {
@@ -36,7 +40,7 @@ export const readSecrets = async (dir: string): Promise<Secrets> => {
       } catch (error) {
         refuse(path, `can not be read (${errorCode(error)})`);
       }
-      if (files > FILES_MAX) return;
+      if (refusal !== null) return;
     }
   };
   await visit(dir, 1).catch((error: unknown) => refuse(dir, `can not be read (${errorCode(error)})`));

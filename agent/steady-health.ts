@@ -17,7 +17,6 @@ import type { InstallState } from './domain/install.ts';
 import { healthHooks } from './hooks.ts';
 import type { Log } from './log.ts';
 import { readable, runningNow } from './perform-parts.ts';
-import { redact } from './redact.ts';
 import type { Slots } from './slots/slots.ts';
 import { checkEnvironment } from './surroundings.ts';
 
@@ -127,7 +126,7 @@ const firstFailing = async (
   const index = results.findIndex(({ ok }) => !ok);
   const failed = results[index];
   if (failed === undefined) return null;
-  const sentence = `${checkName(checks, index)} fails: ${redact(failed.message, await files.secrets())}`;
+  const sentence = `${checkName(checks, index)} fails: ${await files.withoutSecrets(failed.message)}`;
   return readable(sentence).slice(0, SENTENCE_CHARS_MAX);
 };
 

@@ -25,7 +25,7 @@ const rig = async () => {
       dir: join(dir, 'kept'),
       boot: BOOT,
       last: { application: () => state.application, agent: () => state.agent },
-      secrets: async () => ['hunter2-hunter2'],
+      withoutSecrets: async (text) => text.replaceAll('hunter2-hunter2', '[secret]'),
       link: () => ({
         connected: () => server.mqtt,
         publish: (_channel, message) => {

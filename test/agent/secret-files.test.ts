@@ -31,7 +31,9 @@ test('secrets are found in folders, and where links lead', async () => {
   await writeFile(join(dir, 'elsewhere'), 'outside-of-the-folder');
   await symlink('../elsewhere', join(secrets, 'linked'));
   const files = await open();
-  expect(await files.secrets()).toEqual(expect.arrayContaining([SECRET, 'second line', 'outside-of-the-folder']));
+  expect(await files.withoutSecrets(`${SECRET}, second line, outside-of-the-folder.`)).toBe(
+    '[secret], [secret], [secret].',
+  );
   expect(await files.environment()).toEqual({ ok: true, values: { SLUICE_SECRETS: secrets } });
 });
 
@@ -42,15 +44,27 @@ test.for<[string, () => unknown, RegExp]>([
     () => Promise.all(Array.from({ length: 65 }, (_, index) => writeFile(join(secrets, `${index}`), SECRET))),
     /has more than 64 files/,
   ],
+  [
+    'one of too long ones',
+    () =>
+      Promise.all(Array.from({ length: 9 }, (_, index) => writeFile(join(secrets, `${index}`), 'x'.repeat(16_000)))),
+    /has more than 131072 bytes/,
+  ],
   ['a pipe', () => execFileSync('mkfifo', [join(secrets, 'pipe')]), /pipe can not be read \(not a file\)/],
   ['a link that leads nowhere', () => symlink('nowhere', join(secrets, 'link')), /link can not be read \(ENOENT\)/],
   ['a link in a circle', () => symlink('.', join(secrets, 'circle')), /folders deep/],
-])('a secret that is %s could not be kept out of logs: the application is not started', async ([, make, why]) => {
-  await writeFile(join(secrets, 'good'), SECRET);
-  await make();
-  const files = await open();
-  expect(await files.environment()).toMatchObject({ ok: false, message: expect.stringMatching(why) });
-});
+])(
+  'a secret that is %s can not be kept out of logs: they stay on the device, and the application runs',
+  async ([, make, why]) => {
+    await writeFile(join(secrets, 'good'), SECRET);
+    await make();
+    const files = await open();
+    const left = await files.withoutSecrets('whatever it says');
+    expect(left).not.toContain('whatever');
+    expect(left).toMatch(why);
+    expect(await files.environment()).toEqual({ ok: true, values: { SLUICE_SECRETS: secrets } });
+  },
+);
 
 test('a pipe in place of the environment file is refused, not waited for', async () => {
   execFileSync('mkfifo', [join(dir, 'application.env')]);
@@ -58,6 +72,25 @@ test('a pipe in place of the environment file is refused, not waited for', async
     ok: false,
     message: expect.stringContaining('not a file'),
   });
+});
+
+test('how secrets and texts are made does not hold the agent up', () => {
+  const like = (length: number): string => `${'a'.repeat(length)}b${'a'.repeat(length)}`;
+  const many = Array.from({ length: 10_000 }, (_, index) => `secret-${index}`);
+  // Character by character from each place on it would be thousands of millions of them.
+  const left = redact(`…${'a'.repeat(24_000)}…`, [like(4_000), like(5_000), ...many]);
+  expect([left.length, left.slice(0, 10), left.slice(-10)]).toEqual([
+    2 + 24_000 - 2 * 5_000 + 2 * '[secret]'.length,
+    '…[secret]a',
+    'a[secret]…',
+  ]);
+  expect(redact(`…${'cret-77 …se'.repeat(200)}`, many)).toContain('…');
+});
+
+test('a half is found as far as it goes', () => {
+  expect(redact('…abcabcabd-and', ['xyz-abcabcabcabd'])).toBe('…[secret]-and');
+  expect(redact('and-abcabcab…', ['abcabcabcab-xyz'])).toBe('and-[secret]…');
+  expect(redact('…abcab-and-abcab…', ['abcab-xyz-abcab'])).toBe('…abcab-and-abcab…');
 });
 
 test('half a secret does not come through where text was cut', async () => {

@@ -19,7 +19,7 @@ export const NO_FILES: ApplicationFiles = {
   dataDir: '/application',
   secretsDir: '/secrets',
   environment: async () => ({ ok: true, values: {} }),
-  secrets: async () => [],
+  withoutSecrets: async (text) => text,
 };
 
 export const NO_DATA: DataSnapshots = {
