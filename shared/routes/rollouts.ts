@@ -48,11 +48,11 @@ export const rolloutsApi = {
     summary: 'Plan a rollout: freeze its cohorts, cut its waves, and start',
     body: z.strictObject({
       release: ReleaseRef,
-      channel: Id.default(Id.parse('production')),
+      channel: Id.default(Id.parse('production')).meta({ examples: ['production'] }),
       cohorts: z.array(CohortPlan).min(1).max(32),
       policy: Policy.prefault({}),
       startAt: Millis.optional(),
-      endBy: Millis.optional(),
+      endBy: Millis.meta({ examples: [1_795_305_600_000] }).optional(),
     }),
     answer: PlannedView,
     success: 201,

@@ -159,7 +159,7 @@ test('the OpenAPI document is of version 3.1, and has every route with its summa
   expect(body.paths['/api/v1/uploads/{sha256}'].put.requestBody.content).toHaveProperty('application/octet-stream');
   // What `/docs` shows to be copied, instead of letters thrown together to fit a pattern.
   const { properties } = body.paths['/api/v1/rollouts'].post.requestBody.content['application/json'].schema;
-  expect(properties.release).toMatchObject({ examples: ['gateway@1.4.0'] });
+  expect(properties).toMatchObject({ release: { examples: ['gateway@1.4.0'] }, channel: { examples: ['production'] } });
   const text = JSON.stringify(body);
   for (const [, ref] of text.matchAll(/"\$ref":"#\/([^"]+)"/g)) {
     expect({ ref, to: ref!.split('/').reduce((node, key) => node?.[key], body) }).toEqual({
