@@ -36,13 +36,13 @@ export const openApplicationFiles = async (
   const file = config.application.environmentFile ?? join(config.dataDir, 'application.env');
   await mkdir(dataDir, { recursive: true });
   await mkdir(secretsDir, { recursive: true, mode: 0o700 });
-  await chmod(secretsDir, 0o700);
+  await keepPrivate(secretsDir, owner, log);
   if (owner !== null) {
     // Its slot and data lie below: their names may be gone through, not read.
     const slots = join(config.dataDir, 'slots');
     await mkdir(slots, { recursive: true });
     for (const dir of [config.dataDir, slots]) await chmod(dir, 0o711);
-    for (const dir of [dataDir, secretsDir]) await chown(dir, owner.uid, owner.gid);
+    await chown(dataDir, owner.uid, owner.gid);
   }
   await warnWhenOpen(file, log);
   const { refusal } = await readSecrets(secretsDir);
@@ -77,6 +77,16 @@ export const openApplicationFiles = async (
       return redact(text, [...(found.ok ? Object.values(found.values) : []), ...texts, ...lines]);
     },
   };
+};
+
+/** On a file system that is only read it is as somebody has put it there: no reason not to run. */
+const keepPrivate = async (dir: string, owner: ProcessOwner | null, log: Log): Promise<void> => {
+  try {
+    await chmod(dir, 0o700);
+    if (owner !== null) await chown(dir, owner.uid, owner.gid);
+  } catch (error) {
+    log.warn({ event: 'secrets-not-private', dir, err: error }, `${dir} can not be made private: ${errorCode(error)}`);
+  }
 };
 
 const warnWhenOpen = async (file: string, log: Log): Promise<void> => {
