@@ -47,6 +47,8 @@ const settled = async (make: () => Promise<SlotsRig>) => {
 };
 
 class Cut extends Error {}
+/** One whose steps are files of ours, one whose steps are a boot loader's; test/crashes does the same in memory for all. */
+const ON_REAL_FILES = ['directories', 'image, GRUB'];
 
 /** One life of an agent, which goes on from wherever it finds itself. */
 const goOn = async (rig: SlotsRig, slot: SlotName, release: Release, cut: (name: string) => void): Promise<boolean> => {
@@ -252,8 +254,8 @@ describe.each(ADAPTERS)('$name', ({ name, make, missing }) => {
       expect((await viewOf(await rig.open())).trial).toEqual({ slot: standby, triesLeft: 2, deployment: 'd2' });
     });
 
-    test('9: power cut of a virtual machine, random, many times: always boots a verified slot (here: after every durable step; and the release arrives)', async (context) => {
-      context.skip(name === 'image, U-Boot', 'every step is a program; test/crashes does this in memory');
+    if (!ON_REAL_FILES.includes(name)) return;
+    test('9: power cut of a virtual machine, random, many times: always boots a verified slot (here: after every durable step; and the release arrives)', async () => {
       const steps = new Set<string>();
       const arrive = async (cut: (name: string) => void): Promise<void> => {
         const { rig, first, standby } = await settled(make);
