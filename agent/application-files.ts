@@ -9,7 +9,7 @@ import { ENVIRONMENT_BYTES_MAX, parseEnvironment } from './environment-file.ts';
 import type { ProcessOwner } from './limits.ts';
 import type { Log } from './log.ts';
 import { redact } from './redact.ts';
-import { readBounded, readSecrets } from './secret-files.ts';
+import { readBounded, readSecrets, secretsFolder } from './secret-files.ts';
 import { errorCode } from './system-error.ts';
 
 export type DeviceEnvironment = { ok: true; values: Record<string, string> } | { ok: false; message: string };
@@ -32,7 +32,7 @@ export const openApplicationFiles = async (
   log: Log,
 ): Promise<ApplicationFiles> => {
   const dataDir = join(config.dataDir, 'application');
-  const secretsDir = config.application.secretsDir ?? join(config.dataDir, 'secrets');
+  const secretsDir = secretsFolder(config);
   const file = config.application.environmentFile ?? join(config.dataDir, 'application.env');
   await mkdir(dataDir, { recursive: true });
   await mkdir(secretsDir, { recursive: true, mode: 0o700 });

@@ -1,6 +1,7 @@
 /** What a device's application has in its folder of secrets, so that it can be taken out of what leaves the device. What could not be is said. */
 import { constants, open, readdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
+import type { AgentConfig } from './config.ts';
 import { errorCode } from './system-error.ts';
 
 const FILES_MAX = 64;
@@ -10,6 +11,9 @@ const DEPTH_MAX = 8;
 
 /** `refusal`: why `texts` is not all of it, in a sentence. */
 export type Secrets = { texts: string[]; refusal: string | null };
+
+export const secretsFolder = ({ dataDir, application }: Pick<AgentConfig, 'dataDir' | 'application'>): string =>
+  application.secretsDir ?? join(dataDir, 'secrets');
 
 /** All files below the folder, also those that links lead to. */
 export const readSecrets = async (dir: string): Promise<Secrets> => {

@@ -2,8 +2,10 @@
 import { constants } from 'node:fs';
 import { access } from 'node:fs/promises';
 import { delimiter, join } from 'node:path';
+import { NODE_OF_AGENT } from '../agent-file.ts';
 import type { AgentConfig } from '../config.ts';
 import { lockFolder } from '../folder-lock.ts';
+import { readSecrets, secretsFolder } from '../secret-files.ts';
 import { doubtful, type Finding, good, unfit } from './finding.ts';
 import { examineFolder } from './folder.ts';
 import { examineServer } from './server.ts';
@@ -16,6 +18,7 @@ export const examineDevice = async (config: AgentConfig, now: () => number): Pro
     Promise.resolve(examineSystem()),
     examineFolder(config),
     examineAgent(config.dataDir),
+    examineSecrets(secretsFolder(config)),
     examineSlots(config),
     examineServer(config, now),
     examineCommands(config),
@@ -38,6 +41,17 @@ const examineAgent = async (dataDir: string): Promise<Finding[]> => {
   return [good('agent', 'does not run at this moment')];
 };
 
+const examineSecrets = async (dir: string): Promise<Finding[]> => {
+  const isThere = await access(dir).then(
+    () => true,
+    () => false,
+  );
+  if (!isThere) return [];
+  const { texts, refusal } = await readSecrets(dir);
+  if (refusal === null) return [good('secrets', `${texts.length} in ${dir} stay out of what leaves this device`)];
+  return [doubtful('secrets', refusal, 'put it right, or the server gets no logs and no words of checks and hooks')];
+};
+
 /** What this configuration will run one day, which is too late to find that it is not there. */
 const examineCommands = async (config: AgentConfig): Promise<Finding[]> => {
   const commands = config.health.checks.flatMap((check) => (check.kind === 'command' ? [check.command[0]!] : []));
@@ -56,7 +70,7 @@ const examineCommands = async (config: AgentConfig): Promise<Finding[]> => {
 };
 
 const isThere = async (command: string): Promise<boolean> => {
-  if (command === 'node') return true;
+  if (command === 'node' && NODE_OF_AGENT !== undefined) return true;
   const path = process.env['PATH'] ?? '/usr/local/bin:/usr/bin:/bin';
   const places = command.includes('/') ? [command] : path.split(delimiter).map((folder) => join(folder, command));
   for (const place of places) {

@@ -146,6 +146,20 @@ test('image slots are examined: their boot loader, their sizes, and which one ru
   expect(of('commands')).toMatchObject([{ state: 'unfit', found: 'not found: no-such-reboot' }]);
 });
 
+test('secrets that could not be kept out of logs are a warning', async () => {
+  const secretsDir = join(dir, 'secrets');
+  await mkdir(secretsDir);
+  await writeFile(join(secretsDir, 'key'), 'correct-horse');
+  const settings = { serverUrl: 'http://127.0.0.1:1', mqttUrl: 'mqtt://127.0.0.1:1', application: { secretsDir } };
+  expect((await examine(settings)).of('secrets')).toMatchObject([
+    { state: 'good', found: expect.stringMatching(/^1 in /) },
+  ]);
+  await writeFile(join(secretsDir, 'large'), 'x'.repeat(20_000));
+  expect((await examine(settings)).of('secrets')).toMatchObject([
+    { state: 'doubtful', found: expect.stringContaining('large has more than 16384 bytes') },
+  ]);
+});
+
 test('an agent that runs in the folder is seen, and not disturbed', async () => {
   const held = await lockFolder(dataDir);
   if (!held.ok) throw new Error(held.detail);
