@@ -1,4 +1,4 @@
-/** Each adapter, killed and cut off at one in six of its points; `npm run explore:crashes` takes all of them, in every way. */
+/** Each adapter, killed and cut off at one in twelve of its points; `npm run explore:crashes` takes all of them, in every way. */
 import { describe, expect, test } from 'vitest';
 import { readSlotRecord, writeSlotRecord } from '#agent/slots/slot-record.ts';
 import type { Slots } from '#agent/slots/slots.ts';
@@ -10,8 +10,8 @@ import { explore } from './explore.ts';
 import { DEATHS, type Exploration } from './world.ts';
 
 /** Of the points; where the disk refuses, which takes two lives each time, fewer. */
-const EVERY = 6;
-const EVERY_REFUSED = 30;
+const EVERY = 12;
+const EVERY_REFUSED = 40;
 /** What is explored with every adapter here; `twice` takes too long. */
 const ALL = Object.entries(EXPLORATIONS).filter(([name]) => name !== 'twice');
 
