@@ -8,7 +8,6 @@ import { usageFailure } from '../failure.ts';
 import { formatAgo, print, printJson, table } from '../terminal.ts';
 import { collect, id, wholeNumber } from '../values.ts';
 
-const RECONCILED_AT_ONCE = 1_000;
 const refOf = (running: { product: string; version: string }): string => releaseRef(running.product, running.version);
 
 export const addDrift = (group: Command): void => {
@@ -44,10 +43,8 @@ const addReconcile = (group: Command): void => {
     .action(async (named: Id[], flags: ServerFlags & { all?: boolean }) => {
       if (named.length > 0 === (flags.all === true)) throw usageFailure('give either devices or --all');
       const client = await connect(flags);
-      const all = () => listAll((query) => client.call(routes.driftList, { query }), RECONCILED_AT_ONCE);
-      const devices = flags.all === true ? (await all()).map(({ device }) => device) : named;
-      const { items } =
-        devices.length === 0 ? { items: [] } : await client.call(routes.driftReconcile, { body: { devices } });
+      const devices = flags.all === true ? 'all' : named;
+      const { items } = await client.call(routes.driftReconcile, { body: { devices } });
       if (flags.json === true) return printJson(items);
       if (items.length === 0) print('No device drifts.');
       for (const rollout of items)

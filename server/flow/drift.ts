@@ -2,13 +2,17 @@
 import type { DeploymentState } from '#shared/deployment.ts';
 import { Id, releaseRef } from '#shared/ids.ts';
 import { Policy } from '#shared/policy.ts';
-import { accept, type Result, refuse } from '#shared/problems.ts';
+import { accept, type Refusal, type Result, refuse } from '#shared/problems.ts';
 import { auditLine } from '../domain/audit.ts';
 import type { Channel } from '../domain/channel.ts';
+import { plural } from '../domain/halt-words.ts';
 import type { CohortRecord, DriftRecord, Page, RolloutRecord, Store } from '../store/store.ts';
 import { everyPage } from './every-page.ts';
 import { type Planned, preparePlan } from './plan-rollout.ts';
 
+/** As many as the API takes by name. */
+const RECONCILED_AT_ONCE = 1_000;
+const NAMED_MAX = 20;
 /** Of the cohorts that are made for such a rollout, each for one. */
 const COHORT_PREFIX = 'drift-';
 const ON_THE_WAY = new Set<DeploymentState>(['planned', 'offered', 'fetching', 'installing', 'ready', 'trial']);
@@ -38,14 +42,21 @@ export const adoptDrift = async (
  */
 export const reconcileDrift = async (
   deps: Deps,
-  input: { devices: Id[]; by: string },
+  input: { devices: Id[] | 'all'; by: string },
 ): Promise<Result<RolloutRecord[]>> => {
+  const drifted = await driftOf(deps, input.devices);
+  if (!drifted.ok) return drifted;
   const wanted = new Map<string, Wanted>();
   const ways = await waysBack(deps);
   const known = new Set<RolloutRecord>();
-  for (const device of new Set(input.devices)) {
-    const found = await wantedBy(deps, device);
-    if (!found.ok) return found;
+  const stay: { device: Id; refused: Refusal }[] = [];
+  for (const drift of drifted.value) {
+    const { device } = drift;
+    const found = await wantedBy(deps, drift);
+    if (!found.ok) {
+      stay.push({ device, refused: found });
+      continue;
+    }
     const name = releaseRef(found.value.product, found.value.version);
     const way = ways.get(device);
     if (way !== undefined && releaseRef(way.plan.product, way.plan.version) === name) {
@@ -54,6 +65,8 @@ export const reconcileDrift = async (
     }
     wanted.set(name, { ...found.value, devices: [...(wanted.get(name)?.devices ?? []), device] });
   }
+  const [first, ...others] = stay;
+  if (first !== undefined) return others.length === 0 ? first.refused : alsoOf(first.refused, others);
   const planned: (Planned & { cohort: CohortRecord })[] = [];
   for (const one of wanted.values()) {
     const plan = await planFor(deps, one, input.by);
@@ -83,9 +96,26 @@ const waysBack = async ({ store }: Deps): Promise<Map<Id, RolloutRecord>> => {
 
 type Wanted = { product: Id; version: string; channel: Id; devices: Id[] };
 
-const wantedBy = async (deps: Deps, device: Id): Promise<Result<Wanted>> => {
-  const drift = await deps.store.getDrift(device);
-  if (drift === undefined) return notDrifted(deps, device);
+/** `all`: those that drift now. Named ones must. */
+const driftOf = async (deps: Deps, devices: Id[] | 'all'): Promise<Result<DriftRecord[]>> => {
+  if (devices === 'all') return accept(await deps.store.listDrifted({ limit: RECONCILED_AT_ONCE }));
+  const drifted: DriftRecord[] = [];
+  for (const device of new Set(devices)) {
+    const drift = await deps.store.getDrift(device);
+    if (drift === undefined) return notDrifted(deps, device);
+    drifted.push(drift);
+  }
+  return accept(drifted);
+};
+
+/** Whoever has to decide about several of them should not find them one by one. */
+const alsoOf = ({ code, detail }: Refusal, others: readonly { device: Id }[]): Refusal => {
+  const named = others.slice(0, NAMED_MAX).map(({ device }) => device);
+  const more = others.length > named.length ? ' and others' : '';
+  return refuse(code, `${detail}; nor can ${plural(others.length, 'other')} go back: ${named.join(', ')}${more}`);
+};
+
+const wantedBy = async (deps: Deps, { device, ...drift }: DriftRecord): Promise<Result<Wanted>> => {
   const bundle = await deps.store.findBundle(drift.expected.manifest);
   const name = releaseRef(drift.expected.product, drift.expected.version);
   if (bundle === undefined)

@@ -122,11 +122,16 @@ test('adopting makes what a device runs what it should run, by name in the log',
   });
 });
 
-test('a device can not be sent back to what was never published here', async () => {
-  const [gw1] = await enrolFleet(world, 1);
-  await beat(gw1!, OLD);
-  await beat(gw1!, MANUAL);
-  expect(await reconcileDrift(world, { devices: [gw1!], by: 'ada' })).toMatchObject({ ok: false, code: 'conflict' });
+test('devices can not be sent back to what was never published here, and are all named', async () => {
+  const [gw1, gw2] = await enrolFleet(world, 3);
+  for (const device of [gw1!, gw2!]) for (const what of [OLD, MANUAL]) await beat(device, what);
+  const never = 'gw-1 should run gateway@1.0.0, which was never published here: adopt what it runs instead';
+  expect(await reconcileDrift(world, { devices: [gw1!], by: 'ada' })).toMatchObject({
+    code: 'conflict',
+    detail: never,
+  });
+  const detail = `${never}; nor can 1 other go back: gw-2`;
+  expect(await reconcileDrift(world, { devices: 'all', by: 'ada' })).toMatchObject({ code: 'conflict', detail });
 });
 
 test('devices that should run different releases are sent back all together, or none of them', async () => {
@@ -156,7 +161,7 @@ test('devices that should run different releases are sent back all together, or 
     (await world.store.listCohorts()).map(({ name }) => name).filter((name) => name !== 'fleet');
   expect(await cohortNames()).toEqual([]);
   await floor(0, 2);
-  const planned = must(await reconcileDrift(world, all));
+  const planned = must(await reconcileDrift(world, { devices: 'all', by: 'ada' }));
   expect(planned.map(({ plan }) => [plan.version, plan.waveSizes])).toEqual([
     ['1.1.0', [1]],
     ['1.2.0', [1]],
