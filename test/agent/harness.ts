@@ -363,6 +363,7 @@ export type LogLine = {
   event?: string;
   state?: string;
   deployment?: string;
+  time: string;
   msg: string;
   level: number;
   code?: string;
