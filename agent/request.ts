@@ -75,7 +75,8 @@ const requestOnce = async (
     { method: method ?? 'GET', headers: { ...headers, ...length } },
     answered.resolve,
   );
-  const abort = (): void => void asking.destroy(new Error('aborted'));
+  // Without an error of its own: the socket would emit that, with nobody listening any more where the whole answer has come just now.
+  const abort = (): void => void asking.destroy();
   signal.addEventListener('abort', abort, { once: true });
   // It stays: an error without a listener would end the process.
   asking.on('error', (cause) => {

@@ -85,6 +85,23 @@ test('an abort ends the reading of an answer that never ends', async () => {
   await expect(reading).rejects.toMatchObject({ name: 'AbortError' });
 });
 
+test('an abort of an answer that has come whole, and is not read to its end, ends nothing else', async () => {
+  const { url } = await serve((_asked, answer) => void answer.end(Buffer.alloc(10_000)));
+  const thrown: unknown[] = [];
+  const note = (error: unknown): void => void thrown.push(error);
+  process.on('uncaughtException', note);
+  onTestFinished(() => void process.off('uncaughtException', note));
+  for (let turn = 0; turn < 10; turn += 1) {
+    const stop = new AbortController();
+    const answer = await request(url, { ...plain, signal: stop.signal });
+    await answer.body?.[Symbol.asyncIterator]().next();
+    stop.abort();
+    // The connection's end, and what it may have to say.
+    await textOf(await request(url, plain));
+  }
+  expect(thrown).toEqual([]);
+});
+
 test('a kept connection that its server has just closed is not taken for a server that is gone', async () => {
   let answered = 0;
   const { url } = await serve((asked, answer) => {
