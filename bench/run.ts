@@ -17,11 +17,26 @@ const isBench = (module: object): module is Bench =>
 const { values, positionals } = parseArgs({
   allowPositionals: true,
   options: {
+    help: { type: 'boolean', short: 'h' },
     json: { type: 'boolean' },
     seconds: { type: 'string', default: '1.5' },
     mb: { type: 'string', default: '100' },
   },
 });
+const USAGE = `Usage: npm run bench -- [name...] [options]
+
+  name         ${globSync('*.ts', { cwd: import.meta.dirname })
+    .map((file) => basename(file, '.ts'))
+    .filter((name) => name !== 'run' && name !== 'figure')
+    .sort()
+    .join(', ')}; all of them when none is named
+  --seconds N  how long each figure is measured (1.5)
+  --mb N       how much is installed and fetched (100)
+  --json       one object, by name
+
+  npm run bench -- heartbeats --seconds 5
+`;
+
 const measureMs = Number(values.seconds) * 1000;
 const installMb = Number(values.mb);
 const inLimits = measureMs >= 100 && measureMs <= 60_000 && installMb >= 1 && installMb <= 1_000;
@@ -35,8 +50,9 @@ const findBenches = async (): Promise<Bench[]> => {
   return modules.filter(isBench).filter(({ name }) => positionals.length === 0 || positionals.includes(name));
 };
 
-const benches = await findBenches();
-if (benches.length === 0 || !inLimits) {
+const benches = values.help === true ? [] : await findBenches();
+if (values.help === true) console.log(USAGE);
+else if (benches.length === 0 || !inLimits) {
   console.error(benches.length === 0 ? 'there is no such bench' : '--seconds: from 0.1 to 60; --mb: from 1 to 1000');
   process.exitCode = 2;
 } else {
