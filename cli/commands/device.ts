@@ -168,7 +168,7 @@ const addToken = (group: Command): void => {
     )
     .option('--count <n>', 'how many', wholeNumber, 1)
     .option('--tag <name=value>', 'the device gets this tag; repeatable', collect(pair))
-    .option('--expires <time>', 'how long it may be used', duration, 86_400_000)
+    .addOption(new Option('--expires <time>', 'how long it may be used').argParser(duration).default(86_400_000, '24h'))
     .action(async (flags: Flags) => {
       const body = {
         count: flags.count,
