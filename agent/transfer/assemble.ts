@@ -21,6 +21,8 @@ const ATTEMPTS_MAX = 60;
 const WRONG_HASHES_MAX = 3;
 /** Of one chunk out of the pack: then it is asked for by itself, in case that it is the pack that is wrong. */
 const PACK_TROUBLES_MAX = 3;
+/** One after the other, each when the one before it was taken away. */
+const PACKS_MAX = 3;
 
 /** Where the artifact's bytes came from. */
 export type Origins = { there: number; repeated: number; seed: number; network: number };
@@ -75,6 +77,7 @@ type Sources = {
   pieces: PieceSource;
   /** Undefined: not asked for yet. */
   pack: PackSource | null | undefined;
+  packsAsked: number;
 };
 
 const assembleInto = async (file: FileHandle, options: AssembleOptions): Promise<Origins> => {
@@ -88,7 +91,13 @@ const assembleInto = async (file: FileHandle, options: AssembleOptions): Promise
     const { sha256 } = records[number]!;
     return !seeds.has(sha256) && !placed.has(sha256);
   };
-  const sources: Sources = { seeds, lacks, pieces: openPieceSource({ ...options, lacks }), pack: undefined };
+  const sources: Sources = {
+    seeds,
+    lacks,
+    pieces: openPieceSource({ ...options, lacks }),
+    pack: undefined,
+    packsAsked: 0,
+  };
   let mayBeThere = true;
   let offset = 0;
 
@@ -147,7 +156,8 @@ const findChunk = async (
   }
   const held = await sources.seeds.chunk(record);
   if (held !== undefined) return { bytes: held, origin: 'seed' };
-  if (sources.pack === undefined) {
+  if (sources.pack === undefined || (sources.pack?.gone() === true && sources.packsAsked < PACKS_MAX)) {
+    sources.packsAsked += 1;
     sources.pack = await options.pack({ recent: window.recent, lacks: sources.lacks });
   }
   return { bytes: await fetchChunk(options, sources, wanted), origin: 'network' };

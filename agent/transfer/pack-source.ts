@@ -52,6 +52,8 @@ export type PackSource = {
   chunk(number: number, offset: number): Promise<Buffer | undefined>;
   /** Nothing more is to be had from it. */
   useless(): boolean;
+  /** The server does not have it any more; perhaps another one. */
+  gone(): boolean;
   /** A chunk that this gave nothing but trouble for came by itself: it may be the pack that is wrong. */
   outdone(): Promise<void>;
   close(): void;
@@ -62,6 +64,7 @@ export const openPackSource = (options: PackOptions): PackSource => {
   const headBytes = packHeadBytes(options.holds);
   let table: readonly PackEntry[] | undefined;
   let useless = false;
+  let gone = false;
   let badFrames = 0;
   let outdone = 0;
   let cursor = 0;
@@ -165,11 +168,13 @@ export const openPackSource = (options: PackOptions): PackSource => {
       } catch (error) {
         // Replaced by a better one meanwhile, or evicted.
         if (!(error instanceof Trouble) || !error.missing) throw error;
+        gone = true;
         await giveUp();
         return undefined;
       }
     },
     useless: () => useless,
+    gone: () => gone,
     outdone: async () => {
       outdone += 1;
       if (outdone >= OUTDONE_MAX) await giveUp();

@@ -1,7 +1,8 @@
 /** Packs that go away, lie, or come from servers that can do little: the artifact comes all the same, at most without them. */
 import type { ServerResponse } from 'node:http';
 import { expect, test } from 'vitest';
-import { edited, openRig, prose } from './rig.ts';
+import { packOf } from '#test/shared/transfer/bytes.ts';
+import { edited, openRig, prose, sha256 } from './rig.ts';
 
 const V1 = prose('v1', 1_500_000);
 const MANY = prose('many', 4_000_000);
@@ -9,20 +10,39 @@ const CHANGED = edited(MANY, 24);
 const HEADER = 80;
 const RECORD = 16;
 
-test('a pack that is taken away while it is read is done without', async () => {
-  const rig = await openRig(V1);
-  let cuts = 0;
+/** Half of the pack comes, and then there is none any more. */
+const takenAway = (rig: Awaited<ReturnType<typeof openRig>>, meanwhile: () => void): void => {
   rig.state.misbehave = ({ path }, response, object) => {
-    if (path !== `/o/${rig.pack.sha256}` || cuts > 0 || object === undefined) return false;
-    cuts += 1;
+    if (path !== `/o/${rig.pack.sha256}` || object === undefined) return false;
     rig.objects.delete(rig.pack.sha256);
+    meanwhile();
     response.writeHead(200, { 'content-length': object.length });
     response.write(object.subarray(0, object.length / 2), () => setTimeout(() => response.destroy(), 20));
     return true;
   };
+};
+
+test('a pack that is taken away while it is read is done without', async () => {
+  const rig = await openRig(V1);
+  takenAway(rig, () => undefined);
   expect(await rig.outcome(await rig.fetch())).toBe('whole');
-  expect(cuts).toBe(1);
   expect(rig.counts.attempts).toBeLessThan(3);
+  // As long as the server names it all the same.
+  expect(rig.asked.filter(({ path }) => path.startsWith('/device/v1/pack'))).toHaveLength(3);
+});
+
+test('a pack that is replaced while it is read is followed by the one in its place', async () => {
+  const rig = await openRig(V1);
+  const better = packOf(null, V1, 9);
+  const pack = { ...rig.pack, sha256: sha256(better), bytes: better.length };
+  rig.objects.set(pack.sha256, better);
+  takenAway(rig, () => {
+    rig.state.pack = pack;
+  });
+  expect(await rig.outcome(await rig.fetch())).toBe('whole');
+  expect(rig.asked.some(({ path }) => path === `/o/${pack.sha256}`)).toBe(true);
+  // One by itself in between.
+  expect(rig.asked.filter(({ path }) => rig.records.some((record) => path === `/o/${record.sha256}`))).toHaveLength(1);
 });
 
 for (const status of [400, 403, 410, 416, 500]) {
