@@ -99,6 +99,8 @@ export const ExplanationView = z.object({
   now: z.object({ at: Millis, explanation: z.string(), reasons, inputs: DecisionInputs, waitsFor }),
   /** Newest first. */
   items: z.array(DecisionView),
+  /** With `verify`: what does not hold beside the faults of single decisions. */
+  faults: z.array(z.string()).nullable(),
   next: z.string().nullable(),
 });
 export type ExplanationView = z.infer<typeof ExplanationView>;

@@ -64,17 +64,21 @@ const wrongOf = ({ items }: ExplanationView): DecisionView[] =>
 /** The sum of it first, and only what does not hold: all decisions of a long rollout are more than anybody asked for. */
 const verdictOf = (view: ExplanationView): object => {
   const items = wrongOf(view);
-  const { rollout, now } = view;
+  const { rollout, now, faults } = view;
+  const holds = items.length === 0 && faults?.length === 0;
   return {
     rollout,
-    verified: { holds: items.length === 0, decisions: view.items.length, wrong: items.length },
+    verified: { holds, decisions: view.items.length, wrong: items.length },
     now,
     items,
+    faults,
   };
 };
 
 /** Throws when anything does not hold. */
 const conclude = (view: ExplanationView, flags: Flags): void => {
+  const [fault] = view.faults ?? [];
+  if (fault !== undefined) throw new CliFailure(`${view.rollout}: ${harmless(fault)}`);
   const wrong = wrongOf(view).length;
   const all = `${view.items.length} ${view.items.length === 1 ? 'decision' : 'decisions'} of ${view.rollout}`;
   if (wrong > 0)

@@ -10,7 +10,7 @@ import { type Figures, figuresOf } from '../domain/figures.ts';
 import { coolDownWords } from '../domain/retry.ts';
 import type { Rollout } from '../domain/rollout.ts';
 import type { RolloutFacts } from '../domain/rollout-events.ts';
-import type { KeptDecision, Store } from '../store/store.ts';
+import type { KeptDecision, RolloutRecord, Store } from '../store/store.ts';
 import { readIndex } from './device-history.ts';
 import { reportRollout } from './report-rollout.ts';
 import { blockersNow } from './rollout-time.ts';
@@ -53,9 +53,17 @@ export const explainRollout = async (deps: RunDeps, id: Id, asked: Asked): Promi
       waitsFor,
     },
     items,
+    faults: asked.verify ? faultsOfAll(record, items, before.value) : null,
     next: kept.length > asked.limit ? String(shown.at(-1)?.n) : null,
   });
 };
+
+const faultsOfAll = (
+  { decided }: RolloutRecord,
+  items: readonly DecisionView[],
+  before: number | undefined,
+): string[] =>
+  decided !== undefined && items.length === 0 && before === undefined ? ['none of its decisions is there'] : [];
 
 const viewOf = async (
   store: Pick<Store, 'readAudit'>,

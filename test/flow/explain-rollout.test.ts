@@ -81,6 +81,15 @@ test('what a person did is among the decisions, by name', async () => {
   expect(faults(view)).toEqual([]);
 });
 
+// Found by hand: with every decision gone, nothing was left that did not hold.
+test('decisions that are all gone do not hold', async () => {
+  const rollout = await twoWaves();
+  expect(await explain(rollout)).toMatchObject({ faults: [] });
+  const lost = { ...world, store: { ...world.store, listDecisions: async () => [] } };
+  const view = must(await explainRollout(lost, rollout, { limit: 200, verify: true }));
+  expect(view).toMatchObject({ items: [], faults: ['none of its decisions is there'] });
+});
+
 test('a rollout whose devices another one has says so once, not every second', async () => {
   await enrolFleet(world, 3);
   await releaseOf(world, '1.0.0');
