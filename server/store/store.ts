@@ -309,7 +309,7 @@ export type Store = TransferStore & {
   recountDeployments(rollout: Id): Promise<DeploymentCount[]>;
   /** What these devices accepted and became overdue with, silent or stuck, and have not been offered anything since. */
   listLate(devices: Id[]): Promise<DeploymentRecord[]>;
-  /** Devices that never began to act on an offer: planned, or withdrawn or overdue before they accepted. */
+  /** Devices that never began to act on an offer: planned, or withdrawn or overdue before they accepted, and no earlier attempt failed. */
   countUntouched(rollout: Id): Promise<number>;
   /** Planned devices whose next attempt may not begin yet; undefined when there are none. */
   getCoolingDown(rollout: Id, now: Millis): Promise<CoolingDown | undefined>;

@@ -68,8 +68,9 @@ test('a device that cools down is told of, with its time: it keeps its rollout, 
     '1 device cools down after an attempt that ended for a cause outside of the release: it is offered it again in 10 min at the earliest';
   const queue = await queueRollouts(world);
   expect(queue).toMatchObject([
-    { rollout: { plan: { id: urgent } }, coolingDown: { devices: 1, next }, waitsFor: [] },
-    { rollout: { plan: { id: lower } }, waitsFor: [{ rollout: urgent, devices: 1 }] },
+    // It has begun once.
+    { rollout: { plan: { id: urgent } }, untouched: 0, coolingDown: { devices: 1, next }, waitsFor: [] },
+    { rollout: { plan: { id: lower } }, untouched: 1, waitsFor: [{ rollout: urgent, devices: 1 }] },
   ]);
   expect(queue[0]!.explanation).toContain(` ${words}.`);
   expect(queue[1]).not.toHaveProperty('coolingDown');

@@ -165,7 +165,8 @@ export const deployments = (sql: Sql) => {
     countUntouched: (rollout) =>
       sql.get<{ devices: number }>(
         `SELECT count(*) AS devices FROM deployments
-         WHERE rollout = ? AND state IN ('planned', 'withdrawn', 'overdue') AND accepted_at IS NULL`,
+         WHERE rollout = ? AND state IN ('planned', 'withdrawn', 'overdue') AND accepted_at IS NULL
+           AND ifnull(attempts ->> 'failed', 0) = 0`,
         rollout,
       )?.devices ?? 0,
     // With the revision, so that a report that was read before is stepped again from the new deadline.
