@@ -2,7 +2,9 @@
  * The HTTP server without its routes: authentication that denies by default, problems for every error, limits and
  * timeouts, OpenAPI. Routes are registered with `handle` from the definitions in shared/api.ts and shared/device-api.ts.
  */
+
 import { randomUUID } from 'node:crypto';
+import { Socket } from 'node:net';
 import {
   type FastifyBaseLogger,
   type FastifyInstance,
@@ -149,6 +151,8 @@ const guard = (app: FastifyInstance, credentials: Credentials): void => {
     logRequest(request, reply);
     if (!isUnread(request.raw)) return;
     const { socket } = request.raw;
+    // An injected request has no connection to end.
+    if (!(socket instanceof Socket)) return;
     const timer = setTimeout(() => socket.destroy(), DRAIN_MS_MAX);
     socket.once('close', () => clearTimeout(timer));
   });
