@@ -15,8 +15,19 @@ const { values } = parseArgs({
     adapter: { type: 'string', multiple: true, default: [''] },
     only: { type: 'string', multiple: true, default: Object.keys(EXPLORATIONS) },
     share: { type: 'string', default: '1/1' },
+    help: { type: 'boolean', short: 'h', default: false },
   },
 });
+if (values.help) {
+  console.log(`Usage: npm run explore:crashes -- [options]
+
+  --adapter PART  those with this in their names, may be repeated (all): ${KINDS.map(({ name }) => name).join('; ')}
+  --only NAME     may be repeated (all): ${Object.keys(EXPLORATIONS).join(', ')}
+  --share I/N     every Nth point (1/1)
+
+  npm run explore:crashes -- --adapter grub --only disk-full`);
+  process.exit(0);
+}
 const [share, shares] = (/^([1-9]\d*)\/([1-9]\d*)$/.exec(values.share)?.slice(1) ?? []).map(Number);
 if (share === undefined || shares === undefined || share > shares)
   throw new Error('--share is, say, 2/4: the second of four');

@@ -14,8 +14,21 @@ const { values } = parseArgs({
     minutes: { type: 'string', default: '10' },
     history: { type: 'boolean', default: false },
     bug: { type: 'string' },
+    help: { type: 'boolean', short: 'h', default: false },
   },
 });
+if (values.help) {
+  console.log(`Usage: npm run simulate:system -- [options]
+
+  --seed N     the history to run (drawn, and printed in the end)
+  --seeds K    as many, from there on (1)
+  --minutes M  no further one begins after (10)
+  --history    prints it
+  --bug NAME   plants one, to see how it is found: ${BUGS.join(', ')}
+
+  npm run simulate:system -- --seed 7 --seeds 20`);
+  process.exit(0);
+}
 const first = values.seed === undefined ? Math.floor(Math.random() * 2 ** 31) : Number(values.seed);
 const bug = BUGS.find((name) => name === values.bug);
 if (values.bug !== undefined && bug === undefined) throw new Error(`the bugs are ${BUGS.join(', ')}`);
