@@ -9,9 +9,9 @@ import type { ByteStream } from './stream.ts';
 import { Trouble } from './trouble.ts';
 
 const SKIP_BYTES_MAX = 256 * 1024;
-/** So many in a row are worth a range; then it is tried again whether they compress. */
+/** So many in a row are worth a range. After so many it is tried again whether they compress; if not, the next range is twice as long. */
 const RUN_CHUNKS_MIN = 4;
-const RUN_CHUNKS_MAX = 64;
+const RUN_CHUNKS_FIRST = 64;
 /** A frame that is not shorter than this part of its chunk: what is here does not compress. */
 const COMPRESSES = 0.95;
 
@@ -36,6 +36,7 @@ export const openPieceSource = ({ artifact, records, lacks, open }: PieceOptions
   let noChunks = false;
   let noWhole = false;
   let compresses = true;
+  let runChunksMax = RUN_CHUNKS_FIRST;
 
   const closeRun = (): void => {
     run?.stream.close();
@@ -44,21 +45,24 @@ export const openPieceSource = ({ artifact, records, lacks, open }: PieceOptions
   /** How many lack in a row, this one at least, and where they end. */
   const runFrom = (number: number, offset: number): { chunks: number; end: number } => {
     let end = offset + records[number]!.bytes;
-    const last = noChunks ? records.length : Math.min(records.length, number + RUN_CHUNKS_MAX);
+    const last = noChunks ? records.length : Math.min(records.length, number + runChunksMax);
     let next = number + 1;
     for (; next < last && lacks(next); next += 1) end += records[next]!.bytes;
     return { chunks: next - number, end };
   };
-  const fromRun = async (number: number, offset: number, end: number): Promise<Buffer> => {
-    const { bytes } = records[number]!;
+  const begin = async (offset: number, end: number): Promise<void> => {
+    closeRun();
+    run = { stream: await open(objectPath(artifact.sha256), offset, end, artifact.bytes, false), end };
+  };
+  const reaches = (offset: number, bytes: number): boolean => {
     const gap = run === undefined ? -1 : offset - run.stream.position();
-    if (run === undefined || gap < 0 || gap > SKIP_BYTES_MAX || offset + bytes > run.end) {
-      closeRun();
-      run = { stream: await open(objectPath(artifact.sha256), offset, end, artifact.bytes, false), end };
-    }
+    return gap >= 0 && gap <= SKIP_BYTES_MAX && offset + bytes <= run!.end;
+  };
+  const fromRun = async (offset: number, bytes: number): Promise<Buffer> => {
+    const { stream } = run!;
     try {
-      await run.stream.skip(offset - run.stream.position());
-      return await run.stream.take(bytes);
+      await stream.skip(offset - stream.position());
+      return await stream.take(bytes);
     } catch (error) {
       closeRun();
       throw error;
@@ -69,6 +73,7 @@ export const openPieceSource = ({ artifact, records, lacks, open }: PieceOptions
     try {
       const frame = await stream.frame();
       compresses = frame !== undefined && frame.length < COMPRESSES * bytes;
+      if (compresses) runChunksMax = RUN_CHUNKS_FIRST;
       return frame === undefined ? await stream.take(bytes) : unpacked(frame, bytes);
     } finally {
       stream.close();
@@ -79,11 +84,14 @@ export const openPieceSource = ({ artifact, records, lacks, open }: PieceOptions
   return {
     chunk: async (number, offset, alone) => {
       const record = records[number]!;
+      if (!alone && reaches(offset, record.bytes)) return fromRun(offset, record.bytes);
       const { chunks, end } = runFrom(number, offset);
-      const within = run !== undefined && offset >= run.stream.position() && offset + record.bytes <= run.end;
-      if (!noWhole && !alone && (within || ((noChunks || !compresses) && chunks >= RUN_CHUNKS_MIN))) {
+      if (!noWhole && !alone && (noChunks || !compresses) && chunks >= RUN_CHUNKS_MIN) {
         try {
-          return await fromRun(number, offset, end);
+          await begin(offset, end);
+          compresses = true;
+          runChunksMax *= 2;
+          return await fromRun(offset, record.bytes);
         } catch (error) {
           if (!isMissing(error)) throw error;
           noWhole = true;
@@ -97,7 +105,8 @@ export const openPieceSource = ({ artifact, records, lacks, open }: PieceOptions
           noChunks = true;
         }
       }
-      return fromRun(number, offset, alone ? offset + record.bytes : end);
+      if (!reaches(offset, record.bytes)) await begin(offset, alone ? offset + record.bytes : end);
+      return fromRun(offset, record.bytes);
     },
     close: closeRun,
   };

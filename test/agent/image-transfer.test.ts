@@ -8,8 +8,10 @@ import { startServer } from '#server/main.ts';
 import { routes } from '#shared/api.ts';
 import { createBundle } from '#shared/bundle.ts';
 import { Id } from '#shared/ids.ts';
+import type { Manifest } from '#shared/manifest.ts';
 import { publicKeyPem } from '#shared/trust/keys.ts';
 import { generatePrivateKey, signerFromPem } from '#shared/trust/signers.ts';
+import { packsMade } from '#test/server/packs.ts';
 import { configFor, newFolder, removeFolder } from '#test/server/running.ts';
 import { noise } from '#test/shared/transfer/bytes.ts';
 import { DEVICE, until } from './harness.ts';
@@ -31,7 +33,7 @@ const openFleet = async () => {
   if (!signer.ok) throw new Error(signer.detail);
   await client.call(routes.productCreate, { body: { name: GATEWAY, keys: [publicKeyPem(signer.value.key)] } });
 
-  const publish = async (version: string, image: Buffer): Promise<void> => {
+  const publish = async (version: string, image: Buffer): Promise<Manifest> => {
     const [file, out] = [join(dir, `${version}.img`), join(dir, `${version}.sluice`)];
     await writeFile(file, image);
     const created = await createBundle({
@@ -50,18 +52,11 @@ const openFleet = async () => {
     await publishRelease(client, { files: [out], signer: signer.value, now: Date.now }, steps);
     const params = { release: `gateway@${version}` };
     await client.call(routes.releaseStage, { params, body: { channel: Id.parse('production') } });
+    return created.value.manifest;
   };
   const { tokens } = await client.call(routes.enrolmentTokenCreate, { body: { count: 1 } });
-  const objects = async (): Promise<number> => {
-    const entries = await readdir(join(dir, 'data', 'objects'), { recursive: true, withFileTypes: true });
-    return entries.filter((entry) => entry.isFile()).length;
-  };
-  /** Until the image, its index and so many packs are there: those are made in a thread of their own. */
-  const publishWithPacks = async (version: string, image: Buffer, packs: number): Promise<void> => {
-    const before = await objects();
-    await publish(version, image);
-    await until('the packs are made', async () => (await objects()) >= before + 2 + packs, 60_000, objects);
-  };
+  const publishWithPacks = async (version: string, image: Buffer, packs: number): Promise<void> =>
+    packsMade(join(dir, 'data'), await publish(version, image), packs);
   return { url: server.httpUrl, token: tokens[0]!, client, publishWithPacks };
 };
 
