@@ -206,18 +206,28 @@ const view = {
   waves: [],
 };
 
-test('rollout watch prints a line for every change, and none for a time that only runs down', async () => {
-  let asked = 0;
-  const url = await serveAnswer(200, () => {
-    asked += 1;
-    return { ...view, state: asked < 4 ? 'running' : 'completed', explanation: `opens in another ${60 - asked} s` };
-  });
-  const ran = await runSluice(['rollout', 'watch', 'r1', '--url', url, '--token', 'x']);
-  expect(ran.out.trim().split('\n')).toEqual([
-    expect.stringContaining('running'),
-    expect.stringContaining('completed'),
-  ]);
-});
+test.each([
+  { form: 'words', flags: [] },
+  { form: 'JSON', flags: ['--json'] },
+])(
+  'rollout watch prints a line of $form for every change, and none for a time that only runs down',
+  async ({ flags }) => {
+    const countdown = ['1 min 1 s', '1 min', '59 s'];
+    let asked = 0;
+    const url = await serveAnswer(200, () => {
+      const left = countdown[asked];
+      asked += 1;
+      return left === undefined
+        ? { ...view, state: 'completed' }
+        : { ...view, state: 'running', explanation: `opens in another ${left}` };
+    });
+    const ran = await runSluice(['rollout', 'watch', 'r1', '--url', url, '--token', 'x', ...flags]);
+    expect(ran.out.trim().split('\n')).toEqual([
+      expect.stringContaining('running'),
+      expect.stringContaining('completed'),
+    ]);
+  },
+);
 
 test('a rollout whose devices were told to activate says when, not how to tell them', async () => {
   const policy = Policy.parse({ activation: 'on-command' });
