@@ -73,12 +73,13 @@ export const DecisionView = z.object({
   /** From 1, in the order in which they were made. */
   decision: count,
   at: Millis,
-  by: z.string(),
-  /** Kinds of audit lines, and `offered`, `nobody-free`, `held-by-...`, `gate-met`, `gate-missed`. */
+  /** Null, as `inputs`, where its record can not be read any more. */
+  by: z.string().nullable(),
+  /** Kinds of audit lines, and `offered`, `nobody-free`, `held-by-...`, `gate-met`, `gate-missed`, `unreadable`. */
   kinds: z.array(z.string()),
   sentence: z.string(),
   reasons,
-  inputs: DecisionInputs,
+  inputs: DecisionInputs.nullable(),
   offered: count,
   skipped: count,
   withdrawn: count,

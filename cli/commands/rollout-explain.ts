@@ -81,8 +81,7 @@ const conclude = (view: ExplanationView, flags: Flags): void => {
   if (fault !== undefined) throw new CliFailure(`${view.rollout}: ${harmless(fault)}`);
   const wrong = wrongOf(view).length;
   const all = `${view.items.length} ${view.items.length === 1 ? 'decision' : 'decisions'} of ${view.rollout}`;
-  if (wrong > 0)
-    throw new CliFailure(`${wrong} of ${all} ${wrong === 1 ? 'does' : 'do'} not follow from what was recorded`);
+  if (wrong > 0) throw new CliFailure(`${wrong} of ${all} ${wrong === 1 ? 'does' : 'do'} not hold`);
   if (flags.json === true) return;
   print(
     `${paint.green('verified')}  ${all}: made again from what was recorded with it, each comes out the same, and the audit log vouches for all of them`,

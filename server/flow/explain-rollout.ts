@@ -1,5 +1,6 @@
 /** Why a rollout is where it is: its figures now, and each of its decisions from the inputs that were recorded with it. */
-import type { DecisionInputs, DecisionView, ExplanationView } from '#shared/explanation.ts';
+import type { z } from 'zod';
+import { type DecisionInputs, DecisionView, type ExplanationView } from '#shared/explanation.ts';
 import type { Id } from '#shared/ids.ts';
 import { accept, type Result, refuse } from '#shared/problems.ts';
 import { sha256Hex } from '#shared/trust/canonical.ts';
@@ -31,11 +32,17 @@ export const explainRollout = async (deps: RunDeps, id: Id, asked: Asked): Promi
   const rollout: Rollout = { ...record.plan, progress: record.progress };
   const figures = figuresOf(rollout, facts);
   const waitsFor = record.progress.state === 'running' ? await blockersNow(deps, id) : [];
-  // One more than asked for: each is held against the one before it.
+  // One more than asked for: the last of them too has one before it.
   const kept = await deps.store.listDecisions(id, { before: before.value, limit: asked.limit + 1 });
   const shown = kept.slice(0, asked.limit);
+  // From the oldest on, since each is held against the one before it.
+  const readable: (Readable | undefined)[] = [];
+  for (const one of kept.toReversed()) readable.unshift(readKept(one, readable[0], asked.verify));
   const items: DecisionView[] = [];
-  for (const [index, one] of shown.entries()) items.push(await viewOf(deps.store, one, kept[index + 1], asked.verify));
+  for (const [index, one] of shown.entries()) {
+    const faults = asked.verify ? await verifyOne(deps.store, one, readable[index], kept[index + 1]) : null;
+    items.push(viewOf(one, readable[index], faults));
+  }
   // The newest of all must be the one that the rollout itself names.
   const [newest] = items;
   if (asked.verify && newest !== undefined && before.value === undefined && newest.sha256 !== record.decided)
@@ -65,45 +72,77 @@ const faultsOfAll = (
 ): string[] =>
   decided !== undefined && items.length === 0 && before === undefined ? ['none of its decisions is there'] : [];
 
-const viewOf = async (
-  store: Pick<Store, 'readAudit'>,
-  kept: KeptDecision,
-  before: KeptDecision | undefined,
-  verify: boolean,
-): Promise<DecisionView> => {
-  const decision = readRecord(kept.record);
-  const { rollout, event, facts, figures } = decision;
-  return {
-    decision: kept.n,
-    at: kept.at,
-    by: 'by' in event ? event.by : BY_SERVER,
-    kinds: kindsOfDecision(decision, kept),
-    sentence: sentenceOfDecision(decision, kept),
-    reasons: reasonsOf(rollout, facts, figures, kept.blockers),
-    inputs: inputsOf(rollout, facts, figures),
-    offered: kept.offered,
-    skipped: kept.skipped,
-    withdrawn: kept.withdrawn,
-    waitsFor: kept.blockers,
-    sha256: kept.sha256,
-    previous: decision.previous,
-    audit: Array.from({ length: kept.auditTo - kept.auditFrom }, (_, index) => kept.auditFrom + index),
-    faults: verify ? await verifyOne(store, kept, decision, before) : null,
-  };
+/** What of a decision is in its record. */
+const Told = DecisionView.pick({
+  by: true,
+  kinds: true,
+  sentence: true,
+  reasons: true,
+  inputs: true,
+  waitsFor: true,
+  previous: true,
+});
+type Told = z.infer<typeof Told>;
+type Readable = { decision: Decision; told: Told; faults: string[] };
+
+const UNREADABLE: Told = {
+  by: null,
+  kinds: ['unreadable'],
+  sentence: 'Its record can not be read.',
+  reasons: [],
+  inputs: null,
+  waitsFor: [],
+  previous: null,
 };
+
+/** Undefined where it can not be read: a record may be anything by now, and so may be what is thrown about it. */
+const readKept = (kept: KeptDecision, before: Readable | undefined, verify: boolean): Readable | undefined => {
+  if (kept.record === null) return undefined;
+  try {
+    const decision = readRecord(kept.record);
+    const { rollout, event, facts, figures, previous } = decision;
+    const told = Told.parse({
+      by: 'by' in event ? event.by : BY_SERVER,
+      kinds: kindsOfDecision(decision, kept),
+      sentence: sentenceOfDecision(decision, kept),
+      reasons: reasonsOf(rollout, facts, figures, kept.blockers),
+      inputs: inputsOf(rollout, facts, figures),
+      waitsFor: kept.blockers,
+      previous,
+    });
+    const faults = verify ? faultsOf(decision, before?.decision) : [];
+    if (sha256Hex(kept.record) !== kept.sha256) faults.push('its record is not the one that was hashed');
+    return { decision, told, faults };
+  } catch {
+    return undefined;
+  }
+};
+
+const viewOf = (kept: KeptDecision, readable: Readable | undefined, faults: string[] | null): DecisionView => ({
+  ...(readable?.told ?? UNREADABLE),
+  decision: kept.n,
+  at: kept.at,
+  offered: kept.offered,
+  skipped: kept.skipped,
+  withdrawn: kept.withdrawn,
+  sha256: kept.sha256,
+  audit: Array.from({ length: kept.auditTo - kept.auditFrom }, (_, index) => kept.auditFrom + index),
+  faults,
+});
 
 /** The record is the one that was hashed, follows the one before, leads to what was decided, and the audit log names it. */
 const verifyOne = async (
   store: Pick<Store, 'readAudit'>,
   kept: KeptDecision,
-  decision: Decision,
+  readable: Readable | undefined,
   before: KeptDecision | undefined,
 ): Promise<string[]> => {
-  const faults = faultsOf(decision, before && readRecord(before.record));
-  if (sha256Hex(kept.record) !== kept.sha256) faults.push('its record is not the one that was hashed');
-  if (decision.previous !== (before?.sha256 ?? null)) faults.push('it names another decision as the one before it');
+  const faults = readable?.faults ?? ['its record can not be read'];
   if (before === undefined ? kept.n !== 1 : before.n !== kept.n - 1) faults.push('decisions before it are missing');
-  if (decision.outcome.audit.length > 0 || kept.offered > 0) {
+  if (readable === undefined) return faults;
+  const { previous, outcome } = readable.decision;
+  if (previous !== (before?.sha256 ?? null)) faults.push('it names another decision as the one before it');
+  if (outcome.audit.length > 0 || kept.offered > 0) {
     const lines = Math.min(LINES_MAX, Math.max(1, kept.auditTo - kept.auditFrom));
     const entries = await store.readAudit(kept.auditFrom - 1, lines);
     if (!entries.some(({ payload }) => parseAuditEvent(payload)?.decision === kept.sha256))

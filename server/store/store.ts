@@ -119,14 +119,14 @@ export type RolloutRecord = {
  */
 export type DecisionToKeep = { record: string; sha256: Sha256; at: Millis; onlyIfOffered: boolean };
 /**
- * `n` counts from 1 in each rollout. `blockers`: who had the devices, where fewer were free than it allowed. Its lines in the audit log are
+ * `n` counts from 1 in each rollout. `record`: null where what is stored can not be read any more. `blockers`: who had the devices, where fewer were free than it allowed. Its lines in the audit log are
  * from `auditFrom` up to, but without, `auditTo`.
  */
 export type KeptDecision = {
   n: number;
   at: Millis;
   sha256: Sha256;
-  record: string;
+  record: string | null;
   offered: number;
   skipped: number;
   withdrawn: number;

@@ -4,6 +4,7 @@ import { once } from 'node:events';
 import { mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import Database from 'better-sqlite3';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { z } from 'zod';
 import { signPayload } from '#shared/trust/signed.ts';
@@ -247,6 +248,21 @@ test('the verdict on the decisions of a rollout comes first, and only decisions 
   expect(verdict).toMatchObject({ verified: { holds: true, decisions: 1, wrong: 0 }, items: [] });
   const told = await sluice(['rollout', 'explain', id, '--verify']);
   expect(told).toMatchObject({ code: 0, out: expect.stringMatching(/^verified +1 decision of /) });
+});
+
+test('a decision whose record somebody changed is named as not verified', async () => {
+  const { id } = z.object({ id: z.string() }).parse(await json(create()));
+  await sluice(['rollout', 'abort', id]);
+  const database = new Database(join(folder, 'data', 'sluice.db'));
+  database.prepare("UPDATE decisions SET record = x'ff00ff' WHERE rollout = ?").run(id);
+  database.close();
+  expect(await sluice(['rollout', 'explain', id, '--verify'])).toMatchObject({
+    code: 1,
+    out: expect.stringMatching(/^#1 .*Its record can not be read\.\n.*its record can not be read/),
+    err: expect.stringContaining(`1 of 1 decision of ${id} does not hold`),
+  });
+  const told = await sluice(['rollout', 'explain', id]);
+  expect(told).toMatchObject({ code: 0, out: expect.stringContaining('Its record can not be read.') });
 });
 
 test('what a halt does is said by name, and a start that is past is pointed out', async () => {

@@ -54,7 +54,7 @@ test('a past decision shows the figures of its own time, and the present those o
   await wait(rollout, 1);
   const view = await explain(rollout);
   const first = view.items.find(({ kinds }) => kinds.includes('offered'))!;
-  expect(first.inputs.groups).toMatchObject([
+  expect(first.inputs?.groups).toMatchObject([
     { healthy: 0, judged: 0, planned: 5, judge: { upperBound: 1, grants: 20 } },
   ]);
   expect(first.inputs).toMatchObject({ evidenceToHalt: 20, gate: { committed: 0, needed: 2, since: null } });
@@ -88,6 +88,27 @@ test('decisions that are all gone do not hold', async () => {
   const lost = { ...world, store: { ...world.store, listDecisions: async () => [] } };
   const view = must(await explainRollout(lost, rollout, { limit: 200, verify: true }));
   expect(view).toMatchObject({ items: [], faults: ['none of its decisions is there'] });
+});
+
+// Found by hand: one damaged record was answered with "internal error", which named nothing.
+test.each([
+  null,
+  'no JSON',
+  '{}',
+  '{"previous":null,"rollout":{"progress":{"state":"draft"}},"facts":{"bins":{"groups":[]}}}',
+])('a decision whose record is %j by now is named and does not hold, and those beside it are told', async (record) => {
+  const rollout = await twoWaves();
+  await wait(rollout, 1);
+  const intact = await explain(rollout);
+  const [third, second, first] = await world.store.listDecisions(rollout, { limit: 3 });
+  const store = { ...world.store, listDecisions: async () => [third!, { ...second!, record }, first!] };
+  const asked = (verify: boolean) => explainRollout({ ...world, store }, rollout, { limit: 200, verify });
+  const { items, faults: ofAll } = ExplanationView.parse(must(await asked(true)));
+  expect(items[1]).toMatchObject({ decision: 2, at: second!.at, kinds: ['unreadable'], by: null, inputs: null });
+  expect(items[1]).toMatchObject({ sentence: 'Its record can not be read.', faults: ['its record can not be read'] });
+  expect([items[0], items[2]]).toEqual([intact.items[0], intact.items[2]]);
+  expect(ofAll).toEqual([]);
+  expect(must(await asked(false)).items[1]).toMatchObject({ kinds: ['unreadable'], faults: null });
 });
 
 test('a rollout whose devices another one has says so once, not every second', async () => {
@@ -131,7 +152,7 @@ test('an offer that the judge did not allow is found out', async () => {
   const rollout = await twoWaves();
   const stored = (await world.store.getRollout(rollout))!;
   const [kept] = await world.store.listDecisions(rollout, { limit: 1 });
-  const record = kept!.record.replace('"atRiskMax":1000000', '"atRiskMax":1');
+  const record = kept!.record!.replace('"atRiskMax":1000000', '"atRiskMax":1');
   expect(record).not.toBe(kept!.record);
   const saved = { rollout: stored, offers: [], withdraw: null, replan: false, audit: [], now: world.now() };
   const decision = { record, sha256: kept!.sha256, at: world.now(), onlyIfOffered: false };

@@ -225,7 +225,7 @@ export const play = async ({ what, devices, waves, policy, before, acts }: Scena
         offered,
         skipped,
         withdrawn,
-        record: JSON.parse(record) as unknown,
+        record: JSON.parse(record!) as unknown,
       })),
     };
   } finally {

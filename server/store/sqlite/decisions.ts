@@ -17,32 +17,43 @@ type Effect = { asked: number; offered: number; skipped: number; withdrawn: numb
 const WORTH = 0.5;
 /** How far back the algorithm looks. */
 const DICTIONARY_BYTES_MAX = 32_768;
+/** Far beyond any: a plan with its bins is a few hundred kilobytes. */
+const RECORD_BYTES_MAX = 64 * 1024 * 1024;
 
 type Last = { n: number; base: number; nobody: number };
 const lastOf = (sql: Sql, rollout: Id): Last | undefined =>
   sql.get<Last>('SELECT n, base, nobody FROM decisions WHERE rollout = ? ORDER BY n DESC LIMIT 1', rollout);
 
 const dictionaryOf = (record: Buffer): Buffer => record.subarray(-DICTIONARY_BYTES_MAX);
-const inflate = (sql: Sql, rollout: Id, row: { n: number; base: number; record: Buffer }): Buffer => {
-  if (row.base === row.n) return inflateRawSync(row.record);
-  const base = sql.get<{ record: Buffer }>(
-    'SELECT record FROM decisions WHERE rollout = ? AND n = ?',
-    rollout,
-    row.base,
-  )!;
-  return inflateRawSync(row.record, { dictionary: dictionaryOf(inflateRawSync(base.record)) });
+/** Null where somebody or a disk has changed the bytes. */
+const inflated = (bytes: Buffer, dictionary?: Buffer): Buffer | null => {
+  try {
+    return inflateRawSync(bytes, {
+      ...(dictionary === undefined ? {} : { dictionary }),
+      maxOutputLength: RECORD_BYTES_MAX,
+    });
+  } catch {
+    return null;
+  }
+};
+/** Null where it is not there, or can not be read. */
+const baseOf = (sql: Sql, rollout: Id, n: number): Buffer | null => {
+  const base = sql.get<{ record: Buffer }>('SELECT record FROM decisions WHERE rollout = ? AND n = ?', rollout, n);
+  return base === undefined ? null : inflated(base.record);
+};
+const inflate = (sql: Sql, rollout: Id, row: { n: number; base: number; record: Buffer }): Buffer | null => {
+  if (row.base === row.n) return inflated(row.record);
+  const base = baseOf(sql, rollout, row.base);
+  return base && inflated(row.record, dictionaryOf(base));
 };
 
 const compress = (sql: Sql, rollout: Id, n: number, record: Buffer): { base: number; bytes: Buffer } => {
   const alone = { base: n, bytes: deflateRawSync(record) };
   const last = lastOf(sql, rollout);
-  if (last === undefined) return alone;
-  const base = sql.get<{ record: Buffer }>(
-    'SELECT record FROM decisions WHERE rollout = ? AND n = ?',
-    rollout,
-    last.base,
-  )!;
-  const bytes = deflateRawSync(record, { dictionary: dictionaryOf(inflateRawSync(base.record)) });
+  const base = last && baseOf(sql, rollout, last.base);
+  // Also where it is damaged: a rollout must not stop because its past can not be read.
+  if (last === undefined || !base) return alone;
+  const bytes = deflateRawSync(record, { dictionary: dictionaryOf(base) });
   return bytes.length < WORTH * alone.bytes.length ? { base: last.base, bytes } : alone;
 };
 
@@ -75,6 +86,14 @@ export const keepDecision = (sql: Sql, rollout: Id, decision: DecisionToKeep, ef
   sql.run('UPDATE rollouts SET decided = ? WHERE id = ?', decision.sha256, rollout);
 };
 
+const blockersIn = (json: string): KeptDecision['blockers'] | null => {
+  try {
+    return fromJson<KeptDecision['blockers']>(json);
+  } catch {
+    return null;
+  }
+};
+
 type DecisionRow = Omit<KeptDecision, 'record' | 'blockers'> & { base: number; record: Buffer; blockers: string };
 
 export const decisions = (sql: Sql) =>
@@ -88,9 +107,11 @@ export const decisions = (sql: Sql) =>
           page.before ?? Number.MAX_SAFE_INTEGER,
           limitOf(page.limit),
         )
-        .map(({ base, record, blockers, ...row }) => ({
-          ...row,
-          blockers: fromJson<{ rollout: Id; devices: number }[]>(blockers),
-          record: inflate(sql, rollout, { n: row.n, base, record }).toString(),
-        })),
+        .map(({ base, record, blockers, ...row }) => {
+          const text = inflate(sql, rollout, { n: row.n, base, record })?.toString();
+          const had = blockersIn(blockers);
+          return text === undefined || had === null
+            ? { ...row, record: null, blockers: [] }
+            : { ...row, record: text, blockers: had };
+        }),
   }) satisfies Partial<SyncStore>;
