@@ -19,15 +19,9 @@ import {
   type Selected,
   select,
 } from './image-pair.ts';
-import {
-  type ImageRecord,
-  readImageRecord,
-  readTrialNote,
-  removeImageRecord,
-  writeImageRecord,
-} from './image-record.ts';
+import { contentOf, readImageRecord, readTrialNote, removeImageRecord, writeImageRecord } from './image-record.ts';
 import type { ImageSelector } from './selectors/selector.ts';
-import type { FetchedArtifact, SlotContent, SlotName, SlotResult, Slots } from './slots.ts';
+import type { FetchedArtifact, SlotName, SlotResult, Slots } from './slots.ts';
 
 export type BootSlotsOptions = {
   /** Records are kept here; the folder exists, and is on no slot. */
@@ -78,11 +72,6 @@ const inspect = async (pair: BootPair): ReturnType<Slots['inspect']> => {
   const slots = { a: contentOf(a), b: contentOf(b) };
   return { ok: true, view: { active, trial: trial === null ? null : { ...trial, deployment }, slots } };
 };
-
-const contentOf = (record: ImageRecord | undefined): SlotContent =>
-  record?.state === 'bootable'
-    ? { state: 'bootable', running: record.running, securityCounter: record.securityCounter }
-    : { state: 'unbootable' };
 
 /** Everything that writes into a slot goes through here: never the slot that boots next or runs now. */
 const standby = async (pair: BootPair, slot: SlotName): Promise<Selected | Refused> => {

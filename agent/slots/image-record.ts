@@ -10,7 +10,7 @@ import { readFileIfThere, syncFolder, writeFileDurably } from '#shared/durable.t
 import { Id, Sha256 } from '#shared/ids.ts';
 import { Artifact } from '#shared/manifest.ts';
 import { seal, unseal } from './sealed.ts';
-import type { SlotName } from './slots.ts';
+import type { SlotContent, SlotName } from './slots.ts';
 
 const ImageRecord = z.object({
   format: z.literal(1),
@@ -26,6 +26,11 @@ const ImageRecord = z.object({
     .optional(),
 });
 export type ImageRecord = z.infer<typeof ImageRecord>;
+
+export const contentOf = (record: ImageRecord | undefined): SlotContent =>
+  record?.state === 'bootable'
+    ? { state: 'bootable', running: record.running, securityCounter: record.securityCounter }
+    : { state: 'unbootable' };
 
 const recordFile = (dir: string, slot: SlotName): string => join(dir, `${slot}.image.json`);
 

@@ -4,33 +4,22 @@
  */
 import { realpath } from 'node:fs/promises';
 import { crashPoint } from '#agent/crash-point.ts';
-import type { Log } from '#agent/log.ts';
 import { storageRefusal } from '#agent/system-error.ts';
-import { Id, Sha256 } from '#shared/ids.ts';
+import { Sha256 } from '#shared/ids.ts';
 import type { Artifact, Manifest } from '#shared/manifest.ts';
 import { openBootSelector, type Selection } from '../boot-selector.ts';
 import { DONE, type Refused, refuse } from '../image-pair.ts';
-import { type ImageRecord, removeImageRecord, writeImageRecord } from '../image-record.ts';
-import type { FetchedArtifact, SlotContent, SlotName, SlotResult, Slots } from '../slots.ts';
+import { contentOf, removeImageRecord, writeImageRecord } from '../image-record.ts';
+import type { FetchedArtifact, SlotName, SlotResult, Slots } from '../slots.ts';
 import { booting, change } from './command-boot.ts';
 import { askVerb, type CommandPair, type Known, know } from './command-pair.ts';
 import type { CommandConfig } from './delegate-config.ts';
+import type { DelegateOptions } from './delegate-options.ts';
 import { delegatedTo, isAsFetched } from './delegated.ts';
-import { type InstallerOptions, openInstaller } from './installer.ts';
-
-export type CommandSlotsOptions = {
-  config: CommandConfig;
-  /** Records are kept here; the folder exists. */
-  dir: string;
-  compatible: Id;
-  log: Log;
-  onInstalled?: InstallerOptions['onInstalled'];
-  /** Called after every durable step; tests kill the agent there. Default agent/crash-point.ts. */
-  crashPoint?: (name: string) => void;
-};
+import { openInstaller } from './installer.ts';
 
 /** Opens the pair, and ends an installer that an agent has left when it was killed. */
-export const openCommandSlots = async (options: CommandSlotsOptions): Promise<Slots> => {
+export const openCommandSlots = async (options: DelegateOptions<CommandConfig>): Promise<Slots> => {
   const dir = await realpath(options.dir);
   const pair: CommandPair = {
     config: options.config,
@@ -61,10 +50,6 @@ const inspect = async (pair: CommandPair): ReturnType<Slots['inspect']> => {
   const { active, trial, records } = known;
   return { ok: true, view: { active, trial, slots: { a: contentOf(records.a), b: contentOf(records.b) } } };
 };
-const contentOf = (record: ImageRecord | undefined): SlotContent =>
-  record?.state === 'bootable'
-    ? { state: 'bootable', running: record.running, securityCounter: record.securityCounter }
-    : { state: 'unbootable' };
 
 /** Everything that writes into a slot goes through here: never the slot that boots next or runs now. */
 const standby = async (pair: CommandPair, slot: SlotName): Promise<Known | Refused> => {

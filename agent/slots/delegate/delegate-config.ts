@@ -17,16 +17,19 @@ const DELEGATED = {
   laterFirstMs: z.number().int().min(1).max(60_000).default(1_000),
 };
 
+/** What the installer calls each of the two slots. */
+const eachSlot = (charsMax: number) => {
+  const name = z.string().min(1).max(charsMax);
+  return z.strictObject({ a: name, b: name }).refine(({ a, b }) => a !== b, 'the two slots must have different names');
+};
+
 const RaucConfig = z.strictObject({
   ...DELEGATED,
   installer: z.literal('rauc'),
   handler: Id.default(Id.parse('rauc')),
   command: Command.default(['rauc']),
   /** `bootname` of each slot in RAUC's system.conf. */
-  bootNames: z
-    .strictObject({ a: z.string().min(1).max(64), b: z.string().min(1).max(64) })
-    .default({ a: 'A', b: 'B' })
-    .refine(({ a, b }) => a !== b, 'the two slots must have different names'),
+  bootNames: eachSlot(64).default({ a: 'A', b: 'B' }),
   ...REBOOTING,
 });
 
@@ -36,10 +39,7 @@ const SwupdateConfig = z.strictObject({
   handler: Id.default(Id.parse('swupdate')),
   command: Command.default(['swupdate']),
   /** What is installed for each slot, `-e`: software set and mode of sw-description. */
-  select: z
-    .strictObject({ a: z.string().min(1).max(256), b: z.string().min(1).max(256) })
-    .default({ a: 'stable,copy-1', b: 'stable,copy-2' })
-    .refine(({ a, b }) => a !== b, 'the two slots must be different'),
+  select: eachSlot(256).default({ a: 'stable,copy-1', b: 'stable,copy-2' }),
   /** The partitions or files that these write, which are read back. */
   a: Path,
   b: Path,

@@ -3,7 +3,8 @@ import { unreachable } from '#shared/ids.ts';
 import type { Slots } from '../slots.ts';
 import { openCommandSlots } from './command.ts';
 import type { DelegateConfig } from './delegate-config.ts';
-import { type DelegateOptions, openRaucSlots } from './rauc.ts';
+import type { DelegateOptions } from './delegate-options.ts';
+import { openRaucSlots } from './rauc.ts';
 import { openSwupdateSlots } from './swupdate.ts';
 
 export const openDelegateSlots = ({ config, ...options }: DelegateOptions<DelegateConfig>): Promise<Slots> => {

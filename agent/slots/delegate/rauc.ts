@@ -1,7 +1,5 @@
 /** RAUC's slots: bundles are installed by RAUC, which also tells the boot loader; the agent decides when, watches the trial, and reads back. */
 import { realpath } from 'node:fs/promises';
-import type { Log } from '#agent/log.ts';
-import type { Id } from '#shared/ids.ts';
 import type { Artifact } from '#shared/manifest.ts';
 import { openBootSlots } from '../boot-slots.ts';
 import { type Filling, type Refused, refuse } from '../image-pair.ts';
@@ -9,22 +7,12 @@ import type { ImageRecord } from '../image-record.ts';
 import { SelectorFailed } from '../selectors/selector.ts';
 import type { SlotName, Slots } from '../slots.ts';
 import type { RaucConfig } from './delegate-config.ts';
+import type { DelegateOptions } from './delegate-options.ts';
 import { delegatedTo, isAsFetched } from './delegated.ts';
-import { type InstallerOptions, openInstaller } from './installer.ts';
+import { openInstaller } from './installer.ts';
 import { type RaucClient, raucClient } from './rauc-client.ts';
 import { raucSelector } from './rauc-selector.ts';
 import { compareStored } from './stored.ts';
-
-export type DelegateOptions<C> = {
-  config: C;
-  /** Records are kept here; the folder exists, and is on no slot. */
-  dir: string;
-  compatible: Id;
-  log: Log;
-  onInstalled?: InstallerOptions['onInstalled'];
-  /** Called after every durable step; tests cut the power there. Default agent/crash-point.ts. */
-  crashPoint?: (name: string) => void;
-};
 
 export const openRaucSlots = async (options: DelegateOptions<RaucConfig>): Promise<Slots> => {
   const { config } = options;

@@ -11,9 +11,9 @@ import { findRunningSlot } from '../running-slot.ts';
 import { openSelector } from '../selectors/open-selector.ts';
 import type { Slots } from '../slots.ts';
 import type { SwupdateConfig } from './delegate-config.ts';
+import type { DelegateOptions } from './delegate-options.ts';
 import { delegatedTo, isAsFetched } from './delegated.ts';
 import { type Installer, openInstaller } from './installer.ts';
-import type { DelegateOptions } from './rauc.ts';
 import { compareStored } from './stored.ts';
 
 export const openSwupdateSlots = async (options: DelegateOptions<SwupdateConfig>): Promise<Slots> => {
