@@ -222,8 +222,8 @@ export const RolloutView = z.object({
     .nullable(),
 });
 export type RolloutView = z.infer<typeof RolloutView>;
-/** The answer to whoever plans one. `notices`: what of it is not as may have been meant, each one sentence. */
-export const PlannedView = z.object({ ...RolloutView.shape, notices: z.array(z.string()) });
+/** The answer to whoever plans or recalls one. `notices`: what of that is not as may have been meant, each one sentence. */
+export const NoticedView = z.object({ ...RolloutView.shape, notices: z.array(z.string()) });
 /** A rollout in the queue. `waitsFor`: how many of its planned devices other rollouts have, or come first for. */
 export const QueuedView = z.object({
   ...RolloutView.shape,

@@ -7,7 +7,7 @@ import { type Id, releaseRef, type Sha256 } from '#shared/ids.ts';
 import { refuse } from '#shared/problems.ts';
 import { STAYS, type StayReason } from '#shared/recall.ts';
 import { BY_SERVER } from './audit.ts';
-import type { HaltReason, Millis, Recalled, Rollout, RolloutState } from './rollout.ts';
+import type { HaltReason, Millis, Recalled, Rollout, RolloutPlan, RolloutState } from './rollout.ts';
 import type { RolloutEvent, RolloutFacts, RolloutStep } from './rollout-events.ts';
 
 export const recalledOf = (progress: RolloutState): Recalled | undefined =>
@@ -140,3 +140,7 @@ export const recallWords = (
   const staying = total === 0 ? '' : ` ${total} can not go back (${why}${stays.length > REASONED_MAX ? '; ...' : ''}).`;
   return ` ${by}: ${back === '' ? 'nobody goes back' : back}.${staying}`;
 };
+
+/** To whoever recalls it again. */
+export const nobodyLeftWords = ({ id, product, version }: Pick<RolloutPlan, 'id' | 'product' | 'version'>): string =>
+  `Nobody is left to recall: whoever ran ${releaseRef(product, version)} because of ${id} went back, is on the way, or runs something else by now.`;

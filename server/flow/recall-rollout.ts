@@ -2,13 +2,15 @@
 import { type Id, releaseRef } from '#shared/ids.ts';
 import { accept, type Result, refuse } from '#shared/problems.ts';
 import { type Channel, findChannel } from '../domain/channel.ts';
-import { sortRecall } from '../domain/recall.ts';
+import { recalledOf, sortRecall } from '../domain/recall.ts';
 import type { Recalled } from '../domain/rollout.ts';
 import type { RolloutRecord } from '../store/store.ts';
 import { DEVICES_AT_ONCE, destinationOf } from './enact-recall.ts';
 import { applyEvent, type RunDeps, runRollout } from './run-rollout.ts';
 
 type To = NonNullable<Recalled['to']>;
+/** `nobodyLeft`: it was recalled before, and all who could be sent back were. */
+type Recall = { rollout: RolloutRecord; nobodyLeft: boolean };
 
 /**
  * Only of what was halted, aborted or completed. Recalling again looks anew at whoever has not gone back. Refusals: `not-found` (rollout, release),
@@ -17,7 +19,7 @@ type To = NonNullable<Recalled['to']>;
 export const recallRollout = async (
   deps: RunDeps & { channels: readonly Channel[] },
   input: { rollout: Id; note: string; by: string; to?: string | undefined },
-): Promise<Result<RolloutRecord>> => {
+): Promise<Result<Recall>> => {
   const record = await deps.store.getRollout(input.rollout);
   if (record === undefined) return refuse('not-found', `there is no rollout ${input.rollout}`);
   let to: To | undefined;
@@ -26,12 +28,25 @@ export const recallRollout = async (
     if (!found.ok) return found;
     to = found.value;
   }
+  const before = recalledOf(record.progress);
+  const nobodyLeft = before !== undefined && !(await isAnybodyLeft(deps, record, before));
+  // Another place to go is for those who commit late.
+  if (nobodyLeft && before.to?.version === to?.version) return accept({ rollout: record, nobodyLeft });
   const { by, note } = input;
   const event = { kind: 'recall' as const, by, note, ...(to === undefined ? {} : { to }) };
   const recalled = await applyEvent(deps, input.rollout, event);
+  if (!recalled.ok) return recalled;
   // What is due now is done now, so that the answer shows where it leads.
-  return recalled.ok ? runRollout(deps, input.rollout) : recalled;
+  const run = await runRollout(deps, input.rollout);
+  return run.ok ? accept({ rollout: run.value, nobodyLeft }) : run;
 };
+
+/** Whoever was found not to go back may by now, so all of them are looked at that were decided until now. */
+const isAnybodyLeft = async (
+  { store, now }: Pick<RunDeps, 'store' | 'now'>,
+  { plan }: RolloutRecord,
+  { at }: Recalled,
+): Promise<boolean> => (await store.listRecallable(plan.id, Math.max(now(), at + 1), 1)).length > 0;
 
 const findTo = async (
   { store, channels, now }: RunDeps & { channels: readonly Channel[] },

@@ -3,6 +3,7 @@ import { routes } from '#shared/api.ts';
 import type { Id } from '#shared/ids.ts';
 import { accept, type Result, refuse } from '#shared/problems.ts';
 import type { Channel } from '../domain/channel.ts';
+import { nobodyLeftWords } from '../domain/recall.ts';
 import { explainRollout } from '../flow/explain-rollout.ts';
 import type { Packs } from '../flow/packs.ts';
 import { planRollout } from '../flow/plan-rollout.ts';
@@ -88,9 +89,12 @@ export const rolloutRoutes = (
   handle(app, routes.rolloutQueue, async () => accept({ items: (await queueRollouts(deps)).map(queuedView) }));
   handle(app, routes.rolloutRecall, async ({ params, body, who }) => {
     const recalled = await recallRollout(deps, { rollout: params.rollout, ...body, by: who.name });
+    if (!recalled.ok) return recalled;
+    const { rollout, nobodyLeft } = recalled.value;
     // The rollouts that it made are due at once.
-    if (recalled.ok) for (const { id } of await deps.store.listRecalls(params.rollout)) deps.rollouts.wake(id);
-    return showAndWake(recalled);
+    for (const { id } of await deps.store.listRecalls(params.rollout)) deps.rollouts.wake(id);
+    const shown = await showAndWake(accept(rollout));
+    return shown.ok ? accept({ ...shown.value, notices: nobodyLeft ? [nobodyLeftWords(rollout.plan)] : [] }) : shown;
   });
   handle(app, routes.rolloutAbort, async ({ params, body, who }) =>
     showAndWake(await steerRollout(deps, { rollout: params.rollout, verb: 'abort', note: body.note, by: who.name })),

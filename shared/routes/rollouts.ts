@@ -5,7 +5,7 @@ import { ExplanationView } from '../explanation.ts';
 import { Id, Millis, ReleaseRef, text, Version } from '../ids.ts';
 import { CohortPlan, Policy } from '../policy.ts';
 import { route } from '../route.ts';
-import { CohortView, DeploymentView, PlannedView, QueuedView, RolloutView } from '../views.ts';
+import { CohortView, DeploymentView, NoticedView, QueuedView, RolloutView } from '../views.ts';
 import { OPERATE, PageQuery, page, READ, rollout } from './parts.ts';
 
 export const rolloutsApi = {
@@ -54,7 +54,7 @@ export const rolloutsApi = {
       startAt: Millis.optional(),
       endBy: Millis.meta({ examples: [1_795_305_600_000] }).optional(),
     }),
-    answer: PlannedView,
+    answer: NoticedView,
     success: 201,
   }),
   rolloutList: route({
@@ -178,6 +178,6 @@ export const rolloutsApi = {
     summary: 'Send the devices that run its release because of it back to what each ran before, or all to one release',
     ...rollout,
     body: z.strictObject({ note: text(512).default(''), to: Version.optional() }),
-    answer: RolloutView,
+    answer: NoticedView,
   }),
 } as const;

@@ -179,6 +179,31 @@ describe('by command', () => {
     expect(await devicesOf(`${bad}-r2`)).toEqual(['gw-2']);
   });
 
+  // Found by hand: it answered as the first time, as if it had done something.
+  test('with nobody left to recall a second time records nothing, unless who commits late is to go elsewhere', async () => {
+    const bad = await haltedRollout();
+    expect(must(await recall(bad)).nobodyLeft).toBe(false);
+    const said = await sentences();
+    const second = must(await recall(bad, { note: 'once more' }));
+    expect(second.nobodyLeft).toBe(true);
+    expect(recalledOf(second.rollout.progress)).toMatchObject({ note: 'GW-31' });
+    expect(await sentences()).toEqual(said);
+    await releaseOf(world, '0.9.0');
+    expect(must(await recall(bad, { to: '0.9.0' })).nobodyLeft).toBe(true);
+    await ends(bad, 'gw-4', 'committed', '1.1.0');
+    await run(world, bad);
+    expect((await rolloutOf(`${bad}-r2`)).plan.version).toBe('0.9.0');
+    expect(must(await recall(bad, { to: '0.9.0' })).nobodyLeft).toBe(true);
+  });
+
+  test('who could not go back is looked at anew, and is somebody left to recall', async () => {
+    const bad = await haltedRollout();
+    must(await withdrawRelease(world, { product: GATEWAY, version: '1.0.0', reason: 'leaks', by: 'ada' }));
+    for (const time of ['first', 'second'])
+      expect(must(await recall(bad, { note: time }))).toMatchObject({ nobodyLeft: false });
+    expect(await staying(bad)).toEqual(['gw-1 withdrawn', 'gw-2 withdrawn']);
+  });
+
   test('a device that another rollout has brought on meanwhile is left alone', async () => {
     const bad = await haltedRollout();
     await releaseOf(world, '1.2.0');

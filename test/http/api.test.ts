@@ -14,7 +14,7 @@ import { Problem, refuse } from '#shared/problems.ts';
 import type { Route } from '#shared/route.ts';
 import { verifyAuditExport } from '#shared/trust/audit-export.ts';
 import { publicKeyPem } from '#shared/trust/keys.ts';
-import { ChangeView, DeviceView, ReleaseView, RequirementsView, RolloutView } from '#shared/views.ts';
+import { ChangeView, DeviceView, NoticedView, ReleaseView, RequirementsView, RolloutView } from '#shared/views.ts';
 import { line, report, running } from '#test/store/records.ts';
 import {
   type BundleFile,
@@ -553,11 +553,14 @@ test('a rollout that was aborted is recalled: it names what takes its devices ba
     explanation: expect.stringContaining('Recalled by operator-1: nobody goes back. 2 can not go back'),
   });
   expect(problemOf(await call('operator', 'POST', at, { to: '7.0.0' }))).toEqual([404, 'not-found']);
-  const named = RolloutView.parse((await call('operator', 'POST', at, { to: '1.0.0' })).body);
+  const named = NoticedView.parse((await call('operator', 'POST', at, { to: '1.0.0' })).body);
   expect(named.recall).toMatchObject({
     to: 'gateway@1.0.0',
     rollouts: [{ id: `${id}-r1`, release: 'gateway@1.0.0', devices: 2 }],
   });
+  expect(named.notices).toEqual([]);
+  const again = NoticedView.parse((await call('operator', 'POST', at, { to: '1.0.0' })).body);
+  expect(again.notices).toEqual([expect.stringMatching(/^Nobody is left to recall: /)]);
   const back = RolloutView.parse((await call('viewer', 'GET', `rollouts/${id}-r1`)).body);
   expect(back).toMatchObject({
     recalls: id,

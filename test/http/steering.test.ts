@@ -2,7 +2,7 @@
 import { beforeEach, expect, test } from 'vitest';
 import type { Running } from '#shared/deployment.ts';
 import { Id, Sha256 } from '#shared/ids.ts';
-import { DriftView, PlannedView, RolloutView } from '#shared/views.ts';
+import { DriftView, NoticedView, RolloutView } from '#shared/views.ts';
 import { line } from '#test/store/records.ts';
 import { deploymentsOf, enrolFleet, GATEWAY, lastTold, releaseOf, report, run, T0 } from '../flow/world.ts';
 import { type Answer, problemOf, withApi } from './rig.ts';
@@ -111,7 +111,7 @@ test.each([
   ['is to come', T0 + HOUR, [], 'scheduled'],
 ])('whoever plans a start that %s is told so, or nothing', async (_, startAt, notices, state) => {
   const planned = await post('rollouts', { release: 'gateway@1.1.0', cohorts: FLEET, policy: {}, startAt });
-  expect(PlannedView.parse(planned.body)).toMatchObject({ notices, state });
+  expect(NoticedView.parse(planned.body)).toMatchObject({ notices, state });
 });
 
 test.each([
@@ -125,7 +125,7 @@ test.each([
   ['is to come', T0 + HOUR, []],
 ])('whoever plans an activation that %s is told so, or nothing', async (_, activation, notices) => {
   const planned = await post('rollouts', { release: 'gateway@1.1.0', cohorts: FLEET, policy: { activation } });
-  expect(PlannedView.parse(planned.body)).toMatchObject({ notices });
+  expect(NoticedView.parse(planned.body)).toMatchObject({ notices });
 });
 
 test('a followed cohort takes in who comes to match, and the rollout shows it', async () => {
