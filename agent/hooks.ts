@@ -1,12 +1,12 @@
 /** Runs a manifest's hooks. After a crash a hook may run again: it must be able to. */
-import type { HealthCheck, Manifest } from '#shared/manifest.ts';
+import type { HealthCheck, HookMoment, Manifest } from '#shared/manifest.ts';
 import { runCommand } from './command.ts';
 
 /** EX_TEMPFAIL of sysexits.h: the hook asks to be run again later. */
 const EXIT_LATER = 75;
 
 export type HookOptions = {
-  when: Manifest['hooks'][number]['when'];
+  when: HookMoment;
   manifest: Pick<Manifest, 'hooks'>;
   /** The working directory. */
   folder: string;

@@ -33,7 +33,7 @@ export const openIdentity = async (dir: string, device: Id): Promise<Identity> =
   return identityOf(signer.value, device, known === undefined);
 };
 
-const identityOf = (signer: Signer, device: Id, created: boolean): Identity => ({
+export const identityOf = (signer: Signer, device: Id, created: boolean): Identity => ({
   device,
   publicKey: signer.key.keyval.public,
   created,

@@ -4,7 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { DeviceErrorCode, Running } from '#shared/deployment.ts';
 import { readFileIfThere } from '#shared/durable.ts';
 import type { Id, Sha256 } from '#shared/ids.ts';
-import { Manifest } from '#shared/manifest.ts';
+import { type HookMoment, Manifest } from '#shared/manifest.ts';
 import { sha256Hex } from '#shared/trust/canonical.ts';
 import type { ApplicationFiles } from './application-files.ts';
 import type { AgentConfig } from './config.ts';
@@ -105,12 +105,7 @@ export const partsOf = (options: PerformOptions) => {
   const pause = (attempt: number, signal: AbortSignal): Promise<unknown> =>
     sleep(backoffMs(attempt, options.backoff, Math.random()), undefined, { signal }).catch(() => undefined);
 
-  const hooks = async (
-    when: Manifest['hooks'][number]['when'],
-    manifest: Manifest,
-    journey: Journey,
-    signal: AbortSignal,
-  ) => {
+  const hooks = async (when: HookMoment, manifest: Manifest, journey: Journey, signal: AbortSignal) => {
     if (!manifest.hooks.some((hook) => hook.when === when)) return { ok: true as const };
     const ran = await runHooks({
       when,

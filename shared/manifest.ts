@@ -119,6 +119,17 @@ export const HealthPolicy = z.strictObject({
 });
 export type HealthPolicy = z.infer<typeof HealthPolicy>;
 
+/** `health` runs again and again, as a command check does. docs/agent.md says when each runs, and with what. */
+export const HookMoment = z.enum([
+  'before-install',
+  'after-install',
+  'before-activate',
+  'health',
+  'after-commit',
+  'after-revert',
+]);
+export type HookMoment = z.infer<typeof HookMoment>;
+
 export const Manifest = z
   .strictObject({
     format: z.literal(1),
@@ -145,15 +156,7 @@ export const Manifest = z
     hooks: z
       .array(
         z.strictObject({
-          /** `health` runs again and again, as a command check does. docs/agent.md says when each runs, and with what. */
-          when: z.enum([
-            'before-install',
-            'after-install',
-            'before-activate',
-            'health',
-            'after-commit',
-            'after-revert',
-          ]),
+          when: HookMoment,
           command: Command,
           timeoutMs: DurationMs.min(1).default(60_000),
         }),

@@ -4,10 +4,19 @@ import { cp, mkdir, readdir, readlink, rename, rm, writeFile } from 'node:fs/pro
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { openCrashRig } from './crash-rig.ts';
-import { APPS, NEVER_WELL, until } from './harness.ts';
+import { APPS, NEVER_WELL, type RunningAgent, until } from './harness.ts';
 import { COPIES, flipByte } from './slot-pair.ts';
 
 const rig = await openCrashRig();
+
+/** An outcome has come; a failure says what the agent did last. */
+const untilReported = (agent: RunningAgent, what: string) =>
+  until(
+    what,
+    () => rig.server.state.receipts.length > 0,
+    60_000,
+    () => agent.lines.slice(-5),
+  );
 
 /** A process whose working directory is this slot. */
 const runsFrom = async (folder: string): Promise<boolean> => {
@@ -52,12 +61,7 @@ test.skipIf(!canMount())(
       const release = await rig.publishNext(APPS.good);
       rig.server.desire(release.instruction);
       await disk.empty();
-      await until(
-        'it is committed',
-        () => rig.server.state.receipts.length > 0,
-        60_000,
-        () => agent.lines.slice(-5),
-      );
+      await untilReported(agent, 'it is committed');
       expect(rig.server.state.receipts).toMatchObject([{ outcome: 'committed', running: { slot: 'b' } }]);
       await agent.stop();
     } finally {
@@ -75,12 +79,7 @@ test.skipIf(!canMount())(
       const agent = device.start();
       const release = await rig.publishNext(APPS.good);
       rig.server.desire(release.instruction);
-      await until(
-        'it has failed',
-        () => rig.server.state.receipts.length > 0,
-        60_000,
-        () => agent.lines.slice(-5),
-      );
+      await untilReported(agent, 'it has failed');
       expect(rig.server.state.receipts).toMatchObject([
         { outcome: 'failed', error: { code: 'NO_SPACE' }, running: { version: '1.0.0', slot: 'a' } },
       ]);
@@ -102,12 +101,7 @@ test('22: new version crashes, or hangs, trial: reverts, by boot counter or watc
     health: { checks, soakMs: 0, deadlineMs: 1_500, intervalMs: 100 },
   });
   rig.server.desire(release.instruction);
-  await until(
-    'it has reverted',
-    () => rig.server.state.receipts.length > 0,
-    40_000,
-    () => agent.lines.slice(-5),
-  );
+  await untilReported(agent, 'it has reverted');
   expect(rig.server.state.receipts).toMatchObject([{ outcome: 'reverted', running: { version: '1.0.0', slot: 'a' } }]);
   expect(agent.states()).toContain('trial');
 });
@@ -130,7 +124,7 @@ test('23: new version breaks the network, trial: reverts after the deadline', as
   } finally {
     rig.server.state.offline = false;
   }
-  await until('it says so when it can', () => rig.server.state.receipts.length > 0, 40_000);
+  await untilReported(agent, 'it says so when it can');
   expect(rig.server.state.receipts).toMatchObject([{ outcome: 'reverted', running: { version: '1.0.0', slot: 'a' } }]);
 });
 
@@ -139,12 +133,7 @@ test('25: the revert itself fails, or boots never end, revert: bounded, ends in 
   await rig.crashAt(device, 'journal.reverting', APPS.crashing, NEVER_WELL);
   for (const copy of COPIES) await flipByte(join(device.dataDir, 'slots', copy), 20);
   const agent = device.start();
-  await until(
-    'it has said so',
-    () => rig.server.state.receipts.length > 0,
-    40_000,
-    () => agent.lines.slice(-5),
-  );
+  await untilReported(agent, 'it has said so');
   expect(rig.server.state.receipts).toMatchObject([{ outcome: 'failed', error: { code: 'REVERT_FAILED' } }]);
   expect(agent.states().filter((state) => state === 'reverting').length).toBeLessThan(3);
 });

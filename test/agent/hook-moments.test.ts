@@ -1,6 +1,7 @@
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, describe, expect, test } from 'vitest';
+import { HookMoment } from '#shared/manifest.ts';
 import { openCrashRig } from './crash-rig.ts';
 import { APPS, until } from './harness.ts';
 
@@ -11,15 +12,6 @@ const device = await rig.settledDevice(afterAll);
 const agent = device.start();
 afterAll(() => agent.stop());
 
-const MOMENTS = [
-  'before-install',
-  'after-install',
-  'before-activate',
-  'health',
-  'after-commit',
-  'after-revert',
-] as const;
-type Moment = (typeof MOMENTS)[number];
 /** What the hook does each time that it runs; `$RUNS` has a line for each run so far. */
 const BEHAVIOURS = {
   'exits with 1': 'exit 1',
@@ -28,7 +20,7 @@ const BEHAVIOURS = {
 } as const;
 type Behaviour = keyof typeof BEHAVIOURS;
 
-const deploy = async (when: Moment, behaviour: Behaviour) => {
+const deploy = async (when: HookMoment, behaviour: Behaviour) => {
   const runs = join(device.dir, `${when}-${Object.keys(BEHAVIOURS).indexOf(behaviour)}`);
   const script = `RUNS=${runs}; env | grep ^SLUICE_ | sort | tr '\\n' ' ' >> $RUNS; echo >> $RUNS; ${BEHAVIOURS[behaviour]}`;
   const isReverted = when === 'after-revert';
@@ -50,7 +42,7 @@ const deploy = async (when: Moment, behaviour: Behaviour) => {
   return { release, outcome: known.outcome, code: known.error?.code ?? null, running: known.running!, lines };
 };
 
-const EXPECTED: Record<Moment, Record<'fails' | 'later', [string, string | null]>> = {
+const EXPECTED: Record<HookMoment, Record<'fails' | 'later', [string, string | null]>> = {
   'before-install': { fails: ['failed', 'HOOK_FAILED'], later: ['committed', null] },
   'after-install': { fails: ['failed', 'HOOK_FAILED'], later: ['committed', null] },
   'before-activate': { fails: ['reverted', 'HOOK_FAILED'], later: ['committed', null] },
@@ -60,7 +52,7 @@ const EXPECTED: Record<Moment, Record<'fails' | 'later', [string, string | null]
   'after-revert': { fails: ['reverted', 'TRIAL_CRASHED'], later: ['reverted', 'TRIAL_CRASHED'] },
 };
 
-describe.each(MOMENTS)('24: the hook %s', (when) => {
+describe.each(HookMoment.options)('24: the hook %s', (when) => {
   test.each(Object.keys(BEHAVIOURS) as Behaviour[])('%s', async (behaviour) => {
     const { outcome, code, lines } = await deploy(when, behaviour);
     const isLater = behaviour === 'says "later" once';

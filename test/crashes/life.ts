@@ -2,6 +2,7 @@
 import { leafOf, openInbox } from '#agent/desired.ts';
 import { openFleetTime } from '#agent/fleet-time.ts';
 import { writeFloor } from '#agent/floor.ts';
+import { identityOf } from '#agent/identity.ts';
 import { type Machine, openMachine } from '#agent/machine.ts';
 import { openMemory } from '#agent/open-memory.ts';
 import { failureOf, openPerformer } from '#agent/perform.ts';
@@ -11,9 +12,8 @@ import type { Slots } from '#agent/slots/slots.ts';
 import type { Application, ApplicationExit, Supervisor } from '#agent/supervisor.ts';
 import { Id } from '#shared/ids.ts';
 import { DesiredLeaf } from '#shared/messages.ts';
-import { signPayload } from '#shared/trust/signed.ts';
 import type { Signer } from '#shared/trust/signers.ts';
-import { NO_DATA, NO_FILES } from '#test/simulation/agent-parts.ts';
+import { PLAIN, PLAIN_CONFIG } from '#test/simulation/agent-parts.ts';
 import type { Process, Time } from '#test/simulation/time.ts';
 import { COMPATIBLE, DATA, type Device } from './device.ts';
 import { log } from './log.ts';
@@ -109,13 +109,9 @@ export const live = async (options: LifeOptions): Promise<{ machine: Machine; sl
   const perform = openPerformer({
     config: {
       compatible: COMPATIBLE,
-      trialTries: 3,
+      ...PLAIN_CONFIG,
       application: { stopMs: 100, limits: {} },
-      unreachableMs: 60_000,
-      health: { checks: [], probes: [], intervalMs: 60_000 },
-      data: { bytesMax: 0 },
       keepArtifacts: 'raw',
-      metered: { policy: 'allow', delayMs: 0, bytesFree: 0 },
     },
     folders: { data: DATA, downloads: `${DATA}/downloads` },
     boot,
@@ -123,23 +119,12 @@ export const live = async (options: LifeOptions): Promise<{ machine: Machine; sl
     supervisor,
     trust,
     http: server.http,
-    identity: {
-      device: DEVICE,
-      publicKey: options.signer.key.keyval.public,
-      created: false,
-      sign: (payload) => signPayload(options.signer, payload),
-      login: () => '',
-    },
+    identity: identityOf(options.signer, DEVICE, false),
     machine: () => machine,
     inbox: () => inbox,
     contact: () => (link.connected() ? { reach: 'broker' } : { reach: 'unknown' }),
-    files: NO_FILES,
-    data: NO_DATA,
-    holds: { wait: async () => 'go' },
-    onProgress: () => undefined,
+    ...PLAIN,
     onReceipt: () => reporter.changed(),
-    keepLog: async () => {},
-    keepChecks: async () => {},
     now,
     time: openFleetTime({ wall: now, monotonic: () => performance.now(), earliest: () => 0, trusted: now }),
     log,

@@ -5,6 +5,7 @@
 import { type Inbox, openInbox } from '#agent/desired.ts';
 import { openFleetTime } from '#agent/fleet-time.ts';
 import { writeFloor } from '#agent/floor.ts';
+import { identityOf } from '#agent/identity.ts';
 import { type Machine, openMachine } from '#agent/machine.ts';
 import { openMemory } from '#agent/open-memory.ts';
 import { failureOf, openPerformer } from '#agent/perform.ts';
@@ -12,10 +13,9 @@ import { runningNow } from '#agent/perform-parts.ts';
 import { openPoll } from '#agent/poll.ts';
 import { openReporter, type Reporter } from '#agent/report.ts';
 import type { Id } from '#shared/ids.ts';
-import { signPayload } from '#shared/trust/signed.ts';
 import { TIME_ZONE_ATTRIBUTE } from '#shared/windows.ts';
 import type { Device, DeviceDeps } from './agent.ts';
-import { NO_DATA, NO_FILES, openHttpFor, openTrust } from './agent-parts.ts';
+import { openHttpFor, openTrust, PLAIN, PLAIN_CONFIG } from './agent-parts.ts';
 import { acknowledgedByDeployment } from './planted-agent.ts';
 import { openSlots } from './slots.ts';
 import type { Process } from './time.ts';
@@ -108,13 +108,9 @@ export const live = async (
   const perform = openPerformer({
     config: {
       compatible: device.compatible,
-      trialTries: 3,
+      ...PLAIN_CONFIG,
       application: { stopMs: 5_000, limits: {} },
-      unreachableMs: 60_000,
-      health: { checks: [], probes: [], intervalMs: 60_000 },
-      data: { bytesMax: 0 },
       keepArtifacts: 'none',
-      metered: { policy: 'allow', delayMs: 0, bytesFree: 0 },
     },
     folders: { data: drive.folder, downloads: `${drive.folder}/downloads` },
     boot,
@@ -122,24 +118,13 @@ export const live = async (
     supervisor: slots.supervisor,
     trust,
     http: openHttpFor(deps, id, process, 'confirm'),
-    identity: {
-      device: id,
-      publicKey: device.signer.key.keyval.public,
-      created: false,
-      sign: (payload) => signPayload(device.signer, payload),
-      login: () => '',
-    },
+    identity: identityOf(device.signer, id, false),
     machine: () => machine,
     inbox: () => inbox,
     contact: () =>
       link.connected() ? { reach: 'broker' } : poll.answeredLately() ? { reach: 'http' } : { reach: 'unknown' },
-    files: NO_FILES,
-    data: NO_DATA,
-    holds: { wait: async () => 'go' },
-    onProgress: () => {},
+    ...PLAIN,
     onReceipt: () => reporter.changed(),
-    keepLog: async () => {},
-    keepChecks: async () => {},
     now,
     time,
     log,

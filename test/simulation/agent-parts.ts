@@ -3,6 +3,7 @@ import type { ApplicationFiles } from '#agent/application-files.ts';
 import type { DataSnapshots } from '#agent/data-snapshot.ts';
 import { leafOf } from '#agent/desired.ts';
 import type { Http } from '#agent/http.ts';
+import type { PerformOptions } from '#agent/perform-parts.ts';
 import type { DeviceTrust } from '#agent/trust/device-trust.ts';
 import { judgeInstruction } from '#agent/trust/instruction.ts';
 import type { Id } from '#shared/ids.ts';
@@ -15,18 +16,36 @@ import type { AskedFor } from './network.ts';
 import type { Process } from './time.ts';
 
 /** A simulated application has none of its own. */
-export const NO_FILES: ApplicationFiles = {
+const NO_FILES: ApplicationFiles = {
   dataDir: '/application',
   secretsDir: '/secrets',
   environment: async () => ({ ok: true, values: {} }),
   withoutSecrets: async (text) => text,
 };
 
-export const NO_DATA: DataSnapshots = {
+const NO_DATA: DataSnapshots = {
   check: async () => ({ ok: true }),
   take: async () => ({ ok: true }),
   settle: async () => ({ ok: true }),
 };
+
+/** The effects of a device that has slots and a network, and nothing more. */
+export const PLAIN = {
+  files: NO_FILES,
+  data: NO_DATA,
+  holds: { wait: async () => 'go' },
+  onProgress: () => {},
+  keepLog: async () => {},
+  keepChecks: async () => {},
+} satisfies Partial<PerformOptions>;
+
+export const PLAIN_CONFIG = {
+  trialTries: 3,
+  unreachableMs: 60_000,
+  health: { checks: [], probes: [], intervalMs: 60_000 },
+  data: { bytesMax: 0 },
+  metered: { policy: 'allow', delayMs: 0, bytesFree: 0 },
+} satisfies Partial<PerformOptions['config']>;
 
 /** `GET /device/v1/desired`, and objects: slow, and broken off in the middle now and then. */
 export const openHttpFor = (
