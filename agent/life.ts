@@ -6,7 +6,9 @@ import { join } from 'node:path';
 import { Id } from '#shared/ids.ts';
 import type { AgentConfig } from './config.ts';
 import type { Backoff } from './domain/retry.ts';
+import type { Uptime } from './domain/trial-time.ts';
 import type { Log } from './log.ts';
+import { machineUptime } from './process-table.ts';
 
 export type Life = {
   config: AgentConfig;
@@ -14,6 +16,7 @@ export type Life = {
   boot: Id;
   startedAt: number;
   now: () => number;
+  uptime: () => Promise<Uptime>;
   /** Between attempts at metadata and objects. */
   backoff: Backoff;
   news: News;
@@ -38,6 +41,7 @@ export const beginLife = (config: AgentConfig, log: Log): Life => ({
   boot: Id.parse(`b${randomBytes(8).toString('hex')}`),
   startedAt: Date.now(),
   now: Date.now,
+  uptime: machineUptime,
   backoff: { firstMs: config.reconnect.firstMs, maxMs: Math.min(config.reconnect.maxMs, OBJECT_BACKOFF_MS_MAX) },
   news: new EventEmitter(),
   log,

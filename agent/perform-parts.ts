@@ -13,6 +13,7 @@ import type { Inbox } from './desired.ts';
 import type { Contact } from './domain/contact.ts';
 import type { Journey } from './domain/install.ts';
 import { type Backoff, backoffMs } from './domain/retry.ts';
+import type { Uptime } from './domain/trial-time.ts';
 import type { FleetTime } from './fleet-time.ts';
 import type { Holds } from './holds.ts';
 import { runHooks } from './hooks.ts';
@@ -61,6 +62,8 @@ export type PerformOptions = {
   /** Keeps what a version is held to from its commit on. */
   keepChecks: (manifest: Manifest, manifestSha256: Sha256) => Promise<void>;
   now: () => number;
+  /** For the deadline of a trial. */
+  uptime: () => Promise<Uptime>;
   /** For windows and activation. */
   time: FleetTime;
   log: Log;

@@ -3,6 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { Manifest } from '#shared/manifest.ts';
 import { snapshotLimit } from './data-snapshot.ts';
 import { evidenceOf } from './domain/resume.ts';
+import { trialUsedMs } from './domain/trial-time.ts';
 import { runTrialHealth } from './health.ts';
 import { healthHooks } from './hooks.ts';
 import { type Done, failed, type InSlot, type PerformOptions, partsOf, readable, settleData } from './perform-parts.ts';
@@ -53,7 +54,7 @@ export const trialEffects = (options: PerformOptions) => {
 
   const bootTrial = async (journey: InSlot, signal: AbortSignal): Done => {
     const booted = await slots.boot(signal);
-    if (booted.booted === journey.slot && booted.trial) return { kind: 'booted-trial' };
+    if (booted.booted === journey.slot && booted.trial) return { kind: 'booted-trial', uptime: await options.uptime() };
     const why =
       booted.booted === null
         ? booted.why
@@ -68,7 +69,7 @@ export const trialEffects = (options: PerformOptions) => {
     const environment = await checkEnvironment(manifest, manifest.run, journey.slot, files);
     const verdict = await runTrialHealth({
       policy: { ...manifest.health, checks },
-      elapsedMs: Math.max(0, now() - journey.since),
+      elapsedMs: trialUsedMs(journey, { ...(await options.uptime()), wall: now() }),
       ...(config.application.port === undefined ? {} : { port: config.application.port }),
       folder: slots.workFolder(journey.slot),
       dataDir: files.dataDir,

@@ -8,6 +8,7 @@ import { DeviceError, type Outcome } from '#shared/deployment.ts';
 import { Millis, unreachable } from '#shared/ids.ts';
 import { Instruction, Signed } from '#shared/messages.ts';
 import { mayActivateAt, mayInstallAt } from '#shared/windows.ts';
+import { Uptime } from './trial-time.ts';
 
 const Slot = z.enum(['a', 'b']);
 
@@ -43,8 +44,8 @@ export const InstallState = z.discriminatedUnion('state', [
   /** Installed, read back, not active. */
   state('ready', { slot: Slot }),
   state('activating', { slot: Slot }),
-  /** `since` is when the trial began, also after restarts: its deadline is kept. */
-  state('trial', { slot: Slot }),
+  /** `since` and `began` are when the trial began, also after restarts: its deadline is kept. */
+  state('trial', { slot: Slot, began: Uptime.optional() }),
   state('committing', { slot: Slot }),
   state('reverting', { slot: Slot, error: DeviceError }),
   state('verifying-revert', { slot: Slot, error: DeviceError }),
@@ -75,7 +76,7 @@ export type InstallEvent = { at: number } & (
   /** The active slot does, committed, and it runs: there is nothing to do but to say so. */
   | { kind: 'found-running' }
   /** After the boot selector was written and the application started again: from which slot it runs now. */
-  | { kind: 'booted-trial' }
+  | { kind: 'booted-trial'; uptime: Uptime }
   | { kind: 'booted-other'; why: string }
   /** What the slots say after a restart: the selector was not written; a trial is pending; the slot is committed. */
   | { kind: 'found-untouched' | 'found-on-trial' | 'found-active' }
@@ -291,10 +292,14 @@ const enter = (name: StateName, now: InstallState, event: InstallEvent): Install
     case 'verified':
     case 'ready':
     case 'activating':
-    case 'trial':
     case 'committing': {
       const slot = event.kind === 'manifest-checked' ? event.slot : 'slot' in now ? now.slot : bug(name, now, event);
       return { state: name, ...common, slot };
+    }
+    case 'trial': {
+      const slot = 'slot' in now ? now.slot : bug(name, now, event);
+      const began = now.state === 'trial' ? now.began : event.kind === 'booted-trial' ? event.uptime : undefined;
+      return { state: name, ...common, slot, began };
     }
     case 'reverting':
     case 'verifying-revert': {

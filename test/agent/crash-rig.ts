@@ -62,9 +62,9 @@ export const openCrashRig = async () => {
       return release;
     },
     /** Restarts the agent (which would die at `killAt`), and waits until the deployment is reported and it is idle. */
-    finish: async (device: Device, killAt?: string) => {
+    finish: async (device: Device, killAt?: string, environment?: Record<string, string>) => {
       const before = server.state.receipts.length;
-      const agent = device.start(killAt);
+      const agent = device.start(killAt, environment);
       const facts = () => [agent.lines.map(({ msg }) => msg), agent.errorOutput()];
       const isDone = () => server.state.receipts.length > before && agent.states().at(-1) === 'idle';
       await until('it reports the outcome and is idle', isDone, DEADLINE_MS, () => [facts(), server.state.requests]);

@@ -1,12 +1,27 @@
 import { readdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
+import type { Journey } from '#agent/domain/install.ts';
+import { readJournal } from '#agent/journal.ts';
 import { openCrashRig } from './crash-rig.ts';
 import { APPS, NEVER_WELL, readSelector, until } from './harness.ts';
 
 // The fault cases 4 to 8, 12 and 13.
 
 const rig = await openCrashRig();
+
+const YEAR_MS = 365 * 86_400_000;
+/** For an agent whose clock was set by so much since its last life. */
+const clockSetBy = (ms: number) => ({
+  NODE_OPTIONS: `--import=data:text/javascript,const%20n=Date.now;Date.now=()=>n()-(${-ms})`,
+});
+
+const recorded = async (dataDir: string): Promise<Journey> => {
+  const read = readJournal(await readFile(join(dataDir, 'journal')));
+  const install = read.state === 'good' ? read.newest?.install : undefined;
+  if (install === undefined || install.state === 'idle') throw new Error('no deployment is recorded');
+  return install;
+};
 
 describe('from activation on', () => {
   test('4: SIGKILL, `activating` recorded, boot selector not written: idempotent retry', async () => {
@@ -33,29 +48,44 @@ describe('from activation on', () => {
     expect(agent.states()).toContain('committing');
   });
 
-  test('6: SIGKILL, during the health gate: gate restarts, its deadline kept (one that is not)', async () => {
+  test('6: SIGKILL, during the health gate: gate restarts, its deadline kept (a version that is well, on a device that learns what year it is)', async () => {
     const device = await rig.settledDevice();
-    const deadlineMs = 10_000;
-    const health = { checks: [{ kind: 'command', command: ['false'] }], soakMs: 0, deadlineMs, intervalMs: 50 };
-    await rig.crashAt(device, 'journal.trial', APPS.good, { health });
-    const killedAt = Date.now();
-    // Half of it: a slow machine has as much time to start.
-    await until('half of the deadline has passed', () => Date.now() > killedAt + deadlineMs / 2);
-    const agent = await rig.finish(device);
-    const [receipt] = rig.server.state.receipts;
-    expect(receipt).toMatchObject({
-      outcome: 'reverted',
-      error: { code: expect.stringMatching(/^(SELFTEST_FAILED|TRIAL_DEADLINE)$/) },
-      running: { version: '1.0.0' },
-    });
-    const trial = rig.server.state.reports.find(({ deployment }) => deployment?.state === 'trial');
-    expect(trial?.deployment?.since).toBeLessThanOrEqual(killedAt);
-    const [started, gaveUp] = ['agent-started', 'reverting'].map((name) =>
-      Date.parse(agent.lines.find(({ event, state }) => (state ?? event) === name)!.time),
-    ) as [number, number];
-    // Less than a whole deadline after the restart.
-    expect(gaveUp - started).toBeLessThan(deadlineMs);
+    const release = await rig.crashAt(device, 'journal.trial');
+    const agent = await rig.finish(device, undefined, clockSetBy(YEAR_MS));
+    rig.expectCommitted(release);
+    expect(agent.states()).toContain('committing');
   });
+
+  test.each([
+    ['ahead', YEAR_MS],
+    ['back', -YEAR_MS],
+  ])(
+    '6: SIGKILL, during the health gate: gate restarts, its deadline kept (one that is not, while the clock is set %s)',
+    async (_, setByMs) => {
+      const device = await rig.settledDevice();
+      const deadlineMs = 10_000;
+      const health = { checks: [{ kind: 'command', command: ['false'] }], soakMs: 0, deadlineMs, intervalMs: 50 };
+      await rig.crashAt(device, 'journal.trial', APPS.good, { health });
+      const killedAt = Date.now();
+      const { since } = await recorded(device.dataDir);
+      // Half of it: a slow machine has as much time to start.
+      await until('half of the deadline has passed', () => Date.now() > killedAt + deadlineMs / 2);
+      const agent = await rig.finish(device, undefined, clockSetBy(setByMs));
+      const [receipt] = rig.server.state.receipts;
+      expect(receipt).toMatchObject({
+        outcome: 'reverted',
+        error: { code: expect.stringMatching(/^(SELFTEST_FAILED|TRIAL_DEADLINE)$/) },
+        running: { version: '1.0.0' },
+      });
+      const [started, gaveUp] = ['agent-started', 'reverting'].map((name) =>
+        Date.parse(agent.lines.find(({ event, state }) => (state ?? event) === name)!.time),
+      ) as [number, number];
+      // Less than a whole deadline after the restart.
+      expect(gaveUp - started).toBeLessThan(deadlineMs);
+      // And a whole one after its beginning, give or take what clocks round.
+      expect(gaveUp - setByMs - since).toBeGreaterThan(deadlineMs - 1_000);
+    },
+  );
 
   test.each(['journal.committing', 'slots.commit.written', 'journal.committed'])(
     '7: SIGKILL, around commit: converges to committed, reported once (%s)',

@@ -40,6 +40,7 @@ const error = { code: 'TRIAL_CRASHED', message: 'gone' };
 test.for([
   { state: 'idle' },
   { ...journey, state: 'trial', slot: 'b' },
+  { ...journey, state: 'trial', slot: 'b', began: { bootId: 'boot-1', uptimeMs: 5_000 } },
   { ...journey, state: 'committing', slot: 'b' },
   { ...journey, state: 'reverting', slot: 'b', error },
   { ...journey, state: 'reverted', slot: 'b', error, receipt: null },

@@ -126,6 +126,7 @@ export const live = async (options: LifeOptions): Promise<{ machine: Machine; sl
     ...PLAIN,
     onReceipt: () => reporter.changed(),
     now,
+    uptime: async () => ({ bootId: 'explored', uptimeMs: now() }),
     time: openFleetTime({ wall: now, monotonic: () => performance.now(), earliest: () => 0, trusted: now }),
     log,
     backoff: BACKOFF,

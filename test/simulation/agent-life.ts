@@ -36,6 +36,7 @@ export const live = async (
   const { id, drive } = device;
   const maybeCrash = crashesOf(deps, device, process);
   const now = (): number => Math.max(0, world.time.now() + device.clockOffMs);
+  const startedAt = world.time.now();
   world.tell(`${id} starts (${boot})`);
   attachDrive(deps, device, process, maybeCrash);
   const slots = openSlots(world, id, device.disk, process, maybeCrash);
@@ -126,6 +127,7 @@ export const live = async (
     ...PLAIN,
     onReceipt: () => reporter.changed(),
     now,
+    uptime: async () => ({ bootId: boot, uptimeMs: world.time.now() - startedAt }),
     time,
     log,
     backoff: BACKOFF,

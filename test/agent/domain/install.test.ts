@@ -14,7 +14,7 @@ import {
   TRANSITIONS_MAX,
 } from '#agent/domain/install.ts';
 import { Memory, stepMemory } from '#agent/domain/memory.ts';
-import { type EventOf, freshMemory, freshSlots, offerOf, outcomeIn, performOnModel, receipt } from './model.ts';
+import { type EventOf, freshMemory, freshSlots, offerOf, outcomeIn, performOnModel, receipt, UPTIME } from './model.ts';
 
 const STATES = InstallState.options.map((option) => option.shape.state.value);
 const EFFECTS: Effect[] = [
@@ -62,7 +62,7 @@ const upToReady: EventOf[] = [
   { kind: 'fetched' },
   { kind: 'installed' },
 ];
-const upToTrial: EventOf[] = [...upToReady, { kind: 'confirmed' }, { kind: 'booted-trial' }];
+const upToTrial: EventOf[] = [...upToReady, { kind: 'confirmed' }, { kind: 'booted-trial', uptime: UPTIME }];
 const reportIt: EventOf[] = [{ kind: 'signed', receipt }, { kind: 'acknowledged' }, { kind: 'cleaned' }];
 
 describe('the table', () => {
@@ -227,9 +227,9 @@ describe('a journey', () => {
       ...upToTrial,
       { kind: 'restarted' },
       { kind: 'found-on-trial' },
-      { kind: 'booted-trial' },
+      { kind: 'booted-trial', uptime: { bootId: 'boot-2', uptimeMs: 1 } },
     ]);
-    expect(memory.install).toMatchObject({ state: 'trial', since: 7 });
+    expect(memory.install).toMatchObject({ state: 'trial', since: 7, began: UPTIME });
   });
 
   test('is not reported before its receipt is signed, and signs only one', () => {
@@ -270,7 +270,6 @@ const anyEvent: fc.Arbitrary<EventOf> = fc.oneof(
         'found-installed',
         'installed',
         'confirmed',
-        'booted-trial',
         'found-untouched',
         'found-on-trial',
         'found-active',
@@ -281,6 +280,7 @@ const anyEvent: fc.Arbitrary<EventOf> = fc.oneof(
         'cleaned',
       ] as const
     ).map((kind) => ({ kind })),
+    { kind: 'booted-trial', uptime: UPTIME },
     { kind: 'booted-other', why: 'why' },
     { kind: 'signed', receipt },
     failure,

@@ -2,6 +2,7 @@
 import { type Effect, type InstallEvent, type InstallState, type Offer, outcomeOf } from '#agent/domain/install.ts';
 import type { Memory } from '#agent/domain/memory.ts';
 import { evidenceOf, standbyOf } from '#agent/domain/resume.ts';
+import type { Uptime } from '#agent/domain/trial-time.ts';
 import type { SlotName } from '#agent/slots/slots.ts';
 import { Id, manifestPath, Sha256, unreachable } from '#shared/ids.ts';
 import type { Signed } from '#shared/messages.ts';
@@ -36,6 +37,9 @@ export const freshMemory = (): Memory => ({
 
 export const receipt: Signed = { payload: '{}', keyId: Sha256.parse('0'.repeat(64)), sig: '00' };
 
+/** Of a machine that never boots anew. */
+export const UPTIME: Uptime = { bootId: 'boot-1', uptimeMs: 5_000 };
+
 export type EventOf<E = InstallEvent> = E extends { at: number } ? Omit<E, 'at'> : never;
 
 /** What the slots are made of; `verified` is whether what was written was also read back. */
@@ -67,7 +71,9 @@ const boot = (slots: ModelSlots): void => {
 };
 const bootTrial = (slots: ModelSlots, slot: SlotName): EventOf => {
   boot(slots);
-  return slots.runs === slot ? { kind: 'booted-trial' } : { kind: 'booted-other', why: 'no tries left' };
+  return slots.runs === slot
+    ? { kind: 'booted-trial', uptime: UPTIME }
+    : { kind: 'booted-other', why: 'no tries left' };
 };
 
 /** Performs one effect on the model. `lucky` decides what can go either way; false for bad luck. */

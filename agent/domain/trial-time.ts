@@ -1,0 +1,23 @@
+/**
+ * How much of its deadline a trial has used: not by the device's clock, which is set when the network comes, by years where no
+ * battery keeps it, but by the machine's uptime, which nobody sets, and which begins anew with every boot.
+ */
+import { z } from 'zod';
+
+/** A moment of the machine's uptime. */
+export const Uptime = z.object({ bootId: z.string().max(128), uptimeMs: z.number().int().min(0) });
+export type Uptime = z.infer<typeof Uptime>;
+
+/**
+ * Never more than has really passed, whatever the clock did. What an earlier boot used is forgotten, since nothing tells how long the machine was off: each boot
+ * has at most one deadline for the trial, and how often a trial boots has a limit of its own.
+ */
+export const trialUsedMs = (
+  trial: { since: number; began?: Uptime | undefined },
+  present: Uptime & { wall: number },
+): number => {
+  const { began } = trial;
+  // Recorded by an agent that knew only the clock.
+  if (began === undefined) return Math.min(Math.max(0, present.wall - trial.since), present.uptimeMs);
+  return began.bootId === present.bootId ? Math.max(0, present.uptimeMs - began.uptimeMs) : present.uptimeMs;
+};
