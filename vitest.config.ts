@@ -9,16 +9,16 @@ process.env['NODE_COMPILE_CACHE'] ??= join(import.meta.dirname, 'node_modules', 
 /** These take over the clock and the file system of their process. */
 const ALONE = ['test/crashes/**/*.test.ts', 'test/simulation/**/*.test.ts'];
 /** These start processes, and wait for them. */
-const PROCESSES = ['test/{agent,cli,server}/**/*.test.ts', 'test/demo.test.ts'];
+const PROCESSES = ['test/{agent,cli,server}/**/*.test.ts', 'test/{demo,scripts}.test.ts'];
 
 // Loading the modules of the system anew for each file would take as long as most files do: all share their workers but those above.
 export default defineConfig({
   test: {
-    // Real processes, sockets and disks: slow machines get time, a hang still ends.
-    testTimeout: 60_000,
-    hookTimeout: 60_000,
+    // Real processes, sockets and disks: slow machines that do other things too get time, a hang still ends.
+    testTimeout: 240_000,
+    hookTimeout: 240_000,
     teardownTimeout: 10_000,
-    expect: { poll: { timeout: 30_000 } },
+    expect: { poll: { timeout: 60_000 } },
     // Many tests wait for processes and disks rather than compute.
     maxWorkers: availableParallelism() + 2,
     isolate: false,

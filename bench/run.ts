@@ -5,8 +5,8 @@
  */
 import { globSync } from 'node:fs';
 import { basename, join } from 'node:path';
-import { parseArgs } from 'node:util';
 import { table } from '#cli/terminal.ts';
+import { readArguments, refuseArguments, wholeNumber } from '#test/arguments.ts';
 import type { BenchOptions, Figure } from './figure.ts';
 
 type Bench = { name: string; run(options: BenchOptions): Promise<Figure[]> };
@@ -14,15 +14,6 @@ type Bench = { name: string; run(options: BenchOptions): Promise<Figure[]> };
 const isBench = (module: object): module is Bench =>
   'name' in module && typeof module.name === 'string' && 'run' in module && typeof module.run === 'function';
 
-const { values, positionals } = parseArgs({
-  allowPositionals: true,
-  options: {
-    help: { type: 'boolean', short: 'h' },
-    json: { type: 'boolean' },
-    seconds: { type: 'string', default: '1.5' },
-    mb: { type: 'string', default: '100' },
-  },
-});
 const USAGE = `Usage: npm run bench -- [name...] [options]
 
   name         ${globSync('*.ts', { cwd: import.meta.dirname })
@@ -37,9 +28,17 @@ const USAGE = `Usage: npm run bench -- [name...] [options]
   npm run bench -- heartbeats --seconds 5
 `;
 
+const { values, positionals } = readArguments(USAGE, {
+  allowPositionals: true,
+  options: {
+    json: { type: 'boolean' },
+    seconds: { type: 'string', default: '1.5' },
+    mb: { type: 'string', default: '100' },
+  },
+});
 const measureMs = Number(values.seconds) * 1000;
-const installMb = Number(values.mb);
-const inLimits = measureMs >= 100 && measureMs <= 60_000 && installMb >= 1 && installMb <= 1_000;
+if (!(measureMs >= 100 && measureMs <= 60_000)) refuseArguments('--seconds: from 0.1 to 60');
+const installMb = wholeNumber('--mb', values.mb, [1, 1_000]);
 
 const findBenches = async (): Promise<Bench[]> => {
   const files = globSync('*.ts', { cwd: import.meta.dirname }).filter(
@@ -50,31 +49,27 @@ const findBenches = async (): Promise<Bench[]> => {
   return modules.filter(isBench).filter(({ name }) => positionals.length === 0 || positionals.includes(name));
 };
 
-const benches = values.help === true ? [] : await findBenches();
-if (values.help === true) console.log(USAGE);
-else if (benches.length === 0 || !inLimits) {
-  console.error(benches.length === 0 ? 'there is no such bench' : '--seconds: from 0.1 to 60; --mb: from 1 to 1000');
-  process.exitCode = 2;
-} else {
-  const results: Record<string, Figure[]> = {};
-  for (const bench of benches) {
-    const began = performance.now();
-    process.stderr.write(`${bench.name} ...`);
-    results[bench.name] = await bench.run({ measureMs, installMb });
-    process.stderr.write(` ${Math.round((performance.now() - began) / 1000)} s\n`);
-  }
-  const rows = Object.entries(results).flatMap(([name, figures]) =>
-    figures.map(({ what, value, unit, ratio }) => [
-      name,
-      what,
-      (value?.toLocaleString('en') ?? '-').padStart(12),
-      unit,
-      ratio === null ? '' : ratio.toFixed(2),
-    ]),
-  );
-  console.log(
-    values.json === true
-      ? JSON.stringify(results)
-      : table(['BENCH', 'WHAT', '       VALUE', 'UNIT', 'OF THE FLOOR'], rows),
-  );
+const benches = await findBenches();
+const unknown = positionals.find((wanted) => benches.every(({ name }) => name !== wanted));
+if (unknown !== undefined) refuseArguments(`there is no bench "${unknown}"`);
+const results: Record<string, Figure[]> = {};
+for (const bench of benches) {
+  const began = performance.now();
+  process.stderr.write(`${bench.name} ...`);
+  results[bench.name] = await bench.run({ measureMs, installMb });
+  process.stderr.write(` ${Math.round((performance.now() - began) / 1000)} s\n`);
 }
+const rows = Object.entries(results).flatMap(([name, figures]) =>
+  figures.map(({ what, value, unit, ratio }) => [
+    name,
+    what,
+    (value?.toLocaleString('en') ?? '-').padStart(12),
+    unit,
+    ratio === null ? '' : ratio.toFixed(2),
+  ]),
+);
+console.log(
+  values.json === true
+    ? JSON.stringify(results)
+    : table(['BENCH', 'WHAT', '       VALUE', 'UNIT', 'OF THE FLOOR'], rows),
+);

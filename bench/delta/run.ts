@@ -8,12 +8,23 @@ import { execFileSync } from 'node:child_process';
 import { mkdtemp, rm, stat } from 'node:fs/promises';
 import { loadavg, tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { parseArgs } from 'node:util';
+import { readArguments, refuseArguments } from '#test/arguments.ts';
 import { PAIRS, type Pair } from './pairs.ts';
 import { keepResult, type Result, readResults, tableOf } from './results.ts';
 import { TOOLS } from './tools.ts';
 
-const { values } = parseArgs({
+const USAGE = `Usage: npm run bench:delta -- [options]
+
+  --pair NAME  only this one, may be repeated: ${PAIRS.map(({ name }) => name).join(', ')}
+  --tool NAME  only with this one, may be repeated: ${TOOLS.map(({ name }) => name).join(', ')}
+  --again      also what was measured before
+  --table      measures nothing, and prints what is known
+  --json       as JSON instead of Markdown
+
+  npm run bench:delta -- --pair node-red --tool bsdiff
+`;
+
+const { values } = readArguments(USAGE, {
   options: {
     pair: { type: 'string', multiple: true },
     tool: { type: 'string', multiple: true },
@@ -22,12 +33,11 @@ const { values } = parseArgs({
     json: { type: 'boolean' },
   },
 });
-/** All of them, or those that are named. Throws for a name that nothing has. */
+/** All of them, or those that are named. */
 const picked = <T extends { name: string }>(all: readonly T[], names: readonly string[] | undefined): T[] =>
   (names ?? all.map(({ name }) => name)).map((wanted) => {
     const found = all.find(({ name }) => name === wanted);
-    if (found === undefined) throw new Error(`"${wanted}" is none of ${all.map(({ name }) => name).join(', ')}`);
-    return found;
+    return found ?? refuseArguments(`"${wanted}" is none of ${all.map(({ name }) => name).join(', ')}`);
   });
 
 const isThere = (program: string): boolean => {
@@ -58,8 +68,8 @@ const measure = async (pair: Pair, tool: (typeof TOOLS)[number]): Promise<Result
 
 const say = (text: string): void => void process.stderr.write(text);
 const measureAll = async (): Promise<void> => {
-  const tools = picked(TOOLS, values.tool);
-  for (const { name, open } of picked(PAIRS, values.pair)) {
+  const [pairs, tools] = [picked(PAIRS, values.pair), picked(TOOLS, values.tool)];
+  for (const { name, open } of pairs) {
     const known = (await readResults())[name] ?? {};
     const wanted = tools.filter((tool) => (values.again ?? known[tool.name] === undefined) && !lacking(tool));
     if (wanted.length === 0) continue;

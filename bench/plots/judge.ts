@@ -4,8 +4,14 @@ import { join } from 'node:path';
 import { COMPARISONS } from '#server/simulate/comparisons.ts';
 import { FleetModel } from '#server/simulate/model.ts';
 import { simulate } from '#server/simulate/simulate.ts';
+import { readArguments, wholeNumber } from '#test/arguments.ts';
 
-const RUNS = Number(process.argv[2] ?? 100);
+const USAGE = `Usage: npm run plot:judge -- [runs]
+
+  runs  how many rollouts are simulated for each figure (100)
+`;
+const { positionals } = readArguments(USAGE, { allowPositionals: true });
+const RUNS = wholeNumber('runs', positionals[0] ?? '100', [1, 100_000]);
 const RATES = [0.03, 0.04, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1];
 const CURVES = [
   { policy: 'evidence-20', label: 'this judge, budget 20', colour: '#0b7285', dashes: 'none' },

@@ -3,8 +3,14 @@ import { setPriority } from 'node:os';
 import { COMPARISONS } from '#server/simulate/comparisons.ts';
 import { FleetModel, type RunOutcome, Trial } from '#server/simulate/model.ts';
 import { runAll } from '#server/simulate/simulate.ts';
+import { readArguments, wholeNumber } from '#test/arguments.ts';
 
-const RUNS = Number(process.argv[2] ?? 400);
+const USAGE = `Usage: npm run table:judge -- [runs]
+
+  runs  how many rollouts are simulated for each figure (400)
+`;
+const { positionals } = readArguments(USAGE, { allowPositionals: true });
+const RUNS = wholeNumber('runs', positionals[0] ?? '400', [1, 100_000]);
 const MINUTE_MS = 60_000;
 const LONGER_THAN_ANY_RUN_MS = 30 * 24 * 60 * MINUTE_MS;
 

@@ -2,7 +2,7 @@
  * `npm run explore:crashes`: every point of every adapter, in all ways. `--adapter NAME` (part of its name, may be repeated), `--only EXPLORATION` (may be
  * repeated) and `--share I/N` (every Nth point) make it less. Ends with one line, and exit code 1 where a property did not hold.
  */
-import { parseArgs } from 'node:util';
+import { readArguments, refuseArguments } from '#test/arguments.ts';
 import { KINDS } from './devices.ts';
 import { EXPLORATIONS, everyDeath } from './explorations.ts';
 import { explore } from './explore.ts';
@@ -10,33 +10,30 @@ import { explore } from './explore.ts';
 const PROGRESS_MS = 10_000;
 const VIOLATIONS_MAX = 5;
 
-const { values } = parseArgs({
-  options: {
-    adapter: { type: 'string', multiple: true, default: [''] },
-    only: { type: 'string', multiple: true, default: Object.keys(EXPLORATIONS) },
-    share: { type: 'string', default: '1/1' },
-    help: { type: 'boolean', short: 'h', default: false },
-  },
-});
-if (values.help) {
-  console.log(`Usage: npm run explore:crashes -- [options]
+const USAGE = `Usage: npm run explore:crashes -- [options]
 
   --adapter PART  those with this in their names, may be repeated (all): ${KINDS.map(({ name }) => name).join('; ')}
   --only NAME     may be repeated (all): ${Object.keys(EXPLORATIONS).join(', ')}
   --share I/N     every Nth point (1/1)
 
-  npm run explore:crashes -- --adapter grub --only disk-full`);
-  process.exit(0);
-}
+  npm run explore:crashes -- --adapter grub --only disk-full
+`;
+const { values } = readArguments(USAGE, {
+  options: {
+    adapter: { type: 'string', multiple: true, default: [''] },
+    only: { type: 'string', multiple: true, default: Object.keys(EXPLORATIONS) },
+    share: { type: 'string', default: '1/1' },
+  },
+});
 const [share, shares] = (/^([1-9]\d*)\/([1-9]\d*)$/.exec(values.share)?.slice(1) ?? []).map(Number);
 if (share === undefined || shares === undefined || share > shares)
-  throw new Error('--share is, say, 2/4: the second of four');
+  refuseArguments('--share is, say, 2/4: the second of four');
 const kinds = KINDS.filter(({ name }) =>
   values.adapter.some((part) => name.toLowerCase().includes(part.toLowerCase())),
 );
-if (kinds.length === 0) throw new Error(`the adapters are:\n  ${KINDS.map(({ name }) => name).join('\n  ')}`);
+if (kinds.length === 0) refuseArguments(`the adapters are: ${KINDS.map(({ name }) => name).join('; ')}`);
 const unknown = values.only.find((name) => EXPLORATIONS[name] === undefined);
-if (unknown !== undefined) throw new Error(`the explorations are ${Object.keys(EXPLORATIONS).join(', ')}`);
+if (unknown !== undefined) refuseArguments(`the explorations are ${Object.keys(EXPLORATIONS).join(', ')}`);
 
 // While it explores, the clock is the device's.
 const real = performance.now.bind(performance);

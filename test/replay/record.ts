@@ -1,10 +1,16 @@
 /** Records the golden histories anew: `npm run record:golden [name ...]`. To be run when rollouts are meant to decide otherwise, and its difference read. */
 import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { readArguments, refuseArguments } from '#test/arguments.ts';
 import { play, SCENARIOS } from './histories.ts';
 
 const GOLDEN = join(import.meta.dirname, '../golden');
-const wanted = process.argv.slice(2);
+const { positionals: wanted } = readArguments(
+  `Usage: npm run record:golden -- [name...]\n\n  name  ${Object.keys(SCENARIOS).join(', ')}; all of them when none is named\n`,
+  { allowPositionals: true },
+);
+const unknown = wanted.find((name) => !Object.hasOwn(SCENARIOS, name));
+if (unknown !== undefined) refuseArguments(`there is no history "${unknown}"`);
 await mkdir(GOLDEN, { recursive: true });
 for (const [name, scenario] of Object.entries(SCENARIOS)) {
   if (wanted.length > 0 && !wanted.includes(name)) continue;

@@ -7,7 +7,8 @@ import { execFile } from 'node:child_process';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { availableParallelism, tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { parseArgs, promisify } from 'node:util';
+import { promisify } from 'node:util';
+import { readArguments, wholeNumber } from '#test/arguments.ts';
 import { CUT_SIGNS, CUT_STATES } from './cuts.ts';
 import type { Counts } from './device.ts';
 import { makeBase } from './images.ts';
@@ -25,22 +26,19 @@ const USAGE = `Usage: npm run test:vm -- [--cuts N] [--seed S] [--lanes L] [--mi
   --keep       keep the working folder also when all is good: console.log, server.log
 `;
 
-const { values } = parseArgs({
+const { values } = readArguments(USAGE, {
   options: {
     cuts: { type: 'string', default: '100' },
     seed: { type: 'string', default: String(Math.floor(Math.random() * 2 ** 31)) },
     lanes: { type: 'string', default: String(Math.max(1, Math.floor(availableParallelism() / 2))) },
     minutes: { type: 'string', default: '120' },
     keep: { type: 'boolean', default: false },
-    help: { type: 'boolean', short: 'h', default: false },
   },
 });
-const [cuts, seed, lanes, minutes] = [values.cuts, values.seed, values.lanes, values.minutes].map(Number) as [
-  number,
-  number,
-  number,
-  number,
-];
+const cuts = wholeNumber('--cuts', values.cuts, [1, 1_000_000]);
+const seed = wholeNumber('--seed', values.seed, [0, 2 ** 31]);
+const lanes = wholeNumber('--lanes', values.lanes, [1, 64]);
+const minutes = wholeNumber('--minutes', values.minutes, [0, 100_000]);
 const beganAt = performance.now();
 const say = (line: string): void => {
   const seconds = Math.round((performance.now() - beganAt) / 1000);
@@ -107,10 +105,6 @@ const test = async (work: string, signal: AbortSignal): Promise<number> => {
 };
 
 const main = async (): Promise<number> => {
-  if (values.help) {
-    console.log(USAGE);
-    return 0;
-  }
   const stopping = new AbortController();
   for (const name of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) process.once(name, () => stopping.abort());
   const work = await mkdtemp(join(tmpdir(), 'sluice-vm-'));
