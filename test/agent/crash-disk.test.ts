@@ -57,7 +57,7 @@ test.skipIf(!canMount())(
       await until('its journal can not be written', () =>
         agent.lines.some(({ event }) => event === 'journal-not-written'),
       );
-      await until('its application runs', () => runsFrom(join(device.dataDir, 'slots/a')), 20_000, agent.errorOutput);
+      await until('its application runs', () => runsFrom(join(device.dataDir, 'slots/a')), 60_000, agent.errorOutput);
       const release = await rig.publishNext(APPS.good);
       rig.server.desire(release.instruction);
       await disk.empty();
@@ -109,15 +109,17 @@ test('22: new version crashes, or hangs, trial: reverts, by boot counter or watc
 test('23: new version breaks the network, trial: reverts after the deadline', async () => {
   const device = await rig.settledDevice();
   const agent = device.start();
-  const release = await rig.publishNext(APPS.good, { health: { soakMs: 60_000, deadlineMs: 4_000, intervalMs: 100 } });
+  // Time enough, on any machine, to be cut off while it is on trial.
+  const health = { soakMs: 120_000, deadlineMs: 10_000, intervalMs: 100 };
+  const release = await rig.publishNext(APPS.good, { health });
   rig.server.desire(release.instruction);
-  await until('it is on trial', () => agent.states().includes('trial'), 40_000);
+  await until('it is on trial', () => agent.states().includes('trial'));
   rig.server.goOffline();
   try {
     await until(
       'it has reverted',
       () => agent.states().includes('reverted'),
-      40_000,
+      60_000,
       () => agent.lines.slice(-5),
     );
     expect(rig.server.state.receipts).toEqual([]);

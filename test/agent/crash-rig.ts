@@ -5,7 +5,7 @@ import { afterAll, beforeEach, expect, vi } from 'vitest';
 import { APPS, openDevice, type Published, startTestServer, until } from './harness.ts';
 
 // Longer than all waits of a test together, so that a wait that is in vain says so itself, with what is known.
-const DEADLINE_MS = 50_000;
+const DEADLINE_MS = 90_000;
 const TIMEOUTS = { testTimeout: 5 * DEADLINE_MS, hookTimeout: 2 * DEADLINE_MS };
 
 /** For all tests of a file. */

@@ -22,7 +22,7 @@ beforeAll(async () => {
   const committed = (count: number) => () => server.state.receipts.length === count && agent.states().at(-1) === 'idle';
   first = await server.publishRelease('1.0.0', APPS.good);
   server.desire(first.instruction);
-  await until('1.0.0 is committed', committed(1), 20_000, () => [agent.errorOutput(), agent.lines]);
+  await until('1.0.0 is committed', committed(1), 60_000, () => [agent.errorOutput(), agent.lines]);
   second = await server.publishRelease('1.1.0', APPS.good);
   server.desire(second.instruction);
   await until('1.1.0 is committed', committed(2));
@@ -49,7 +49,7 @@ const goBack = (): string => {
 const finish = async (device: Settled) => {
   const agent = device.start();
   const isDone = () => server.state.receipts.length > 0 && agent.states().at(-1) === 'idle';
-  await until('the outcome is reported', isDone, 30_000, () => agent.lines);
+  await until('the outcome is reported', isDone, 60_000, () => agent.lines);
   await until('it reports what runs', () => server.state.reports.at(-1)?.deployment === null);
   return agent;
 };

@@ -263,7 +263,8 @@ export const startTestServer = async (
       securityCounter: 1,
       artifacts,
       run: { command: ['node', 'app.mjs'] },
-      health: { soakMs: 300, deadlineMs: 20_000, intervalMs: 50 },
+      // No test waits for this deadline: a slow machine does not reach it either.
+      health: { soakMs: 300, deadlineMs: 120_000, intervalMs: 50 },
       ...more,
     });
     objects.set(sha256(app), app);
@@ -457,7 +458,7 @@ const killApplication = async (dataDir: string): Promise<void> => {
 export const until = async (
   what: string,
   holds: () => unknown,
-  deadlineMs = 20_000,
+  deadlineMs = 60_000,
   facts?: () => unknown,
 ): Promise<void> => {
   const end = performance.now() + deadlineMs;

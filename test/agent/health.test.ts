@@ -192,7 +192,7 @@ test('a trial that is stopped is undecided, and leaves no check behind', async (
   const stop = new AbortController();
   const options = { folder: dir, environment: { MARK: mark }, signal: stop.signal };
   const { verdict } = watch({ checks: [check] }, options);
-  await expect.poll(() => readFile(join(dir, 'started'), 'utf8').catch(() => null), { timeout: 10_000 }).toBe('');
+  await expect.poll(() => readFile(join(dir, 'started'), 'utf8').catch(() => null)).toBe('');
   stop.abort();
   expect(await verdict).toEqual({ verdict: 'aborted' });
   expect(await processesWithEnvironment('MARK', mark)).toEqual([]);

@@ -27,7 +27,7 @@ export const publishImage = async (
     health: {
       checks: kind === 'unhealthy' ? [{ kind: 'command', command: ['false'] }] : [],
       soakMs: 200,
-      deadlineMs: kind === 'unhealthy' ? 1_000 : 30_000,
+      deadlineMs: kind === 'unhealthy' ? 1_000 : 120_000,
       intervalMs: 50,
     },
   });
@@ -140,7 +140,7 @@ export const bootImageDevice = async (
       return receipts().length > 0 && server.state.reports.at(-1)?.deployment === null;
     };
     const facts = () => ({ booted: device.booted, said: device.lines().slice(-15) });
-    await until(`${release.version} is over`, isOver, 60_000, facts);
+    await until(`${release.version} is over`, isOver, 120_000, facts);
     const [receipt, ...more] = receipts();
     if (more.length > 0) throw new Error('reported twice');
     return { outcome: receipt!.outcome, error: receipt!.error?.code, running: server.state.reports.at(-1)!.running };

@@ -25,7 +25,7 @@ const KINDS: { name: string; rig: () => Promise<Rig>; there: boolean }[] = [
 ];
 
 /** Eight starts of an agent, one after the other. */
-const LONG = { timeout: 240_000 };
+const LONG = { timeout: 600_000 };
 
 describe.each(KINDS)('$name', ({ rig, there }) => {
   test.skipIf(!there)(

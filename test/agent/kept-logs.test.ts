@@ -54,7 +54,7 @@ const rig = async () => {
     return logs;
   };
   const waiting = async (): Promise<string[]> => readdir(join(dir, 'kept'));
-  const isSent = () => expect.poll(waiting, { timeout: 10_000 }).toEqual([]);
+  const isSent = () => expect.poll(waiting).toEqual([]);
   return { dir: join(dir, 'kept'), server, overMqtt, overHttp, state, open, waiting, isSent };
 };
 
@@ -129,7 +129,7 @@ test('what is too old, too much, damaged, or refused for good goes', async () =>
   const second = await open();
   await isSent();
   for (let attempt = 1; attempt <= 30; attempt += 1) await second.keep({ ...ABOUT, attempt }, 'agent');
-  await expect.poll(async () => (await readdir(dir)).length, { timeout: 10_000 }).toBeLessThanOrEqual(24);
+  await expect.poll(async () => (await readdir(dir)).length).toBeLessThanOrEqual(24);
   server.http = 'refuses';
   await isSent();
   expect(overHttp).toEqual([]);

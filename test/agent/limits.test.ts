@@ -43,7 +43,7 @@ const supervisor = async (more: Partial<SupervisorOptions>) => {
       environment: { FROM: 'release', RELEASE: '1' },
       onExit,
     });
-  const output = (what: RegExp) => expect.poll(() => opened.lastOutput(4_096), { timeout: 15_000 }).toMatch(what);
+  const output = (what: RegExp) => expect.poll(() => opened.lastOutput(4_096)).toMatch(what);
   return { opened, start, output };
 };
 

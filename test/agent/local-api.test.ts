@@ -45,7 +45,7 @@ test('local programs see what goes on, and may consent to an install and defer a
   await until(
     'it asks for consent to install',
     () => seen.at(-1)?.hold?.step === 'install',
-    20_000,
+    60_000,
     () => seen,
   );
   expect(seen.at(-1)).toMatchObject({ state: 'waiting', hold: { why: 'asked', deferralsLeft: 2 } });
@@ -55,7 +55,7 @@ test('local programs see what goes on, and may consent to an install and defer a
   await until(
     'it asks for consent to activate',
     () => seen.at(-1)?.hold?.step === 'activation',
-    20_000,
+    60_000,
     () => seen,
   );
   const deferral = { seconds: 1_000_000, reason: 'a patient is connected' };

@@ -16,7 +16,7 @@ test('a version is installed, proven on trial, committed, and reported exactly o
   const agent = device.start();
   const first = await server.publishRelease('1.0.0', APPS.good);
   server.desire(first.instruction);
-  await until('the first version is reported', idle(agent), 20_000, () => agent.lines);
+  await until('the first version is reported', idle(agent), 60_000, () => agent.lines);
   expect(server.state.receipts).toMatchObject([
     {
       device: DEVICE,
@@ -46,7 +46,7 @@ test('a version is installed, proven on trial, committed, and reported exactly o
   await until(
     'the bad version is reported',
     () => server.state.receipts.length === 2 && idle(agent)(),
-    20_000,
+    60_000,
     () => agent.lines,
   );
   expect(server.state.receipts[1]).toMatchObject({
@@ -90,7 +90,7 @@ test('an offer is withdrawn, superseded or left to expire before activation, and
   await until(
     'the first is ready, and waits to be confirmed',
     () => agent.states().at(-1) === 'ready',
-    20_000,
+    60_000,
     () => agent.lines,
   );
   server.desire({ kind: 'none', reason: 'the rollout has halted' });
@@ -102,7 +102,7 @@ test('an offer is withdrawn, superseded or left to expire before activation, and
   await until(
     'the third expires unasked',
     () => server.state.receipts.length === 3 && idle(agent)(),
-    20_000,
+    60_000,
     () => agent.lines,
   );
   expect(server.state.receipts).toMatchObject([
@@ -142,7 +142,7 @@ test('16: forged signature, expired metadata, start: rejected, nothing written t
   await until(
     'the first is committed',
     () => server.state.receipts.length === 1 && idle(agent)(),
-    20_000,
+    60_000,
     () => agent.lines,
   );
 
@@ -194,7 +194,7 @@ test('a connection that flaps costs nothing but time', async () => {
   await until(
     'it is committed and reported',
     () => server.state.receipts.length === 1 && idle(agent)(),
-    20_000,
+    60_000,
     () => agent.lines,
   );
   expect(server.state.receipts).toMatchObject([{ outcome: 'committed' }]);
@@ -211,7 +211,7 @@ test('a device waits until an operator accepts it, and may trust on first use if
   await until(
     'it is connected',
     () => events(agent).includes('connected'),
-    20_000,
+    60_000,
     () => agent.lines,
   );
   expect(events(agent)).toContain('trust-on-first-use');
@@ -228,7 +228,7 @@ test('a device whose clock is wrong learns the time of its server, and logs in',
   await until(
     'it is committed',
     () => server.state.receipts.length === 1,
-    20_000,
+    60_000,
     () => agent.lines,
   );
   expect(await agent.stop()).toMatchObject({ code: 0 });
@@ -237,7 +237,7 @@ test('a device whose clock is wrong learns the time of its server, and logs in',
   await until(
     'it is connected again',
     () => events(again).includes('connected'),
-    25_000,
+    60_000,
     () => again.lines,
   );
   await again.stop();
@@ -252,7 +252,7 @@ test('while MQTT can not be reached the desired document is polled over HTTP', a
   await until(
     'it is committed',
     () => agent.states().at(-1) === 'committed',
-    20_000,
+    60_000,
     () => agent.lines,
   );
   expect(events(agent)).not.toContain('connected');

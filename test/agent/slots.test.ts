@@ -57,7 +57,7 @@ test('a real application is started from its slot, crashes on trial, and the old
   const run = (source: string): object => ({ run: { command: ['node', '-e', source], environment: {} } });
   await deploy(slots, 'a', await makeRelease(dir, '1.0.0', run(good)), 'd1');
   await vi.waitFor(async () => expect(await supervisor.lastOutput(1_000)).toContain(`good ${join(dir, 'pair/a')}`), {
-    timeout: 10_000,
+    timeout: 60_000,
   });
   expect(await supervisor.lastOutput(1_000)).toContain(join(dir, 'data'));
   await install(slots, 'b', await makeRelease(dir, '2.0.0', run('process.exit(7)')));

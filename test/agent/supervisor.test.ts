@@ -9,7 +9,7 @@ import { type Application, type ApplicationExit, openSupervisor, type Supervisor
 
 const apps = join(import.meta.dirname, 'apps');
 const until = (check: () => unknown): Promise<unknown> =>
-  vi.waitFor(async () => expect(await check()).toBeTruthy(), { timeout: 10_000, interval: 20 });
+  vi.waitFor(async () => expect(await check()).toBeTruthy(), { timeout: 60_000, interval: 20 });
 
 const folder = async (): Promise<string> => {
   const dir = await mkdtemp(join(tmpdir(), 'sluice-supervisor-'));

@@ -126,7 +126,7 @@ const start = async (kind: keyof typeof CACHES): Promise<void> => {
           ({ status }) => status,
           () => 0,
         ),
-      { timeout: 30_000 },
+      { timeout: 60_000 },
     )
     .toBeGreaterThan(0);
   asked = [];
@@ -168,7 +168,7 @@ describe.each(['nginx', 'squid'] as const)('%s as the shared cache of a site', (
             await device();
             return asked.length - before;
           },
-          { timeout: 30_000 },
+          { timeout: 60_000 },
         )
         .toBe(0);
 

@@ -100,7 +100,7 @@ const loggedIn = async (id = 'gw-1'): Promise<Raw> => {
   return opened;
 };
 const until = async (holds: () => boolean, what: string): Promise<void> => {
-  for (const deadline = Date.now() + 10_000; !holds(); ) {
+  for (const deadline = Date.now() + 60_000; !holds(); ) {
     if (Date.now() > deadline) throw new Error(`never: ${what}; seen ${JSON.stringify(seen)}`);
     await new Promise((resolve) => setImmediate(resolve));
   }

@@ -60,7 +60,7 @@ const publish = async (client: Client, ci: Signer, version: string): Promise<voi
         health: {
           checks: [{ kind: 'command', command: ['test', '-f', `../../application/alive-${version}`] }],
           soakMs: 100,
-          deadlineMs: 20_000,
+          deadlineMs: 120_000,
           intervalMs: 50,
         },
       },

@@ -133,7 +133,7 @@ export const reportAndWait = async (client: MqttClient, device: Device, seq: num
 };
 
 export const until = async (holds: () => Promise<boolean> | boolean, what: string): Promise<void> => {
-  for (const deadline = Date.now() + 20_000; !(await holds()); ) {
+  for (const deadline = Date.now() + 60_000; !(await holds()); ) {
     if (Date.now() > deadline) throw new Error(`never: ${what}`);
     await new Promise((resolve) => setTimeout(resolve, 10));
   }

@@ -9,7 +9,6 @@ import { mcuPair } from './mcu.ts';
 
 const TRIAL = { tries: 2, deployment: 'd1' };
 const OK = { ok: true };
-const PATIENT = { timeout: 30_000 };
 
 const runsStill = async (name: string): Promise<boolean> => {
   const pids = (await readdir('/proc')).filter((entry) => /^\d+$/.test(entry));
@@ -84,7 +83,7 @@ describe('an installer that does not do as it is told', () => {
     await pair.before('install', 'sleep 86423');
     const stop = new AbortController();
     const writing = slots.write('b', release.manifest, release.digest, release.fetched, stop.signal);
-    await expect.poll(() => runsStill('86423'), PATIENT).toBe(true);
+    await expect.poll(() => runsStill('86423')).toBe(true);
     // What is known does not wait for it.
     expect(await slots.running()).toEqual({ slot: 'a', trial: false });
     stop.abort();
@@ -153,7 +152,7 @@ test('an installer that a killed agent has left running is ended before another 
   await slots.prepare('b', release.manifest);
   await pair.before('install', 'setsid sleep 86424');
   const orphaned = slots.write('b', release.manifest, release.digest, release.fetched);
-  await expect.poll(() => runsStill('86424'), PATIENT).toBe(true);
+  await expect.poll(() => runsStill('86424')).toBe(true);
   await pair.open();
   expect(await runsStill('86424')).toBe(false);
   await orphaned;

@@ -158,7 +158,7 @@ export const openRig = async (
         counts.troubles += 1;
       },
       log: { info: () => undefined, warn: () => undefined, error: () => undefined, debug: () => undefined },
-      limits: { headersMs: 5_000, windowMs: 5_000, windowBytesMin: 1 },
+      limits: { headersMs: 60_000, windowMs: 60_000, windowBytesMin: 1 },
       ...more,
     });
   /** `whole` when the file is the artifact. */
