@@ -64,6 +64,18 @@ export const isWorthRecording = (before: RolloutState, step: RolloutStep): 'yes'
   return step.offers.length > 0 ? 'if-offered' : 'no';
 };
 
+/**
+ * Nothing of it is other than before, but when to look again. Nor is that a new window for starts has begun, as long as nobody is
+ * offered anything: the next tick begins it as well.
+ */
+export const changesNothing = (rollout: Rollout, step: RolloutStep): boolean =>
+  isWorthRecording(rollout.progress, step) === 'no' &&
+  isSame(
+    { ...rollout, progress: withoutStarts(rollout.progress) },
+    { ...step.next, progress: withoutStarts(step.next.progress) },
+  );
+const withoutStarts = (progress: RolloutState): object => ({ ...progress, starts: undefined });
+
 /** In the order of docs: numbers are half as long as names, and there may be hundreds of bins. Never in another order: records hold the index. */
 const OUTCOMES: readonly OutcomeClass[] = [
   'planned',

@@ -140,15 +140,13 @@ const offersOf = (
   let left = Math.min(startsLeft, limits.atRiskMax - atRisk);
   const granted = new Map(grants.map((grant) => [grant, grant.atMost - tallyOf(grant.group.bins).unaccepted]));
   const offers: Offer[] = [];
-  let held: Hold | null = null;
-  for (const { grant, wave, planned } of inTurn(queuesOf(grants, opened.progress.wave), now)) {
-    const closed = windows?.find(({ cohort, open }) => cohort === grant.group.cohort && !open);
-    if (closed !== undefined) {
-      held ??= windowHold(closed);
-      continue;
-    }
+  const queues = queuesOf(grants, opened.progress.wave);
+  const shut = (windows ?? []).filter(({ open }) => !open);
+  const isShut = ({ grant }: Queue): boolean => shut.some(({ cohort }) => cohort === grant.group.cohort);
+  for (const queue of inTurn(queues, now)) {
+    if (isShut(queue)) continue;
+    const { grant, wave, planned } = queue;
     const allowed = granted.get(grant)!;
-    if (allowed <= 0) held ??= judgeHold(grant);
     const atMost = Math.min(planned, allowed, left);
     if (atMost <= 0) continue;
     const { cohort, compatible } = grant.group;
@@ -156,10 +154,19 @@ const offersOf = (
     granted.set(grant, allowed - atMost);
     left -= atMost;
   }
-  return { offers, hold: offers.length === 0 ? held : null };
+  if (offers.length > 0) return { offers, hold: null };
+  // Whoever's turn it is: what a rollout waits for is not another thing each second.
+  const judged = queues.find((queue) => !isShut(queue));
+  return { offers, hold: judged === undefined ? windowHold(shut, queues) : judgeHold(judged.grant) };
 };
 
-const windowHold = ({ cohort, opensAt }: WindowFacts): Hold => ({ kind: 'window', cohort, opensAt });
+/** Of the windows that devices wait for, the one that opens first. */
+const windowHold = (shut: readonly WindowFacts[], queues: readonly Queue[]): Hold | null => {
+  const [first] = shut
+    .filter(({ cohort }) => queues.some(({ grant }) => grant.group.cohort === cohort))
+    .sort((a, b) => (a.opensAt ?? Number.POSITIVE_INFINITY) - (b.opensAt ?? Number.POSITIVE_INFINITY));
+  return first === undefined ? null : { kind: 'window', cohort: first.cohort, opensAt: first.opensAt };
+};
 
 const judgeHold = ({ group, risk, upperBound }: Grant): Hold => ({
   kind: 'judge',

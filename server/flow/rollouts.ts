@@ -4,12 +4,13 @@
  */
 import type { Id } from '#shared/ids.ts';
 import { performEffects } from './perform-effects.ts';
-import { type RunDeps, runRollout } from './run-rollout.ts';
+import { CLOCK_MS, type RunDeps, runRollout } from './run-rollout.ts';
 
-const TICK_MS = 1_000;
 /** Outcomes arrive in bursts; what comes within this time is judged together. */
 const COALESCE_MS = 25;
 const DUE_MAX = 100;
+/** As many as may be open. */
+const DUE_LISTED_MAX = 1_000;
 
 export type Rollouts = {
   /** Something happened that may matter to this rollout (or, without one, to the outbox): look soon, not only at the next tick. */
@@ -23,6 +24,9 @@ export type RolloutsDeps = RunDeps &
 
 export const startRollouts = (deps: RolloutsDeps): Rollouts => {
   const woken = new Set<Id>();
+  /** In which round each was looked at last: those that wait, or fail, stay due, and must not take the others' turn. */
+  let looked = new Map<Id, number>();
+  let rounds = 0;
   let running: Promise<void> | undefined;
   let again = false;
   let stopped = false;
@@ -40,10 +44,15 @@ export const startRollouts = (deps: RolloutsDeps): Rollouts => {
     const ids = new Set(woken);
     woken.clear();
     await attempt(async () => {
-      for (const due of await deps.store.listDueRollouts(deps.now(), DUE_MAX)) ids.add(due.plan.id);
+      const due = await deps.store.listDueRollouts(deps.now(), DUE_LISTED_MAX);
+      looked = new Map(due.map(({ plan: { id } }) => [id, looked.get(id) ?? 0]));
+      const longest = [...looked].sort(([, a], [, b]) => a - b).slice(0, DUE_MAX);
+      for (const [id] of longest) ids.add(id);
     });
+    rounds += 1;
     for (const id of ids) {
       if (stopped) return;
+      looked.set(id, rounds);
       await attempt(() => runRollout(deps, id), id);
     }
     if (!stopped) await attempt(() => performEffects(deps));
@@ -66,7 +75,7 @@ export const startRollouts = (deps: RolloutsDeps): Rollouts => {
     });
   };
 
-  const clock = setInterval(run, TICK_MS);
+  const clock = setInterval(run, CLOCK_MS);
   run();
   return {
     wake: (rolloutId) => {

@@ -3,6 +3,7 @@ import type { Id } from '#shared/ids.ts';
 import { accept, type Result, refuse } from '#shared/problems.ts';
 import { namedIn, stillAcknowledged } from '../domain/acknowledge.ts';
 import { auditLine, BY_SERVER } from '../domain/audit.ts';
+import { changesNothing } from '../domain/decision.ts';
 import { binMsOf } from '../domain/deployment.ts';
 import { recalledOf } from '../domain/recall.ts';
 import type { RolloutPlan } from '../domain/rollout.ts';
@@ -19,6 +20,8 @@ import { watchCommitted } from './watch-committed.ts';
 const ATTEMPTS_MAX = 16;
 /** Steps that are due at once: started, wave opened, offered. */
 const STEPS_MAX = 4;
+/** How often the clock looks at what is due. */
+export const CLOCK_MS = 1_000;
 const OVERDUE_PAGE = 1_000;
 const OVERDUE_PAGES_MAX = 200;
 
@@ -46,6 +49,10 @@ export const runRollout = async (deps: RunDeps, id: Id): Promise<Result<RolloutR
 const isDue = (rollout: RolloutRecord, now: number): boolean =>
   rollout.nextTickAt !== null && rollout.nextTickAt <= now;
 
+/** It asks to be looked at within a second, which the clock does with all that are due, and was due before that already. */
+const staysDue = ({ nextTickAt: before }: RolloutRecord, nextTickAt: number | null, now: number): boolean =>
+  before !== null && nextTickAt !== null && before <= nextTickAt && nextTickAt <= now + CLOCK_MS;
+
 /** One event applied to the newest record, again when somebody else was faster. Refusals: `not-found`, and what the step refuses. */
 export const applyEvent = async (deps: RunDeps, id: Id, event: RolloutEvent): Promise<Result<RolloutRecord>> => {
   for (let attempt = 0; attempt < ATTEMPTS_MAX; attempt += 1) {
@@ -61,8 +68,10 @@ export const applyEvent = async (deps: RunDeps, id: Id, event: RolloutEvent): Pr
     const happened = eventNow(event, release);
     const step = stepRollout(rollout, happened, facts);
     if (step.refused !== null) return step.refused;
-    // A rollout at rest is not written again and again.
+    // A rollout that rests or waits is not written again and again.
     if (step.next === rollout && step.nextTickAt === record.nextTickAt) return accept(record);
+    if (staysDue(record, step.nextTickAt, now) && changesNothing(rollout, step))
+      return accept({ ...record, nextTickAt: step.nextTickAt });
     const { activatedAt } = step.next;
     const nextPlan = activatedAt === undefined ? plan : { ...plan, activatedAt };
     const next = { ...record, plan: nextPlan, progress: step.next.progress, nextTickAt: step.nextTickAt };

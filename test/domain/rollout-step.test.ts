@@ -1,8 +1,10 @@
 import { describe, expect, test } from 'vitest';
 import { countOutcomes } from '#server/domain/deployment.ts';
 import type { Rollout } from '#server/domain/rollout.ts';
+import type { RolloutFacts } from '#server/domain/rollout-events.ts';
 import { startLimit } from '#server/domain/rollout-run.ts';
 import { stepRollout } from '#server/domain/rollout-step.ts';
+import { Id } from '#shared/ids.ts';
 import { BAD, fleetOf, GOOD, OFFLINE, SILENT, START } from './fleet.ts';
 
 const quick = { gate: { soakMs: 30_000 }, deadlines: { outcomeMs: 600_000 } };
@@ -424,6 +426,35 @@ describe('limits', () => {
       expect([...new Set(first)].sort()).toEqual(groups);
     },
   );
+
+  // It was whoever's turn it was: another one each second, each saved, and each change of kind a decision to keep.
+  test('what it waits for is the same at every tick as long as nothing changes: evidence first, then the first window to open', () => {
+    const [paris, lyon, oslo] = ['paris', 'lyon', 'oslo'].map((name) => Id.parse(name));
+    const cohorts = [paris!, lyon!, oslo!];
+    const fleet = fleetOf({ devices: 90, behaviour: () => OFFLINE });
+    const bins = countOutcomes(
+      fleet.deployments.map((one, index) => ({ ...one, cohort: cohorts[index % 3]! })),
+      60_000,
+    );
+    const rollout: Rollout = {
+      ...fleet.rollout,
+      progress: { state: 'running', wave: 0, waveSince: START, gateSince: null, hold: null },
+    };
+    const holds = (facts: Omit<RolloutFacts, 'now'>): unknown[] => {
+      const ticks = Array.from({ length: 30 }, (_, second) => START + second * 1_000);
+      const held = ticks.map((now) => stepRollout(rollout, { kind: 'tick' }, { ...facts, now }).next.progress);
+      const told = held.flatMap((one) => (one.state === 'running' ? [one.hold] : []));
+      return [...new Map(told.map((hold) => [JSON.stringify(hold), hold])).values()];
+    };
+    const windows = cohorts.map((cohort, index) => ({ cohort, open: false, opensAt: START + (4 - index) * 3_600_000 }));
+    expect(holds({ bins, windows })).toEqual([{ kind: 'window', cohort: oslo, opensAt: START + 2 * 3_600_000 }]);
+    const asked = bins.map((bin) => (bin.cohort === lyon ? { ...bin, devices: bin.devices - 20 } : bin));
+    const unaccepted = { ...bins[0]!, cohort: lyon!, outcome: 'unaccepted' as const, startBin: 0, devices: 20 };
+    const lyonIsOpen = windows.map((one) => ({ ...one, open: one.cohort === lyon }));
+    expect(holds({ bins: [...asked, unaccepted], windows: lyonIsOpen })).toMatchObject([
+      { kind: 'judge', group: 'lyon/gw2', unaccepted: 20 },
+    ]);
+  });
 
   test('never more devices at risk than allowed', () => {
     const fleet = fleetOf({ devices: 60, behaviour: () => GOOD, policy: { ...quick, limits: { atRiskMax: 7 } } });

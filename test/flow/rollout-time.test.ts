@@ -1,5 +1,6 @@
 import { expect, test } from 'vitest';
 import { explainRollout } from '#server/domain/explain.ts';
+import { explainRollout as explainDecisions } from '#server/flow/explain-rollout.ts';
 import { planRollout } from '#server/flow/plan-rollout.ts';
 import { receiveReports } from '#server/flow/receive-report.ts';
 import { steerRollout } from '#server/flow/steer-rollout.ts';
@@ -54,18 +55,45 @@ const explained = async (rollout: Id) => {
   return explainRollout({ ...record.plan, progress: record.progress }, world.now());
 };
 
-test('outside of its window nobody is offered anything, and why is said; inside it goes on', async () => {
+const startWaiting = async (): Promise<{ rollout: Id; gw1: Id }> => {
   await releaseOf(world, '1.1.0');
   const [gw1] = await enrolFleet(world, 2);
-  const rollout = await startRollout(world, '1.1.0', { policy: NIGHT });
+  return { rollout: await startRollout(world, '1.1.0', { policy: NIGHT }), gw1: gw1! };
+};
+
+test('outside of its window nobody is offered anything, and why is said; inside it goes on', async () => {
+  const { rollout, gw1 } = await startWaiting();
   expect((await deploymentsOf(world, rollout)).map(({ state }) => state)).toEqual(['planned', 'planned']);
   expect(await explained(rollout)).toContain('waits for the maintenance window of fleet, which opens in 2 h');
   world.pass(2 * HOUR);
   await run(world, rollout);
   expect((await deploymentsOf(world, rollout)).map(({ state }) => state)).toEqual(['offered', 'offered']);
-  const told = lastTold(world, gw1!);
+  const told = lastTold(world, gw1);
   expect(told?.kind === 'install' && told.windows?.[0]).toEqual({ opens: T0 + 2 * HOUR, closes: T0 + 3 * HOUR });
   expect(told?.kind === 'install' && told.windows).toHaveLength(8);
+});
+
+test('a rollout that waits for its window is saved when something changes, and not every second', async () => {
+  const { rollout } = await startWaiting();
+  const revision = async () => (await world.store.getRollout(rollout))?.revision;
+  await run(world, rollout);
+  const before = await revision();
+  for (let second = 0; second < 100; second += 1) {
+    world.pass(1_000);
+    await run(world, rollout);
+  }
+  expect(await revision()).toBe(before);
+  expect(await explained(rollout)).toContain('waits for the maintenance window of fleet, which opens in 1 h 58 min');
+  expect((await world.store.listDueRollouts(world.now(), 10)).map(({ plan }) => plan.id)).toEqual([rollout]);
+  world.pass(T0 + 2 * HOUR - world.now());
+  await run(world, rollout);
+  expect((await deploymentsOf(world, rollout)).map(({ state }) => state)).toContain('offered');
+  const { items } = must(await explainDecisions(world, rollout, { limit: 100, verify: true }));
+  expect(items.map(({ kinds, faults }) => [...kinds, ...faults!])).toEqual([
+    ['offered'],
+    ['held-by-window'],
+    ['rollout-started', 'wave-opened'],
+  ]);
 });
 
 test('each device is offered to in its own time zone', async () => {

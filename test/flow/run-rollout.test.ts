@@ -5,6 +5,7 @@ import { reportRollout } from '#server/flow/report-rollout.ts';
 import { startRollouts } from '#server/flow/rollouts.ts';
 import { applyEvent, runRollout } from '#server/flow/run-rollout.ts';
 import { steerRollout } from '#server/flow/steer-rollout.ts';
+import type { RolloutRecord } from '#server/store/store.ts';
 import { Id } from '#shared/ids.ts';
 import { Policy } from '#shared/policy.ts';
 import { line } from '#test/store/records.ts';
@@ -264,6 +265,9 @@ test('what can not be rolled out is refused with the reason', async () => {
   expect(await plan({})).toMatchObject({ code: 'conflict', detail: expect.stringContaining('left out') });
 });
 
+const isHeldByWindow = ({ progress }: RolloutRecord): boolean =>
+  progress.state === 'running' && progress.hold?.kind === 'window';
+
 test('two rollouts never own one device; the second waits for the first', async () => {
   await enrolFleet(world, 1);
   await releaseOf(world, '1.0.0');
@@ -335,6 +339,21 @@ test('a rollout that fails to run does not stop the others', async () => {
   await rollouts.stop();
   expect(errors[0]).toEqual([bad.plan.id, new Error('disk I/O error')]);
 });
+
+test('rollouts that wait and are looked at again and again let every other have its turn', async () => {
+  await enrolFleet(world, 1);
+  await releaseOf(world, '1.0.0');
+  const at = (hour: number) => Policy.parse({ windows: [{ cron: `0 ${hour} * * *`, durationMs: 3_600_000 }] });
+  // More than are looked at in one round.
+  for (let n = 0; n < 100; n += 1) must(await plan({ policy: at(5) }));
+  const last = must(await plan({ policy: at(2) })).plan.id;
+  const rollouts = startRollouts({ ...world, onError: (error) => expect.unreachable(String(error)) });
+  const waits = async () => (await world.store.listRollouts({ limit: 200 })).every(isHeldByWindow);
+  await expect.poll(waits, { timeout: 60_000 }).toBe(true);
+  world.pass(2 * 3_600_000);
+  await expect.poll(() => statesOf(last), { timeout: 60_000 }).toBe('offered');
+  await rollouts.stop();
+}, 150_000);
 
 test('an event for a rollout that does not exist is refused', async () => {
   expect(await applyEvent(world, Id.parse('nothing'), { kind: 'tick' })).toMatchObject({ code: 'not-found' });
