@@ -10,10 +10,12 @@ import { mcuPair } from './mcu.ts';
 const TRIAL = { tries: 2, deployment: 'd1' };
 const OK = { ok: true };
 
-const runsStill = async (name: string): Promise<boolean> => {
+/** Of this test alone, beside whichever others run on the machine: seconds to sleep, which are told apart in the table of processes. */
+const napOf = (number: number): string => `${86_400 + number}.${process.pid}`;
+const runsStill = async (...naps: string[]): Promise<boolean> => {
   const pids = (await readdir('/proc')).filter((entry) => /^\d+$/.test(entry));
   const lines = await Promise.all(pids.map((pid) => readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '')));
-  return lines.some((line) => line.includes(name));
+  return lines.some((line) => line.split('\0').some((word) => naps.includes(word)));
 };
 
 test('a target as it left the factory runs something of which nothing is known', async () => {
@@ -66,13 +68,14 @@ describe('an installer that does not do as it is told', () => {
     const slots = await pair.open();
     const release = await pair.release('1.1.0');
     await slots.prepare('b', release.manifest);
-    await pair.before('install', 'setsid sleep 86421 & sleep 86422');
+    const naps = [napOf(1), napOf(2)] as const;
+    await pair.before('install', `setsid sleep ${naps[0]} & sleep ${naps[1]}`);
     expect(await slots.write('b', release.manifest, release.digest, release.fetched)).toMatchObject({
       ok: false,
       code: 'WRITE_FAILED',
       message: 'install: it did not end within 400 ms',
     });
-    expect(await runsStill('8642')).toBe(false);
+    expect(await runsStill(...naps)).toBe(false);
   });
 
   test('one that is called off is ended too', async () => {
@@ -80,15 +83,16 @@ describe('an installer that does not do as it is told', () => {
     const slots = await pair.open();
     const release = await pair.release('1.1.0');
     await slots.prepare('b', release.manifest);
-    await pair.before('install', 'sleep 86423');
+    const nap = napOf(3);
+    await pair.before('install', `sleep ${nap}`);
     const stop = new AbortController();
     const writing = slots.write('b', release.manifest, release.digest, release.fetched, stop.signal);
-    await expect.poll(() => runsStill('86423')).toBe(true);
+    await expect.poll(() => runsStill(nap)).toBe(true);
     // What is known does not wait for it.
     expect(await slots.running()).toEqual({ slot: 'a', trial: false });
     stop.abort();
     expect(await writing).toMatchObject({ ok: false, message: 'install: stopped' });
-    expect(await runsStill('86423')).toBe(false);
+    expect(await runsStill(nap)).toBe(false);
   });
 
   test('75 is asked again until it can, or until the limit', async () => {
@@ -150,11 +154,12 @@ test('an installer that a killed agent has left running is ended before another 
   const slots = await pair.open();
   const release = await pair.release('1.1.0');
   await slots.prepare('b', release.manifest);
-  await pair.before('install', 'setsid sleep 86424');
+  const nap = napOf(4);
+  await pair.before('install', `setsid sleep ${nap}`);
   const orphaned = slots.write('b', release.manifest, release.digest, release.fetched);
-  await expect.poll(() => runsStill('86424')).toBe(true);
+  await expect.poll(() => runsStill(nap)).toBe(true);
   await pair.open();
-  expect(await runsStill('86424')).toBe(false);
+  expect(await runsStill(nap)).toBe(false);
   await orphaned;
 });
 
