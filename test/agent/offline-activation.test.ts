@@ -7,7 +7,7 @@ const inVain = (agent: RunningAgent, since: number): boolean => performance.now(
 const retried = (agent: RunningAgent): number =>
   agent.lines.filter(({ event }) => event === 'confirmation-retried').length;
 
-/** Installed, and waiting for a moment that is a little ahead: time enough to cut it off. */
+/** Installed, and waiting for a moment that is a little ahead. The server confirms nothing until it is told to, however long it takes to cut it off. */
 const installed = async (
   more: { confirm?: 'when-reachable' },
   options: { environment?: Record<string, string>; serverContact?: boolean } = {},
@@ -16,50 +16,52 @@ const installed = async (
   const device = await openDevice(server, { unreachableMs: 1_000, reconnect: { firstMs: 20, maxMs: 100 } });
   const agent = device.start(undefined, options.environment);
   const { instruction } = await server.publishRelease('1.0.0', APPS.good, {
-    health: { soakMs: 300, deadlineMs: 20_000, intervalMs: 50, serverContact: options.serverContact ?? false },
+    health: { soakMs: 300, deadlineMs: 120_000, intervalMs: 50, serverContact: options.serverContact ?? false },
   });
   // First told to wait for a command, so that however slow the machine is, it is installed before the time.
   server.desire({ ...instruction, activateAt: null });
-  await until('it is installed', () => agent.states().at(-1) === 'ready', 20_000);
+  await until('it is installed', () => agent.states().at(-1) === 'ready');
+  server.state.answerDesired = false;
   const activateAt = Date.now() + 1_500;
   server.desire({ ...instruction, activateAt, ...more });
   await until('the agent heard of the time', () => server.state.reports.at(-1)?.desiredSeq === 2);
-  return { server, agent, activateAt, instruction };
+  const comeBack = (): void => void Object.assign(server.state, { offline: false, answerDesired: true });
+  return { server, agent, activateAt, instruction, comeBack };
 };
 
 test('a device that is offline at the time activates with the others, where its instruction allows it', async () => {
-  const { server, agent, activateAt } = await installed({ confirm: 'when-reachable' });
+  const { server, agent, activateAt, comeBack } = await installed({ confirm: 'when-reachable' });
   server.goOffline();
   await until('it activates', () => has(agent, 'activating-unconfirmed'));
   expect(Date.now()).toBeGreaterThanOrEqual(activateAt + 1_000);
   await until('it has committed', () => agent.states().at(-1) === 'committed');
-  server.state.offline = false;
+  comeBack();
   await until('its receipt has come', () => server.state.receipts.length === 1);
   expect(server.state.receipts).toMatchObject([{ outcome: 'committed' }]);
   await agent.stop();
 });
 
 test('without that permission it stays ready until the server can be asked', async () => {
-  const { server, agent } = await installed({});
+  const { server, agent, comeBack } = await installed({});
   server.goOffline();
   await until('it begins to ask', () => retried(agent) > 0);
   const since = performance.now();
   await until('it has asked in vain for long', () => inVain(agent, since));
   expect(agent.states().at(-1)).toBe('ready');
-  server.state.offline = false;
+  comeBack();
   await until('it has committed', () => server.state.receipts.length === 1);
   expect(has(agent, 'activating-unconfirmed')).toBe(false);
   await agent.stop();
 });
 
 test('a release that proves its health by reaching the server waits for the server: offline its trial could only fail', async () => {
-  const { server, agent } = await installed({ confirm: 'when-reachable' }, { serverContact: true });
+  const { server, agent, comeBack } = await installed({ confirm: 'when-reachable' }, { serverContact: true });
   server.goOffline();
   await until('it begins to ask', () => retried(agent) > 0);
   const since = performance.now();
   await until('it has asked in vain for long', () => inVain(agent, since));
   expect(agent.states().at(-1)).toBe('ready');
-  server.state.offline = false;
+  comeBack();
   await until('it has committed', () => server.state.receipts.length === 1);
   expect(server.state.receipts).toMatchObject([{ outcome: 'committed' }]);
   await agent.stop();
@@ -67,7 +69,6 @@ test('a release that proves its health by reaching the server waits for the serv
 
 test('a server that answers, however badly, is not unreachable: what it says counts', async () => {
   const { server, agent } = await installed({ confirm: 'when-reachable' });
-  server.state.answerDesired = false;
   await until('it begins to ask', () => retried(agent) > 0);
   const since = performance.now();
   await until('it has asked in vain for long', () => inVain(agent, since));
@@ -80,7 +81,8 @@ test('a server that answers, however badly, is not unreachable: what it says cou
 
 test('a device whose clock is an hour ahead waits by the server’s clock', async () => {
   const ahead = '--import=data:text/javascript,const%20n=Date.now;Date.now=()=>n()+3600000';
-  const { server, agent, activateAt } = await installed({}, { environment: { NODE_OPTIONS: ahead } });
+  const { server, agent, activateAt, comeBack } = await installed({}, { environment: { NODE_OPTIONS: ahead } });
+  comeBack();
   await until('it has committed', () => server.state.receipts.length === 1);
   const activated = server.state.reports.find(({ deployment }) => deployment?.state === 'activating');
   expect(Date.now()).toBeGreaterThanOrEqual(activateAt);
