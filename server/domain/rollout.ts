@@ -24,6 +24,8 @@ export type RolloutPlan = {
   belowFloor?: number;
   /** It takes devices of this rollout back. */
   recalls?: Id;
+  /** It takes devices that drift back to what they should run. */
+  reconciles?: true;
   createdAt: Millis;
   createdBy: string;
   /** From then on it offers to nobody, takes back what was not activated, and is over. */

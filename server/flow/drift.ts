@@ -13,8 +13,6 @@ import { type Planned, preparePlan } from './plan-rollout.ts';
 /** As many as the API takes by name. */
 const RECONCILED_AT_ONCE = 1_000;
 const NAMED_MAX = 20;
-/** Of the cohorts that are made for such a rollout, each for one. */
-const COHORT_PREFIX = 'drift-';
 const ON_THE_WAY = new Set<DeploymentState>(['planned', 'offered', 'fetching', 'installing', 'ready', 'trial']);
 
 type Deps = { store: Store; channels: readonly Channel[]; now: () => number; newId: () => Id };
@@ -86,7 +84,7 @@ const waysBack = async ({ store }: Deps): Promise<Map<Id, RolloutRecord>> => {
   const ways = new Map<Id, RolloutRecord>();
   for (const rollout of await store.listOpenRollouts()) {
     const { plan, progress } = rollout;
-    if (progress.state === 'halted' || !plan.cohorts.every(({ cohort }) => cohort.startsWith(COHORT_PREFIX))) continue;
+    if (progress.state === 'halted' || plan.reconciles !== true) continue;
     const list = (page: Page) => store.listDeployments({ rollout: plan.id }, page);
     for await (const { device, state } of everyPage(list, ({ id }) => id))
       if (ON_THE_WAY.has(state)) ways.set(device, rollout);
@@ -134,7 +132,7 @@ const planFor = async (
   { devices, ...release }: Wanted,
   by: string,
 ): Promise<Result<Planned & { cohort: CohortRecord }>> => {
-  const name = Id.parse(`${COHORT_PREFIX}${deps.newId()}`);
+  const name = Id.parse(`drift-${deps.newId()}`);
   const cohort: CohortRecord = { name, members: { kind: 'list', devices }, createdAt: deps.now() };
   const store: Parameters<typeof preparePlan>[0]['store'] = {
     getRelease: (product, version) => deps.store.getRelease(product, version),
@@ -144,7 +142,9 @@ const planFor = async (
   };
   const cohorts = [{ cohort: name, waves: [{ percent: 100 }] }];
   const planned = await preparePlan({ ...deps, store }, { ...release, cohorts, policy: Policy.parse({}), by });
-  return planned.ok ? accept({ ...planned.value, cohort }) : planned;
+  if (!planned.ok) return planned;
+  const { rollout, ...rest } = planned.value;
+  return accept({ ...rest, cohort, rollout: { ...rollout, plan: { ...rollout.plan, reconciles: true as const } } });
 };
 
 const notDrifted = async ({ store }: { store: Pick<Store, 'getDevice'> }, device: Id): Promise<Result<never>> =>

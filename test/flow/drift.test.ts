@@ -1,14 +1,18 @@
 import { expect, test } from 'vitest';
+import { createCohort } from '#server/flow/create-cohort.ts';
 import { adoptDrift, reconcileDrift } from '#server/flow/drift.ts';
+import { planRollout } from '#server/flow/plan-rollout.ts';
 import { steerRollout } from '#server/flow/steer-rollout.ts';
 import type { Running } from '#shared/deployment.ts';
 import { Id, Sha256 } from '#shared/ids.ts';
+import { Policy } from '#shared/policy.ts';
 import {
   deploymentsOf,
   enrolFleet,
   GATEWAY,
   kindsOf,
   must,
+  PRODUCTION,
   releaseOf,
   report,
   run,
@@ -106,6 +110,25 @@ test('a device that is on its way back stays with the rollout that takes it ther
   expect(await deploymentsOf(world, both[1]!)).toMatchObject([{ device: gw2 }]);
   must(await steerRollout(world, { rollout: first!, verb: 'abort', note: '', by: 'ada' }));
   expect(await reconcile(gw1!)).not.toContain(first);
+});
+
+// It was told by the name of its cohort, which is anybody's to choose.
+test('a rollout of somebody to a cohort named as those of reconcile is no way back', async () => {
+  await releaseOf(world, '1.1.0');
+  const [gw1] = await enrolFleet(world, 1);
+  const release = (await world.store.getRelease(GATEWAY, '1.1.0'))!;
+  const given: Running = { ...OLD, version: '1.1.0', manifest: release.bundles[0]!.manifestSha256 };
+  for (const what of [given, MANUAL]) await beat(gw1!, what);
+  const cohort = Id.parse('drift-lyon');
+  must(await createCohort(world, { name: cohort, devices: [gw1!], by: 'bob' }));
+  const night = Policy.parse({ windows: [{ cron: '0 2 * * *', durationMs: 3_600_000 }] });
+  const about = { product: GATEWAY, version: '1.1.0', channel: PRODUCTION, policy: night, by: 'bob' };
+  const own = must(await planRollout(world, { ...about, cohorts: [{ cohort, waves: [{ percent: 100 }] }] }));
+  const [back] = must(await reconcileDrift(world, { devices: 'all', by: 'ada' }));
+  expect(back!.plan.id).not.toBe(own.plan.id);
+  expect(must(await reconcileDrift(world, { devices: 'all', by: 'ada' }))).toMatchObject([
+    { plan: { id: back!.plan.id } },
+  ]);
 });
 
 test('adopting makes what a device runs what it should run, by name in the log', async () => {
