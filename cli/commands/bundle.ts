@@ -4,12 +4,13 @@ import { type Command, Option } from 'commander';
 import { partsOf } from '#shared/bundle.ts';
 import { releaseRef, Sha256, unreachable } from '#shared/ids.ts';
 import type { HealthCheck } from '#shared/manifest.ts';
+import { withoutLongWords } from '#shared/problems.ts';
 import { sha256Hex } from '#shared/trust/canonical.ts';
 import { withExamples } from '../command.ts';
 import { createBundles, parseDescription, readDescription } from '../description.ts';
 import { CliFailure, usageFailure } from '../failure.ts';
 import { type CheckedBundle, checkBundle, warnOfCompressed } from '../publish.ts';
-import { facts, formatBytes, paint, print, printJson, table, withProgress } from '../terminal.ts';
+import { facts, formatBytes, harmless, paint, print, printJson, table, withProgress } from '../terminal.ts';
 import { collect, collectText, pair, wholeNumber } from '../values.ts';
 
 type CreateFlags = {
@@ -163,8 +164,8 @@ export const addBundle = (program: Command): void => {
         for (const file of files) found.push(await tryCheck(file));
         if (flags.json === true) printJson(found);
         else
-          for (const result of found)
-            print(result.ok ? `${paint.green('ok')}   ${result.file}` : `${paint.red('bad')}  ${result.file}`);
+          for (const { ok, file } of found)
+            print(`${ok ? `${paint.green('ok')} ` : paint.red('bad')}  ${harmless(withoutLongWords(file))}`);
         const bad = found.filter((result) => !result.ok);
         if (bad.length > 0) throw new CliFailure(bad.map((result) => result.why).join('\n'));
       }),
@@ -185,7 +186,7 @@ const tryCheck = async (file: string) => {
   try {
     return { ok: true as const, ...viewOf(await check(file)) };
   } catch (error) {
-    if (error instanceof CliFailure) return { ok: false as const, file, why: error.message };
+    if (error instanceof CliFailure) return { ok: false as const, file, why: withoutLongWords(error.message) };
     throw error;
   }
 };

@@ -363,6 +363,16 @@ test('bundles are made from a description, the same every time, and checked', as
   expect(verified.err).toMatch(/digest-mismatch|bundle-invalid/);
 });
 
+test('a file name of any length is cut where a bundle does not hold', async () => {
+  const missing = `/${'a'.repeat(70_000)}.sluice`;
+  const cut = /^bad {2}\/a{49}\.{3}a{43}\.sluice \(70008 characters\)\n$/;
+  const verified = await runSluice(['bundle', 'verify', missing]);
+  expect(verified).toMatchObject({ code: 1, out: expect.stringMatching(cut) });
+  expect(verified.err.length).toBeLessThan(200);
+  const { out } = await runSluice(['bundle', 'verify', missing, '--json']);
+  expect(JSON.parse(out)).toMatchObject([{ ok: false, file: missing, why: verified.err.slice(7, -1) }]);
+});
+
 test('Ctrl-C in the middle of making a bundle leaves nothing behind', async () => {
   await mkdir(join(folder, 'large'));
   await writeFile(join(folder, 'large', 'image'), '');
