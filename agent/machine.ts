@@ -37,6 +37,8 @@ export type Machine = {
   send: (event: EventOf) => void;
   /** A number for a report or receipt that was never used before and never will be again, whatever crashes. */
   nextSeq(): Promise<number>;
+  /** All of them up to this one were used, by what this device was before it was put back to an older state. */
+  skipSeq(used: number): void;
   /** For how long a write of the journal has been going on, in milliseconds; 0 when none does. */
   writingMs: () => number;
   /** Ends what is being done; nothing is recorded any more. */
@@ -172,6 +174,9 @@ export const openMachine = (options: MachineOptions): Machine => {
         });
       }
       return seq;
+    },
+    skipSeq: (used) => {
+      usedSeq = Math.max(usedSeq, used);
     },
     writingMs: () => (writingSince === undefined ? 0 : performance.now() - writingSince),
     stop: async () => {

@@ -13,7 +13,7 @@ import type { Machine } from './machine.ts';
 import type { Progress } from './transfer/transfer.ts';
 
 export type ReporterOptions = {
-  machine: Pick<Machine, 'memory' | 'nextSeq' | 'send'>;
+  machine: Pick<Machine, 'memory' | 'nextSeq' | 'skipSeq' | 'send'>;
   link: () => Pick<Link, 'publish' | 'connected'>;
   boot: Id;
   /** Name and version of the agent. */
@@ -48,6 +48,8 @@ export const openReporter = (options: ReporterOptions): Reporter => {
   /** Reports without acknowledgement that carried a receipt: which. Each attempt at a deployment has its own. */
   const sentReceipts = new Map<number, Signed>();
   let newestSent = 0;
+  /** Numbers up to this one were used by what this device was before it was put back to an older state. */
+  let forgotten = 0;
   let repeats = 0;
   /** Counts what happened; a report that took a while must not hide what changed meanwhile. */
   let changes = 0;
@@ -80,7 +82,7 @@ export const openReporter = (options: ReporterOptions): Reporter => {
         attributes: options.attributes(),
       };
       if (stopped || !link().publish('state', message)) return;
-      newestSent = message.seq;
+      newestSent = Math.max(newestSent, message.seq);
       changesSent = changesBefore;
       if (receipt !== null) sentReceipts.set(message.seq, receipt);
       for (const old of [...sentReceipts.keys()].slice(0, -SENT_MAX)) sentReceipts.delete(old);
@@ -134,8 +136,16 @@ export const openReporter = (options: ReporterOptions): Reporter => {
       clearTimeout(reporting);
       clearTimeout(beating);
     },
-    ack: ({ boot, seq }) => {
+    ack: ({ boot, seq, highest = 0 }) => {
       if (boot !== options.boot) return;
+      if (highest > newestSent) {
+        const why = `the server has heard report ${highest} of this device, which knows of none: going on above it`;
+        log.warn({ event: 'numbers-forgotten' }, why);
+        forgotten = highest;
+        machine.skipSeq(highest);
+      }
+      // Taken for what was heard before: what it carried will be repeated.
+      if (seq <= forgotten) return;
       const delivered = sentReceipts.get(seq);
       sentReceipts.delete(seq);
       // Acknowledgements come late: by now the receipt of the next attempt may wait, which nobody has heard of.

@@ -108,8 +108,18 @@ export const StateReport = z.object({
 });
 export type StateReport = z.infer<typeof StateReport>;
 
-/** `down/ack`: everything in the state report with this `seq` is committed on the server. */
-export const Ack = z.object({ boot: Id, seq: z.number().int().min(1) });
+/** Nobody signs what numbers were used: whoever makes it up must leave a device enough of them. */
+const SEQ_TOLD_MAX = Math.floor(Number.MAX_SAFE_INTEGER / 2);
+
+/**
+ * `down/ack`: everything in the state report with this `seq` is committed on the server. `highest`: nothing was done about it now, since a
+ * report with this number is; a device that never sent that one was not heard, and must go on above it.
+ */
+export const Ack = z.object({
+  boot: Id,
+  seq: z.number().int().min(1),
+  highest: z.number().int().min(1).max(SEQ_TOLD_MAX).optional(),
+});
 export type Ack = z.infer<typeof Ack>;
 
 /** `up/heartbeat`, QoS 0: may be lost. About 300 bytes. */

@@ -60,7 +60,7 @@ const attemptToSave = async (deps: ReceiveDeps, reports: Report[], received: Rec
     const device = facts.devices.get(from.device);
     if (device === undefined || device.state !== 'accepted') continue;
     if (from.report.seq <= device.reportSeq) {
-      received.acks.push(ackOf(from));
+      received.acks.push(ackOf(from, { highest: device.reportSeq }));
       continue;
     }
     prepared.push({ from, ...(await prepareReport(deps, facts, device, from.report)) });
@@ -82,9 +82,9 @@ const attemptToSave = async (deps: ReceiveDeps, reports: Report[], received: Rec
   return again;
 };
 
-const ackOf = ({ device, report }: Report): { device: Id; ack: Ack } => ({
+const ackOf = ({ device, report }: Report, seen: Pick<Ack, 'highest'> = {}): { device: Id; ack: Ack } => ({
   device,
-  ack: { boot: report.boot, seq: report.seq },
+  ack: { boot: report.boot, seq: report.seq, ...seen },
 });
 
 // ---- What is known

@@ -4,7 +4,7 @@ import type { Log } from '#agent/log.ts';
 import { openMachine } from '#agent/machine.ts';
 import { openReporter } from '#agent/report.ts';
 import { Id } from '#shared/ids.ts';
-import { type Signed, StateReport } from '#shared/messages.ts';
+import { Ack, type Signed, StateReport } from '#shared/messages.ts';
 import { freshMemory, offerOf, receipt as unsigned } from './domain/model.ts';
 import { until } from './harness.ts';
 
@@ -99,4 +99,31 @@ test('a late acknowledgement of an earlier attempt is none of the receipt that w
   reporter.ack({ boot: BOOT, seq: three.seq });
   await until('the second attempt is over', () => is().state === 'idle');
   expect(machine.memory().last).toMatchObject({ outcome: 'failed', attempt: 2 });
+});
+
+test('a device that was put back to an older state goes on above what the server has heard of it, and loses no receipt', async () => {
+  const install = {
+    state: 'withdrawn',
+    offer: offerOf(1),
+    since: 1_000,
+    transitions: 2,
+    receipt: receiptOf(1),
+  } as const;
+  const { machine, reporter, says, heard } = open(install);
+  const clockIn2100 = Date.UTC(2100);
+  const [one, two] = [await says(), await says()];
+  reporter.ack({ boot: BOOT, seq: one.seq, highest: clockIn2100 });
+  const taken = await says();
+  reporter.ack({ boot: BOOT, seq: two.seq, highest: clockIn2100 });
+  expect([taken.receipts, heard.acknowledged]).toEqual([[receiptOf(1)], 0]);
+  expect(taken.seq).toBeGreaterThan(clockIn2100);
+
+  // The same message twice, of which the second was seen, is nothing of that kind.
+  reporter.ack({ boot: BOOT, seq: taken.seq, highest: taken.seq });
+  await until('its deployment is over', () => machine.memory().install.state === 'idle');
+});
+
+test('nobody can use up the numbers of a device', () => {
+  const told = (highest: number) => Ack.safeParse({ boot: BOOT, seq: 1, highest }).success;
+  expect([told(Date.UTC(9999)), told(Number.MAX_SAFE_INTEGER - 1)]).toEqual([true, false]);
 });

@@ -33,7 +33,10 @@ let rollout: Id;
 const depsOf = (store: IngestDeps['store']): IngestDeps => ({
   store,
   now: world.now,
-  link: { acknowledge: (device, ack) => void acks.push(`${device} ${ack.boot} ${ack.seq}`) },
+  link: {
+    acknowledge: (device, { boot, seq, highest }) =>
+      void acks.push(`${device} ${boot} ${seq}${highest === undefined ? '' : ` of ${highest}`}`),
+  },
   observer: {
     message: (kind, outcome, count = 1) => {
       const name = `${kind} ${outcome}`;
@@ -181,12 +184,12 @@ test('when the store fails nothing is acknowledged, and the repeated report is',
   expect(acks).toEqual(['gw-1 boot-1 1']);
 });
 
-test('a report that was seen is acknowledged again, and changes nothing', async () => {
+test('a report that was seen is acknowledged again, with the highest number that was seen, and changes nothing', async () => {
   const deployment = await deploymentOf(GW1);
   await report(reportOf(2, { deployment: said(deployment, 'fetching') }));
   await report(reportOf(2, { deployment: said(deployment, 'trial') }));
   await report(reportOf(1, { deployment: said(deployment, 'trial') }));
-  expect(acks).toEqual(['gw-1 boot-1 2', 'gw-1 boot-1 2', 'gw-1 boot-1 1']);
+  expect(acks).toEqual(['gw-1 boot-1 2', 'gw-1 boot-1 2 of 2', 'gw-1 boot-1 1 of 2']);
   expect(await deploymentOf(GW1)).toMatchObject({ state: 'fetching' });
   expect(counted.get('state seen')).toBe(2);
 });

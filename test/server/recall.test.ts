@@ -15,6 +15,7 @@ import { Id } from '#shared/ids.ts';
 import { Policy } from '#shared/policy.ts';
 import { publicKeyPem } from '#shared/trust/keys.ts';
 import { generatePrivateKey, type Signer, signerFromPem } from '#shared/trust/signers.ts';
+import { TIME_ZONE_ATTRIBUTE } from '#shared/windows.ts';
 import { openDevice, type RunningAgent, until } from '#test/agent/harness.ts';
 import { runSluice } from '#test/cli/run.ts';
 import { configFor, newFolder, removeFolder } from './running.ts';
@@ -171,7 +172,7 @@ test('what two devices committed and a third could not bear is recalled by its h
 }, 300_000);
 
 // Found by hand: such a device was acknowledged, and nothing that it reported was kept.
-test('a device whose data folder is put back from a backup is found to drift, is sent back, and is heard', async () => {
+test('a device whose data folder is put back from a backup is found to drift, is sent back, and is heard, also when its clock once ran ahead', async () => {
   const client = openClient({ url: server.httpUrl, token: server.adminToken! });
   const ci = must(signerFromPem(generatePrivateKey('ed25519')));
   await client.call(routes.productCreate, { body: { name: GATEWAY, keys: [publicKeyPem(ci.key)] } });
@@ -205,6 +206,17 @@ test('a device whose data folder is put back from a backup is found to drift, is
       // From wherever its last report left it: those of states that follow one another quickly travel together.
       return items.some(({ sentence }) => /moved from \w+ to reverted/.test(sentence));
     },
+    120_000,
+  );
+  await agent.stop();
+  // Numbers of reports are above the clock: what is put back knows none as high as those of a life in another century.
+  const zone = 'Pacific/Chatham';
+  const ahead = `--import=data:text/javascript,const%20n=Date.now;Date.now=()=>n()+${Date.UTC(2100) - Date.now()}`;
+  agent = startAgent(undefined, { NODE_OPTIONS: ahead, TZ: zone });
+  await until(
+    'it is heard with a clock that runs ahead',
+    async () =>
+      (await client.call(routes.deviceShow, { params: { device: gw1 } })).attributes[TIME_ZONE_ATTRIBUTE] === zone,
     120_000,
   );
   await agent.stop();
