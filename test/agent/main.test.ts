@@ -1,11 +1,21 @@
 import { mkdir, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
+import type { Status } from '#agent/status-file.ts';
 import { signDesired } from '#server/trust/director.ts';
 import { Id } from '#shared/ids.ts';
 import type { Desired } from '#shared/messages.ts';
 import { generatePrivateKey, signerFromPem } from '#shared/trust/signers.ts';
-import { APPS, DEVICE, NEVER_WELL, openDevice, type RunningAgent, startTestServer, until } from './harness.ts';
+import {
+  APPS,
+  DEVICE,
+  type LogLine,
+  NEVER_WELL,
+  openDevice,
+  type RunningAgent,
+  startTestServer,
+  until,
+} from './harness.ts';
 
 const idle = (agent: RunningAgent) => (): boolean => agent.states().at(-1) === 'idle';
 const events = (agent: RunningAgent): (string | undefined)[] => agent.lines.map(({ event }) => event);
@@ -62,8 +72,10 @@ test('a version is installed, proven on trial, committed, and reported exactly o
   expect(server.state.reports.at(-1)).toMatchObject({ floor: 1, desiredSeq: 2, running: { version: '1.0.0' } });
   const numbers = server.state.reports.map(({ seq }) => seq);
   expect(numbers).toEqual([...new Set(numbers)].sort((one, other) => one - other));
-  const status = JSON.parse(await readFile(join(device.dataDir, 'status.json'), 'utf8')) as object;
-  expect(status).toMatchObject({ state: 'idle', running: { version: '1.0.0' }, connected: true });
+  // It is written beside what is reported, not before.
+  const status = async () => JSON.parse(await readFile(join(device.dataDir, 'status.json'), 'utf8')) as Status;
+  await until('its file says so too', async () => (await status()).state === 'idle');
+  expect(await status()).toMatchObject({ state: 'idle', running: { version: '1.0.0' }, connected: true });
   expect((await stat(join(device.dataDir, 'device.key'))).mode & 0o777).toBe(0o600);
 
   // The committed version runs again after a restart, also without a server.
@@ -97,8 +109,11 @@ test('an offer is withdrawn, superseded or left to expire before activation, and
   await until('it is withdrawn', () => server.state.receipts.length === 1 && idle(agent)());
   server.desire(two.instruction);
   await until('the second is ready', () => agent.states().at(-1) === 'ready');
-  server.desire(three.instruction, { expires: Date.now() + 3_000 });
-  await until('the second is superseded', () => server.state.receipts.length === 2);
+  server.desire(three.instruction);
+  const isThird = ({ state, deployment }: LogLine): boolean => state === 'ready' && deployment === 'dep-3-0-0';
+  await until('the second is superseded, and the third is ready', () => agent.lines.some(isThird));
+  // Signed anew, for a short while: however long it took to get there.
+  server.desire(three.instruction, { expires: Date.now() + 5_000 });
   await until(
     'the third expires unasked',
     () => server.state.receipts.length === 3 && idle(agent)(),
