@@ -27,7 +27,8 @@ export const publishImage = async (
     health: {
       checks: kind === 'unhealthy' ? [{ kind: 'command', command: ['false'] }] : [],
       soakMs: 200,
-      deadlineMs: kind === 'unhealthy' ? 1_000 : 120_000,
+      // Of what is not well: long enough for a check to have failed when it is over.
+      deadlineMs: kind === 'unhealthy' ? 6_000 : 120_000,
       intervalMs: 50,
     },
   });

@@ -2,6 +2,7 @@
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { expect, test, vi } from 'vitest';
+import type { Status } from '#agent/status-file.ts';
 import { openDevice, type Published, type RunningAgent, startTestServer, type TestServer, until } from '../harness.ts';
 import { mcu } from './mcu.ts';
 
@@ -17,7 +18,8 @@ const publish = (server: TestServer, version: string, well: boolean): Promise<Pu
     health: {
       checks: well ? [] : [{ kind: 'command', command: ['false'] }],
       soakMs: 200,
-      deadlineMs: well ? DEADLINE_MS : 1_000,
+      // Long enough for a check to have failed when it is over.
+      deadlineMs: well ? DEADLINE_MS : 6_000,
       intervalMs: 50,
     },
   });
@@ -70,8 +72,9 @@ test('an agent that is killed while the installer works installs it again, once'
     server.state.reports.findLast(({ deployment }) => deployment?.state === 'verified')?.deployment;
   const has40 = () => verified()?.bytesDone === 120_000 && verified()?.bytesTotal === 300_000;
   await until('its progress is reported', has40, DEADLINE_MS, () => verified());
-  const status = await readFile(join(device.dataDir, 'status.json'), 'utf8');
-  expect(JSON.parse(status)).toMatchObject({ progress: { bytesDone: 120_000, bytesTotal: 300_000 } });
+  const shown = async () => JSON.parse(await readFile(join(device.dataDir, 'status.json'), 'utf8')) as Status;
+  await until('its progress is shown', async () => (await shown()).progress?.bytesDone === 120_000);
+  expect(await shown()).toMatchObject({ progress: { bytesDone: 120_000, bytesTotal: 300_000 } });
   await target.put('../mcu.goes', '');
   expect(await outcomeOf(server, good, next)).toMatchObject({ outcome: 'committed', running: { version: '1.1.0' } });
   expect((await target.asked()).filter((words) => words === 'install b')).toHaveLength(2);
