@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { afterAll, describe, expect, test } from 'vitest';
 import { HookMoment } from '#shared/manifest.ts';
 import { openCrashRig } from './crash-rig.ts';
-import { APPS, until } from './harness.ts';
+import { APPS, type LogLine, until } from './harness.ts';
 
 // Fault case 24: a hook exits 1, hangs, or says "later", at each of its moments. One device, one release after the other.
 
@@ -30,15 +30,19 @@ const deploy = async (when: HookMoment, behaviour: Behaviour) => {
     health: {
       soakMs: 0,
       intervalMs: 50,
-      deadlineMs: when === 'health' && behaviour !== 'says "later" once' ? 1_500 : 60_000,
+      // Of what never passes: long enough for it to have failed when it is over.
+      deadlineMs: when === 'health' && behaviour !== 'says "later" once' ? 6_000 : 120_000,
       checks: isReverted ? [{ kind: 'command', command: ['false'] }] : [],
     },
   });
+  const { deployment } = release.instruction;
+  const isOver = ({ state, deployment: one }: LogLine): boolean => state === 'reported' && one === deployment;
   rig.server.desire(release.instruction);
-  await until(`it is reported: ${when} ${behaviour}`, () => rig.server.state.receipts.length > 0, 40_000);
-  const known = rig.server.state.receipts[0]!;
+  await until(`it is over: ${when} ${behaviour}`, () => agent.lines.some(isOver));
   await until('it is idle', () => agent.states().at(-1) === 'idle');
-  const lines = (await readFile(runs, 'utf8')).trim().split('\n');
+  const known = rig.server.state.receipts.find((receipt) => receipt.deployment === deployment)!;
+  // One that hangs may have been ended before it wrote anything.
+  const lines = (await readFile(runs, 'utf8').catch(() => '')).trim().split('\n');
   return { release, outcome: known.outcome, code: known.error?.code ?? null, running: known.running!, lines };
 };
 
