@@ -19,7 +19,7 @@ const folder = async (): Promise<string> => {
 
 const supervise = async (more: Partial<SupervisorOptions> = {}) => {
   const dir = more.dir ?? (await folder());
-  const supervisor = await openSupervisor({ dir, stopMs: 2_000, backoffMs: { first: 10, max: 60_000 }, ...more });
+  const supervisor = await openSupervisor({ dir, stopMs: 20_000, backoffMs: { first: 10, max: 60_000 }, ...more });
   onTestFinished(() => supervisor.stop());
   const exits: ApplicationExit[] = [];
   supervisor.listen((exit) => exits.push(exit));
@@ -90,8 +90,8 @@ test('on trial an exit is told and nothing starts again by itself', async () => 
 test('after a commit an exit starts it again, each time after a longer wait', async () => {
   const { supervisor, exits } = await supervise();
   await supervisor.start(application('crash.mjs', { onExit: 'restart' }));
-  await until(() => exits.length === 4);
-  expect(exits.map((exit) => exit.restartInMs)).toEqual([10, 20, 40, 80]);
+  await until(() => exits.length >= 4);
+  expect(exits.slice(0, 4).map((exit) => exit.restartInMs)).toEqual([10, 20, 40, 80]);
 });
 
 test('a commit makes a running trial one that is kept running', async () => {
