@@ -74,17 +74,18 @@ const serve = async (answers: Answer[]) => {
     server.close();
     await rm(dir, { recursive: true, force: true });
   });
+  const get: FetchOptions['get'] = async (path, headers, signal) =>
+    watched(await request(`http://127.0.0.1:${port}${path}`, { headers, signal }));
   const attempt = (more: Partial<FetchOptions> = {}): Promise<FetchResult> =>
     fetchArtifact({
-      get: async (path, headers, signal) =>
-        watched(await request(`http://127.0.0.1:${port}${path}`, { headers, signal })),
+      get,
       artifact,
       dir,
       signal: new AbortController().signal,
       ...more,
     });
   const part = (): Promise<Buffer> => readFile(join(dir, `${SHA256}.part`));
-  return { dir, requests, attempt, part };
+  return { dir, requests, get, attempt, part };
 };
 
 const outcomeOf = async (result: FetchResult): Promise<string> => {
@@ -261,6 +262,21 @@ test('a body that ends early without an announced length is not taken for whole'
   expect((await part()).length).toBe(HALF.length);
 });
 
+/** Hands an answer on once so much of it is there, in one piece: it is not slow before that, however slow the machine is. */
+const afterBytes =
+  (bytes: number, get: FetchOptions['get']): FetchOptions['get'] =>
+  async (...asked) => {
+    const answer = await get(...asked);
+    const rest = answer.body![Symbol.asyncIterator]();
+    const came: Uint8Array[] = [];
+    for (let have = 0; have < bytes; have += came.at(-1)!.length) came.push((await rest.next()).value as Uint8Array);
+    async function* pieces(): AsyncGenerator<Uint8Array> {
+      yield Buffer.concat(came);
+      yield* { [Symbol.asyncIterator]: () => rest };
+    }
+    return { ...answer, body: { [Symbol.asyncIterator]: pieces, cancel: () => answer.body!.cancel() } };
+  };
+
 test('21: connection flapping, idle hang, download: backoff, finite budget (an answer that stalls, or drips: what came is kept)', async () => {
   const stall = (_request: IncomingMessage, response: ServerResponse): void => {
     response.writeHead(200, { 'content-length': CONTENT.length });
@@ -272,8 +288,9 @@ test('21: connection flapping, idle hang, download: backoff, finite budget (an a
     response.on('close', () => clearInterval(dripping));
   };
   for (const answer of [stall, drip]) {
-    const { attempt, part } = await serve([answer]);
-    const result = await attempt({ limits: { windowMs: 100, windowBytesMin: 1_000 } });
+    const { get, attempt, part } = await serve([answer]);
+    const limits = { windowMs: 100, windowBytesMin: 1_000 };
+    const result = await attempt({ get: afterBytes(HALF.length, get), limits });
     expect(result).toMatchObject({ ok: false, code: 'SLOW_RETRIEVAL', retry: true });
     expect((await part()).length).toBeGreaterThanOrEqual(HALF.length);
   }
