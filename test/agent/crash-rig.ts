@@ -23,8 +23,8 @@ export const openCrashRig = async () => {
   await until('1.0.0 is committed', () => agent.states().at(-1) === 'idle');
   await agent.stop();
   let versions = 0;
-  beforeEach(() => {
-    Object.assign(server.state, {
+  const forget = (): void =>
+    void Object.assign(server.state, {
       desired: null,
       acknowledge: true,
       reports: [],
@@ -32,9 +32,12 @@ export const openCrashRig = async () => {
       requests: [],
       onObject: () => false,
     });
-  });
+  beforeEach(forget);
 
   const settledDevice = async (finished?: (stop: () => Promise<void>) => void) => {
+    // Whoever was here before has gone, and nothing of it is on its way any more.
+    await until('the broker has noticed', server.nobodyIsConnected, DEADLINE_MS);
+    forget();
     const device = await openDevice(server, {}, finished);
     await cp(settled.dataDir, device.dataDir, { recursive: true });
     return device;

@@ -31,7 +31,9 @@ beforeAll(async () => {
 afterAll(async () => {
   for (const finish of finishers) await finish();
 });
-beforeEach(() => {
+beforeEach(async () => {
+  // Whoever was here before has gone, and nothing of it is on its way any more.
+  await until('the broker has noticed', server.nobodyIsConnected);
   Object.assign(server.state, { desired: null, reports: [], receipts: [], requests: [] });
 });
 
