@@ -89,6 +89,12 @@ export const ServerConfig = z.strictObject({
       bytesMax: count(2 ** 50).default(20 * 1024 ** 3),
     })
     .prefault({}),
+  decisions: z
+    .strictObject({
+      /** Of a rollout that is over all but its newest decision go so many days after that; 0 keeps all, as the audit log is. */
+      keptDays: count(36_500).default(0),
+    })
+    .prefault({}),
   /** After a start nobody is overdue for this long at most: time for devices to come back to a server that was away. */
   restartGraceMs: count(86_400_000).default(600_000),
   /** How long a stop may take before connections are cut. */
@@ -117,6 +123,7 @@ export const SETTINGS = [
   'channels',
   'artifacts.public',
   'packs.bytesMax',
+  'decisions.keptDays',
   'restartGraceMs',
   'stopMs',
 ] as const;

@@ -275,6 +275,7 @@ const openHttp = async (
     packs,
     log: keyring.log,
     now,
+    decisionsKeptDays: config.decisions.keptDays,
     report: {
       done: (task) => metrics.housekeeping(task, 'done'),
       failed: (task, error) => {

@@ -90,6 +90,8 @@ export const DecisionView = z.object({
   previous: Sha256.nullable(),
   /** Entries of the audit log that it wrote. */
   audit: z.array(count),
+  /** The entry of the audit log that says that all decisions before this one were pruned; null where they were not. */
+  pruned: count.nullable(),
   /** With `verify`: what of it does not follow from its inputs, or from the audit log. */
   faults: z.array(z.string()).nullable(),
 });

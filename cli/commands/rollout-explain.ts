@@ -46,6 +46,15 @@ const explain = async (client: Client, rollout: Id, flags: Flags): Promise<Expla
   }
 };
 
+/** What is no more there before the oldest one, and the entry of the audit log that says so. */
+const prunedOf = ({ items }: ExplanationView): { decisions: number; words: string } => {
+  const oldest = items.at(-1);
+  if (oldest === undefined || oldest.pruned === null) return { decisions: 0, words: '' };
+  const decisions = oldest.decision - 1;
+  const words = `${decisions} earlier ${decisions === 1 ? 'decision was' : 'decisions were'} pruned, as entry ${oldest.pruned} of the audit log says`;
+  return { decisions, words };
+};
+
 const show = (view: ExplanationView, flags: Flags): void => {
   if (flags.after === undefined) {
     print(`${paint.bold('now')}  ${formatTime(view.now.at)}  ${harmless(view.now.explanation)}`);
@@ -55,6 +64,8 @@ const show = (view: ExplanationView, flags: Flags): void => {
     print();
     for (const text of decisionLines(one, flags.brief === true)) print(text);
   }
+  const { words } = prunedOf(view);
+  if (words !== '') print(`\n${words}`);
   if (view.next !== null) print(`\nEarlier decisions: sluice rollout explain ${view.rollout} --after ${view.next}`);
 };
 
@@ -66,9 +77,10 @@ const verdictOf = (view: ExplanationView): object => {
   const items = wrongOf(view);
   const { rollout, now, faults } = view;
   const holds = items.length === 0 && faults?.length === 0;
+  const pruned = prunedOf(view).decisions;
   return {
     rollout,
-    verified: { holds, decisions: view.items.length, wrong: items.length },
+    verified: { holds, decisions: view.items.length, wrong: items.length, pruned },
     now,
     items,
     faults,
@@ -83,8 +95,9 @@ const conclude = (view: ExplanationView, flags: Flags): void => {
   const all = `${view.items.length} ${view.items.length === 1 ? 'decision' : 'decisions'} of ${view.rollout}`;
   if (wrong > 0) throw new CliFailure(`${wrong} of ${all} ${wrong === 1 ? 'does' : 'do'} not hold`);
   if (flags.json === true) return;
+  const { words } = prunedOf(view);
   print(
-    `${paint.green('verified')}  ${all}: made again from what was recorded with it, each comes out the same, and the audit log vouches for all of them`,
+    `${paint.green('verified')}  ${all}: made again from what was recorded with it, each comes out the same, and the audit log vouches for all of them${words === '' ? '' : `; ${words}`}`,
   );
 };
 

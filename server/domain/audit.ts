@@ -92,6 +92,8 @@ export const AuditEvent = z.discriminatedUnion('kind', [
   line('recall-stays', { rollout: Id, devices: z.array(Id), reason: z.enum(STAY_REASONS) }),
   line('rollout-activated', { rollout: Id, installed: count, note: z.string() }),
   line('rollout-completed', { rollout: Id }),
+  /** Its first so many, the last of which had the digest `newest`; a rollout that is over keeps its newest decision. */
+  line('decisions-pruned', { rollout: Id, decisions: count, newest: Sha256 }),
   /** At most 500 devices a line. */
   line('offered', { rollout: Id, wave: count, devices: z.array(Id) }),
   line('withdrawn', { rollout: Id, devices: z.array(Id), reason: z.string() }),
@@ -234,6 +236,8 @@ const WORDS: Words = {
   'rollout-activated': (e) =>
     `${e.by} let the devices of rollout ${e.rollout} activate the release; ${plural(e.installed, 'device')} had installed it${noted(e.note)}.`,
   'rollout-completed': (e) => `Rollout ${e.rollout} completed: every device is decided.`,
+  'decisions-pruned': (e) =>
+    `Rollout ${e.rollout} is long over: ${e.decisions === 1 ? 'its first decision was' : `its first ${e.decisions} decisions were`} pruned, up to the one with the digest ${e.newest}.`,
   offered: (e) => `Rollout ${e.rollout}, wave ${e.wave + 1}: offered to ${naming(e.devices)}.`,
   withdrawn: (e) => `Rollout ${e.rollout}: the offer to ${naming(e.devices)} was withdrawn${noted(e.reason)}.`,
   'rollout-joined': (e) =>

@@ -40,7 +40,7 @@ export const explainRollout = async (deps: RunDeps, id: Id, asked: Asked): Promi
   for (const one of kept.toReversed()) readable.unshift(readKept(one, readable[0], asked.verify));
   const items: DecisionView[] = [];
   for (const [index, one] of shown.entries()) {
-    const faults = asked.verify ? await verifyOne(deps.store, one, readable[index], kept[index + 1]) : null;
+    const faults = asked.verify ? await verifyOne(deps.store, id, one, readable[index], kept[index + 1]) : null;
     items.push(viewOf(one, readable[index], faults));
   }
   // The newest of all must be the one that the rollout itself names.
@@ -127,21 +127,24 @@ const viewOf = (kept: KeptDecision, readable: Readable | undefined, faults: stri
   withdrawn: kept.withdrawn,
   sha256: kept.sha256,
   audit: Array.from({ length: kept.auditTo - kept.auditFrom }, (_, index) => kept.auditFrom + index),
+  pruned: kept.pruned,
   faults,
 });
 
 /** The record is the one that was hashed, follows the one before, leads to what was decided, and the audit log names it. */
 const verifyOne = async (
   store: Pick<Store, 'readAudit'>,
+  rollout: Id,
   kept: KeptDecision,
   readable: Readable | undefined,
   before: KeptDecision | undefined,
 ): Promise<string[]> => {
   const faults = readable?.faults ?? ['its record can not be read'];
-  if (before === undefined ? kept.n !== 1 : before.n !== kept.n - 1) faults.push('decisions before it are missing');
+  const newest = before ?? (await prunedBefore(store, rollout, kept));
+  if ((newest?.n ?? 0) !== kept.n - 1) faults.push('decisions before it are missing');
   if (readable === undefined) return faults;
   const { previous, outcome } = readable.decision;
-  if (previous !== (before?.sha256 ?? null)) faults.push('it names another decision as the one before it');
+  if (previous !== (newest?.sha256 ?? null)) faults.push('it names another decision as the one before it');
   if (outcome.audit.length > 0 || kept.offered > 0) {
     const lines = Math.min(LINES_MAX, Math.max(1, kept.auditTo - kept.auditFrom));
     const entries = await store.readAudit(kept.auditFrom - 1, lines);
@@ -149,6 +152,20 @@ const verifyOne = async (
       faults.push('no line in the audit log names its digest');
   }
   return faults;
+};
+
+/** The newest of the decisions that were pruned, where the audit log says that they were. */
+const prunedBefore = async (
+  store: Pick<Store, 'readAudit'>,
+  rollout: Id,
+  { pruned }: KeptDecision,
+): Promise<Pick<KeptDecision, 'n' | 'sha256'> | undefined> => {
+  if (pruned === null) return undefined;
+  const [entry] = await store.readAudit(pruned - 1, 1);
+  const line = entry && parseAuditEvent(entry.payload);
+  return line?.kind === 'decisions-pruned' && line.rollout === rollout
+    ? { n: line.decisions, sha256: line.newest }
+    : undefined;
 };
 
 const inputsOf = (rollout: Rollout, { windows }: RolloutFacts, figures: Figures): DecisionInputs => {

@@ -23,6 +23,7 @@ export type HousekeepingDeps = {
     | 'getAuditHead'
     | 'setMeta'
     | 'trimDeviceLogs'
+    | 'pruneDecisions'
   >;
   repository: Pick<Repository, 'refresh'>;
   objects: Pick<Objects, 'sweep'>;
@@ -31,6 +32,8 @@ export type HousekeepingDeps = {
   /** The audit log's key. */
   log: Signer;
   now: () => number;
+  /** Of rollouts that are over; 0: for ever. */
+  decisionsKeptDays: number;
   /** For the log and metrics. */
   report: {
     done(task: Task, result: number): void;
@@ -50,6 +53,7 @@ const SCHEDULE = {
   'sweep-objects': '23 3 * * *',
   'make-packs': '37 * * * *',
   'trim-logs': '53 * * * *',
+  'prune-decisions': '11 * * * *',
 } as const;
 export type Task = keyof typeof SCHEDULE;
 const TASKS: readonly Task[] = [
@@ -61,10 +65,14 @@ const TASKS: readonly Task[] = [
   'sweep-objects',
   'make-packs',
   'trim-logs',
+  'prune-decisions',
 ];
 
 /** Only rollouts that can still change are worth recounting often. */
 const RECOUNTED_MAX = 20;
+const DAY_MS = 86_400_000;
+/** Rollouts at once, in one transaction; those that are left wait an hour. */
+const PRUNED_MAX = 50;
 
 /** What each task does; the number says how much there was to do. */
 const PERFORM: Record<Task, (deps: HousekeepingDeps) => Promise<number>> = {
@@ -73,6 +81,7 @@ const PERFORM: Record<Task, (deps: HousekeepingDeps) => Promise<number>> = {
     return 1;
   },
   'trim-logs': (deps) => trimLogs(deps),
+  'prune-decisions': (deps) => pruneDecisions(deps),
   'expire-uploads': (deps) => deps.uploads.expire(),
   // Devices refuse a stale timestamp: that protects them from a mirror that hides new releases (TUF 5.4.4, freeze attack).
   'refresh-metadata': async (deps) => {
@@ -114,6 +123,10 @@ const recountDeployments = async (deps: HousekeepingDeps): Promise<number> => {
   }
   return wrong;
 };
+
+/** How many decisions went. */
+const pruneDecisions = async ({ store, now, decisionsKeptDays }: HousekeepingDeps): Promise<number> =>
+  decisionsKeptDays === 0 ? 0 : store.pruneDecisions(now() - decisionsKeptDays * DAY_MS, now(), PRUNED_MAX);
 
 type Counts = Awaited<ReturnType<Store['countDeployments']>>;
 const fingerprint = (counts: Counts): string =>

@@ -133,6 +133,8 @@ export type KeptDecision = {
   blockers: { rollout: Id; devices: number }[];
   auditFrom: number;
   auditTo: number;
+  /** The line of the audit log that says that those before it were pruned. */
+  pruned: number | null;
 };
 
 export type OutboxItem = { id: number; effect: OutboxEffect };
@@ -347,6 +349,11 @@ export type Store = TransferStore & {
   }): Promise<{ result: 'saved'; offered: Id[]; withdrawn: Id[]; skipped: Id[] } | { result: 'conflict' }>;
   /** What this rollout decided, newest first; `before` is the number of a decision. */
   listDecisions(rollout: Id, page: { before?: number | undefined; limit: number }): Promise<KeptDecision[]>;
+  /**
+   * Of at most `limit` rollouts that are over, at rest, and have decided nothing since `before`: all but the newest decision go, and the
+   * audit log says which. Not where one is missing or the newest can not be read: what was done to them stays to be seen. How many went.
+   */
+  pruneDecisions(before: Millis, now: Millis, limit: number): Promise<number>;
   /**
    * Deployments committed after `committedSince` whose device, by its heartbeats since, may not be well, at most `limit`. A
    * device that was offered something since is not watched any more.

@@ -294,7 +294,7 @@ test('the verdict on the decisions of a rollout comes first, and only decisions 
   expect(await json(['rollout', 'explain', id])).toMatchObject({ items: [{ kinds: ['rollout-aborted'] }] });
   const verdict = z.record(z.string(), z.unknown()).parse(await json(['rollout', 'explain', id, '--verify']));
   expect(Object.keys(verdict)).toEqual(['rollout', 'verified', 'now', 'items', 'faults']);
-  expect(verdict).toMatchObject({ verified: { holds: true, decisions: 1, wrong: 0 }, items: [] });
+  expect(verdict).toMatchObject({ verified: { holds: true, decisions: 1, wrong: 0, pruned: 0 }, items: [] });
   const told = await sluice(['rollout', 'explain', id, '--verify']);
   expect(told).toMatchObject({ code: 0, out: expect.stringMatching(/^verified +1 decision of /) });
 });

@@ -129,6 +129,16 @@ const SAMPLES: [AuditEvent, string][] = [
   ],
   [{ ...server, kind: 'rollout-completed', rollout }, 'Rollout r-1 completed: every device is decided.'],
   [
+    {
+      ...server,
+      kind: 'decisions-pruned',
+      rollout: Id.parse('ro-1'),
+      decisions: 66,
+      newest: Sha256.parse('a'.repeat(64)),
+    },
+    `Rollout ro-1 is long over: its first 66 decisions were pruned, up to the one with the digest ${'a'.repeat(64)}.`,
+  ],
+  [
     { ...server, kind: 'offered', rollout, wave: 1, devices: [device] },
     'Rollout r-1, wave 2: offered to device gw-01.',
   ],

@@ -111,6 +111,28 @@ test.each([
   expect(must(await asked(false)).items[1]).toMatchObject({ kinds: ['unreadable'], faults: null });
 });
 
+test('of a rollout that is long over only the newest decision is kept, and that the others were pruned is told and verified', async () => {
+  const rollout = await twoWaves();
+  must(await steerRollout(world, { rollout, verb: 'abort', note: '', by: 'ada' }));
+  world.pass(120_000);
+  await run(world, rollout);
+  const { items: all } = await explain(rollout);
+  expect(all.every(({ pruned }) => pruned === null)).toBe(true);
+  expect(await world.store.pruneDecisions(world.now(), world.now(), 10)).toBe(all.length - 1);
+  const { items, next, faults: ofAll } = await explain(rollout);
+  const line = (await world.store.getAuditHead()).size - 1;
+  expect(items).toEqual([{ ...all[0], pruned: line }]);
+  expect([next, ofAll]).toEqual([null, []]);
+
+  // Who deletes decisions himself has no such line in the log, or one that is of others.
+  const [kept] = await world.store.listDecisions(rollout, { limit: 1 });
+  for (const pruned of [null, line - 1, 1_000_000]) {
+    const store = { ...world.store, listDecisions: async () => [{ ...kept!, pruned }] };
+    const view = must(await explainRollout({ ...world, store }, rollout, { limit: 200, verify: true }));
+    expect(view.items[0]?.faults).toContain('decisions before it are missing');
+  }
+});
+
 test('a rollout whose devices another one has says so once, not every second', async () => {
   await enrolFleet(world, 3);
   await releaseOf(world, '1.0.0');

@@ -2,12 +2,24 @@ import { beforeEach, expect, test } from 'vitest';
 import { DESIRED_LIFE_MS, desiredOf } from '#server/flow/desired.ts';
 import { type HousekeepingDeps, performTask, startHousekeeping, type Task } from '#server/flow/housekeeping.ts';
 import { CHECKPOINT_META } from '#server/flow/keep-checkpoint.ts';
+import { steerRollout } from '#server/flow/steer-rollout.ts';
 import type { Id } from '#shared/ids.ts';
 import { DesiredBatch, DesiredLeaf, Signed } from '#shared/messages.ts';
 import { parseCheckpoint } from '#shared/trust/checkpoint.ts';
 import { rootOfHead } from '#shared/trust/merkle.ts';
 import { verifySigned } from '#shared/trust/signed.ts';
-import { DAY, enrolFleet, filesOf, makeBundle, releaseOf, startRollout, upload, worldOfEachTest } from './world.ts';
+import {
+  DAY,
+  enrolFleet,
+  filesOf,
+  makeBundle,
+  must,
+  releaseOf,
+  run,
+  startRollout,
+  upload,
+  worldOfEachTest,
+} from './world.ts';
 
 const world = worldOfEachTest();
 let told: string[];
@@ -16,6 +28,7 @@ beforeEach(async () => {
   told = [];
   deps = {
     ...world,
+    decisionsKeptDays: 0,
     report: {
       done: (task: Task, result: number) => void told.push(`${task} ${result}`),
       failed: (task: Task, error: unknown) => void told.push(`${task} failed: ${String(error)}`),
@@ -26,7 +39,7 @@ beforeEach(async () => {
 
 test('everything is done once at the start, and nothing after the stop', async () => {
   const housekeeping = startHousekeeping(deps);
-  await expect.poll(() => told.length).toBe(8);
+  await expect.poll(() => told.length).toBe(9);
   await housekeeping.stop();
   expect(told).toEqual([
     'note-alive 1',
@@ -37,6 +50,7 @@ test('everything is done once at the start, and nothing after the stop', async (
     'sweep-objects 0',
     'make-packs 1',
     'trim-logs 0',
+    'prune-decisions 0',
   ]);
 });
 
@@ -57,6 +71,24 @@ test('sweeping spares what releases need and what waits to be published', async 
   await performTask(deps, 'sweep-objects');
   await performTask(deps, 'sweep-objects');
   expect((await filesOf(world)).sort()).toEqual(before.sort());
+});
+
+test('decisions of a rollout are pruned so long after its end as is configured, and by default never', async () => {
+  await enrolFleet(world, 2);
+  await releaseOf(world, '1.0.0');
+  const rollout = await startRollout(world, '1.0.0');
+  must(await steerRollout(world, { rollout, verb: 'abort', note: '', by: 'ada' }));
+  world.pass(10 * 60_000);
+  await run(world, rollout);
+  const { length } = await world.store.listDecisions(rollout, { limit: 10 });
+  const prune = (decisionsKeptDays: number) => performTask({ ...deps, decisionsKeptDays }, 'prune-decisions');
+  world.pass(29 * DAY);
+  await prune(30);
+  world.pass(DAY);
+  await prune(0);
+  await prune(30);
+  expect(told).toEqual(['prune-decisions 0', 'prune-decisions 0', `prune-decisions ${length - 1}`]);
+  expect(await world.store.listDecisions(rollout, { limit: 10 })).toMatchObject([{ n: length }]);
 });
 
 test('counters that are right are not reported, and ones that are wrong are', async () => {

@@ -1,6 +1,7 @@
 /** Decisions are kept with what they led to, in the transaction that carries them out, and come back as they were. */
 import { describe, expect } from 'vitest';
-import type { Store } from '#server/store/store.ts';
+import { parseAuditEvent } from '#server/domain/audit.ts';
+import type { RolloutRecord, Store } from '#server/store/store.ts';
 import type { OpenStore } from './contract.ts';
 import { digest, enrolFleet, id, kindsOf, line, offer, planned, rollout, save, T0 } from './records.ts';
 import { storeTest } from './with-store.ts';
@@ -38,6 +39,7 @@ export const describeDecisions = (open: OpenStore): void => {
           blockers: [],
           auditFrom: before,
           auditTo: before + 2,
+          pruned: null,
         },
       ]);
       expect((await store.getRollout(id('r-1')))?.decided).toBe(digest(1));
@@ -69,6 +71,40 @@ export const describeDecisions = (open: OpenStore): void => {
       expect(page.map(({ n, record }) => [n, record === records[n - 1]])).toEqual([
         [3, true],
         [2, true],
+      ]);
+    });
+
+    test('of a rollout that is over the newest decision stays, and the log names those before it, once they are old', async (store) => {
+      await withRollout(store);
+      for (const seed of [1, 2, 3]) await save(store, 'r-1', { decision: decision(`decision ${seed}`, seed) });
+      const prune = (before: number) => store.pruneDecisions(before, T0 + 50, 10);
+      expect(await prune(T0 + 10)).toBe(0);
+      const record = (await store.getRollout(id('r-1')))!;
+      const over: RolloutRecord = { ...record, progress: { state: 'completed', at: T0 + 4 } };
+      await save(store, 'r-1', { rollout: over, decision: decision('decision 4', 4) });
+      // Something is still to come.
+      expect(await prune(T0 + 10)).toBe(0);
+      const rests = { ...over, revision: over.revision + 1, nextTickAt: null };
+      await save(store, 'r-1', { rollout: rests });
+      expect(await prune(T0 + 4)).toBe(0);
+      const size = (await store.getAuditHead()).size;
+      expect(await prune(T0 + 10)).toBe(3);
+      expect(await decisionsOf(store)).toMatchObject([{ n: 4, record: 'decision 4', sha256: digest(4), pruned: size }]);
+      const [said] = await store.readAudit(size - 1, 1);
+      expect(parseAuditEvent(said!.payload)).toEqual({
+        at: T0 + 50,
+        by: 'server',
+        kind: 'decisions-pruned',
+        rollout: id('r-1'),
+        decisions: 3,
+        newest: digest(3),
+      });
+      expect(await prune(T0 + 10)).toBe(0);
+      // As when it is recalled by somebody much later.
+      await save(store, 'r-1', { decision: decision('decision 5', 5) });
+      expect((await decisionsOf(store)).map(({ n, record }) => [n, record])).toEqual([
+        [5, 'decision 5'],
+        [4, 'decision 4'],
       ]);
     });
 

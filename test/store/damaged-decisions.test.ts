@@ -53,3 +53,15 @@ test.each(["UPDATE decisions SET record = x'ff00ff' WHERE n = 1", 'DELETE FROM d
     expect((await readable()).slice(-2)).toEqual([false, true]);
   },
 );
+
+test.each(['DELETE FROM decisions WHERE n = 1', "UPDATE decisions SET record = x'ff00ff' WHERE n = 3"])(
+  'what was done to decisions is not pruned away: %s',
+  async (damage) => {
+    for (const n of [1, 2, 3]) await decide(n);
+    change("UPDATE rollouts SET progress = json_set(progress, '$.state', 'completed'), next_tick_at = NULL");
+    change(damage);
+    const before = await readable();
+    expect(await store.pruneDecisions(T0 + 10, T0 + 10, 10)).toBe(0);
+    expect(await readable()).toEqual(before);
+  },
+);

@@ -4,8 +4,10 @@
  * can be read with one other, and a new one is taken when too much has changed.
  */
 import { deflateRawSync, inflateRawSync } from 'node:zlib';
-import type { Id } from '#shared/ids.ts';
+import { auditLine, BY_SERVER } from '#server/domain/audit.ts';
+import type { Id, Sha256 } from '#shared/ids.ts';
 import type { DecisionToKeep, KeptDecision, ShutWindow } from '../store.ts';
+import { appendAudit, sizeOfAudit } from './audit.ts';
 import { blockersOf } from './priority.ts';
 import { fromJson, limitOf, type Sql } from './sql.ts';
 import type { SyncStore } from './sync.ts';
@@ -96,12 +98,46 @@ const blockersIn = (json: string): KeptDecision['blockers'] | null => {
 
 type DecisionRow = Omit<KeptDecision, 'record' | 'blockers'> & { base: number; record: Buffer; blockers: string };
 
+/** Over, at rest, and with all of its decisions, more than one. */
+const PRUNABLE = `
+  SELECT newest.rollout, newest.n, newest.base, newest.record FROM rollouts
+    JOIN decisions AS newest ON newest.rollout = rollouts.id
+      AND newest.n = (SELECT max(n) FROM decisions WHERE rollout = rollouts.id)
+  WHERE state IN ('completed', 'aborted') AND next_tick_at IS NULL AND newest.at < ? AND newest.n > 1
+    AND newest.n = (SELECT count(*) FROM decisions WHERE rollout = rollouts.id)
+  LIMIT ?`;
+type Prunable = { rollout: Id; n: number; base: number; record: Buffer };
+
+/** The newest one can be read without any other from then on. How many went. */
+const prune = (sql: Sql, { rollout, n, base, record }: Prunable, now: number): number => {
+  const bytes = inflate(sql, rollout, { n, base, record });
+  if (bytes === null) return 0;
+  const { sha256 } = sql.get<{ sha256: Sha256 }>(
+    'SELECT sha256 FROM decisions WHERE rollout = ? AND n = ?',
+    rollout,
+    n - 1,
+  )!;
+  const line = sizeOfAudit(sql);
+  const about = { rollout, decisions: n - 1, newest: sha256 };
+  appendAudit(sql, [auditLine({ at: now, by: BY_SERVER, kind: 'decisions-pruned', ...about })]);
+  sql.run(
+    'UPDATE decisions SET base = n, record = ?, pruned = ? WHERE rollout = ? AND n = ?',
+    deflateRawSync(bytes),
+    line,
+    rollout,
+    n,
+  );
+  return sql.run('DELETE FROM decisions WHERE rollout = ? AND n < ?', rollout, n);
+};
+
 export const decisions = (sql: Sql) =>
   ({
+    pruneDecisions: (before, now, limit) =>
+      sql.all<Prunable>(PRUNABLE, before, limitOf(limit)).reduce((sum, newest) => sum + prune(sql, newest, now), 0),
     listDecisions: (rollout, page) =>
       sql
         .all<DecisionRow>(
-          `SELECT n, at, sha256, base, record, offered, skipped, withdrawn, blockers, audit_from AS auditFrom, audit_to AS auditTo
+          `SELECT n, at, sha256, base, record, offered, skipped, withdrawn, blockers, audit_from AS auditFrom, audit_to AS auditTo, pruned
            FROM decisions WHERE rollout = ? AND n < ? ORDER BY n DESC LIMIT ?`,
           rollout,
           page.before ?? Number.MAX_SAFE_INTEGER,

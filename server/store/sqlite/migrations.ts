@@ -261,6 +261,9 @@ CREATE INDEX device_logs_age ON device_logs (received_at, bytes);
 CREATE INDEX device_logs_of ON device_logs (device, n, bytes);
 `;
 
+/** The line of the audit log that says that the decisions before this one were pruned. */
+const PRUNED = 'ALTER TABLE decisions ADD COLUMN pruned INTEGER';
+
 export const MIGRATIONS: readonly string[] = [
   INITIAL,
   PROMOTION,
@@ -275,6 +278,7 @@ export const MIGRATIONS: readonly string[] = [
   RECALLS,
   TRANSFER,
   DEVICE_LOGS,
+  PRUNED,
 ];
 
 /** Brings the database to the newest schema; throws when it was written by a newer Sluice than this one. */
