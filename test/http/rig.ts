@@ -1,4 +1,5 @@
 /** The API with the real store and flows behind it, and a token of each role. No sockets. */
+import type { FastifyInstance } from 'fastify';
 import { afterEach, beforeEach } from 'vitest';
 import { createOperator } from '#server/flow/operators.ts';
 import { apiRoutes } from '#server/http/api.ts';
@@ -9,10 +10,19 @@ import type { Route } from '#shared/route.ts';
 import { must, openWorld, type World } from '../flow/world.ts';
 
 // oxlint-disable-next-line typescript/no-explicit-any -- tests read answers as they come
-export type Answer = { status: number; body: any };
+export type Answer = { status: number; body: any; headers: Record<string, unknown> };
 export type Api = {
   world: World;
-  call(role: OperatorRole, method: Route['method'], path: string, payload?: object): Promise<Answer>;
+  app: FastifyInstance;
+  tokens: Record<OperatorRole, string>;
+  /** A path is below /api/v1/ unless it begins with a slash. `null`: without a token. */
+  call(
+    role: OperatorRole | null,
+    method: Route['method'],
+    path: string,
+    payload?: object,
+    headers?: Record<string, string>,
+  ): Promise<Answer>;
 };
 
 /** Anew for each test of the file. */
@@ -21,9 +31,9 @@ export const withApi = (): (() => Api) => {
   let close: () => Promise<void>;
   beforeEach(async () => {
     const world = await openWorld();
-    const tokens = new Map<OperatorRole, string>();
+    const tokens: Api['tokens'] = { admin: '', operator: '', ci: '', viewer: '' };
     for (const role of ['admin', 'operator', 'ci', 'viewer'] as const)
-      tokens.set(role, must(await createOperator(world, { name: `${role}-1`, role, by: 'server' })).token);
+      tokens[role] = must(await createOperator(world, { name: `${role}-1`, role, by: 'server' })).token;
     const app = await buildApp({
       version: '0.0.1',
       findOperator: (sha256) => world.store.findOperator(sha256),
@@ -33,11 +43,21 @@ export const withApi = (): (() => Api) => {
     await app.ready();
     api = {
       world,
-      call: async (role, method, path, payload) => {
-        const headers = { authorization: `Bearer ${tokens.get(role)}` };
-        const url = `/api/v1/${path}`;
-        const answer = await app.inject({ method, url, headers, ...(payload === undefined ? {} : { payload }) });
-        return { status: answer.statusCode, body: answer.json() };
+      app,
+      tokens,
+      call: async (role, method, path, payload, headers = {}) => {
+        const answer = await app.inject({
+          method,
+          url: path.startsWith('/') ? path : `/api/v1/${path}`,
+          headers: {
+            ...(role === null ? {} : { authorization: `Bearer ${tokens[role]}` }),
+            ...(Buffer.isBuffer(payload) ? { 'content-type': 'application/octet-stream' } : {}),
+            ...headers,
+          },
+          ...(payload === undefined ? {} : { payload }),
+        });
+        const isJson = String(answer.headers['content-type']).includes('json;') || answer.statusCode >= 400;
+        return { status: answer.statusCode, body: isJson ? answer.json() : answer.body, headers: answer.headers };
       },
     };
     close = async () => {
