@@ -4,7 +4,8 @@ import { type FileHandle, open, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { CliFailure } from '../failure.ts';
 
-const STOP_MS_MAX = 8_000;
+/** Longer than an agent waits for its application: whatever still runs when this is over stays. */
+const STOP_MS_MAX = 30_000;
 const SLUICE = join(import.meta.dirname, '..', 'sluice.mjs');
 
 export type Processes = {

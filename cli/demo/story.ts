@@ -32,11 +32,13 @@ const CANARIES = DEVICES.slice(0, 2);
 const POLICY: z.input<typeof Policy> = {
   judge: { rule: 'evidence', budget: 2 },
   gate: { soakMs: 500, successShare: 0.5 },
-  deadlines: { acceptMs: 20_000, outcomeMs: 30_000 },
+  deadlines: { acceptMs: 60_000, outcomeMs: 120_000 },
 };
 const POLL_MS = 250;
-const START_MS_MAX = 30_000;
-const ROLLOUT_MS_MAX = 60_000;
+/** Of a machine that is slow and busy; then it is not going to work. */
+const START_MS_MAX = 120_000;
+const ROLLOUT_MS_MAX = 180_000;
+const OUTCOMES: ReadonlySet<string> = new Set(['committed', 'reverted', 'failed']);
 const OPEN_STATES = ['offered', 'fetching', 'installing', 'ready', 'trial'] as const;
 
 /** What `sluice demo --json` prints last. */
@@ -86,13 +88,13 @@ export const tellStory = async (stage: Stage): Promise<Finale> => {
   view.note(`The rollout ${bad.state} by itself: ${bad.explanation}`);
 
   view.chapter('What every device ran, from receipts that it signed itself; and the whole log, verified offline');
-  const histories = [];
-  for (const device of DEVICES) histories.push({ device, steps: await historyOf(admin, device) });
+  const rollouts = [good, bad];
+  const heard = receiptsOf(stage, admin, rollouts);
+  const histories = await before(stage, heard, ROLLOUT_MS_MAX, 'The receipts of the devices');
   const file = join(stage.folder, 'audit.ndjson');
   await exportAudit(admin, file);
   const verified = await verifyAuditFile(file);
   if (!verified.ok) throw new CliFailure(`The audit log does not hold: line ${verified.line}: ${verified.why}`);
-  const rollouts = [good, bad];
   return {
     result: { rollouts: rollouts.map(resultOf), audit: { entries: verified.entries, verified: true } },
     url: server.httpUrl,
@@ -240,6 +242,23 @@ const look = async (admin: Client, rollout: Id): Promise<Snapshot> => {
     admin.call(routes.rolloutShow, { params }),
   ]);
   return { devices: devices.items, deployments: deployments.items, rollout: view };
+};
+
+/** Of all devices, once each has signed what became of it: that it went back it may say a moment before its receipt. */
+const receiptsOf = async ({ signal }: Stage, admin: Client, rollouts: RolloutView[]): Promise<Finale['histories']> => {
+  const ended: Id[] = [];
+  for (const { id } of rollouts) {
+    const { items } = await admin.call(routes.rolloutDeployments, { params: { rollout: id } });
+    for (const { device, state } of items) if (OUTCOMES.has(state)) ended.push(device);
+  }
+  const isHeard = ({ device, steps }: Finale['histories'][number]): boolean =>
+    steps.length >= ended.filter((one) => one === device).length;
+  for (;;) {
+    const histories = [];
+    for (const device of DEVICES) histories.push({ device, steps: await historyOf(admin, device) });
+    if (histories.every(isHeard)) return histories;
+    await pause(POLL_MS, undefined, { signal });
+  }
 };
 
 /** Oldest first: `committed gateway@1.0.0`, of those entries that are receipts whose signature the server checked again. */
