@@ -20,6 +20,9 @@ export const OFFLINE: Behaviour = { acceptMs: null, outcomeMs: null, outcome: 'c
 export const START = 1_800_000_000_000;
 const WITHDRAWABLE = new Set(['offered', 'fetching', 'installing', 'ready']);
 
+/** A policy under which little time passes. */
+export const QUICK = { gate: { soakMs: 30_000 }, deadlines: { outcomeMs: 600_000 } };
+
 export const fleetOf = (options: {
   devices: number;
   behaviour: (n: number) => Behaviour;

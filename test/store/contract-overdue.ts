@@ -1,17 +1,7 @@
 import { describe, expect } from 'vitest';
-import type { Store } from '#server/store/store.ts';
 import type { OpenStore } from './contract.ts';
-import { enrolFleet, heartbeat, id, line, offer, planned, report, rollout, save, T0 } from './records.ts';
+import { enrolFleet, heartbeat, id, lastLine, offer, plan, report, save, T0 } from './records.ts';
 import { storeTest } from './with-store.ts';
-
-const plan = async (store: Store, name: string, devices: readonly string[]): Promise<void> =>
-  store.createRollout(
-    rollout(name),
-    devices.map((one, position) => planned(name, one, { position })),
-    [line('rollout-planned', { rollout: name })],
-  );
-const lastLine = async (store: Store): Promise<unknown> =>
-  JSON.parse((await store.readAudit((await store.getAuditHead()).size - 2, 1))[0]!.payload);
 
 export const describeOverdue = (open: OpenStore): void => {
   const test = storeTest(open);

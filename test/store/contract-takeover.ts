@@ -13,6 +13,7 @@ import {
   heartbeat,
   id,
   kindsOf,
+  lastLine,
   line,
   metadata,
   offer,
@@ -43,9 +44,6 @@ const offerOf = (name: string, more: Parameters<typeof offer>[1] = {}) => {
 };
 const statesOf = async (store: Store, name: string): Promise<string[]> =>
   (await store.listDeployments({ rollout: id(name) }, { limit: 100 })).map(({ state }) => state);
-
-const lastLine = async (store: Store): Promise<unknown> =>
-  JSON.parse((await store.readAudit((await store.getAuditHead()).size - 2, 1))[0]!.payload);
 
 const ACTING = ['offered', 'fetching', 'installing', 'ready', 'trial'];
 /** Each device has at most one deployment that acts, and that is the one that owns it; what it was told is of that one. */

@@ -16,6 +16,7 @@ import { describeSteering } from './contract-steering.ts';
 import { describeTakeover } from './contract-takeover.ts';
 import { describeTransfer } from './contract-transfer.ts';
 import { describeWatch } from './contract-watch.ts';
+import { describeWithdrawals } from './contract-withdrawals.ts';
 
 /** Opens an empty store; the suite closes it. */
 export type OpenStore = () => Promise<Store>;
@@ -26,6 +27,7 @@ export const describeStore = (name: string, open: OpenStore): void => {
     describeDevices(open);
     describeDeviceLogs(open);
     describeOffers(open);
+    describeWithdrawals(open);
     describeIngest(open);
     describeDeployments(open);
     describeDecisions(open);

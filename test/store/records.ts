@@ -109,6 +109,23 @@ export const planned = (
   revision: 0,
   ...more,
 });
+/** These devices in its first wave, in this order. */
+export const plan = async (store: Store, name: string, devices: readonly string[]): Promise<void> =>
+  store.createRollout(
+    rollout(name),
+    devices.map((one, position) => planned(name, one, { position })),
+    [line('rollout-planned', { rollout: name })],
+  );
+/** By device. */
+export const statesOf = async (store: Store, name: string): Promise<Record<string, string>> =>
+  Object.fromEntries(
+    (await store.listDeployments({ rollout: id(name) }, { limit: 100 })).map((one) => [one.device, one.state]),
+  );
+/** Of the audit log. */
+export const lastLine = async (store: Store): Promise<unknown> =>
+  JSON.parse((await store.readAudit((await store.getAuditHead()).size - 2, 1))[0]!.payload);
+export const outboxOf = async (store: Store) => (await store.takeOutbox(100)).map(({ effect }) => effect);
+
 export const RELEASED = digest(500);
 export const offer = (name: string, more: Partial<OfferRequest> = {}): OfferRequest => ({
   wave: 0,
