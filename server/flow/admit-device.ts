@@ -4,7 +4,8 @@ import type { Id, Sha256 } from '#shared/ids.ts';
 import { accept, type Result, refuse } from '#shared/problems.ts';
 import { sha256Hex } from '#shared/trust/canonical.ts';
 import { auditLine } from '../domain/audit.ts';
-import type { DeviceRecord, Store } from '../store/store.ts';
+import type { DeviceRecord } from '../store/devices.ts';
+import type { Store } from '../store/store.ts';
 import type { DeviceLink } from './device-link.ts';
 
 const TAGS_MAX = 64;

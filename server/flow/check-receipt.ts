@@ -6,7 +6,7 @@ import type { Policy } from '#shared/policy.ts';
 import { ed25519PublicKey, keyIdOf, verifySignature } from '#shared/trust/keys.ts';
 import type { DeploymentRecord } from '../domain/deployment.ts';
 import type { RolloutPlan } from '../domain/rollout.ts';
-import type { DeviceRecord } from '../store/store.ts';
+import type { DeviceRecord } from '../store/devices.ts';
 
 /** What a rollout is about, with the manifest of each compatible. */
 export type PlanFacts = { product: Id; version: string; policy: Policy; plan: RolloutPlan; manifests: Map<Id, Sha256> };

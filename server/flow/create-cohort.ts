@@ -3,7 +3,8 @@ import type { Id } from '#shared/ids.ts';
 import { accept, type Result, refuse } from '#shared/problems.ts';
 import { auditLine } from '../domain/audit.ts';
 import { parseSelector } from '../domain/selector-parser.ts';
-import type { CohortRecord, Store } from '../store/store.ts';
+import type { CohortRecord } from '../store/devices.ts';
+import type { Store } from '../store/store.ts';
 
 /** Refusals: `selector-invalid`, `already-exists`. */
 export const createCohort = async (

@@ -3,7 +3,8 @@ import type { Id } from '#shared/ids.ts';
 import { accept, type Result, refuse } from '#shared/problems.ts';
 import { keyIdOf, type PublicKey, parsePublicKey, publicKeyPem } from '#shared/trust/keys.ts';
 import { auditLine } from '../domain/audit.ts';
-import type { ProductRecord, Store } from '../store/store.ts';
+import type { ProductRecord } from '../store/catalogue.ts';
+import type { Store } from '../store/store.ts';
 import type { Repository } from '../trust/repository.ts';
 
 export type ProductKey = { keyId: string; public: string };

@@ -4,7 +4,7 @@ import { sha256Hex } from '#shared/trust/canonical.ts';
 import { decisionOf, isWorthRecording, recordOf } from '../domain/decision.ts';
 import type { Rollout } from '../domain/rollout.ts';
 import type { RolloutEvent, RolloutFacts, RolloutStep } from '../domain/rollout-events.ts';
-import type { DecisionToKeep } from '../store/store.ts';
+import type { DecisionToKeep } from '../store/decisions.ts';
 
 /** `mark` goes into every line that the decision writes to the audit log. Both are empty where nothing is to be kept. */
 export type Decided = { mark: { decision?: Sha256 }; kept: { decision?: DecisionToKeep } };

@@ -5,7 +5,8 @@
 import type { Id } from '#shared/ids.ts';
 import { type Desired, DesiredBatch, type DesiredLeaf } from '#shared/messages.ts';
 import type { Signer } from '#shared/trust/signers.ts';
-import type { DesiredRecord, Store } from '../store/store.ts';
+import type { DesiredRecord } from '../store/desired.ts';
+import type { Store } from '../store/store.ts';
 import { signDesired } from '../trust/director.ts';
 import type { DeviceLink } from './device-link.ts';
 

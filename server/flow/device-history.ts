@@ -7,7 +7,8 @@ import { ed25519PublicKey, type PublicKey } from '#shared/trust/keys.ts';
 import { verifySigned } from '#shared/trust/signed.ts';
 import type { HistoryView } from '#shared/views.ts';
 import { parseAuditEvent, sentenceOf } from '../domain/audit.ts';
-import type { AuditEntry, Store } from '../store/store.ts';
+import type { AuditEntry } from '../store/audit.ts';
+import type { Store } from '../store/store.ts';
 
 /** Enrolments of one device that are looked at; receipts from before these are not verified here. */
 const KEYS_MAX = 1_000;

@@ -6,7 +6,10 @@ import { accept, type Refusal, type Result, refuse } from '#shared/problems.ts';
 import { auditLine } from '../domain/audit.ts';
 import type { Channel } from '../domain/channel.ts';
 import { plural } from '../domain/halt-words.ts';
-import type { CohortRecord, DriftRecord, Page, RolloutRecord, Store } from '../store/store.ts';
+import type { CohortRecord, DriftRecord } from '../store/devices.ts';
+import type { Page } from '../store/page.ts';
+import type { RolloutRecord } from '../store/rollouts.ts';
+import type { Store } from '../store/store.ts';
 import { everyPage } from './every-page.ts';
 import { type Planned, preparePlan } from './plan-rollout.ts';
 

@@ -6,10 +6,13 @@ import { Id, releaseRef } from '#shared/ids.ts';
 import { Policy, URGENT_PRIORITY } from '#shared/policy.ts';
 import type { StayReason } from '#shared/recall.ts';
 import { auditLine, BY_SERVER } from '../domain/audit.ts';
+import type { DeploymentRecord } from '../domain/deployment.ts';
 import { type Destination, type Recallable, recalledOf, sortRecall } from '../domain/recall.ts';
 import type { Recalled } from '../domain/rollout.ts';
 import { planWaves } from '../domain/waves.ts';
-import type { DeploymentRecord, ReleaseRecord, RolloutRecord, Store } from '../store/store.ts';
+import type { ReleaseRecord } from '../store/catalogue.ts';
+import type { RolloutRecord } from '../store/rollouts.ts';
+import type { Store } from '../store/store.ts';
 import { plannedDeployment } from './plan-rollout.ts';
 
 type Deps = {

@@ -1,5 +1,5 @@
 /** Walks a paged list to its end without ever holding more than a page. */
-import type { Page } from '../store/store.ts';
+import type { Page } from '../store/page.ts';
 
 const PAGE_ITEMS = 1_000;
 

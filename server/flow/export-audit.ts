@@ -1,7 +1,8 @@
 /** The audit log as a stream that can be verified offline (shared/trust/audit-export.ts), read a page at a time. */
 import { auditExportLines } from '#shared/trust/audit-export.ts';
 import type { Signer } from '#shared/trust/signers.ts';
-import type { AuditEntry, Store } from '../store/store.ts';
+import type { AuditEntry } from '../store/audit.ts';
+import type { Store } from '../store/store.ts';
 import type { Repository } from '../trust/repository.ts';
 
 const PAGE_ENTRIES = 500;

@@ -2,7 +2,8 @@
 import { type Id, releaseRef } from '#shared/ids.ts';
 import { accept, type Result, refuse } from '#shared/problems.ts';
 import { addedChanges, type ChangeDifference, type Contents } from '../domain/changes.ts';
-import type { BundleWithChange, ReleaseRecord, ReleaseState, Store } from '../store/store.ts';
+import type { BundleWithChange, ReleaseRecord, ReleaseState } from '../store/catalogue.ts';
+import type { Store } from '../store/store.ts';
 
 export type ChangeReport = {
   change: string;

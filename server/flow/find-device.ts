@@ -1,6 +1,7 @@
 /** One question to the store for all devices that are asked about at once: a fleet that reconnects logs in by the thousand. */
 import type { Id } from '#shared/ids.ts';
-import type { DeviceRecord, Store } from '../store/store.ts';
+import type { DeviceRecord } from '../store/devices.ts';
+import type { Store } from '../store/store.ts';
 
 const DEVICES_MAX = 500;
 

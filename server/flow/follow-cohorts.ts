@@ -1,10 +1,12 @@
 /** Devices that come to match the cohorts of a rollout while it is open join its last wave, where the cohorts are followed. */
 import { Id } from '#shared/ids.ts';
 import { auditLine, BY_SERVER } from '../domain/audit.ts';
+import type { DeploymentRecord } from '../domain/deployment.ts';
 import { whyUnfit } from '../domain/eligible.ts';
 import { follows } from '../domain/rollout-time.ts';
 import { queueHash } from '../domain/waves.ts';
-import type { DeploymentRecord, RolloutRecord, Store } from '../store/store.ts';
+import type { RolloutRecord } from '../store/rollouts.ts';
+import type { Store } from '../store/store.ts';
 import { plannedDeployment } from './plan-rollout.ts';
 import { allDevices, membershipOf } from './resolve-cohort.ts';
 

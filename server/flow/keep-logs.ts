@@ -7,7 +7,8 @@ import type { Id } from '#shared/ids.ts';
 import type { LogAck, LogPiece } from '#shared/messages.ts';
 import { accept, type Result, refuse } from '#shared/problems.ts';
 import type { DeviceLogView } from '#shared/views.ts';
-import type { DeviceLogRecord, Store } from '../store/store.ts';
+import type { DeviceLogRecord } from '../store/ingest.ts';
+import type { Store } from '../store/store.ts';
 import { readIndex } from './device-history.ts';
 import { perKey } from './token-bucket.ts';
 

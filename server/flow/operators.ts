@@ -3,7 +3,8 @@ import { randomBytes } from 'node:crypto';
 import { accept, type Result, refuse } from '#shared/problems.ts';
 import { sha256Hex } from '#shared/trust/canonical.ts';
 import { auditLine, BY_SERVER } from '../domain/audit.ts';
-import type { OperatorRecord, OperatorRole, Store } from '../store/store.ts';
+import type { OperatorRecord, OperatorRole } from '../store/operators.ts';
+import type { Store } from '../store/store.ts';
 
 /** `slo_` + 32 random bytes: greppable by secret scanners, and too long to guess, so one round of SHA-256 stores it. */
 const newOperatorToken = (): string => `slo_${randomBytes(32).toString('base64url')}`;

@@ -2,8 +2,9 @@
 import { releaseRef, type Sha256 } from '#shared/ids.ts';
 import type { Artifact } from '#shared/manifest.ts';
 import { type Chunked, OLDS_MAX, type PackTarget } from '../domain/pack-plan.ts';
+import type { BundleRecord, ReleaseRecord } from '../store/catalogue.ts';
 import type { Objects } from '../store/objects.ts';
-import type { BundleRecord, ReleaseRecord, Store } from '../store/store.ts';
+import type { Store } from '../store/store.ts';
 
 export type TargetStore = Pick<
   Store,

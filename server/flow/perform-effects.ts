@@ -1,5 +1,6 @@
 /** The act half of "record, then act": empties the outbox, at least once. Devices ignore what they have seen. */
-import type { OutboxEffect, Store } from '../store/store.ts';
+import type { OutboxEffect } from '../store/desired.ts';
+import type { Store } from '../store/store.ts';
 import { type DesiredDeps, publishDesired } from './desired.ts';
 import type { DeviceLink } from './device-link.ts';
 

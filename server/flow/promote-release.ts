@@ -11,7 +11,8 @@ import {
   type Requirement,
   requirementsOf,
 } from '../domain/promotion.ts';
-import type { ReleaseRecord, Store } from '../store/store.ts';
+import type { ReleaseRecord } from '../store/catalogue.ts';
+import type { Store } from '../store/store.ts';
 import { everyPage } from './every-page.ts';
 
 type Named = { product: Id; version: string };

@@ -1,6 +1,7 @@
 /** Which rollouts come in which order, and whom each waits for. */
 import type { Blocker } from '../domain/blockers.ts';
-import type { RolloutRecord, Store } from '../store/store.ts';
+import type { RolloutRecord } from '../store/rollouts.ts';
+import type { Store } from '../store/store.ts';
 import { type ReportStore, type RolloutReport, reportRollout } from './report-rollout.ts';
 import { type BlockerDeps, blockersNow } from './rollout-time.ts';
 

@@ -4,7 +4,7 @@ import { accept, type Result, refuse } from '#shared/problems.ts';
 import { type Channel, findChannel } from '../domain/channel.ts';
 import { recalledOf, sortRecall } from '../domain/recall.ts';
 import type { Recalled } from '../domain/rollout.ts';
-import type { RolloutRecord } from '../store/store.ts';
+import type { RolloutRecord } from '../store/rollouts.ts';
 import { DEVICES_AT_ONCE, destinationOf } from './enact-recall.ts';
 import { applyEvent, type RunDeps, runRollout } from './run-rollout.ts';
 

@@ -10,7 +10,10 @@ import type { DeploymentRecord } from '../domain/deployment.ts';
 import { type DeviceWord, stepDeployment, TOLD } from '../domain/deployment-step.ts';
 import { stepLate } from '../domain/late-word.ts';
 import type { RolloutPlan } from '../domain/rollout.ts';
-import type { DeviceRecord, ReportRow, RolloutRecord, Store } from '../store/store.ts';
+import type { DeviceRecord } from '../store/devices.ts';
+import type { ReportRow } from '../store/ingest.ts';
+import type { RolloutRecord } from '../store/rollouts.ts';
+import type { Store } from '../store/store.ts';
 import { fits, inOrder, type PlanFacts, parseReceipt } from './check-receipt.ts';
 import { heldBack } from './rollout-time.ts';
 

@@ -7,7 +7,8 @@ import { explainRollout } from '../domain/explain.ts';
 import { recalledOf, recallWords } from '../domain/recall.ts';
 import { type CoolingDown, coolDownWords } from '../domain/retry.ts';
 import type { Recalled } from '../domain/rollout.ts';
-import type { RolloutRecord, Store } from '../store/store.ts';
+import type { RolloutRecord } from '../store/rollouts.ts';
+import type { Store } from '../store/store.ts';
 import { type BlockerDeps, blockersNow } from './rollout-time.ts';
 
 export type RolloutReport = {

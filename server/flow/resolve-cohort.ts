@@ -2,7 +2,9 @@
 import { accept, type Result } from '#shared/problems.ts';
 import { matches } from '../domain/selector.ts';
 import { parseSelector } from '../domain/selector-parser.ts';
-import type { CohortRecord, DeviceRecord, DeviceState, Page, Store } from '../store/store.ts';
+import type { CohortRecord, DeviceRecord, DeviceState } from '../store/devices.ts';
+import type { Page } from '../store/page.ts';
+import type { Store } from '../store/store.ts';
 import { everyPage } from './every-page.ts';
 
 /** Asks of one device whether the cohort means it, let in or not. */

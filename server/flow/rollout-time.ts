@@ -14,7 +14,8 @@ import { HELD_FOR_COMMAND } from '../domain/deployment.ts';
 import type { HeldBack } from '../domain/deployment-step.ts';
 import type { RolloutPlan } from '../domain/rollout.ts';
 import type { WindowFacts } from '../domain/rollout-events.ts';
-import type { OfferRequest, ShutWindow, Store } from '../store/store.ts';
+import type { OfferRequest, ShutWindow } from '../store/rollouts.ts';
+import type { Store } from '../store/store.ts';
 import { spansAt } from './calendar.ts';
 
 const RENEWED_AT_ONCE = 1_000;

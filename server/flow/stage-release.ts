@@ -4,7 +4,8 @@ import { releaseRef } from '#shared/ids.ts';
 import { accept, type Result, refuse } from '#shared/problems.ts';
 import { auditLine } from '../domain/audit.ts';
 import { findChannel } from '../domain/channel.ts';
-import type { ReleaseRecord, Store } from '../store/store.ts';
+import type { ReleaseRecord } from '../store/catalogue.ts';
+import type { Store } from '../store/store.ts';
 import type { Repository } from '../trust/repository.ts';
 import { checkRequirements, findOpenRelease, noChannel, type PromotionDeps } from './promote-release.ts';
 

@@ -1,7 +1,7 @@
 /** A person pauses, resumes or aborts a rollout. */
 import type { Id } from '#shared/ids.ts';
 import type { Result } from '#shared/problems.ts';
-import type { RolloutRecord } from '../store/store.ts';
+import type { RolloutRecord } from '../store/rollouts.ts';
 import { activeOperators } from './promote-release.ts';
 import { applyEvent, type RunDeps, runRollout } from './run-rollout.ts';
 

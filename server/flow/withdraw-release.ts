@@ -2,7 +2,7 @@
 import { type Id, releaseRef } from '#shared/ids.ts';
 import { accept, type Result, refuse } from '#shared/problems.ts';
 import { auditLine } from '../domain/audit.ts';
-import type { ReleaseRecord } from '../store/store.ts';
+import type { ReleaseRecord } from '../store/catalogue.ts';
 import { everyPage } from './every-page.ts';
 import { type RunDeps, runRollout } from './run-rollout.ts';
 

@@ -3,7 +3,7 @@ import { createHash, timingSafeEqual } from 'node:crypto';
 import { type Id, Sha256 } from '#shared/ids.ts';
 import { accept, type Result, refuse } from '#shared/problems.ts';
 import type { Role } from '#shared/route.ts';
-import type { OperatorRecord, OperatorRole } from '../store/store.ts';
+import type { OperatorRecord, OperatorRole } from '../store/operators.ts';
 
 export type OperatorWho = { kind: 'operator'; name: string; role: OperatorRole };
 export type DeviceWho = { kind: 'device'; device: Id };

@@ -14,7 +14,7 @@ import { resumeRollout } from '../flow/resume-rollout.ts';
 import type { Rollouts } from '../flow/rollouts.ts';
 import { type RunDeps, runRollout } from '../flow/run-rollout.ts';
 import { approveRollout, steerRollout } from '../flow/steer-rollout.ts';
-import type { RolloutRecord } from '../store/store.ts';
+import type { RolloutRecord } from '../store/rollouts.ts';
 import { handle } from './app.ts';
 import { pageOf } from './page.ts';
 import { parseReleaseRef } from './releases.ts';

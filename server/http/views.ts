@@ -18,21 +18,16 @@ import type {
   StateCounts,
 } from '#shared/views.ts';
 import { parseAuditEvent, sentenceOf } from '../domain/audit.ts';
+import type { DeploymentRecord } from '../domain/deployment.ts';
 import { didOf } from '../domain/did.ts';
 import { recalledOf } from '../domain/recall.ts';
 import { keysOf } from '../flow/create-product.ts';
 import type { Queued } from '../flow/queue-rollouts.ts';
 import type { RolloutReport } from '../flow/report-rollout.ts';
-import type {
-  AuditEntry,
-  BundleRecord,
-  CohortRecord,
-  DeploymentRecord,
-  DeviceRecord,
-  OperatorRecord,
-  ProductRecord,
-  ReleaseRecord,
-} from '../store/store.ts';
+import type { AuditEntry } from '../store/audit.ts';
+import type { BundleRecord, ProductRecord, ReleaseRecord } from '../store/catalogue.ts';
+import type { CohortRecord, DeviceRecord } from '../store/devices.ts';
+import type { OperatorRecord } from '../store/operators.ts';
 
 export const productView = (product: ProductRecord): z.infer<typeof ProductView> => {
   const keys = keysOf(product);

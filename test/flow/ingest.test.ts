@@ -1,6 +1,6 @@
 import { afterEach, beforeEach, expect, test } from 'vitest';
+import type { DeploymentRecord } from '#server/domain/deployment.ts';
 import { type Ingest, type IngestDeps, makeIngest } from '#server/flow/ingest.ts';
-import type { DeploymentRecord } from '#server/store/store.ts';
 import type { Receipt } from '#shared/deployment.ts';
 import { Id, Sha256 } from '#shared/ids.ts';
 import type { Heartbeat, Signed, StateReport } from '#shared/messages.ts';

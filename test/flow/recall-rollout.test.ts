@@ -1,5 +1,6 @@
 import { describe, expect, test } from 'vitest';
 import { parseAuditEvent, sentenceOf } from '#server/domain/audit.ts';
+import type { DeploymentRecord } from '#server/domain/deployment.ts';
 import { recalledOf } from '#server/domain/recall.ts';
 import { enactRecall } from '#server/flow/enact-recall.ts';
 import { planRollout } from '#server/flow/plan-rollout.ts';
@@ -7,7 +8,7 @@ import { recallRollout } from '#server/flow/recall-rollout.ts';
 import { resumeRollout } from '#server/flow/resume-rollout.ts';
 import { steerRollout } from '#server/flow/steer-rollout.ts';
 import { withdrawRelease } from '#server/flow/withdraw-release.ts';
-import type { DeploymentRecord, RolloutRecord } from '#server/store/store.ts';
+import type { RolloutRecord } from '#server/store/rollouts.ts';
 import type { Running } from '#shared/deployment.ts';
 import { Id } from '#shared/ids.ts';
 import { Policy } from '#shared/policy.ts';

@@ -5,7 +5,7 @@ import { reportRollout } from '#server/flow/report-rollout.ts';
 import { startRollouts } from '#server/flow/rollouts.ts';
 import { applyEvent, runRollout } from '#server/flow/run-rollout.ts';
 import { steerRollout } from '#server/flow/steer-rollout.ts';
-import type { RolloutRecord } from '#server/store/store.ts';
+import type { RolloutRecord } from '#server/store/rollouts.ts';
 import { Id } from '#shared/ids.ts';
 import { Policy } from '#shared/policy.ts';
 import { line } from '#test/store/records.ts';

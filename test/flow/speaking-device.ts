@@ -1,6 +1,7 @@
 /** A device as the server hears it: numbered state reports, receipts that it signs, heartbeats. It does what it is told by the test. */
+
+import type { DeploymentRecord } from '#server/domain/deployment.ts';
 import { receiveReports } from '#server/flow/receive-report.ts';
-import type { DeploymentRecord } from '#server/store/store.ts';
 import type { AgentState, DeviceErrorCode, Outcome, Running } from '#shared/deployment.ts';
 import { Id, Sha256 } from '#shared/ids.ts';
 import type { StateReport } from '#shared/messages.ts';

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import type { DeploymentRecord } from '#server/store/store.ts';
+import type { DeploymentRecord } from '#server/domain/deployment.ts';
 import type { Id } from '#shared/ids.ts';
 import { deploymentsOf, enrolFleet, kindsOf, releaseOf, report, run, startRollout, worldOfEachTest } from './world.ts';
 

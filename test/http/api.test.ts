@@ -1,6 +1,6 @@
 /** The operators' API: who may ask for what, its document, lists, operators and the audit log. */
 import { beforeEach, expect, test } from 'vitest';
-import type { OperatorRole } from '#server/store/store.ts';
+import type { OperatorRole } from '#server/store/operators.ts';
 import { AUDIT_EXPORT_PATH, routes } from '#shared/api.ts';
 import type { Route } from '#shared/route.ts';
 import { verifyAuditExport } from '#shared/trust/audit-export.ts';

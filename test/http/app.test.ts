@@ -5,7 +5,7 @@ import { afterEach, expect, test } from 'vitest';
 import { z } from 'zod';
 import { buildApp, handle } from '#server/http/app.ts';
 import { tokenDigest } from '#server/http/authenticate.ts';
-import type { OperatorRecord, OperatorRole } from '#server/store/store.ts';
+import type { OperatorRecord, OperatorRole } from '#server/store/operators.ts';
 import { Id, type Sha256 } from '#shared/ids.ts';
 import { accept, Problem, refuse } from '#shared/problems.ts';
 import { type Role, route } from '#shared/route.ts';

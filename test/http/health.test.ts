@@ -2,7 +2,7 @@ import type { FastifyInstance } from 'fastify';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { buildApp } from '#server/http/app.ts';
 import { healthRoute } from '#server/http/health.ts';
-import type { OutboxItem } from '#server/store/store.ts';
+import type { OutboxItem } from '#server/store/desired.ts';
 import { refuse } from '#shared/problems.ts';
 
 let app: FastifyInstance;

@@ -4,7 +4,7 @@ import { afterEach, beforeEach } from 'vitest';
 import { createOperator } from '#server/flow/operators.ts';
 import { apiRoutes } from '#server/http/api.ts';
 import { buildApp } from '#server/http/app.ts';
-import type { OperatorRole } from '#server/store/store.ts';
+import type { OperatorRole } from '#server/store/operators.ts';
 import { Problem, refuse } from '#shared/problems.ts';
 import type { Route } from '#shared/route.ts';
 import { must, openWorld, type World } from '../flow/world.ts';

@@ -1,7 +1,7 @@
 /** Rollouts over HTTP, from a product to an abort or a recall. */
 import { beforeEach, expect, test } from 'vitest';
 import { Channels } from '#server/domain/channel.ts';
-import type { OperatorRole } from '#server/store/store.ts';
+import type { OperatorRole } from '#server/store/operators.ts';
 import { Id } from '#shared/ids.ts';
 import { publicKeyPem } from '#shared/trust/keys.ts';
 import { NoticedView, ReleaseView, RolloutView } from '#shared/views.ts';

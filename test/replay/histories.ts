@@ -1,8 +1,8 @@
 /** Rollouts as they happen, on the real flows and store: what the golden histories are recorded from. The same each time, but for what the code decides. */
 import { type Decision, readRecord } from '#server/domain/decision.ts';
+import type { DeploymentRecord } from '#server/domain/deployment.ts';
 import { resumeRollout } from '#server/flow/resume-rollout.ts';
 import { steerRollout } from '#server/flow/steer-rollout.ts';
-import type { DeploymentRecord } from '#server/store/store.ts';
 import { Id } from '#shared/ids.ts';
 import type { Policy } from '#shared/policy.ts';
 import {

@@ -1,9 +1,10 @@
 /** The planted bugs that live between a flow and its store: what is handed over is changed, or what was done is undone. */
 import { parseAuditEvent } from '#server/domain/audit.ts';
+import type { DeploymentRecord } from '#server/domain/deployment.ts';
+import type { RolloutRecord } from '#server/store/rollouts.ts';
 import { OWNING_STATES } from '#server/store/sqlite/deployments.ts';
 import type { Sql } from '#server/store/sqlite/sql.ts';
 import type { SyncStore } from '#server/store/sqlite/sync.ts';
-import type { DeploymentRecord, RolloutRecord } from '#server/store/store.ts';
 import type { Id } from '#shared/ids.ts';
 import type { Process } from './time.ts';
 import type { World } from './world.ts';

@@ -1,6 +1,8 @@
 /** A device that committed and then calls itself unhealthy for as long as the policy says, while it is watched, does not stay committed. */
+
+import type { DeploymentRecord } from '#server/domain/deployment.ts';
+import type { RolloutRecord } from '#server/store/rollouts.ts';
 import type { SyncStore } from '#server/store/sqlite/sync.ts';
-import type { DeploymentRecord, RolloutRecord } from '#server/store/store.ts';
 import type { Id } from '#shared/ids.ts';
 import type { Seen } from './rules-rows.ts';
 import type { World } from './world.ts';

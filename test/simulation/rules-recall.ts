@@ -1,7 +1,7 @@
 /** With the faults off, whoever runs a release because of a recalled rollout is back, or it is said why not. */
 import { recalledOf } from '#server/domain/recall.ts';
+import type { RolloutRecord } from '#server/store/rollouts.ts';
 import type { SyncStore } from '#server/store/sqlite/sync.ts';
-import type { RolloutRecord } from '#server/store/store.ts';
 import type { Device } from './agent.ts';
 import type { Seen } from './rules-rows.ts';
 import type { Witness } from './witness.ts';

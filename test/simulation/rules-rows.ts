@@ -1,6 +1,8 @@
 /** What must hold of each deployment whenever it moves. */
+
+import type { DeploymentRecord } from '#server/domain/deployment.ts';
+import type { RolloutRecord } from '#server/store/rollouts.ts';
 import { OWNING_STATES } from '#server/store/sqlite/deployments.ts';
-import type { DeploymentRecord, RolloutRecord } from '#server/store/store.ts';
 import { Receipt } from '#shared/deployment.ts';
 import { Id } from '#shared/ids.ts';
 import { Signed } from '#shared/messages.ts';

@@ -1,12 +1,13 @@
 /** What must hold whenever a rollout's next state and its offers are saved. */
 
 import type { Channel } from '#server/domain/channel.ts';
+import type { DeploymentRecord, OutcomeBin } from '#server/domain/deployment.ts';
 import { binMsOf } from '#server/domain/deployment.ts';
 import { ruleOn } from '#server/domain/halting.ts';
 import { TRANSITIONS } from '#server/domain/rollout-step.ts';
 import { groupName, setAside, tallyOf } from '#server/domain/tally.ts';
+import type { RolloutRecord } from '#server/store/rollouts.ts';
 import type { SyncStore } from '#server/store/sqlite/sync.ts';
-import type { DeploymentRecord, OutcomeBin, RolloutRecord } from '#server/store/store.ts';
 import type { Id } from '#shared/ids.ts';
 import { isOpen, windowsOf } from './open-windows.ts';
 import type { Event, Seen } from './rules-rows.ts';

@@ -1,9 +1,10 @@
 /** Looks at every single call of the store, remembers what it has seen, and holds the rules (rules-*.ts) against it. */
 import { parseAuditEvent, sentenceOf } from '#server/domain/audit.ts';
 import type { Channel } from '#server/domain/channel.ts';
+import type { DeploymentRecord, OutcomeBin } from '#server/domain/deployment.ts';
 import { countOutcomes } from '#server/domain/deployment.ts';
+import type { RolloutRecord } from '#server/store/rollouts.ts';
 import type { SyncStore } from '#server/store/sqlite/sync.ts';
-import type { DeploymentRecord, OutcomeBin, RolloutRecord } from '#server/store/store.ts';
 import { Id, type Sha256 } from '#shared/ids.ts';
 import { ed25519PublicKey, type PublicKey } from '#shared/trust/keys.ts';
 import { openDrift } from './rules-drift.ts';

@@ -1,7 +1,8 @@
 /** Decisions are kept with what they led to, in the transaction that carries them out, and come back as they were. */
 import { describe, expect } from 'vitest';
 import { parseAuditEvent } from '#server/domain/audit.ts';
-import type { RolloutRecord, Store } from '#server/store/store.ts';
+import type { RolloutRecord } from '#server/store/rollouts.ts';
+import type { Store } from '#server/store/store.ts';
 import type { OpenStore } from './contract.ts';
 import { digest, enrolFleet, id, kindsOf, line, offer, planned, rollout, save, T0 } from './records.ts';
 import { storeTest } from './with-store.ts';

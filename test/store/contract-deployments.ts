@@ -1,7 +1,8 @@
 import * as fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
+import type { DeploymentRecord, OutcomeBin } from '#server/domain/deployment.ts';
 import { countOutcomes } from '#server/domain/deployment.ts';
-import type { DeploymentRecord, OutcomeBin, Store } from '#server/store/store.ts';
+import type { Store } from '#server/store/store.ts';
 import type { OpenStore } from './contract.ts';
 import { enrolFleet, id, offer, planned, report, rollout, save, T0 } from './records.ts';
 import { storeTest } from './with-store.ts';

@@ -1,5 +1,6 @@
 import { describe, expect } from 'vitest';
-import type { DeviceLogRecord, Store } from '#server/store/store.ts';
+import type { DeviceLogRecord } from '#server/store/ingest.ts';
+import type { Store } from '#server/store/store.ts';
 import type { OpenStore } from './contract.ts';
 import { enrolFleet, id, T0 } from './records.ts';
 import { storeTest } from './with-store.ts';

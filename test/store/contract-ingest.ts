@@ -1,5 +1,6 @@
 import { describe, expect } from 'vitest';
-import type { DeploymentRecord, Store } from '#server/store/store.ts';
+import type { DeploymentRecord } from '#server/domain/deployment.ts';
+import type { Store } from '#server/store/store.ts';
 import type { OpenStore } from './contract.ts';
 import {
   desiredDocument,

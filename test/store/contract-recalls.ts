@@ -1,6 +1,8 @@
 /** Who runs what because of which rollout, and who goes back: what a store must know. */
 import { describe, expect } from 'vitest';
-import type { DeploymentRecord, RolloutRecord, Store } from '#server/store/store.ts';
+import type { DeploymentRecord } from '#server/domain/deployment.ts';
+import type { RolloutRecord } from '#server/store/rollouts.ts';
+import type { Store } from '#server/store/store.ts';
 import type { OpenStore } from './contract.ts';
 import {
   bundle,

@@ -1,7 +1,8 @@
 /** Several rollouts that want the same devices, and devices that run what nobody told them to: what a store must do. */
 import * as fc from 'fast-check';
 import { describe, expect } from 'vitest';
-import type { RolloutRecord, Store } from '#server/store/store.ts';
+import type { RolloutRecord } from '#server/store/rollouts.ts';
+import type { Store } from '#server/store/store.ts';
 import type { Running } from '#shared/deployment.ts';
 import { Policy } from '#shared/policy.ts';
 import type { OpenStore } from './contract.ts';

@@ -1,6 +1,6 @@
 /** What was offered is taken back, and planned again. */
 import { describe, expect } from 'vitest';
-import type { DeploymentRecord } from '#server/store/store.ts';
+import type { DeploymentRecord } from '#server/domain/deployment.ts';
 import type { OpenStore } from './contract.ts';
 import {
   device,

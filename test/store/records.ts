@@ -1,16 +1,12 @@
 /** Records for store tests: small, valid, each with only what a test says about it. */
 
-import type {
-  AuditLine,
-  BundleRecord,
-  DeploymentRecord,
-  DeviceRecord,
-  HeartbeatRow,
-  OfferRequest,
-  ReportRow,
-  RolloutRecord,
-  Store,
-} from '#server/store/store.ts';
+import type { DeploymentRecord } from '#server/domain/deployment.ts';
+import type { AuditLine } from '#server/store/audit.ts';
+import type { BundleRecord } from '#server/store/catalogue.ts';
+import type { DeviceRecord } from '#server/store/devices.ts';
+import type { HeartbeatRow, ReportRow } from '#server/store/ingest.ts';
+import type { OfferRequest, RolloutRecord } from '#server/store/rollouts.ts';
+import type { Store } from '#server/store/store.ts';
 import { Id, Sha256 } from '#shared/ids.ts';
 import { Manifest } from '#shared/manifest.ts';
 import type { Desired } from '#shared/messages.ts';

@@ -1,6 +1,6 @@
 /** The audit log and the right edge of its Merkle tree, moved together. */
 import { appendLeaf, leafHash } from '#shared/trust/merkle.ts';
-import type { AuditEntry, AuditHead, AuditLine } from '../store.ts';
+import type { AuditEntry, AuditHead, AuditLine } from '../audit.ts';
 import { fromJson, limitOf, type Sql } from './sql.ts';
 import type { SyncStore } from './sync.ts';
 

@@ -1,6 +1,6 @@
 /** Which bundles contain which change: an index over what manifests say, filled in the transaction that accepts a bundle. */
 import type { Sha256 } from '#shared/ids.ts';
-import type { BundleRecord, BundleWithChange, DeviceWithChange } from '../store.ts';
+import type { BundleRecord, BundleWithChange, DeviceWithChange } from '../catalogue.ts';
 import { fromJson, limitOf, type Sql } from './sql.ts';
 import type { SyncStore } from './sync.ts';
 

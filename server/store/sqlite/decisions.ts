@@ -6,7 +6,8 @@
 import { deflateRawSync, inflateRawSync } from 'node:zlib';
 import { auditLine, BY_SERVER } from '#server/domain/audit.ts';
 import type { Id, Sha256 } from '#shared/ids.ts';
-import type { DecisionToKeep, KeptDecision, ShutWindow } from '../store.ts';
+import type { DecisionToKeep, KeptDecision } from '../decisions.ts';
+import type { ShutWindow } from '../rollouts.ts';
 import { appendAudit, sizeOfAudit } from './audit.ts';
 import { blockersOf } from './priority.ts';
 import { fromJson, limitOf, type Sql } from './sql.ts';

@@ -1,7 +1,8 @@
+import type { DeploymentRecord, OutcomeBin } from '#server/domain/deployment.ts';
 import type { Attempts } from '#server/domain/retry.ts';
 import type { DeploymentState, DeviceError } from '#shared/deployment.ts';
 import type { Id } from '#shared/ids.ts';
-import type { DeploymentCount, DeploymentRecord, OutcomeBin } from '../store.ts';
+import type { DeploymentCount } from '../rollouts.ts';
 import { fromJson, idList, limitOf, type Sql, toJson } from './sql.ts';
 import type { SyncStore } from './sync.ts';
 

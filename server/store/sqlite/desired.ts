@@ -1,7 +1,7 @@
 /** What each device should run, and the work that tells it so: recorded together with the decision, done afterwards. */
 import type { Id } from '#shared/ids.ts';
 import type { Desired, Instruction } from '#shared/messages.ts';
-import type { DesiredRecord, OutboxEffect, OutboxItem } from '../store.ts';
+import type { DesiredRecord, OutboxEffect, OutboxItem } from '../desired.ts';
 import { fromJson, idList, limitOf, type Sql } from './sql.ts';
 import type { SyncStore } from './sync.ts';
 

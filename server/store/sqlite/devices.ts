@@ -1,5 +1,5 @@
 import type { Id } from '#shared/ids.ts';
-import type { DeviceRecord, DeviceState, EnrolmentTokenRecord } from '../store.ts';
+import type { DeviceRecord, DeviceState, EnrolmentTokenRecord } from '../devices.ts';
 import { appendAudit } from './audit.ts';
 import { withdrawDevice, withdrawReplaced } from './offers.ts';
 import { fromJson, idList, limitOf, type Sql } from './sql.ts';

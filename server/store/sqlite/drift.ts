@@ -3,9 +3,10 @@
  * adopted; before any of these, what it ran when it was first heard.
  */
 import { auditLine, byDevice } from '#server/domain/audit.ts';
+import type { DeploymentRecord } from '#server/domain/deployment.ts';
 import type { Running } from '#shared/deployment.ts';
 import { type Id, releaseRef } from '#shared/ids.ts';
-import type { DeploymentRecord, DriftRecord } from '../store.ts';
+import type { DriftRecord } from '../devices.ts';
 import { appendAudit } from './audit.ts';
 import { fromJson, limitOf, type Sql, toJson } from './sql.ts';
 import type { SyncStore } from './sync.ts';

@@ -1,6 +1,8 @@
 /** What devices report, in batches: the hottest writes of the server. */
+
+import type { DeploymentRecord } from '#server/domain/deployment.ts';
 import type { Id } from '#shared/ids.ts';
-import type { DeploymentRecord, ReportRow } from '../store.ts';
+import type { ReportRow } from '../ingest.ts';
 import { appendAudit } from './audit.ts';
 import { OWNING_STATES, updateDeployment } from './deployments.ts';
 import { instruct } from './desired.ts';

@@ -2,11 +2,12 @@
 
 import { type AuditEvent, auditLine, BY_SERVER } from '#server/domain/audit.ts';
 import { HEARD_WITHIN_MS } from '#server/domain/deadline.ts';
+import type { DeploymentRecord } from '#server/domain/deployment.ts';
 import type { DeploymentState, OverdueClass } from '#shared/deployment.ts';
 import type { Id } from '#shared/ids.ts';
 import type { Instruction } from '#shared/messages.ts';
 import type { OpenSpan } from '#shared/windows.ts';
-import type { AuditStamp, DeploymentRecord, OfferRequest } from '../store.ts';
+import type { AuditStamp, OfferRequest } from '../rollouts.ts';
 import { appendAudit } from './audit.ts';
 import { readDeployments } from './deployments.ts';
 import { inBatches, instruct } from './desired.ts';

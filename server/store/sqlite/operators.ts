@@ -1,4 +1,4 @@
-import type { OperatorRecord } from '../store.ts';
+import type { OperatorRecord } from '../operators.ts';
 import { appendAudit } from './audit.ts';
 import { limitOf, type Sql } from './sql.ts';
 import type { SyncStore } from './sync.ts';

@@ -2,7 +2,7 @@
 
 import { auditLine, BY_SERVER } from '#server/domain/audit.ts';
 import type { Id } from '#shared/ids.ts';
-import type { OfferRequest, ShutWindow } from '../store.ts';
+import type { OfferRequest, ShutWindow } from '../rollouts.ts';
 import { appendAudit } from './audit.ts';
 import { inBatches } from './desired.ts';
 import type { Sql } from './sql.ts';

@@ -1,5 +1,5 @@
 import type { Id } from '#shared/ids.ts';
-import type { ProductRecord } from '../store.ts';
+import type { ProductRecord } from '../catalogue.ts';
 import { appendAudit } from './audit.ts';
 import { fromJson, limitOf, type Sql } from './sql.ts';
 import type { SyncStore } from './sync.ts';

@@ -4,7 +4,7 @@ import type { Recallable } from '#server/domain/recall.ts';
 import type { Running } from '#shared/deployment.ts';
 import type { Id } from '#shared/ids.ts';
 import type { StayReason } from '#shared/recall.ts';
-import type { RolloutRecord } from '../store.ts';
+import type { RolloutRecord } from '../rollouts.ts';
 import { appendAudit } from './audit.ts';
 import { insertRollout } from './rollouts.ts';
 import { fromJson, limitOf, type Sql } from './sql.ts';

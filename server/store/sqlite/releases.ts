@@ -1,5 +1,5 @@
 import { type Id, releaseRef } from '#shared/ids.ts';
-import type { BundleRecord, ReleaseRecord, ReleaseState } from '../store.ts';
+import type { BundleRecord, ReleaseRecord, ReleaseState } from '../catalogue.ts';
 import { appendAudit } from './audit.ts';
 import { indexChanges } from './changes.ts';
 import { forgetEvidence } from './promotion.ts';

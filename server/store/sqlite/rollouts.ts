@@ -1,6 +1,7 @@
+import type { DeploymentRecord } from '#server/domain/deployment.ts';
 import type { RolloutPlan, RolloutState } from '#server/domain/rollout.ts';
 import type { Id, Sha256 } from '#shared/ids.ts';
-import type { DeploymentRecord, RolloutRecord } from '../store.ts';
+import type { RolloutRecord } from '../rollouts.ts';
 import { appendAudit, sizeOfAudit } from './audit.ts';
 import { insertCohort } from './cohorts.ts';
 import { keepDecision } from './decisions.ts';

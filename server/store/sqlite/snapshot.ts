@@ -1,7 +1,7 @@
 /** The database as a file of its own, at one moment, while a server may be writing to it. */
 import Database from 'better-sqlite3';
 import type { Sha256 } from '#shared/ids.ts';
-import type { AuditHead } from '../store.ts';
+import type { AuditHead } from '../audit.ts';
 import { audit } from './audit.ts';
 import { openSqlToRead } from './sql.ts';
 import { neededObjects } from './transfer.ts';

@@ -1,9 +1,11 @@
 /** Devices that wait because they were told to: for a window, for a time, or for a command. */
+
+import type { DeploymentRecord } from '#server/domain/deployment.ts';
 import type { RolloutPlan } from '#server/domain/rollout.ts';
 import type { Id } from '#shared/ids.ts';
 import type { Instruction } from '#shared/messages.ts';
 import { firstOpenAt, mayActivateAt, mayInstallAt } from '#shared/windows.ts';
-import type { DeploymentRecord, RolloutRecord, WindowRenewal } from '../store.ts';
+import type { RolloutRecord, WindowRenewal } from '../rollouts.ts';
 import { appendAudit } from './audit.ts';
 import { insertDeployment } from './deployments.ts';
 import { instruct } from './desired.ts';

@@ -1,6 +1,8 @@
 /** Devices that committed, watched by their heartbeats (domain/late-regression.ts). */
+
+import type { DeploymentRecord } from '#server/domain/deployment.ts';
 import type { Sha256 } from '#shared/ids.ts';
-import type { DeploymentRecord, WatchedDeployment } from '../store.ts';
+import type { WatchedDeployment } from '../rollouts.ts';
 import { appendAudit } from './audit.ts';
 import { readDeployments, updateDeployment } from './deployments.ts';
 import { limitOf, type Sql } from './sql.ts';
