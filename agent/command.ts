@@ -27,7 +27,7 @@ export type CommandResult =
   | { ok: true; output: string }
   | { ok: false; message: string; exitCode: number | null; output: string };
 
-/** Never rejects. Nothing of the command's group runs any more when it resolves. */
+/** Never rejects. When it resolves everything of the command's group has ended, or been killed. */
 export const runCommand = async (options: CommandOptions): Promise<CommandResult> => {
   const [word, ...rest] = resolveCommand(options.command);
   const failed = (message: string, exitCode: number | null = null): CommandResult => ({
