@@ -19,5 +19,6 @@ export const trialUsedMs = (
   const { began } = trial;
   // Recorded by an agent that knew only the clock.
   if (began === undefined) return Math.min(Math.max(0, present.wall - trial.since), present.uptimeMs);
-  return began.bootId === present.bootId ? Math.max(0, present.uptimeMs - began.uptimeMs) : present.uptimeMs;
+  const sameBoot = began.bootId === present.bootId && began.uptimeMs <= present.uptimeMs;
+  return sameBoot ? present.uptimeMs - began.uptimeMs : present.uptimeMs;
 };

@@ -9,9 +9,10 @@ import type { ByteStream } from './stream.ts';
 import { Trouble } from './trouble.ts';
 
 const SKIP_BYTES_MAX = 256 * 1024;
-/** So many in a row are worth a range. After so many it is tried again whether they compress; if not, the next range is twice as long. */
+/** So many in a row are worth a range. After so many it is tried again whether they compress; if not, the next range is twice as long, once this one was read to its end. */
 const RUN_CHUNKS_MIN = 4;
 const RUN_CHUNKS_FIRST = 64;
+const RUN_CHUNKS_MAX = 1024;
 /** A frame that is not shorter than this part of its chunk: what is here does not compress. */
 const COMPRESSES = 0.95;
 
@@ -59,10 +60,14 @@ export const openPieceSource = ({ artifact, records, lacks, open }: PieceOptions
     return gap >= 0 && gap <= SKIP_BYTES_MAX && offset + bytes <= run!.end;
   };
   const fromRun = async (offset: number, bytes: number): Promise<Buffer> => {
-    const { stream } = run!;
+    const { stream, end } = run!;
     try {
       await stream.skip(offset - stream.position());
-      return await stream.take(bytes);
+      const taken = await stream.take(bytes);
+      if (stream.position() < end) return taken;
+      closeRun();
+      runChunksMax = Math.min(2 * runChunksMax, RUN_CHUNKS_MAX);
+      return taken;
     } catch (error) {
       closeRun();
       throw error;
@@ -85,12 +90,12 @@ export const openPieceSource = ({ artifact, records, lacks, open }: PieceOptions
     chunk: async (number, offset, alone) => {
       const record = records[number]!;
       if (!alone && reaches(offset, record.bytes)) return fromRun(offset, record.bytes);
+      if (!alone) closeRun();
       const { chunks, end } = runFrom(number, offset);
       if (!noWhole && !alone && (noChunks || !compresses) && chunks >= RUN_CHUNKS_MIN) {
         try {
           await begin(offset, end);
           compresses = true;
-          runChunksMax *= 2;
           return await fromRun(offset, record.bytes);
         } catch (error) {
           if (!isMissing(error)) throw error;

@@ -32,7 +32,8 @@ export const addRecall = (group: Command): void => {
       const body = { note, ...(to === undefined ? {} : { to }) };
       const view = await (await connect(flags)).call(routes.rolloutRecall, { params: { rollout }, body });
       if (flags.json === true) return printJson(view);
-      if (view.notices.length > 0) return print(view.notices.join('\n'));
+      const told = to === undefined ? view.notices : [...view.notices, view.explanation];
+      if (view.notices.length > 0) return print(told.join('\n'));
       print(`${view.explanation}${describeRecall(view)}`);
       const back = view.recall?.rollouts ?? [];
       if (back.length > 0) print(`\nFollow it with:${back.map(({ id }) => `\n  sluice rollout watch ${id}`).join('')}`);

@@ -9,7 +9,6 @@ import { CLOCK_MS, type RunDeps, runRollout } from './run-rollout.ts';
 /** Outcomes arrive in bursts; what comes within this time is judged together. */
 const COALESCE_MS = 25;
 const DUE_MAX = 100;
-/** As many as may be open. */
 const DUE_LISTED_MAX = 1_000;
 
 export type Rollouts = {
@@ -27,6 +26,8 @@ export const startRollouts = (deps: RolloutsDeps): Rollouts => {
   /** In which round each was looked at last: those that wait, or fail, stay due, and must not take the others' turn. */
   let looked = new Map<Id, number>();
   let rounds = 0;
+  /** Those that wait are due all the time: looked at when the clock says so, not whenever another one is woken. */
+  let clockSays = true;
   let running: Promise<void> | undefined;
   let again = false;
   let stopped = false;
@@ -40,15 +41,23 @@ export const startRollouts = (deps: RolloutsDeps): Rollouts => {
       deps.onError(error, rollout);
     }
   };
+  const longestDue = async (): Promise<Id[]> => {
+    const due = await deps.store.listDueRollouts(deps.now(), DUE_LISTED_MAX);
+    looked = new Map(due.map(({ plan: { id } }) => [id, looked.get(id) ?? 0]));
+    return [...looked]
+      .sort(([, a], [, b]) => a - b)
+      .map(([id]) => id)
+      .slice(0, DUE_MAX);
+  };
   const round = async (): Promise<void> => {
     const ids = new Set(woken);
     woken.clear();
-    await attempt(async () => {
-      const due = await deps.store.listDueRollouts(deps.now(), DUE_LISTED_MAX);
-      looked = new Map(due.map(({ plan: { id } }) => [id, looked.get(id) ?? 0]));
-      const longest = [...looked].sort(([, a], [, b]) => a - b).slice(0, DUE_MAX);
-      for (const [id] of longest) ids.add(id);
-    });
+    if (clockSays) {
+      clockSays = false;
+      await attempt(async () => {
+        for (const id of await longestDue()) ids.add(id);
+      });
+    }
     rounds += 1;
     for (const id of ids) {
       if (stopped) return;
@@ -75,7 +84,10 @@ export const startRollouts = (deps: RolloutsDeps): Rollouts => {
     });
   };
 
-  const clock = setInterval(run, CLOCK_MS);
+  const clock = setInterval(() => {
+    clockSays = true;
+    run();
+  }, CLOCK_MS);
   run();
   return {
     wake: (rolloutId) => {

@@ -3,7 +3,7 @@ import { rejectDevice } from '#server/flow/admit-device.ts';
 import { planRollout } from '#server/flow/plan-rollout.ts';
 import { reportRollout } from '#server/flow/report-rollout.ts';
 import { startRollouts } from '#server/flow/rollouts.ts';
-import { applyEvent, runRollout } from '#server/flow/run-rollout.ts';
+import { applyEvent, CLOCK_MS, runRollout } from '#server/flow/run-rollout.ts';
 import { steerRollout } from '#server/flow/steer-rollout.ts';
 import type { RolloutRecord } from '#server/store/rollouts.ts';
 import { Id } from '#shared/ids.ts';
@@ -354,6 +354,33 @@ test('rollouts that wait and are looked at again and again let every other have 
   await expect.poll(() => statesOf(last), { timeout: 60_000 }).toBe('offered');
   await rollouts.stop();
 }, 150_000);
+
+test('rollouts that wait are looked at by the clock, however often another one is woken', async () => {
+  await enrolFleet(world, 1);
+  await releaseOf(world, '1.0.0');
+  const { plan: busy } = must(await plan({}));
+  let [listed, looked] = [0, 0];
+  const store: World['store'] = {
+    ...world.store,
+    listDueRollouts: (...which) => {
+      listed += 1;
+      return world.store.listDueRollouts(...which);
+    },
+    getRollout: (id) => {
+      looked += 1;
+      return world.store.getRollout(id);
+    },
+  };
+  const began = performance.now();
+  const rollouts = startRollouts({ ...world, store, onError: (error) => expect.unreachable(String(error)) });
+  const enough = (): boolean => {
+    rollouts.wake(busy.id);
+    return looked >= 100;
+  };
+  await expect.poll(enough, { interval: 5 }).toBe(true);
+  await rollouts.stop();
+  expect(listed).toBeLessThanOrEqual(2 + (performance.now() - began) / CLOCK_MS);
+});
 
 test('an event for a rollout that does not exist is refused', async () => {
   expect(await applyEvent(world, Id.parse('nothing'), { kind: 'tick' })).toMatchObject({ code: 'not-found' });

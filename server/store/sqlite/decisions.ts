@@ -106,7 +106,7 @@ const PRUNABLE = `
       AND newest.n = (SELECT max(n) FROM decisions WHERE rollout = rollouts.id)
   WHERE state IN ('completed', 'aborted') AND next_tick_at IS NULL AND newest.at < ? AND newest.n > 1
     AND newest.n = (SELECT count(*) FROM decisions WHERE rollout = rollouts.id)
-  LIMIT ?`;
+  ORDER BY newest.at DESC LIMIT ?`;
 type Prunable = { rollout: Id; n: number; base: number; record: Buffer };
 
 /** The newest one can be read without any other from then on. How many went. */

@@ -49,3 +49,8 @@ test('a trial that an agent recorded by the clock alone has used what the clock 
   expect(trialUsedMs({ since: 1_000 }, { ...now, wall: YEARS_MS })).toBe(60_000);
   expect(trialUsedMs({ since: YEARS_MS }, { ...now, wall: 1_000 })).toBe(0);
 });
+
+test('where one boot of the machine is not told from the next, an uptime that went back tells it', () => {
+  const began = { bootId: 'unknown', uptimeMs: 3_000_000 };
+  expect(trialUsedMs({ since: 0, began }, { bootId: 'unknown', uptimeMs: 60_000, wall: 0 })).toBe(60_000);
+});
