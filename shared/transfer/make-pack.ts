@@ -71,7 +71,7 @@ const findSimilar = (reader: ArtifactReader): ((chunk: Buffer) => Dictionary | u
   };
 };
 
-/** Twice as much would save 2 to 3 % of a pack, or nothing, and double what unpacking takes: a device copies all of it for each chunk. */
+/** Twice as much would save 1 to 3 % of a pack from nothing, and double what unpacking text takes: a device copies all of it for each chunk. */
 const BEFORE_BYTES_MAX = DICTIONARY_BYTES_MAX / 2;
 
 const justBefore = (reader: ArtifactReader, end: number): Dictionary | undefined => {
