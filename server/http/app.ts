@@ -2,7 +2,6 @@
  * The HTTP server without its routes: authentication that denies by default, problems for every error, limits and
  * timeouts, OpenAPI. Routes are registered with `handle` from the definitions in shared/api.ts and shared/device-api.ts.
  */
-
 import { randomUUID } from 'node:crypto';
 import { Socket } from 'node:net';
 import {

@@ -1,18 +1,16 @@
 /** The operators' API: who may ask for what, its document, lists, operators and the audit log. */
-import { beforeEach, expect, test } from 'vitest';
+import { expect, test } from 'vitest';
 import type { OperatorRole } from '#server/store/operators.ts';
 import { AUDIT_EXPORT_PATH, routes } from '#shared/api.ts';
 import type { Route } from '#shared/route.ts';
 import { verifyAuditExport } from '#shared/trust/audit-export.ts';
 import { ReleaseView } from '#shared/views.ts';
 import { enrolFleet, makeBundle, makeProduct, must, publish, releaseOf, type World } from '../flow/world.ts';
-import { type Api, problemOf, withApi } from './rig.ts';
+import { problemOf, withApi } from './rig.ts';
 
-const api = withApi();
-const call: Api['call'] = (...asked) => api().call(...asked);
 let world: World;
-beforeEach(() => {
-  ({ world } = api());
+const call = withApi((api) => {
+  ({ world } = api);
 });
 
 const EVERY_ROUTE: [string, Route][] = Object.entries(routes);

@@ -1,9 +1,12 @@
 import { expect, test } from 'vitest';
 import { Id } from '#shared/ids.ts';
-import { enrolFleet } from '../flow/world.ts';
-import { type Api, problemOf, withApi } from './rig.ts';
+import { enrolFleet, type World } from '../flow/world.ts';
+import { problemOf, withApi } from './rig.ts';
 
-const api = withApi();
+let world: World;
+const call = withApi((api) => {
+  ({ world } = api);
+});
 const GW1 = Id.parse('gw-1');
 const piece = (name: string, deployment: string | null) => ({
   device: GW1,
@@ -19,8 +22,6 @@ const piece = (name: string, deployment: string | null) => ({
 });
 
 test('whoever may read devices reads their logs, page by page or of one deployment', async () => {
-  const { world } = api();
-  const call: Api['call'] = (...request) => api().call(...request);
   await enrolFleet(world, 1);
   await world.store.saveDeviceLogs([piece('one', 'dep-1'), piece('two', null), piece('three', 'dep-1')], 10_000);
   const first = await call('viewer', 'GET', 'devices/gw-1/logs?limit=2');

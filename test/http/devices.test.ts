@@ -1,16 +1,14 @@
 /** Devices over HTTP: let in, tagged, shut out, and named as cohorts. */
-import { beforeEach, expect, test } from 'vitest';
+import { expect, test } from 'vitest';
 import { Id } from '#shared/ids.ts';
 import { DeviceView } from '#shared/views.ts';
 import { line } from '#test/store/records.ts';
 import { enrolFleet, type World } from '../flow/world.ts';
-import { type Api, problemOf, withApi } from './rig.ts';
+import { problemOf, withApi } from './rig.ts';
 
-const api = withApi();
-const call: Api['call'] = (...asked) => api().call(...asked);
 let world: World;
-beforeEach(() => {
-  ({ world } = api());
+const call = withApi((api) => {
+  ({ world } = api);
 });
 
 test('devices are listed by selector, let in, tagged and shut out', async () => {

@@ -1,17 +1,15 @@
 /** Releases over HTTP: from channel to channel, and what they contain. */
-import { beforeEach, expect, test } from 'vitest';
+import { expect, test } from 'vitest';
 import { Channels } from '#server/domain/channel.ts';
 import { Id } from '#shared/ids.ts';
 import { ChangeView, RequirementsView } from '#shared/views.ts';
 import { report, running } from '#test/store/records.ts';
 import { enrolFleet, makeBundle, makeProduct, must, publish, type World } from '../flow/world.ts';
-import { type Api, problemOf, withApi } from './rig.ts';
+import { problemOf, withApi } from './rig.ts';
 
-const api = withApi();
-const call: Api['call'] = (...asked) => api().call(...asked);
 let world: World;
-beforeEach(() => {
-  ({ world } = api());
+const call = withApi((api) => {
+  ({ world } = api);
 });
 
 test('a release goes to the next channel when checks and people have said yes', async () => {

@@ -25,8 +25,8 @@ export type Api = {
   ): Promise<Answer>;
 };
 
-/** Anew for each test of the file. */
-export const withApi = (): (() => Api) => {
+/** Anew for each test of the file, which is given it at its beginning. Returns how to call whichever is there. */
+export const withApi = (onOpen: (api: Api) => void): Api['call'] => {
   let api: Api;
   let close: () => Promise<void>;
   beforeEach(async () => {
@@ -60,13 +60,14 @@ export const withApi = (): (() => Api) => {
         return { status: answer.statusCode, body: isJson ? answer.json() : answer.body, headers: answer.headers };
       },
     };
+    onOpen(api);
     close = async () => {
       await app.close();
       await world.close();
     };
   });
   afterEach(() => close());
-  return () => api;
+  return (...asked) => api.call(...asked);
 };
 
 /** Of an answer that is a problem: its status and code. */

@@ -1,5 +1,5 @@
 /** Rollouts over HTTP, from a product to an abort or a recall. */
-import { beforeEach, expect, test } from 'vitest';
+import { expect, test } from 'vitest';
 import { Channels } from '#server/domain/channel.ts';
 import type { OperatorRole } from '#server/store/operators.ts';
 import { Id } from '#shared/ids.ts';
@@ -15,13 +15,11 @@ import {
   signBundles,
   type World,
 } from '../flow/world.ts';
-import { type Api, problemOf, withApi } from './rig.ts';
+import { problemOf, withApi } from './rig.ts';
 
-const api = withApi();
-const call: Api['call'] = (...asked) => api().call(...asked);
 let world: World;
-beforeEach(() => {
-  ({ world } = api());
+const call = withApi((api) => {
+  ({ world } = api);
 });
 
 test('from product to rollout over HTTP', async () => {

@@ -4,18 +4,21 @@ import type { Running } from '#shared/deployment.ts';
 import { Id, Sha256 } from '#shared/ids.ts';
 import { DriftView, NoticedView, RolloutView } from '#shared/views.ts';
 import { line } from '#test/store/records.ts';
-import { deploymentsOf, enrolFleet, GATEWAY, lastTold, releaseOf, report, run, T0 } from '../flow/world.ts';
+import { deploymentsOf, enrolFleet, GATEWAY, lastTold, releaseOf, report, run, T0, type World } from '../flow/world.ts';
 import { type Answer, problemOf, withApi } from './rig.ts';
 
-const api = withApi();
-const post = (path: string, payload?: object): Promise<Answer> => api().call('operator', 'POST', path, payload);
-const get = (path: string): Promise<Answer> => api().call('viewer', 'GET', path);
+let world: World;
+const call = withApi((api) => {
+  ({ world } = api);
+});
+const post = (path: string, payload?: object): Promise<Answer> => call('operator', 'POST', path, payload);
+const get = (path: string): Promise<Answer> => call('viewer', 'GET', path);
 const HOUR = 3_600_000;
 let devices: Id[];
 
 beforeEach(async () => {
-  await releaseOf(api().world, '1.1.0');
-  devices = await enrolFleet(api().world, 2);
+  await releaseOf(world, '1.1.0');
+  devices = await enrolFleet(world, 2);
 });
 
 const FLEET = [{ cohort: 'fleet' }];
@@ -24,7 +27,7 @@ const start = async (more: object = {}): Promise<Id> => {
   const { status, body } = await post('rollouts', { release: 'gateway@1.1.0', cohorts: FLEET, policy: {}, ...more });
   expect([status, body.detail]).toEqual([201, undefined]);
   const { id } = RolloutView.parse(body);
-  await run(api().world, id);
+  await run(world, id);
   return id;
 };
 const kinds = async (): Promise<string[]> =>
@@ -32,15 +35,15 @@ const kinds = async (): Promise<string[]> =>
 
 test('what is installed is activated by one call, once, and only where activation is separate', async () => {
   const waiting = await start({ policy: { activation: 'on-command' } });
-  for (const one of await deploymentsOf(api().world, waiting)) await report(api().world, one, { state: 'ready' });
-  expect(problemOf(await api().call('viewer', 'POST', `rollouts/${waiting}/activate`, {}))).toEqual([403, 'forbidden']);
-  expect(problemOf(await api().call('ci', 'POST', `rollouts/${waiting}/activate`, {}))).toEqual([403, 'forbidden']);
+  for (const one of await deploymentsOf(world, waiting)) await report(world, one, { state: 'ready' });
+  expect(problemOf(await call('viewer', 'POST', `rollouts/${waiting}/activate`, {}))).toEqual([403, 'forbidden']);
+  expect(problemOf(await call('ci', 'POST', `rollouts/${waiting}/activate`, {}))).toEqual([403, 'forbidden']);
   expect(problemOf(await post('rollouts/nowhere/activate', {}))).toEqual([404, 'not-found']);
   expect(problemOf(await post(`rollouts/${waiting}/activate`, { note: 7 }))).toEqual([400, 'invalid-request']);
   const activated = await post(`rollouts/${waiting}/activate`, { note: 'the party' });
   expect(activated).toMatchObject({ status: 200, body: { id: waiting, state: 'running' } });
-  await run(api().world, waiting);
-  expect(lastTold(api().world, devices[0]!)).not.toHaveProperty('activateAt');
+  await run(world, waiting);
+  expect(lastTold(world, devices[0]!)).not.toHaveProperty('activateAt');
   expect(problemOf(await post(`rollouts/${waiting}/activate`, {}))).toEqual([409, 'conflict']);
   expect((await kinds()).filter((kind) => kind === 'rollout-activated')).toHaveLength(1);
 });
@@ -64,7 +67,7 @@ test('the queue has rollouts in the order in which they get devices, and whom ea
   ]);
   expect((await get(`rollouts/${low}`)).body.explanation).toContain(`2 with ${urgent}`);
   await post(`rollouts/${urgent}/abort`, {});
-  await run(api().world, low);
+  await run(world, low);
   expect((await get('rollout-queue')).body.items).toMatchObject([{ id: low, waitsFor: [] }]);
 });
 
@@ -129,7 +132,6 @@ test.each([
 });
 
 test('a followed cohort takes in who comes to match, and the rollout shows it', async () => {
-  const { world } = api();
   const [gw1, gw2] = devices;
   const tag = (device: Id) => world.store.setDeviceTags(device, { site: 'lyon' }, line('device-tagged', { device }));
   expect((await post('cohorts', { name: 'lyon', selector: 'site=lyon' })).status).toBe(201);
@@ -152,13 +154,11 @@ const runs = (version: string, manifest: string): Running => ({
   slot: 'a',
 });
 const beat = async (device: Id, running: Running): Promise<void> => {
-  const { world } = api();
   world.pass(10_000);
   await world.store.saveHeartbeats([{ device, boot: Id.parse('boot-1'), at: world.now(), running, healthy: true }]);
 };
 
 test('drifted devices are listed in pages, adopted by name, and sent back together by an ordinary rollout', async () => {
-  const { world } = api();
   const [gw1, gw2] = devices;
   const staged = (await world.store.getRelease(GATEWAY, '1.1.0'))!.bundles[0]!.manifestSha256;
   const unknown = runs('0.9.0', 'b'.repeat(64));
@@ -171,12 +171,12 @@ test('drifted devices are listed in pages, adopted by name, and sent back togeth
   const second = await get(`drift?limit=1&after=${first.body.next}`);
   expect(second.body.items).toMatchObject([{ device: gw2, expected: { version: '1.1.0' }, running: unknown }]);
 
-  expect(problemOf(await api().call('viewer', 'POST', 'drift/reconcile', { devices }))).toEqual([403, 'forbidden']);
+  expect(problemOf(await call('viewer', 'POST', 'drift/reconcile', { devices }))).toEqual([403, 'forbidden']);
   expect(problemOf(await post('drift/reconcile', { devices: [] }))).toEqual([400, 'invalid-request']);
   const stranger = await post('drift/reconcile', { devices: ['gw-99'] });
   expect(problemOf(stranger)).toEqual([404, 'not-found']);
   expect(stranger.body.detail).toBe('there is no device gw-99');
-  expect(problemOf(await api().call('ci', 'POST', `devices/${gw1}/adopt`, { note: '' }))).toEqual([403, 'forbidden']);
+  expect(problemOf(await call('ci', 'POST', `devices/${gw1}/adopt`, { note: '' }))).toEqual([403, 'forbidden']);
 
   const adopted = await post(`devices/${gw1}/adopt`, { note: 'field test' });
   expect(adopted).toMatchObject({ status: 200, body: { device: gw1, expected: unknown } });
@@ -194,7 +194,6 @@ test('drifted devices are listed in pages, adopted by name, and sent back togeth
 });
 
 test('a late regression shows on the rollout and on the device', async () => {
-  const { world } = api();
   const rollout = await start({ policy: { judge: { rule: 'percentage-after-minimum', percent: 100 } } });
   const [first] = await deploymentsOf(world, rollout);
   await report(world, first!, { outcome: 'committed' });

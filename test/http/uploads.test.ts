@@ -2,7 +2,7 @@
 import { createHash } from 'node:crypto';
 import { request } from 'node:http';
 import { zstdCompressSync } from 'node:zlib';
-import { beforeEach, expect, test } from 'vitest';
+import { expect, test } from 'vitest';
 import {
   type BundleFile,
   filesOf,
@@ -15,11 +15,11 @@ import {
 } from '../flow/world.ts';
 import { type Answer, type Api, problemOf, withApi } from './rig.ts';
 
-const api = withApi();
-const call: Api['call'] = (...asked) => api().call(...asked);
+let api: Api;
 let world: World;
-beforeEach(() => {
-  ({ world } = api());
+const call = withApi((opened) => {
+  api = opened;
+  ({ world } = opened);
 });
 
 const put = (bundle: BundleFile): Promise<Answer> => call('ci', 'PUT', `uploads/${bundle.sha256}`, bundle.bytes);
@@ -67,13 +67,13 @@ test('a compressed upload that is damaged, cut, endless or compressed otherwise 
 
 test('a connection that breaks in the middle of an upload leaves nothing', async () => {
   const bundle = await makeBundle(world, '1.0.0', { content: 'x'.repeat(300_000) });
-  const { port } = new URL(await api().app.listen({ port: 0, host: '127.0.0.1' }));
+  const { port } = new URL(await api.app.listen({ port: 0, host: '127.0.0.1' }));
   const sending = request({
     port,
     method: 'PUT',
     path: `/api/v1/uploads/${bundle.sha256}`,
     headers: {
-      authorization: `Bearer ${api().tokens.ci}`,
+      authorization: `Bearer ${api.tokens.ci}`,
       'content-type': 'application/octet-stream',
       'content-length': bundle.bytes.length,
     },
@@ -87,7 +87,7 @@ test('a connection that breaks in the middle of an upload leaves nothing', async
 });
 
 test('a large upload that may not be made is answered, not swallowed', async () => {
-  const { port } = new URL(await api().app.listen({ port: 0, host: '127.0.0.1' }));
+  const { port } = new URL(await api.app.listen({ port: 0, host: '127.0.0.1' }));
   const answer = await new Promise<[number | undefined, string | undefined]>((resolve, reject) => {
     const sending = request({
       port,

@@ -99,7 +99,7 @@ const blockersIn = (json: string): KeptDecision['blockers'] | null => {
 
 type DecisionRow = Omit<KeptDecision, 'record' | 'blockers'> & { base: number; record: Buffer; blockers: string };
 
-/** Over, at rest, and with all of its decisions, more than one. */
+/** Over, at rest, and with all of its decisions, more than one. The newest first: those that can not be pruned stay, and would in time be all that is found. */
 const PRUNABLE = `
   SELECT newest.rollout, newest.n, newest.base, newest.record FROM rollouts
     JOIN decisions AS newest ON newest.rollout = rollouts.id
