@@ -4,7 +4,7 @@ export const NODE_FLAGS = [
   '--max-old-space-size=32',
   '--max-semi-space-size=1',
   '--v8-pool-size=0',
-  // Every piece from a socket is memory beside the small heap, and has it collected: with no second thread for that, and a heap that may grow in between, a fetch takes little more than half of the processor time.
+  // Every piece from a socket is memory beside the small heap, and has it collected: with no second thread for that, and a heap that may grow in between, a fetch takes some 60 % of the processor time where nothing compresses, 80 % for text.
   '--single-threaded-gc',
   '--heap-growing-percent=200',
   // For give-memory-back.ts.
