@@ -37,12 +37,11 @@ const MS_PER_TICK = 10;
 
 type Of<K extends HealthCheck['kind']> = Extract<HealthCheck, { kind: K }>;
 
-/** Never rejects. */
-export const performCheck = async (
-  check: HealthCheck,
-  options: CheckOptions,
-  signal: AbortSignal,
-): Promise<CheckResult> => {
+/** Never rejects: what can not even be tried has not passed. */
+export const performCheck = (check: HealthCheck, options: CheckOptions, signal: AbortSignal): Promise<CheckResult> =>
+  tryCheck(check, options, signal).catch((error: unknown) => bad(String(error)));
+
+const tryCheck = async (check: HealthCheck, options: CheckOptions, signal: AbortSignal): Promise<CheckResult> => {
   switch (check.kind) {
     case 'command':
       return checkCommand(check, options, signal);

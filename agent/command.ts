@@ -1,9 +1,9 @@
 /** Runs one command to its end: a health check or a hook. Bounded in time and output, and its whole process group ends with it. */
-import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { signalProcess } from './process-table.ts';
 import { CUT } from './redact.ts';
+import { startChild } from './start-child.ts';
 import { applicationEnvironment, resolveCommand } from './supervisor.ts';
 import { errorCode } from './system-error.ts';
 
@@ -40,19 +40,23 @@ export const runCommand = async (options: CommandOptions): Promise<CommandResult
   let isCut = false;
   const said = (): string => `${isCut ? CUT : ''}${output.toString('utf8')}`;
   if (options.signal?.aborted === true) return failed('stopped');
-  const child = spawn(word!, rest, {
+  const unable = (error: unknown): CommandResult =>
+    failed(`${word} cannot be run: ${errorCode(error) || String(error)}`);
+  const started = startChild(word!, rest, {
     cwd: options.folder,
     detached: true,
     env: applicationEnvironment(options.environment ?? {}, options.port),
     stdio: ['ignore', 'pipe', 'pipe'],
   });
+  if (!started.ok) return unable(started.error);
+  const { child } = started;
   const keep = (bytes: Buffer): void => {
     const all = Buffer.concat([output, bytes]);
     isCut ||= all.length > OUTPUT_BYTES_MAX;
     output = all.subarray(Math.max(0, all.length - OUTPUT_BYTES_MAX));
   };
-  child.stdout.on('data', keep);
-  child.stderr.on('data', keep);
+  child.stdout?.on('data', keep);
+  child.stderr?.on('data', keep);
   const closed = once(child, 'close').catch(() => undefined);
   let ended = 'by-itself' as 'by-itself' | 'too-late' | 'stopped';
   const end = (why: 'too-late' | 'stopped'): void => {
@@ -73,11 +77,11 @@ export const runCommand = async (options: CommandOptions): Promise<CommandResult
     if (code === 0) return { ok: true, output: said() };
     return failed(`${word} ended with ${signal ?? `exit code ${code}`}`, code);
   } catch (error) {
-    return failed(`${word} can not be run: ${errorCode(error) || String(error)}`);
+    return unable(error);
   } finally {
     clearTimeout(timer);
     options.signal?.removeEventListener('abort', stop);
-    child.stdout.destroy();
-    child.stderr.destroy();
+    child.stdout?.destroy();
+    child.stderr?.destroy();
   }
 };

@@ -8,6 +8,7 @@ import { z } from 'zod';
 import { ENROLMENT_TOKEN } from '#shared/device-api.ts';
 import { Compatible, DurationMs, Id, Sha256, text } from '#shared/ids.ts';
 import { HealthCheck } from '#shared/manifest.ts';
+import { MqttUrl } from '#shared/mqtt-url.ts';
 import { accept, type Result, refuse } from '#shared/problems.ts';
 import { Limits } from './limits.ts';
 import { parseAddress } from './network.ts';
@@ -36,11 +37,7 @@ export const AgentConfig = z.strictObject({
     .max(512)
     .transform((url) => url.replace(/\/+$/, '')),
   /** Instead of what the server says at enrolment, for example behind a tunnel. */
-  mqttUrl: z
-    .string()
-    .max(512)
-    .regex(/^(mqtts?|wss?):\/\/[^\s]+$/, 'must be mqtt://host:port or mqtts://host:port')
-    .optional(),
+  mqttUrl: MqttUrl.optional(),
   /** Everything the agent keeps: key, journal, metadata, slots, the application's data. */
   dataDir: z.string().min(1).max(4096).default('./agent-data'),
   /** The hardware tag that bundles must share. */

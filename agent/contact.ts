@@ -30,6 +30,8 @@ export const watchContact = (options: {
       .then((contact) => {
         found = { contact, at: performance.now() };
       })
+      // Then nothing is known.
+      .catch(() => undefined)
       .finally(() => {
         examining = undefined;
       });

@@ -5,6 +5,7 @@ import { z } from 'zod';
 import { deviceRoutes, ENROLMENT_TOKEN, type EnrolmentPayload } from '#shared/device-api.ts';
 import { readFileIfThere, writeFileDurably } from '#shared/durable.ts';
 import { Id, Sha256 } from '#shared/ids.ts';
+import { MqttUrl } from '#shared/mqtt-url.ts';
 import { accept, type ProblemCode, type Result, refuse } from '#shared/problems.ts';
 import type { AgentConfig } from './config.ts';
 import { type Backoff, backoffMs } from './domain/retry.ts';
@@ -17,7 +18,8 @@ const Enrolled = z.object({
   v: z.literal(1),
   device: Id,
   serverUrl: z.string(),
-  mqttUrl: z.string(),
+  /** Null where what was kept can not be used: the device is a member all the same, and asks for it again. */
+  mqttUrl: MqttUrl.nullable().catch(null),
   rootSha256: Sha256,
 });
 export type Enrolled = z.infer<typeof Enrolled>;

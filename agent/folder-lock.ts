@@ -26,6 +26,8 @@ export const lockFolder = async (dir: string): Promise<Result<FolderLock>> => {
     if (errorCode(error) !== 'EADDRINUSE') throw error;
     return refuse('conflict', `another agent uses the data folder ${dir}`);
   }
+  // A local program that opens too many connections harms only itself.
+  socket.on('error', () => undefined);
   // It alone must not keep the process alive.
   socket.unref();
   return accept({

@@ -164,7 +164,9 @@ const answerOf = async <S extends z.ZodType>(
   if (status >= 200 && status < 300) {
     const parsed = schema.safeParse(body);
     if (parsed.success) return { ok: true, value: parsed.data };
-    const message = 'the server answered in a form that this agent does not know';
+    const [issue] = parsed.error.issues;
+    const where = `${issue?.path.map(String).join('.') || 'answer'}: ${issue?.message}`;
+    const message = `the server answered in a form that this agent does not know (${where})`;
     return { ok: false, answered: true, code: 'internal', message };
   }
   const problem = Problem.partial().safeParse(body).data;

@@ -112,7 +112,7 @@ export const openKeptLogs = async (options: KeptLogsOptions): Promise<KeptLogs> 
     let failures = 0;
     while (!stopping.signal.aborted) {
       wake = new AbortController();
-      const next = await oldestOf(dir, now());
+      const next = await oldestOf(dir, now()).catch(() => undefined);
       if (next === undefined) {
         await aborted(AbortSignal.any([wake.signal, stopping.signal]));
         continue;
@@ -120,8 +120,14 @@ export const openKeptLogs = async (options: KeptLogsOptions): Promise<KeptLogs> 
       const outcome = await send(next).catch(() => 'later' as const);
       if (outcome === 'refused')
         log.warn({ event: 'log-refused', id: next.id }, 'the server does not take a log piece');
-      if (outcome !== 'later') await rm(fileOf(dir, next.id), { force: true });
-      failures = outcome === 'later' ? failures + 1 : 0;
+      // What stays on a disk that cannot be written is sent again: the server knows it by its name.
+      const isGone =
+        outcome !== 'later' &&
+        (await rm(fileOf(dir, next.id), { force: true }).then(
+          () => true,
+          () => false,
+        ));
+      failures = isGone ? 0 : failures + 1;
       const waitMs = failures === 0 ? GAP_MS : backoffMs(failures, options.backoff, Math.random());
       await sleep(waitMs, undefined, { signal: stopping.signal }).catch(() => undefined);
     }

@@ -2,7 +2,6 @@
  * Which agent to run (docs/decisions/0010): a release may carry the agent's own file, and whoever runs the release runs that agent. The
  * installed agent decides it at every start, before anything else, as a boot loader would; it is never updated this way itself.
  */
-import { spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { join } from 'node:path';
 import { z } from 'zod';
@@ -14,6 +13,7 @@ import { openBootSelector } from './slots/boot-selector.ts';
 import { seal, unseal } from './slots/sealed.ts';
 import { readSlotRecord, slotFolder } from './slots/slot-record.ts';
 import type { SlotName } from './slots/slots.ts';
+import { startChild } from './start-child.ts';
 
 /** How often the agent of a version on trial may be started, and how often in a row one that was committed and never came up. */
 const TRIAL_STARTS_MAX = 3;
@@ -133,7 +133,12 @@ export const guardTrial = async (dataDir: string, deployment: Id): Promise<void>
   const mark = `${deployment} ${randomBytes(8).toString('hex')}`;
   await writeFileDurably(trialFile(dataDir), mark, 0o600);
   const words = [String(seconds), trialFile(dataDir), mark, expiredFile(dataDir), String(process.pid)];
-  spawn('/bin/sh', ['-c', GUARD, 'sluice-agent-guard', ...words], { detached: true, stdio: 'ignore' }).unref();
+  // Without a guard its starts are still counted, and the unit has a watchdog.
+  const guard = startChild('/bin/sh', ['-c', GUARD, 'sluice-agent-guard', ...words], {
+    detached: true,
+    stdio: 'ignore',
+  });
+  if (guard.ok) guard.child.unref();
 };
 
 /** That of the release on trial, whose manifest was kept. */

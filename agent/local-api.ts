@@ -61,6 +61,8 @@ export const openLocalApi = async (options: LocalApiOptions): Promise<LocalApi> 
     server.listen(socket);
     await once(server, 'listening');
     await chmod(socket, options.mode);
+    // From then on: a connection that could not be accepted.
+    server.on('error', (error) => log.warn({ event: 'local-api-failed', err: error }, 'a local program was not heard'));
   } catch (error) {
     log.warn({ event: 'local-api-closed', code: errorCode(error) }, `${socket} can not be opened for local programs`);
   }

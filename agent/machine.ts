@@ -107,7 +107,7 @@ export const openMachine = (options: MachineOptions): Machine => {
         if (event !== undefined && !abort.signal.aborted) send(event);
       }
       if (!abort.signal.aborted) onDone?.();
-    })();
+    })().catch((error: unknown) => log.error({ event: 'effects-failed', err: error }, 'an effect failed unexpectedly'));
     activity = { abort, ended };
   };
 

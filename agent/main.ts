@@ -7,6 +7,7 @@ import { readEnrolled, trustedRoot } from './enrol.ts';
 import { lockFolder } from './folder-lock.ts';
 import { giveMemoryBack } from './give-memory-back.ts';
 import { openIdentity } from './identity.ts';
+import { keepGoing } from './keep-going.ts';
 import { beginLife, type Life } from './life.ts';
 import { makeAgentLog } from './log.ts';
 import { type Deployments, openDeployments } from './open-deployments.ts';
@@ -30,9 +31,11 @@ export const runAgent = async (config: AgentConfig, signal: AbortSignal): Promis
   const log = await makeAgentLog(config.log, config.device, recent.add);
   const lock = await lockFolder(config.dataDir);
   if (!lock.ok) throw new AgentStopped(lock.detail);
+  const letGo = keepGoing(log);
   try {
     await runLocked(config, log, recent, signal);
   } finally {
+    letGo();
     await lock.value.release();
     log.flush();
   }

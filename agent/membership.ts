@@ -5,8 +5,8 @@ import { enrolOrStop, pinRoot } from './join-fleet.ts';
 import type { DeviceTrust } from './trust/device-trust.ts';
 
 export type Membership = {
-  /** Empty before the device ever was a member. */
-  mqttUrl: () => string;
+  /** Undefined before the device ever was a member, and while the address that it was told can not be used. */
+  mqttUrl: () => string | undefined;
   /** Until it is a member that has its trust root. Throws `AgentStopped` when the server refuses for good. */
   join(): Promise<void>;
   /** The server may tell another address now. */
@@ -23,18 +23,16 @@ export const openMembership = (
   },
 ): Membership => {
   const { config, known, trust, rootBackoff, log, signal } = options;
-  let told = known?.mqttUrl ?? '';
-  const mqttUrl = (): string => config.mqttUrl ?? told;
+  let member = known;
+  const mqttUrl = (): string | undefined => config.mqttUrl ?? member?.mqttUrl ?? undefined;
   return {
     mqttUrl,
     join: async () => {
-      const member = known ?? (await enrolOrStop(options));
-      told = member.mqttUrl;
+      member ??= await enrolOrStop(options);
       await pinRoot(trust, member, log, rootBackoff, signal);
     },
     refresh: async () => {
-      if (config.mqttUrl !== undefined || told === '') return;
-      told = (await refreshEnrolled(options))?.mqttUrl ?? told;
+      if (config.mqttUrl === undefined && member !== undefined) member = (await refreshEnrolled(options)) ?? member;
     },
   };
 };

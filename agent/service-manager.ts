@@ -3,9 +3,9 @@
  * file system, so that systemd's own `systemd-notify` sends the words: a short process now and then (docs/decisions/0010). Not run by
  * systemd, all of this does nothing.
  */
-import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import type { Log } from './log.ts';
+import { startChild } from './start-child.ts';
 
 export type ServiceManager = {
   /** The agent is up. It need not have reached its server: a device that is offline has started, too. */
@@ -77,12 +77,14 @@ const watchdogMs = (env: Record<string, string | undefined>): number | undefined
 };
 
 const notify = async (socket: string, words: string[]): Promise<boolean> => {
-  const child = spawn('systemd-notify', words, {
+  const started = startChild('systemd-notify', words, {
     env: { PATH: process.env['PATH'] ?? '/usr/bin:/bin', NOTIFY_SOCKET: socket },
     stdio: 'ignore',
     timeout: NOTIFY_MS_MAX,
     killSignal: 'SIGKILL',
   });
+  if (!started.ok) return false;
+  const { child } = started;
   try {
     await once(child, 'exit');
     return child.exitCode === 0;

@@ -5,7 +5,7 @@
  * any more and its exit no parent that would hear of it. It is found by the pid file (pid, start time and machine boot, so
  * that a pid used again is never mistaken for it), and its descendants by a mark in their environment.
  */
-import { type ChildProcess, spawn } from 'node:child_process';
+import type { ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdir, realpath, rm } from 'node:fs/promises';
 import { constants } from 'node:os';
@@ -19,6 +19,7 @@ import { type ApplicationLog, openApplicationLog } from './application-log.ts';
 import { type Limits, limitScript, type ProcessOwner } from './limits.ts';
 import { lookUpProcess, machineBootId, processEnds, processesWithEnvironment, signalProcess } from './process-table.ts';
 import type { SlotName } from './slots/slots.ts';
+import { startChild } from './start-child.ts';
 
 /** What to run. `command[0]` = `node` means the Node that runs the agent. */
 export type Application = {
@@ -148,7 +149,7 @@ const supervise = (place: Place, log: ApplicationLog, options: SupervisorOptions
       void inTurn(async () => {
         if (wanted === null || child !== null) return;
         if (!(await start(wanted)).ok) scheduleRestart();
-      });
+      }).catch(scheduleRestart);
     }, waitMs);
     return waitMs;
   };
@@ -157,7 +158,7 @@ const supervise = (place: Place, log: ApplicationLog, options: SupervisorOptions
     const started = await launch(application, place, log, options);
     if (!started.ok) return started;
     child = started.child;
-    void child.exited.then(() => ended(started.child));
+    void child.exited.catch(() => undefined).then(() => ended(started.child));
     return { ok: true };
   };
 
@@ -229,13 +230,15 @@ const launch = async (
   const added = (await environment?.()) ?? { ok: true as const, values: {} };
   if (!added.ok) return added;
   const variables = { ...application.environment, ...added.values };
-  const started = spawn('/bin/sh', ['-c', gate(limits ?? {}), ...resolveCommand(application.command)], {
+  const child = startChild('/bin/sh', ['-c', gate(limits ?? {}), ...resolveCommand(application.command)], {
     cwd: application.folder,
     detached: true,
     env: { ...applicationEnvironment(variables, port), [MARK]: place.dir },
     stdio: ['pipe', 'pipe', 'pipe'],
     ...(owner === undefined || owner === null ? {} : owner),
   });
+  if (!child.ok) return { ok: false, message: `the application cannot be started: ${String(child.error)}` };
+  const { child: started } = child;
   const exited = once(started, 'exit');
   const failed = await Promise.race([once(started, 'spawn'), exited]).then(
     () => undefined,
@@ -246,12 +249,10 @@ const launch = async (
     return { ok: false, message: `${application.folder}: ${failed}` };
   }
   const { pid, stdin, stdout, stderr } = started;
-  for (const output of [stdout, stderr]) output.on('data', (bytes: Buffer) => log.write(bytes));
-  // It may die before it reads.
-  stdin.on('error', () => undefined);
+  for (const output of [stdout, stderr]) output?.on('data', (bytes: Buffer) => log.write(bytes));
   log.write(noteOf(`slot ${application.slot} started as process ${pid}`));
   await recordProcess(place, pid);
-  stdin.end('go\n');
+  stdin?.end('go\n');
   return { ok: true, child: { process: started, pid, application, since: Date.now(), exited } };
 };
 

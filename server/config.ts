@@ -7,6 +7,7 @@ import { isIP } from 'node:net';
 import { resolve } from 'node:path';
 import { parse as parseYaml } from 'yaml';
 import { z } from 'zod';
+import { MqttUrl } from '#shared/mqtt-url.ts';
 import { accept, type Result, refuse } from '#shared/problems.ts';
 import { Channels } from './domain/channel.ts';
 
@@ -43,11 +44,7 @@ export const ServerConfig = z.strictObject({
       host: Host.default('127.0.0.1'),
       port: Port.default(1883),
       /** What enrolling devices are told to connect to; without it, made from host and port. */
-      publicUrl: z
-        .string()
-        .max(512)
-        .regex(/^mqtts?:\/\/[^\s/]+\/?$/, 'must be mqtt://host:port or mqtts://host:port')
-        .optional(),
+      publicUrl: MqttUrl.optional(),
       connectionsMax: count(1_000_000).default(20_000),
       /** Of one IPv4 address or one IPv6 /64; 0 is no limit. Raise it when a fleet comes through one NAT or proxy. */
       connectionsPerAddressMax: count(1_000_000).default(2_000),

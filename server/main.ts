@@ -5,6 +5,7 @@
 import { readFileSync } from 'node:fs';
 import type { FastifyInstance } from 'fastify';
 import type { Logger } from 'pino';
+import { MqttUrl } from '#shared/mqtt-url.ts';
 import { isLoopback, localUrl, networkUrl } from './addresses.ts';
 import { runServer } from './command-line.ts';
 import type { ServerConfig } from './config.ts';
@@ -142,6 +143,10 @@ const openAll = async (config: ServerConfig, now: () => number, closers: Closers
   const { http, mqtt } = config;
   const scheme = tls === undefined ? 'mqtt' : 'mqtts';
   const mqttUrl = mqtt.publicUrl ?? networkUrl(scheme, mqtt.host, broker.port);
+  if (!MqttUrl.safeParse(mqttUrl).success)
+    throw new StartFailure(
+      `devices can not use ${mqttUrl} as the address of MQTT: name another with --mqtt-public-url`,
+    );
   const app = await openHttp(parts, { rollouts, ingest, logs, mqttUrl }, closers);
   const httpUrl = localUrl(tls === undefined ? 'http' : 'https', http.host, portOf(app));
 

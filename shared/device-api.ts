@@ -2,6 +2,7 @@
 import { z } from 'zod';
 import { Compatible, Id, Millis, Sha256, text } from './ids.ts';
 import { Desired, LogPiece, Signed } from './messages.ts';
+import { MqttUrl } from './mqtt-url.ts';
 import { route } from './route.ts';
 
 /** What a device signs to enrol, proof that it holds the key. Canonical JSON of this is `Enrolment.payload`. */
@@ -44,7 +45,7 @@ export const deviceRoutes = {
     answer: z.object({
       state: z.enum(['pending', 'accepted', 'rejected']),
       rootSha256: Sha256,
-      mqttUrl: z.string(),
+      mqttUrl: MqttUrl,
       serverTime: Millis,
     }),
   }),

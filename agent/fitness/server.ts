@@ -1,5 +1,6 @@
 /** Whether the server is reachable, over HTTP and MQTT, whom this device trusts, and whether its clock is right. */
 
+import { parseMqttUrl } from '#shared/mqtt-url.ts';
 import { connectOnce } from '../checks.ts';
 import type { AgentConfig } from '../config.ts';
 import { readEnrolled, trustedRoot } from '../enrol.ts';
@@ -11,7 +12,6 @@ import { doubtful, type Finding, good, unfit } from './finding.ts';
 const ANSWER_MS_MAX = 10_000;
 /** A login is good for five minutes; a device with another time learns the server's. */
 const CLOCK_MS_MAX = 60_000;
-const MQTT_PORTS: Record<string, number> = { 'mqtt:': 1883, 'mqtts:': 8883, 'ws:': 80, 'wss:': 443 };
 
 export const examineServer = async (config: AgentConfig, now: () => number): Promise<Finding[]> => {
   const enrolled = await readEnrolled(config.dataDir, config).catch(() => undefined);
@@ -67,12 +67,18 @@ const clockOf = (date: string | null, at: number): Finding => {
     : good('clock', `agrees with the server's`);
 };
 
-const examineMqtt = async (mqttUrl: string | undefined): Promise<Finding> => {
+/** Null: the one that was kept can not be used. */
+const examineMqtt = async (mqttUrl: string | null | undefined): Promise<Finding> => {
   if (mqttUrl === undefined) return good('MQTT', 'the server says where, when this device enrols');
-  const url = new URL(mqttUrl);
-  const port = url.port === '' ? (MQTT_PORTS[url.protocol] ?? 1883) : Number(url.port);
+  const address = mqttUrl === null ? undefined : parseMqttUrl(mqttUrl);
+  if (address === undefined)
+    return doubtful(
+      'MQTT',
+      'the address that was kept can not be used; the server is asked for it again',
+      'set mqtt.publicUrl of the server, or mqttUrl here, to mqtts://host:port',
+    );
   try {
-    await connectOnce(url.hostname.replace(/^\[|\]$/g, ''), port, AbortSignal.timeout(ANSWER_MS_MAX));
+    await connectOnce(address.host, address.port, AbortSignal.timeout(ANSWER_MS_MAX));
     return good('MQTT', `${mqttUrl} accepts connections`);
   } catch (error) {
     const found = `${mqttUrl} can not be reached (${errorCode(error) || 'no answer'})`;

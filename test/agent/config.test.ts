@@ -76,3 +76,10 @@ test("docs/agent.md names every setting, and the version is the package's", asyn
   const { version } = JSON.parse(await readFile(join(top, 'package.json'), 'utf8')) as { version: string };
   expect(AGENT_VERSION).toBe(version);
 });
+
+test('an MQTT address that no connection could use is refused in words', () => {
+  for (const wrong of ['mqtt.example.com', 'mqtt://x:99999', 'mqtt://[::1', 'mqtts://:8883']) {
+    const config = loadAgentConfig({ env: {}, flags: { ...needed, 'mqtt-url': wrong } });
+    expect(!config.ok && config.detail).toContain('--mqtt-url: must be mqtt://host:port');
+  }
+});

@@ -110,3 +110,10 @@ test.each(['true', '0.0.0.0/0', '::/0', '10.0.0.0/33', 'proxy.example.com', ''])
     expect(load({ file })).toContain('http.trustProxy');
   },
 );
+
+test.each(['mqtt.example.com', 'mqtt.example.com:1883', 'mqtt://x:99999', 'mqtt://', 'http://x', 'mqtt://a:b@x'])(
+  'an address %j of MQTT, which no device could use, is refused in words',
+  (wrong) => {
+    expect(load({ flags: { 'mqtt-public-url': wrong } })).toContain('--mqtt-public-url: must be mqtt://host:port');
+  },
+);

@@ -1,8 +1,9 @@
 /** Runs an installer to its end: bounded in time and output, with its progress, and nothing of it left behind. */
-import { type ChildProcess, spawn } from 'node:child_process';
+import type { ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { lookUpProcess, processEnds, processesWithEnvironment, signalProcess } from '#agent/process-table.ts';
+import { startChild } from '#agent/start-child.ts';
 import { applicationEnvironment, resolveCommand } from '#agent/supervisor.ts';
 import { errorCode } from '#agent/system-error.ts';
 
@@ -42,12 +43,15 @@ export const runInstaller = async (run: InstallerRun): Promise<InstallerEnd> => 
   const { signal } = run;
   const [word, ...rest] = resolveCommand([...run.command, ...run.words]);
   if (signal?.aborted === true) return { exitCode: null, answer: '', said: '', why: 'stopped' };
-  const child = spawn(word!, rest, {
+  const unable = (error: unknown): string => `${word} cannot be run: ${errorCode(error) || String(error)}`;
+  const started = startChild(word!, rest, {
     cwd: run.dir,
     detached: true,
     env: { ...applicationEnvironment(run.environment, undefined), [MARK]: run.dir },
     stdio: ['ignore', 'pipe', 'pipe'],
   });
+  if (!started.ok) return { exitCode: null, answer: '', said: '', why: unable(started.error) };
+  const { child } = started;
   const output = listenTo(child, run.onProgress, () => end('it wrote too much'));
   const closed = once(child, 'close').catch(() => undefined);
   let why = '';
@@ -69,7 +73,7 @@ export const runInstaller = async (run: InstallerRun): Promise<InstallerEnd> => 
     else return { exitCode: null, ...output(), why };
     return { exitCode, ...output(), why };
   } catch (error) {
-    return { exitCode: null, ...output(), why: `${word} can not be run: ${errorCode(error) || String(error)}` };
+    return { exitCode: null, ...output(), why: unable(error) };
   } finally {
     clearTimeout(timer);
     signal?.removeEventListener('abort', stop);
