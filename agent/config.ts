@@ -23,6 +23,8 @@ const BANDWIDTH_MIN = 4_096;
 const whole = (min: number, max: number) => z.coerce.number().int().min(min).max(max);
 const Switch = z.union([z.boolean(), z.enum(['true', 'false']).transform((word) => word === 'true')]);
 const AbsolutePath = z.string().max(4096).regex(/^\//, 'must be an absolute path');
+/** A user or a group, by name or number. */
+const Owner = z.string().min(1).max(64);
 const duration = (minMs: number) => z.coerce.number().pipe(DurationMs.min(minMs));
 
 const Attributes = z
@@ -70,8 +72,13 @@ export const AgentConfig = z.strictObject({
       /** Its `SLUICE_SECRETS`. Default: `secrets` in the data folder. */
       secretsDir: AbsolutePath.optional(),
       /** As whom it runs; only for an agent that runs as root. */
-      user: z.string().min(1).max(64).optional(),
-      group: z.string().min(1).max(64).optional(),
+      user: Owner.optional(),
+      group: Owner.optional(),
+      /** Added to those that the user has anyway: `dialout,gpio` as text. */
+      groups: z
+        .union([z.array(Owner), z.string().transform((list) => list.split(',').map((one) => one.trim()))])
+        .pipe(z.array(Owner).max(64))
+        .optional(),
       /** Only in the file. */
       limits: Limits.prefault({}),
     })
@@ -167,6 +174,7 @@ export const AGENT_SETTINGS = [
   'application.secretsDir',
   'application.user',
   'application.group',
+  'application.groups',
   'data.snapshot',
   'data.bytesMax',
   'health.intervalMs',

@@ -1,10 +1,9 @@
 /**
- * What the application may take of the device, and as whom it runs. Limits are the device's to set, not a release's: they protect
+ * What the application may take of the device. Limits are the device's to set, not a release's: they protect
  * the one from the other. They are the kernel's per-process ones, set right before the application is executed; caps over everything that the
  * agent runs (memory, processor share) are its unit's (`MemoryMax=`, `CPUQuota=`): a second owner of the unit's control group would
  * break systemd's rules for them.
  */
-import { readFile } from 'node:fs/promises';
 import { z } from 'zod';
 
 export const Limits = z.strictObject({
@@ -41,32 +40,3 @@ export const limitScript = (limits: Limits, exec: string): string => {
   const guarded = set.length === 0 ? '' : `{ ${set.join(' && ')}; } || exit 125; `;
   return `${guarded}exec ${nice}${exec}`;
 };
-
-export type ProcessOwner = { uid: number; gid: number };
-
-/** A name or a number. `message` when there is no such user or group, or this process may not become another. */
-export const findOwner = async (
-  names: { user: string; group: string | undefined },
-  files = { users: '/etc/passwd', groups: '/etc/group' },
-): Promise<{ ok: true; owner: ProcessOwner } | { ok: false; message: string }> => {
-  if (process.getuid?.() !== 0)
-    return {
-      ok: false,
-      message: `application.user is ${names.user}, and only an agent that runs as root can change to it`,
-    };
-  const user = (await entriesOf(files.users)).find((fields) => isNamed(fields, names.user));
-  const uid = user === undefined ? numberOf(names.user) : numberOf(user[2]);
-  if (uid === undefined) return { ok: false, message: `there is no user ${names.user}` };
-  const { group } = names;
-  const entry =
-    group === undefined ? undefined : (await entriesOf(files.groups)).find((fields) => isNamed(fields, group));
-  const gid = group === undefined ? numberOf(user?.[3]) : numberOf(entry?.[2] ?? group);
-  if (gid === undefined) return { ok: false, message: `there is no group ${group ?? `for the user ${names.user}`}` };
-  return { ok: true, owner: { uid, gid } };
-};
-
-const entriesOf = async (file: string): Promise<string[][]> =>
-  (await readFile(file, 'utf8').catch(() => '')).split('\n').map((line) => line.split(':'));
-const isNamed = (fields: string[], name: string): boolean => fields[0] === name || fields[2] === name;
-const numberOf = (text: string | undefined): number | undefined =>
-  text !== undefined && /^\d{1,9}$/.test(text) ? Number(text) : undefined;

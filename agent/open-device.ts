@@ -4,7 +4,7 @@ import { AgentStopped } from './agent-stopped.ts';
 import { openApplicationFiles } from './application-files.ts';
 import type { AgentConfig } from './config.ts';
 import { type Life, makeFolder } from './life.ts';
-import { findOwner, type ProcessOwner } from './limits.ts';
+import { findOwner, type ProcessOwner } from './process-owner.ts';
 import { bootingItself } from './self-update.ts';
 import { openSlots } from './slots/open-slots.ts';
 import { openSupervisor } from './supervisor.ts';
@@ -41,9 +41,8 @@ export const openDevice = async ({ config, news, log }: Life) => {
   };
 };
 
-const ownerOf = async ({ application: { user, group } }: AgentConfig): Promise<ProcessOwner | null> => {
-  if (user === undefined) return null;
-  const found = await findOwner({ user, group });
+const ownerOf = async ({ application: { user, group, groups } }: AgentConfig): Promise<ProcessOwner | null> => {
+  const found = await findOwner({ user, group, groups: groups ?? [] });
   if (!found.ok) throw new AgentStopped(found.message);
   return found.owner;
 };

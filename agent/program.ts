@@ -1,12 +1,14 @@
 /** The agent as a program of its own. Exit code 1 is a refusal, 2 a wrong command line; SIGTERM and SIGINT stop it gracefully. */
 import { commandOf, ownAgentFile } from './agent-file.ts';
 import { AgentStopped } from './agent-stopped.ts';
+import { BECOME, becomeUser } from './become.ts';
 import { readCommandLine } from './command-line.ts';
 import type { AgentConfig } from './config.ts';
 import { chooseAgent, guardTrial, launchEnvironment } from './launch.ts';
 import { answerQuestion } from './questions.ts';
 
 export const runProgram = async (run: (config: AgentConfig, signal: AbortSignal) => Promise<void>): Promise<void> => {
+  if (process.argv[2] === BECOME) return becomeUser(process.argv.slice(3));
   const read = readCommandLine(process.argv.slice(2), process.env);
   if (!read.ok) {
     process.stderr.write(`sluice agent: ${read.detail}\n`);

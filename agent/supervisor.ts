@@ -16,7 +16,9 @@ import { readFileIfThere, writeFileDurably } from '#shared/durable.ts';
 import { NODE_OF_AGENT } from './agent-file.ts';
 import type { DeviceEnvironment } from './application-files.ts';
 import { type ApplicationLog, openApplicationLog } from './application-log.ts';
-import { type Limits, limitScript, type ProcessOwner } from './limits.ts';
+import { becoming } from './become.ts';
+import { type Limits, limitScript } from './limits.ts';
+import type { ProcessOwner } from './process-owner.ts';
 import { lookUpProcess, machineBootId, processEnds, processesWithEnvironment, signalProcess } from './process-table.ts';
 import type { SlotName } from './slots/slots.ts';
 import { startChild } from './start-child.ts';
@@ -230,12 +232,14 @@ const launch = async (
   const added = (await environment?.()) ?? { ok: true as const, values: {} };
   if (!added.ok) return added;
   const variables = { ...application.environment, ...added.values };
-  const child = startChild('/bin/sh', ['-c', gate(limits ?? {}), ...resolveCommand(application.command)], {
+  const command = ['/bin/sh', '-c', gate(limits ?? {}), ...resolveCommand(application.command)];
+  const env = { ...applicationEnvironment(variables, port), [MARK]: place.dir };
+  const { words, input, ...how } = asOwner(owner ?? null, command, env);
+  const child = startChild(words[0]!, words.slice(1), {
     cwd: application.folder,
     detached: true,
-    env: { ...applicationEnvironment(variables, port), [MARK]: place.dir },
     stdio: ['pipe', 'pipe', 'pipe'],
-    ...(owner === undefined || owner === null ? {} : owner),
+    ...how,
   });
   if (!child.ok) return { ok: false, message: `the application cannot be started: ${String(child.error)}` };
   const { child: started } = child;
@@ -251,9 +255,20 @@ const launch = async (
   const { pid, stdin, stdout, stderr } = started;
   for (const output of [stdout, stderr]) output?.on('data', (bytes: Buffer) => log.write(bytes));
   log.write(noteOf(`slot ${application.slot} started as process ${pid}`));
+  stdin?.write(input);
   await recordProcess(place, pid);
   stdin?.end('go\n');
   return { ok: true, child: { process: started, pid, application, since: Date.now(), exited } };
+};
+
+/** What `spawn` can do by itself it does. `input` comes before the line that opens the gate. */
+const asOwner = (owner: ProcessOwner | null, words: string[], env: Record<string, string>) => {
+  if (owner === null) return { words, env, input: '' };
+  const { uid, gid, groups } = owner;
+  if (groups.length === 0) return { words, env, input: '', uid, gid };
+  // Nothing of the release's environment before it is the user's.
+  const { PATH, [MARK]: mark } = env;
+  return { ...becoming(owner, words, env), env: { PATH, [MARK]: mark } };
 };
 
 const noteOf = (sentence: string): Buffer => Buffer.from(`[sluice ${new Date().toISOString()}] ${sentence}\n`);
@@ -322,7 +337,7 @@ const sweep = async (place: Place): Promise<void> => {
 /** Why an application ended, as a sentence. */
 export const exitSentence = (exit: Pick<ApplicationExit, 'code' | 'signal'>): string => {
   if (exit.signal !== null) return `the application was ended by ${exit.signal}`;
-  if (exit.code === 125) return 'the application exited with code 125: perhaps its limits can not be set';
+  if (exit.code === 125) return 'the application exited with code 125: perhaps its limits, or its user, cannot be set';
   if (exit.code === 127) return 'the application exited with code 127: its command was not found';
   if (exit.code === 126) return 'the application exited with code 126: its command can not be executed';
   const killed = Object.entries(constants.signals).find(([, number]) => exit.code === 128 + number);

@@ -5,6 +5,7 @@ import { delimiter, join } from 'node:path';
 import { NODE_OF_AGENT } from '../agent-file.ts';
 import type { AgentConfig } from '../config.ts';
 import { lockFolder } from '../folder-lock.ts';
+import { findOwner } from '../process-owner.ts';
 import { readSecrets, secretsFolder } from '../secret-files.ts';
 import { doubtful, type Finding, good, unfit } from './finding.ts';
 import { examineFolder } from './folder.ts';
@@ -22,6 +23,7 @@ export const examineDevice = async (config: AgentConfig, now: () => number): Pro
     examineSlots(config),
     examineServer(config, now),
     examineCommands(config),
+    examineOwner(config),
   ]);
   const findings = rooms.flat();
   return { device: config.device, fit: findings.every(({ state }) => state !== 'unfit'), findings };
@@ -50,6 +52,15 @@ const examineSecrets = async (dir: string): Promise<Finding[]> => {
   const { texts, refusal } = await readSecrets(dir);
   if (refusal === null) return [good('secrets', `${texts.length} in ${dir} stay out of what leaves this device`)];
   return [doubtful('secrets', refusal, 'put it right, or the server gets no logs and no words of checks and hooks')];
+};
+
+const examineOwner = async ({ application: { user, group, groups } }: AgentConfig): Promise<Finding[]> => {
+  const found = await findOwner({ user, group, groups: groups ?? [] });
+  if (!found.ok) return [unfit('user', found.message, 'the agent does not start with it: put it right')];
+  if (found.owner === null) return [];
+  const { uid, gid, groups: others } = found.owner;
+  const more = others.length === 0 ? '' : `, and with the groups ${others.join(', ')}`;
+  return [good('user', `the application runs as user ${uid} of group ${gid}${more}`)];
 };
 
 /** What this configuration will run one day, which is too late to find that it is not there. */

@@ -1,10 +1,10 @@
 import { execFile } from 'node:child_process';
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { expect, onTestFinished, test } from 'vitest';
-import { findOwner, type Limits, limitScript } from '#agent/limits.ts';
+import { type Limits, limitScript } from '#agent/limits.ts';
 import { openSupervisor, type SupervisorOptions } from '#agent/supervisor.ts';
 
 const run = promisify(execFile);
@@ -82,25 +82,4 @@ test('while its variables can not be read an application is not started, and as 
   expect(opened.running()).toBeNull();
   state.ok = true;
   await output(/runs/);
-});
-
-test.skipIf(isRoot)('only an agent that runs as root may let its application run as somebody else', async () => {
-  expect(await findOwner({ user: 'root', group: undefined })).toMatchObject({ ok: false, message: /runs as root/ });
-});
-
-test.runIf(isRoot)('an application runs as the user that is configured', async () => {
-  const dir = await mkdtemp(join(tmpdir(), 'sluice-owner-'));
-  onTestFinished(() => rm(dir, { recursive: true, force: true }));
-  const files = { users: join(dir, 'passwd'), groups: join(dir, 'group') };
-  await writeFile(files.users, 'root:x:0:0::/root:/bin/sh\napp:x:65534:65533::/:/bin/false\n');
-  await writeFile(files.groups, 'root:x:0:\ndialout:x:65532:app\n');
-  const find = (user: string, group?: string) => findOwner({ user, group }, files);
-  expect(await find('app')).toEqual({ ok: true, owner: { uid: 65534, gid: 65533 } });
-  expect(await find('65534', 'dialout')).toEqual({ ok: true, owner: { uid: 65534, gid: 65532 } });
-  expect(await find('app', '7')).toEqual({ ok: true, owner: { uid: 65534, gid: 7 } });
-  expect(await find('nobody-here')).toEqual({ ok: false, message: 'there is no user nobody-here' });
-  expect(await find('1234')).toMatchObject({ ok: false, message: /no group/ });
-  const { start, output } = await supervisor({ owner: { uid: 65534, gid: 65533 } });
-  await start('console.log("as", process.getuid(), process.getgid(), process.getgroups().join())');
-  await output(/as 65534 65533 65533?/);
 });
