@@ -5,7 +5,7 @@ import { createZstdCompress } from 'node:zlib';
 import { z } from 'zod';
 import { Problem } from '#shared/problems.ts';
 import type { Route, RouteAnswer, RouteCall } from '#shared/route.ts';
-import { CliFailure, EXIT, problemFailure } from './failure.ts';
+import { CliFailure, EXIT, problemFailure, usageFailure } from './failure.ts';
 import type { Connection } from './login-file.ts';
 
 const CALL_MS_MAX = 60_000;
@@ -82,9 +82,12 @@ const bodyOf = (input: unknown): unknown => z.object({ body: z.unknown() }).safe
 /** `/api/v1/devices/:device` with its parameters and query filled in. */
 export const pathOf = (path: string, input: unknown): string => {
   const params = partOf(input, 'params');
-  const filled = path.replace(/:([a-zA-Z][a-zA-Z0-9]*)/g, (_, name: string) =>
-    encodeURIComponent(String(params[name])),
-  );
+  const filled = path.replace(/:([a-zA-Z][a-zA-Z0-9]*)/g, (_, name: string) => {
+    const value = String(params[name]);
+    // An address with one of these is another address, also when it is escaped.
+    if (['', '.', '..'].includes(value)) throw usageFailure(`'${value}' cannot be the name of a ${name}`);
+    return encodeURIComponent(value);
+  });
   const query = new URLSearchParams();
   for (const [name, value] of Object.entries(partOf(input, 'query'))) {
     if (value !== undefined) query.set(name, String(value));

@@ -10,6 +10,7 @@ import { z } from 'zod';
 import { syncFolder, writeFileDurably } from '#shared/durable.ts';
 import { Sha256 } from '#shared/ids.ts';
 import { accept, type Result, refuse } from '#shared/problems.ts';
+import { pathFault } from '#shared/tree-path.ts';
 import { rootOfHead } from '#shared/trust/merkle.ts';
 import { inDataFolder } from './data-folder.ts';
 import { objectFile } from './store/objects.ts';
@@ -25,7 +26,13 @@ export const Backup = z.strictObject({
   audit: z.strictObject({ size: z.int(), root: Sha256 }),
   objects: z.array(Sha256).max(1_000_000),
   objectBytes: z.int(),
-  files: z.record(z.string().regex(/^(sluice\.db|(keys|tuf)\/[^\0]+)$/), Sha256),
+  files: z.record(
+    z
+      .string()
+      .regex(/^(sluice\.db|(keys|tuf)\/.+)$/)
+      .refine((path) => pathFault(path) === undefined),
+    Sha256,
+  ),
 });
 export type Backup = z.infer<typeof Backup>;
 

@@ -179,7 +179,10 @@ export const Manifest = z
       .array(
         z.strictObject({
           kind: z.enum(['sbom', 'provenance', 'notes', 'other']),
-          name: z.string().regex(/^[A-Za-z0-9._-]{1,128}$/),
+          name: z
+            .string()
+            .regex(/^[A-Za-z0-9._-]{1,128}$/)
+            .refine((name) => name !== '.' && name !== '..', 'must be the name of a file'),
           bytes: z
             .number()
             .int()

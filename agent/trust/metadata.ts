@@ -71,8 +71,8 @@ export const refreshMetadata = async (refresh: Refreshing, probeRoot: boolean): 
 
 /** The newest root on the device; when it is damaged, the pinned one, from which the way up is walked again. */
 export const loadRoot = async (files: TrustFiles): Promise<TufDocument<'root'> | undefined> => {
-  for (const role of ['root', 'pinned-root']) {
-    const bytes = await files.read(role);
+  for (const name of ['root', 'pinned-root'] as const) {
+    const bytes = await files.read(name);
     const parsed = bytes === undefined ? undefined : parseTuf('root', bytes);
     if (parsed?.ok === true && isSignedByRole(parsed.document, parsed.document.signed, 'root')) return parsed.document;
   }
@@ -179,9 +179,10 @@ const updateTargets = async (
   codes: Codes,
 ): Promise<TrustResult<TufDocument<'targets'>>> => {
   const { role } = from;
+  const name = role === 'targets' ? role : { delegated: role };
   const meta = metaOf(from.snapshot, `${role}.json`);
   if (meta === undefined) return bad(codes.unavailable, `${role} has not been published yet`);
-  const kept = await refresh.files.read(role);
+  const kept = await refresh.files.read(name);
   const isKept = kept !== undefined && matches(meta, kept);
   const bytes = isKept ? good(kept) : await fetchNamed(refresh.fetch, { role, kind: 'targets', meta }, codes);
   if (!bytes.ok) return bytes;
@@ -191,7 +192,7 @@ const updateTargets = async (
     return bad(codes.mismatch, `${role}: the snapshot names version ${meta.version}, got ${next.value.signed.version}`);
   }
   if (isExpired(next.value, refresh.time)) return expired(codes.expired, next.value);
-  if (!isKept) await refresh.files.write(role, bytes.value);
+  if (!isKept) await refresh.files.write(name, bytes.value);
   return next;
 };
 

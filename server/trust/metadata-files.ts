@@ -2,8 +2,10 @@
 import { mkdir, readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { readFileIfThere, writeFileDurably } from '#shared/durable.ts';
+import { RoleName } from '#shared/trust/tuf.ts';
 
-const FILE = /^([1-9]\d{0,14})\.([A-Za-z0-9_-]{1,80})\.json$/;
+const FILE = /^([1-9]\d{0,14})\.([^.]+)\.json$/;
+const isFile = (name: string): boolean => RoleName.safeParse(FILE.exec(name)?.[2]).success;
 const TIMESTAMP_FILE = 'timestamp.json';
 
 export type MetadataFiles = {
@@ -28,10 +30,14 @@ export const openMetadataFiles = async (dir: string): Promise<MetadataFiles> => 
   };
   for (const name of await readdir(dir)) {
     const [, version, role] = FILE.exec(name) ?? [];
-    if (version !== undefined && role !== undefined) note(role, Number(version));
+    if (version !== undefined && role !== undefined && isFile(name)) note(role, Number(version));
     else if (name.endsWith('.tmp')) await rm(join(dir, name)); // of a write that a crash cut off
   }
-  const fileOf = (role: string, version: number): string => join(dir, `${version}.${role}.json`);
+  const fileOf = (role: string, version: number): string => {
+    const name = `${version}.${role}.json`;
+    if (!isFile(name)) throw new Error(`${JSON.stringify(name)} cannot be the name of metadata`);
+    return join(dir, name);
+  };
   return {
     read: async (role, version) => (await readFileIfThere(fileOf(role, version)))?.toString(),
     write: async (role, version, text) => {
@@ -40,8 +46,7 @@ export const openMetadataFiles = async (dir: string): Promise<MetadataFiles> => 
     },
     readTimestamp: async () => (await readFileIfThere(join(dir, TIMESTAMP_FILE)))?.toString(),
     writeTimestamp: (text) => writeFileDurably(join(dir, TIMESTAMP_FILE), text),
-    readNamed: async (name) =>
-      name === TIMESTAMP_FILE || FILE.test(name) ? readFileIfThere(join(dir, name)) : undefined,
+    readNamed: async (name) => (name === TIMESTAMP_FILE || isFile(name) ? readFileIfThere(join(dir, name)) : undefined),
     newest: (role) => Math.max(0, ...(versions.get(role) ?? [])),
     roles: () => [...versions.keys()],
     prune: async (keep, current) => {

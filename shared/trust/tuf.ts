@@ -31,6 +31,20 @@ export const TUF_BYTES_MAX: Record<TufKind, number> = {
 export const TARGETS_MAX = 500;
 export const ROLES_MAX = 1000;
 
+/**
+ * Names of delegated roles and of metadata: they come from whoever signs, and stand in file names and addresses. No dot, no slash, not
+ * longer than a file system takes. Products' roles are `ci-` and an `Id`.
+ */
+export const RoleName = z
+  .string()
+  .regex(/^[A-Za-z0-9][A-Za-z0-9_-]{0,79}$/, 'the name of a role must be 1 to 80 letters, digits, "-" or "_"');
+const MetaName = z
+  .string()
+  .refine(
+    (name) => name.endsWith('.json') && RoleName.safeParse(name.slice(0, -5)).success,
+    'metadata must be named after its role: 1 to 80 letters, digits, "-" or "_", and ".json"',
+  );
+
 const fewer = (max: number) => (all: object) => Object.keys(all).length <= max;
 const Keys = z.record(Sha256, z.looseObject({})).refine(fewer(2 * ROLES_MAX), 'too many keys');
 /** What `@tufjs/models` does not look at. Its own parser does the rest. */
@@ -41,8 +55,14 @@ const Envelope = z.looseObject({
     expires: z.string().regex(/^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$/),
     keys: Keys.optional(),
     targets: z.record(z.string().max(512), z.unknown()).refine(fewer(TARGETS_MAX), 'too many targets').optional(),
-    meta: z.record(z.string().max(256), z.unknown()).refine(fewer(ROLES_MAX), 'too many roles').optional(),
-    delegations: z.looseObject({ keys: Keys, roles: z.array(z.unknown()).max(ROLES_MAX) }).optional(),
+    meta: z.record(MetaName, z.unknown()).refine(fewer(ROLES_MAX), 'too many roles').optional(),
+    delegations: z
+      .looseObject({
+        keys: Keys,
+        roles: z.array(z.looseObject({ name: RoleName })).max(ROLES_MAX),
+        succinct_roles: z.never('succinct delegations are not understood here').optional(),
+      })
+      .optional(),
   }),
 });
 

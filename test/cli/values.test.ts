@@ -85,6 +85,10 @@ test('paths and queries are filled in and escaped', () => {
   expect(pathOf('/api/v1/releases/:release', { params: { release: 'gateway@1.0.0+a/b' } })).toBe(
     '/api/v1/releases/gateway%401.0.0%2Ba%2Fb',
   );
+  for (const release of ['', '.', '..'])
+    expect(() => pathOf('/api/v1/releases/:release', { params: { release } })).toThrow(
+      'cannot be the name of a release',
+    );
   expect(pathOf('/u/:sha256', { params: { sha256: 'ab' } })).toBe('/u/ab');
   expect(pathOf('/x', { query: { limit: 5, after: undefined, selector: 'site=a b' } })).toBe(
     '/x?limit=5&selector=site%3Da+b',

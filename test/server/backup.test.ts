@@ -164,6 +164,27 @@ test('a damaged or incomplete backup is refused, and nothing of it stays', async
   });
 });
 
+test('a backup that names a file elsewhere is no backup, and nothing is written', async () => {
+  const backup = join(folder, 'backup-elsewhere');
+  const made = await makeBackup({ dataDir: data, into: backup, now });
+  if (!made.ok) throw new Error(made.detail);
+  for (const file of [
+    'tuf/../../x',
+    'keys/..',
+    'keys//x',
+    'tuf/a\0b',
+    'tuf/a\\b',
+    '/etc/x',
+    `tuf/${'x'.repeat(300)}`,
+  ]) {
+    const files = { ...made.value.files, [file]: 'a'.repeat(64) };
+    await writeFile(join(backup, 'backup.json'), JSON.stringify({ ...made.value, files }));
+    const restored = await restoreBackup({ from: backup, dataDir: join(folder, 'nowhere'), now });
+    expect({ file, ...restored }).toMatchObject({ code: 'not-found' });
+  }
+  expect(await readdir(folder)).not.toContain('nowhere');
+});
+
 test('neither command writes into a folder that is in use', async () => {
   const used = join(folder, 'used');
   await mkdir(used);

@@ -8,7 +8,7 @@ import * as fc from 'fast-check';
 import { extract, pack } from 'tar-stream';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { type BundleDescription, type BundlePart, createBundle, readBundle } from '#shared/bundle.ts';
-import type { Manifest } from '#shared/manifest.ts';
+import { Manifest } from '#shared/manifest.ts';
 import { encodeIndex } from '#shared/transfer/chunk-index.ts';
 import { sha256Hex } from '#shared/trust/canonical.ts';
 import { recordsOf } from './transfer/bytes.ts';
@@ -178,6 +178,11 @@ test('entries that are unknown, missing, repeated, out of order or of another si
   ] as [string, string][][]) {
     expect(await codeOf(await tarOf(entries))).toBe('bundle-invalid');
   }
+});
+
+test.each(['.', '..', 'a/b', '', 'a\0b', 'n'.repeat(129)])('an attachment cannot be named %j', (name) => {
+  const attachment = { kind: 'other', name, bytes: 1, sha256: 'a'.repeat(64) };
+  expect(Manifest.shape.attachments.safeParse([attachment]).success).toBe(false);
 });
 
 test('each thing that can be wrong has its own code', async () => {

@@ -1,5 +1,5 @@
 import { readdir, readFile, rm, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { dirname, join, relative } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import type { DeviceTrust } from '#agent/trust/device-trust.ts';
 import { DEVICE_ERRORS, type DeviceErrorCode } from '#shared/deployment.ts';
@@ -10,6 +10,7 @@ import { signPayload } from '#shared/trust/signed.ts';
 import type { Signer } from '#shared/trust/signers.ts';
 import {
   BUILD_TIME,
+  delegate,
   desire,
   forgeRole,
   forgeRoot,
@@ -36,6 +37,12 @@ const check = async (scene: Scene, ...options: [Parameters<typeof desire>[1]?]) 
 const checkManifest = async (scene: Scene, instruction = install(), self = SELF) =>
   codeOf(await scene.trust.checkManifest(instruction, self));
 const stranger = newSigner();
+/** Whatever there is beside the trust folder, and in it. */
+const filesUnder = async (scene: Scene): Promise<string[]> =>
+  (await readdir(dirname(scene.dir), { recursive: true, withFileTypes: true }))
+    .filter((entry) => entry.isFile())
+    .map((entry) => relative(dirname(scene.dir), join(entry.parentPath, entry.name)))
+    .sort();
 
 test('a device believes what CI and the director signed, and they agree', async () => {
   const scene = await readyScene();
@@ -326,6 +333,66 @@ describe('targets, and the role of CI', () => {
     expect(await checkManifest(scene, install('1.0.0', { path: 'fw/nobody/1.0.0/gw2.json' }))).toBe('TARGET_NOT_FOUND');
     expect(await checkManifest(scene, install('2.0.0'))).toBe('TARGET_NOT_FOUND');
     expect(await checkManifest(scene, install('1.0.0', { path: '__proto__' }))).toBe('TARGET_NOT_FOUND');
+  });
+  test.each([
+    '../../x',
+    '/etc/x',
+    'a/b',
+    '.',
+    '..',
+    '1.root',
+    'state.copy',
+    'a\\b',
+    'a\0b',
+    '',
+    '__proto__',
+    'x'.repeat(300),
+  ])('a role named %j is not metadata that a device takes, and writes nothing', async (role) => {
+    const scene = await readyScene();
+    await scene.trust.acceptSeq(5);
+    await delegate(scene, role);
+    const before = await filesUnder(scene);
+    expect(await checkManifest(scene)).toBe('TARGETS_FORMAT');
+    expect((await filesUnder(scene)).filter((file) => !before.includes(file))).toEqual([
+      'trust/snapshot.json',
+      'trust/timestamp.json',
+    ]);
+  });
+  test.each(['state', 'State', 'pinned-root', 'ROOT', 'con', 'ci-', 'x'.repeat(80)])(
+    'a role named %j is kept out of the way of what the device keeps by itself',
+    async (role) => {
+      const scene = await readyScene();
+      await scene.trust.acceptSeq(5);
+      const state = await readFile(join(scene.dir, 'state.json'), 'utf8');
+      await delegate(scene, role);
+      expect(await checkManifest(scene)).toBe('ok');
+      expect(await readFile(join(scene.dir, 'state.json'), 'utf8')).toBe(state);
+      const names = (await readdir(scene.dir)).map((name) => name.toLowerCase());
+      expect(names).not.toContain(`${role.toLowerCase()}.json`.replace(/^(state|pinned-root|root)\.json$/, 'none'));
+      const restarted = await scene.restart();
+      expect(codeOf(await restarted.checkDesired(desire(scene, { seq: 4 })))).toBe('INSTRUCTION_REPLAY');
+      scene.asked.length = 0;
+      expect(codeOf(await restarted.checkManifest(install(), SELF))).toBe('ok');
+      expect(scene.asked.filter((path) => path.endsWith(`${role}.json`))).toEqual([]);
+    },
+  );
+  test('the role of a product keeps the file name that an earlier build gave it', async () => {
+    const scene = await readyScene();
+    expect(await checkManifest(scene)).toBe('ok');
+    expect(await readdir(scene.dir)).toContain('ci-gateway.json');
+  });
+  test('delegations of a kind that nobody uses here are not taken', async () => {
+    const scene = await readyScene();
+    await forgeRole(
+      scene,
+      'targets',
+      (signed) =>
+        Object.assign(signed['delegations'] ?? {}, {
+          succinct_roles: { keyids: [], threshold: 1, bit_length: 1, name_prefix: '../../x' },
+        }),
+      { signer: scene.server.keyring.targets! },
+    );
+    expect(await checkManifest(scene)).toBe('TARGETS_FORMAT');
   });
   test("one product's CI can not sign for another product's paths", async () => {
     const scene = await readyScene();

@@ -1,12 +1,13 @@
 /** A device in front of a throw-away server, and an attacker between them, who may even hold keys. */
 import { join } from 'node:path';
+import { z } from 'zod';
 import { type DeviceTrust, type InstallInstruction, openDeviceTrust } from '#agent/trust/device-trust.ts';
 import { signDesired } from '#server/trust/director.ts';
 import { Id } from '#shared/ids.ts';
 import { type Desired, DesiredLeaf, type Instruction } from '#shared/messages.ts';
 import { sha256Hex } from '#shared/trust/canonical.ts';
 import type { Signer } from '#shared/trust/signers.ts';
-import { parseTuf, signTuf, type TufKind, type TufSigned } from '#shared/trust/tuf.ts';
+import { parseTuf, signTuf, TUF_SPEC_VERSION, type TufKind, type TufSigned, tufTime } from '#shared/trust/tuf.ts';
 import { COMPATIBLE, DAY_MS, manifestOf, newFolder, PRODUCT, type ThrowAway, throwAway } from './throw-away.ts';
 
 const DEVICE = Id.parse('gw-01');
@@ -166,6 +167,32 @@ export const forgeRole = async (
     snap.meta[`${role}.json`] = { ...metaOf(version, text), ...options.named };
   });
 };
+
+/** What an attacker serves who holds the targets key: a role of this name that has signed, and is asked before all others. */
+export const delegate = async (scene: Scene, role: string): Promise<void> => {
+  const { server, forged } = scene;
+  const signer = server.keyring.targets!;
+  const expires = tufTime(server.clock.now + DAY_MS);
+  const text = signTuf({ _type: 'targets', spec_version: TUF_SPEC_VERSION, version: 1, expires, targets: {} }, [
+    signer,
+  ]);
+  forged.set(`${METADATA}1.${encodeURIComponent(role)}.json`, text);
+  const stamped = await current(scene, 'timestamp', 'timestamp.json');
+  const snapshot = await current(scene, 'snapshot', `${stamped.meta['snapshot.json']!.version}.snapshot.json`);
+  const version = snapshot.meta['targets.json']!.version + 1;
+  const targets = await current(scene, 'targets', `${version - 1}.targets.json`);
+  const { keys, roles } = Delegations.parse(targets['delegations']);
+  const own = { name: role, keyids: [signer.keyId], threshold: 1, terminating: false, paths: ['fw/*/*/*'] };
+  const delegations = { keys: { ...keys, [signer.keyId]: signer.key }, roles: [own, ...roles] };
+  const signed = signTuf({ ...targets, version, delegations }, [signer]);
+  forged.set(`${METADATA}${version}.targets.json`, signed);
+  await forgeSnapshot(scene, ({ meta }) => {
+    meta['targets.json'] = metaOf(version, signed);
+    meta[ROLE_META.test(role) ? `${role}.json` : 'other.json'] = metaOf(1, text);
+  });
+};
+const ROLE_META = /^[A-Za-z0-9][A-Za-z0-9_-]{0,79}$/;
+const Delegations = z.object({ keys: z.record(z.string(), z.unknown()), roles: z.array(z.unknown()) });
 
 /** A next root, with the right version unless told, signed by whom is told. */
 export const forgeRoot = async (scene: Scene, change: Change, signers: Signer[], version = 2): Promise<void> => {

@@ -323,6 +323,11 @@ test('only names of metadata and of manifests are ever read', async () => {
     '1.root.json.tmp',
     '1.a/b.json',
     'timestamp.json/..',
+    '1...json',
+    '1.__proto__.json',
+    '1.1.root.json',
+    '1.root\0.json',
+    `1.${'r'.repeat(250)}.json`,
   ]) {
     expect(await server.repository.read('metadata', name)).toBeUndefined();
   }
