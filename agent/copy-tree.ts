@@ -18,6 +18,7 @@ import {
 } from 'node:fs/promises';
 import { join } from 'node:path';
 import { flushTree } from './flush.ts';
+import type { TreeSize } from './room.ts';
 import { errorCode } from './system-error.ts';
 
 /** What can not be copied, in a sentence. */
@@ -30,11 +31,7 @@ export class TreeNotCopied extends Error {
   }
 }
 
-export type TreeSize = { bytes: number; entries: number };
-
 const ENTRIES_MAX = 1_000_000;
-const BLOCK_BYTES = 4096;
-
 type Entry = { path: string; stats: Stats };
 
 /** Everything below `root`, and `root` itself first; a folder comes before what is in it. */
@@ -74,9 +71,6 @@ export const measureTree = async (root: string, bytesMax: number): Promise<TreeS
   for await (const entry of walk(root)) meter.add(entry);
   return meter.size;
 };
-
-/** What a copy may take on the disk at most. */
-export const spaceFor = ({ bytes, entries }: TreeSize): number => bytes + entries * BLOCK_BYTES;
 
 /**
  * `to` must not exist. Where the file system can, files share their blocks until one of them is written (hard links would share the
@@ -156,7 +150,7 @@ const keepFacts = async (file: string, stats: Stats): Promise<void> => {
 export const canShareBlocks = async (dir: string): Promise<boolean> => {
   const [one, two] = [join(dir, 'share-1.tmp'), join(dir, 'share-2.tmp')];
   try {
-    await writeFile(one, Buffer.alloc(BLOCK_BYTES));
+    await writeFile(one, Buffer.alloc(4096));
     await copyFile(one, two, constants.COPYFILE_FICLONE_FORCE);
     return true;
   } catch {

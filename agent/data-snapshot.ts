@@ -13,13 +13,14 @@
  * trial was committed; else it was reverted, or never began, and the snapshot is the data. It must be settled before anything
  * else boots or is activated: later its slot may be the active one for other reasons.
  */
-import { lstat, readdir, rename, rm, statfs } from 'node:fs/promises';
+import { lstat, readdir, rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { syncFolder } from '#shared/durable.ts';
 import type { Manifest } from '#shared/manifest.ts';
 import type { AgentConfig } from './config.ts';
-import { canShareBlocks, copyTree, measureTree, spaceFor, TreeNotCopied } from './copy-tree.ts';
+import { canShareBlocks, copyTree, measureTree, TreeNotCopied } from './copy-tree.ts';
 import { crashPoint } from './crash-point.ts';
+import { freeOn, noRoomFor, spaceFor } from './room.ts';
 import type { SlotName, SlotResult, SlotsView } from './slots/slots.ts';
 import { storageRefusal } from './system-error.ts';
 
@@ -32,8 +33,6 @@ export type DataSnapshots = {
   settle(view: Pick<SlotsView, 'active' | 'trial'>): Promise<SlotResult>;
 };
 
-/** Left free for everything else on that disk. */
-const RESERVE_BYTES = 4 * 1024 * 1024;
 const DATA = 'application';
 const SNAPSHOT = /^application\.snapshot-([ab])-([A-Za-z0-9_-]{1,64})$/;
 const snapshotName = ({ slot, deployment }: { slot: SlotName; deployment: string }): string =>
@@ -75,10 +74,8 @@ export const openDataSnapshots = (
       if (!(await isPlain()))
         throw new TreeNotCopied('PRECONDITION', 'it is not a plain folder on the file system of the agent');
       const size = await measureTree(at(DATA), bytesMax);
-      const { bavail, bsize } = await statfs(root);
-      const free = bavail * bsize - RESERVE_BYTES;
-      if (spaceFor(size) > free && !(await shares(root)))
-        throw new TreeNotCopied('NO_SPACE', `${spaceFor(size)} bytes are needed and ${Math.max(0, free)} are free`);
+      const why = noRoomFor(spaceFor(size), await freeOn(root));
+      if (why !== undefined && !(await shares(root))) throw new TreeNotCopied('NO_SPACE', why);
       return DONE;
     });
 
@@ -88,7 +85,13 @@ export const openDataSnapshots = (
       const older = known.find((name) => SNAPSHOT.test(name));
       if (older !== undefined) throw new TreeNotCopied('PRECONDITION', `${older} has not been settled`);
       await rm(at(WORTHLESS.copying), { recursive: true, force: true });
-      await copyTree(at(DATA), at(WORTHLESS.copying), bytesMax, () => cut('data.copying'));
+      try {
+        await copyTree(at(DATA), at(WORTHLESS.copying), bytesMax, () => cut('data.copying'));
+      } catch (error) {
+        // What was copied may be what fills the disk.
+        await rm(at(WORTHLESS.copying), { recursive: true, force: true }).catch(() => undefined);
+        throw error;
+      }
       cut('data.copied');
       await move(WORTHLESS.copying, snapshotName(trial), 'data.taken');
       return DONE;

@@ -7,6 +7,7 @@ import type { Journey } from './domain/install.ts';
 import { standbyOf } from './domain/resume.ts';
 import { isInstalled, isRunning } from './found-installed.ts';
 import { type Done, failed, type InSlot, manifestFile, type PerformOptions, partsOf } from './perform-parts.ts';
+import type { SlotResult } from './slots/slots.ts';
 import type { Transfer } from './transfer/transfer.ts';
 
 const MANIFEST_ATTEMPTS_MAX = 60;
@@ -47,6 +48,13 @@ export const installEffects = (options: PerformOptions, transfer: Transfer) => {
     return held === 'go' ? { kind: 'permitted' } : undefined;
   };
 
+  /** What fills the disk, or lies on one that fails, must not keep the journal from saying so: it is fetched again if it is wanted again. */
+  const spoilt = async ({ code, message }: Extract<SlotResult, { ok: false }>): Done => {
+    if (code === 'NO_SPACE' || code === 'WRITE_FAILED')
+      await rm(folders.downloads, { recursive: true, force: true }).catch(() => undefined);
+    return failed(code, message);
+  };
+
   const fetch = async (journey: InSlot, signal: AbortSignal): Done => {
     const manifest = await keptManifest(journey);
     if (await isInstalled(options, journey)) return { kind: 'found-installed' };
@@ -56,10 +64,7 @@ export const installEffects = (options: PerformOptions, transfer: Transfer) => {
     const { slot, since, offer } = journey;
     const fetched = await transfer.fetch({ slot, manifest, since, expires: offer.expires }, signal);
     if (signal.aborted) return undefined;
-    if (fetched.ok) return { kind: 'fetched' };
-    // What fills the disk must not keep the journal from saying so.
-    if (fetched.code === 'NO_SPACE') await rm(folders.downloads, { recursive: true, force: true });
-    return failed(fetched.code, fetched.message);
+    return fetched.ok ? { kind: 'fetched' } : spoilt(fetched);
   };
 
   const install = async (journey: InSlot, signal: AbortSignal): Done => {
@@ -69,7 +74,7 @@ export const installEffects = (options: PerformOptions, transfer: Transfer) => {
     const files = await transfer.fetched({ slot: journey.slot, manifest });
     const written = await slots.write(journey.slot, manifest, journey.offer.install.sha256, files, signal);
     if (signal.aborted) return undefined;
-    if (!written.ok) return failed(written.code, written.message);
+    if (!written.ok) return spoilt(written);
     const verified = await slots.verify(journey.slot);
     if (!verified.ok) return failed(verified.code, verified.message);
     const after = await hooks('after-install', manifest, journey, signal);

@@ -11,12 +11,15 @@ export const errorCode = (error: unknown): string =>
 export const failedCall = (error: unknown): string =>
   error instanceof Error && 'syscall' in error && typeof error.syscall === 'string' ? error.syscall : '';
 
+/** Whether the system has refused something, and not a library or a bug. */
+export const isSystemError = (error: unknown): boolean => /^E(?!RR_)[A-Z0-9]+$/.test(errorCode(error));
+
 /** A system error of a file operation as a refusal; anything else is a bug and is thrown again. */
 export const storageRefusal = (
   error: unknown,
   doing: string,
 ): { ok: false; code: DeviceErrorCode; message: string } => {
   const code = errorCode(error);
-  if (!/^E(?!RR_)[A-Z0-9]+$/.test(code)) throw error;
+  if (!isSystemError(error)) throw error;
   return { ok: false, code: FULL.has(code) ? 'NO_SPACE' : 'WRITE_FAILED', message: `${doing}: ${code}` };
 };

@@ -7,6 +7,7 @@ import type { DeviceErrorCode } from '#shared/deployment.ts';
 import { linkFault, pathFault } from '#shared/tree-path.ts';
 import { flushTree } from './flush.ts';
 import { writeHashed } from './hashed-write.ts';
+import { entryBytes, openRoomWatch, type RoomWatch } from './room.ts';
 import { errorCode } from './system-error.ts';
 
 export const TreeEntry = z.discriminatedUnion('kind', [
@@ -68,8 +69,16 @@ export const checkLink = (path: string, to: string): void => {
 /** From outside, so it must not be long, nor act on a terminal. */
 const quoted = (text: string): string => JSON.stringify(text.slice(0, 200));
 
-/** `onEntry` hears of every file, folder and link in the order in which they come; a small file may not be written yet. */
-export const openTreeWriter = (root: string, limits: TreeLimits, onEntry: (entry: TreeEntry) => void): TreeWriter => {
+/**
+ * `onEntry` hears of every file, folder and link in the order in which they come; a small file may not be written yet. Nothing is written
+ * that would leave less free on the disk than its reserve: others would have nothing left to write to.
+ */
+export const openTreeWriter = (
+  root: string,
+  limits: TreeLimits,
+  onEntry: (entry: TreeEntry) => void,
+  room: RoomWatch = openRoomWatch(root),
+): TreeWriter => {
   const folders = new Set(['']);
   const files: string[] = [];
   const underWay = new Set<Promise<void>>();
@@ -89,6 +98,17 @@ export const openTreeWriter = (root: string, limits: TreeLimits, onEntry: (entry
     underWay.add(done);
   };
 
+  const spend = async (more: number, path: string): Promise<void> => {
+    const why = await room.spend(more);
+    if (why !== undefined) throw new TreeRefused('NO_SPACE', `there is no room for ${path}: ${why}`);
+  };
+  /** The bytes of a file, each counted before it is written. */
+  async function* spending(body: AsyncIterable<Uint8Array>, path: string): AsyncGenerator<Uint8Array> {
+    for await (const piece of body) {
+      await spend(piece.length, path);
+      yield piece;
+    }
+  }
   const count = (more: number, path: string): void => {
     entries += 1;
     bytes += more;
@@ -103,7 +123,9 @@ export const openTreeWriter = (root: string, limits: TreeLimits, onEntry: (entry
     const parent = posix.dirname(path);
     await ensureFolder(parent === '.' ? '' : parent);
     count(0, path);
+    await spend(entryBytes(0), path);
     await once(path, mkdir(join(root, path)));
+    room.written(entryBytes(0));
     // As with files: the application may be another user than the agent, whose umask is its own.
     await chmod(join(root, path), 0o755);
     folders.add(path);
@@ -134,9 +156,19 @@ export const openTreeWriter = (root: string, limits: TreeLimits, onEntry: (entry
         const content = await takeSmall(body, options.bytes);
         if (content === undefined) throw short();
         hash.update(content);
-        await inBackground(() => fill(path, options.executable, (handle) => handle.writeFile(content)));
+        await spend(entryBytes(content.length), path);
+        await inBackground(async () => {
+          await fill(path, options.executable, (handle) => handle.writeFile(content));
+          room.written(entryBytes(content.length));
+        });
       } else {
-        const written = await fill(path, options.executable, (handle) => writeHashed(handle, body, hash));
+        const pieces = spending(body, path);
+        let written = 0;
+        const onWritten = (bytes: number): void => {
+          room.written(bytes - written);
+          written = bytes;
+        };
+        await fill(path, options.executable, (handle) => writeHashed(handle, pieces, hash, onWritten));
         if (written !== options.bytes) throw short();
       }
       files.push(path);
@@ -162,7 +194,9 @@ export const openTreeWriter = (root: string, limits: TreeLimits, onEntry: (entry
       checkLink(path, to);
       await ensureFolder(parentOf(path));
       count(0, path);
+      await spend(entryBytes(0), path);
       await once(path, symlink(to, join(root, path)));
+      room.written(entryBytes(0));
       onEntry({ kind: 'link', path, to });
     },
     finish: async () => {

@@ -7,21 +7,25 @@ import { constants, createGunzip, createZstdDecompress } from 'node:zlib';
 import { extract, type Header } from 'tar-stream';
 import type { DeviceErrorCode } from '#shared/deployment.ts';
 import type { InstallKind } from '#shared/manifest.ts';
-import { errorCode, storageRefusal } from './system-error.ts';
+import type { TreeSize } from './room.ts';
+import { errorCode, isSystemError, storageRefusal } from './system-error.ts';
 import { checkPath, TreeRefused, type TreeWriter } from './tree-writer.ts';
 
 /** A streamx stream, which is not declared as iterable, but is. */
 type Body = AsyncIterable<Uint8Array> & { resume(): unknown };
 type Compression = Extract<InstallKind, { kind: 'tree' }>['compression'];
 
+/** `tarBytesMax` bounds what decompressing may give; `unpacked` is what the tree is said to be. */
+type UnpackLimits = { tarBytesMax: number; unpacked?: TreeSize | undefined };
+
 /**
- * `tarBytesMax` bounds what decompressing may give. Codes: `ENDLESS_DATA` past that or past the writer's own limits,
+ * Codes: `ENDLESS_DATA` past these limits or the writer's own,
  * `NO_SPACE`, `WRITE_FAILED` for a tar that is damaged or holds what is not allowed, and for a failing disk. After a refusal the folder holds a part of the tree.
  */
 export const unpackTree = async (
   source: NodeJS.ReadableStream,
   compression: Compression,
-  tarBytesMax: number,
+  { tarBytesMax, unpacked }: UnpackLimits,
   writer: TreeWriter,
 ): Promise<{ ok: true } | { ok: false; code: DeviceErrorCode; message: string }> => {
   const tar = extract();
@@ -34,17 +38,21 @@ export const unpackTree = async (
       resolve();
     });
   });
+  const count = counted(unpacked);
   try {
-    // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- as above: it is iterable, though not declared so
-    for await (const entry of tar) await unpackEntry(entry.header, entry as unknown as Body, writer);
+    for await (const entry of tar) {
+      count(entry.header);
+      // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- as above: it is iterable, though not declared so
+      await unpackEntry(entry.header, entry as unknown as Body, writer);
+    }
     await ended;
     if (broken !== undefined) throw broken;
     return { ok: true };
   } catch (error) {
     tar.destroy();
     await ended;
-    // An error of the pipeline is the cause of the iterator's error, if there are both.
-    const cause = error instanceof TreeRefused ? error : (broken ?? error);
+    // An error of the pipeline is the cause of the iterator's error, if there are both: but not of the disk's, which ended the pipeline.
+    const cause = error instanceof TreeRefused || isSystemError(error) ? error : (broken ?? error);
     if (cause instanceof TreeRefused) return { ok: false, code: cause.code, message: cause.message };
     const damaged = damageSentence(cause);
     return damaged === undefined
@@ -65,6 +73,19 @@ const unpackEntry = async (header: Header, body: Body, writer: TreeWriter): Prom
   if (header.type === 'directory') await writer.folder(path);
   else if (header.type === 'symlink' && path !== '') await writer.link(path, header.linkname ?? '');
   else throw new TreeRefused('WRITE_FAILED', `${path}: a ${header.type ?? 'thing of unknown type'} is not allowed`);
+};
+
+/** Throws `TreeRefused` for the entry with which there is more than the manifest says. */
+const counted = (unpacked: TreeSize | undefined): ((header: Header) => void) => {
+  const met = { bytes: 0, entries: 0 };
+  return ({ name, size }) => {
+    if (unpacked === undefined) return;
+    met.bytes += size ?? 0;
+    if (checkPath(name) !== '') met.entries += 1;
+    if (met.bytes <= unpacked.bytes && met.entries <= unpacked.entries) return;
+    const said = `${unpacked.bytes} bytes in ${unpacked.entries} entries`;
+    throw new TreeRefused('ENDLESS_DATA', `unpacks to more than its manifest says: ${said}`);
+  };
 };
 
 const decompressor = (compression: Compression): NodeJS.ReadWriteStream[] => {

@@ -1,7 +1,7 @@
 /** What is in a slot: written from verified artifacts, and read back from the disk. */
 import { createHash, type Hash } from 'node:crypto';
 import { createWriteStream } from 'node:fs';
-import { chmod, lstat, mkdir, readdir, readFile, readlink, rm, stat, statfs } from 'node:fs/promises';
+import { chmod, lstat, mkdir, readdir, readFile, readlink, rm, stat } from 'node:fs/promises';
 import { join, posix } from 'node:path';
 import { Readable } from 'node:stream';
 import { finished } from 'node:stream/promises';
@@ -10,13 +10,12 @@ import type { Artifact, Manifest } from '#shared/manifest.ts';
 import { TREE_ENTRIES_MAX } from '#shared/tree.ts';
 import { readChunks } from '../hashed-write.ts';
 import { openStoredReader } from '../read-back.ts';
+import { freeOn, noRoomFor, placedBytes, unpackedSize } from '../room.ts';
 import { storageRefusal } from '../system-error.ts';
 import { openTreeWriter, TreeEntry, TreeRefused, type TreeWriter } from '../tree-writer.ts';
 import { fileListOf, slotFolder } from './slot-record.ts';
 import type { FetchedArtifact, SlotName, SlotResult } from './slots.ts';
 
-/** Left free for everything else on that disk: the journal, logs, the application's data. */
-const RESERVE_BYTES = 4 * 1024 * 1024;
 const READERS = 4;
 
 type Refused = Extract<SlotResult, { ok: false }>;
@@ -32,26 +31,33 @@ export const emptySlot = async (dir: string, slot: SlotName): Promise<void> => {
   await syncFolder(dir);
 };
 
+/** Whether a slot may take what the manifest announces, whatever the disk is like. */
+export const fitsSlot = (artifacts: readonly Artifact[], slotBytesMax: number): SlotResult => {
+  const filled = artifacts.reduce((sum, one) => sum + (unpackedSize(one)?.bytes ?? one.bytes), 0);
+  if (filled <= slotBytesMax) return { ok: true };
+  return refuse('NO_SPACE', `${filled} bytes do not fit into a slot of ${slotBytesMax} (slotBytesMax)`);
+};
+
 /**
  * Whether there is room for what the manifest announces: known before any write (faults 18, 19). A file on the same file
- * system is linked, not copied. A compressed tree needs more than its bytes; that shows while unpacking.
+ * system is linked, not copied. A compressed tree that does not say what it unpacks to needs more than its bytes; that shows while unpacking.
  */
 export const checkRoom = async (
   dir: string,
   artifacts: { artifact: Artifact; file: string }[],
   slotBytesMax: number,
 ): Promise<SlotResult> => {
+  const fits = fitsSlot(
+    artifacts.map(({ artifact }) => artifact),
+    slotBytesMax,
+  );
+  if (!fits.ok) return fits;
   const { dev } = await stat(dir);
-  let filled = 0;
   let copied = 0;
-  for (const { artifact, file } of artifacts) {
-    filled += artifact.bytes;
-    if (artifact.install.kind === 'tree' || (await stat(file)).dev !== dev) copied += artifact.bytes;
-  }
-  if (filled > slotBytesMax) return refuse('NO_SPACE', `${filled} bytes do not fit into a slot of ${slotBytesMax}`);
-  const { bavail, bsize } = await statfs(dir);
-  if (copied + RESERVE_BYTES <= bavail * bsize) return { ok: true };
-  return refuse('NO_SPACE', `${copied} bytes are needed and ${bavail * bsize} are free`);
+  for (const { artifact, file } of artifacts)
+    if (artifact.install.kind === 'tree' || (await stat(file)).dev !== dev) copied += placedBytes(artifact);
+  const why = noRoomFor(copied, await freeOn(dir));
+  return why === undefined ? { ok: true } : refuse('NO_SPACE', why);
 };
 
 /** Fills the empty slot, and lists what it wrote: `files` is the digest of the list. */
@@ -107,10 +113,10 @@ const placeArtifact = async (
   if (install.kind === 'file') await writer.file(install.path, { bytes, executable: install.executable }, source);
   else if (install.kind === 'tree') {
     // Every entry takes a block for its header and pads its body to one.
-    const tarBytesMax = slotBytesMax + 4 * 512 * TREE_ENTRIES_MAX;
+    const limits = { tarBytesMax: slotBytesMax + 4 * 512 * TREE_ENTRIES_MAX, unpacked: unpackedSize(artifact) };
     // Idle agents do without it.
     const { unpackTree } = await import('../unpack.ts');
-    const unpacked = await unpackTree(Readable.from(source), install.compression, tarBytesMax, writer);
+    const unpacked = await unpackTree(Readable.from(source), install.compression, limits, writer);
     if (!unpacked.ok) return unpacked;
   }
   if (hash.digest('hex') === sha256) return { ok: true };

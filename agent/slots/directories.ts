@@ -15,7 +15,7 @@ import { crashPoint } from '../crash-point.ts';
 import type { Supervisor } from '../supervisor.ts';
 import { storageRefusal } from '../system-error.ts';
 import { type BootSelector, openBootSelector, type Selection } from './boot-selector.ts';
-import { checkRoom, emptySlot, matchArtifacts, verifyContent, writeContent } from './content.ts';
+import { checkRoom, emptySlot, fitsSlot, matchArtifacts, verifyContent, writeContent } from './content.ts';
 import { readSlotRecord, removeSlotRecord, type SlotRecord, slotFolder, writeSlotRecord } from './slot-record.ts';
 import type { FetchedArtifact, SlotContent, SlotName, SlotResult, Slots, SlotsView } from './slots.ts';
 
@@ -97,9 +97,11 @@ const directorySlots = (options: DirectorySlotsOptions, selector: BootSelector):
     return selected;
   };
 
-  const prepare = async (slot: SlotName): Promise<SlotResult> => {
+  const prepare: Slots['prepare'] = async (slot, manifest) => {
     const selected = await standby(slot);
     if (!selected.ok) return selected;
+    const fits = fitsSlot(manifest?.artifacts ?? [], slotBytesMax);
+    if (!fits.ok) return fits;
     // A trial of this slot that was abandoned ends here: it must not boot what is about to be deleted.
     if (selected.selection.trial?.slot === slot) {
       const forgotten = await endTrial(selected.selection.active, 'slots.prepare.forgotten');
@@ -117,6 +119,12 @@ const directorySlots = (options: DirectorySlotsOptions, selector: BootSelector):
     }
   };
 
+  /** What was written is worth nothing, and may be what fills the disk: it must not keep the journal from saying so. */
+  const discarded = async (slot: SlotName, why: Refused): Promise<Refused> => {
+    await emptySlot(dir, slot).catch(() => undefined);
+    return why;
+  };
+
   const write = async (
     slot: SlotName,
     manifest: Manifest,
@@ -132,18 +140,18 @@ const directorySlots = (options: DirectorySlotsOptions, selector: BootSelector):
     const matched = await matchArtifacts(manifest, fetched);
     if (!matched.ok) return matched;
     try {
+      // Whatever an interrupted write has left: it takes room, too.
+      await emptySlot(dir, slot);
       const room = await checkRoom(dir, matched.artifacts, slotBytesMax);
       if (!room.ok) return room;
-      // Whatever an interrupted write has left.
-      await emptySlot(dir, slot);
       const content = await writeContent(dir, slot, matched.artifacts, slotBytesMax);
-      if (!content.ok) return content;
+      if (!content.ok) return await discarded(slot, content);
       cut('slots.write.content');
       await writeSlotRecord(dir, recordOf(slot, manifest, manifestSha256, content.files));
       cut('slots.write.recorded');
       return DONE;
     } catch (error) {
-      return storageRefusal(error, `slot ${slot} can not be written`);
+      return discarded(slot, storageRefusal(error, `slot ${slot} can not be written`));
     }
   };
 

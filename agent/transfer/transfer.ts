@@ -9,6 +9,7 @@ import type { AgentConfig } from '../config.ts';
 import { fetchAll } from '../fetch-all.ts';
 import type { Http } from '../http.ts';
 import type { Log } from '../log.ts';
+import type { FreeBytes } from '../room.ts';
 import type { FetchedArtifact, SlotName, SlotResult, Slots } from '../slots/slots.ts';
 import { storageRefusal } from '../system-error.ts';
 import { type ChunkedArtifact, isChunked } from './fetch-chunked.ts';
@@ -16,7 +17,7 @@ import { openKept } from './kept.ts';
 import { readPlain } from './kept-frames.ts';
 import { openMetered } from './metered.ts';
 import type { Seed } from './seeds.ts';
-import { type FreeBytes, lacksRoom } from './space.ts';
+import { lacksRoom } from './space.ts';
 import { reasonOf } from './trouble.ts';
 
 /** Of one deployment. `bytesFetched`: what came over the network since the agent started, useful or not. */

@@ -1,11 +1,12 @@
 /** Real agents on a full disk, without a network, with a revert that fails. */
-import { execFileSync, spawnSync } from 'node:child_process';
+import { spawnSync } from 'node:child_process';
 import { cp, mkdir, readdir, readlink, rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { openCrashRig } from './crash-rig.ts';
 import { APPS, NEVER_WELL, type RunningAgent, until } from './harness.ts';
 import { COPIES, flipByte } from './slot-pair.ts';
+import { canMount, mountSmall } from './small-disk.ts';
 
 const rig = await openCrashRig();
 
@@ -25,15 +26,11 @@ const runsFrom = async (folder: string): Promise<boolean> => {
   return folders.includes(folder);
 };
 
-/** Small file systems can be made by root only, and not in every container. */
-const canMount = (): boolean =>
-  process.getuid?.() === 0 && spawnSync('unshare', ['-m', 'mount', '-t', 'tmpfs', 'none', '/mnt']).status === 0;
-
 /** The device's data folder becomes a file system of its own, with so many bytes. */
 const onSmallDisk = async (dataDir: string, bytes: number) => {
   await rename(dataDir, `${dataDir}.before`);
   await mkdir(dataDir);
-  execFileSync('mount', ['-t', 'tmpfs', '-o', `size=${bytes}`, 'none', dataDir]);
+  const end = mountSmall(dataDir, bytes);
   await cp(`${dataDir}.before`, dataDir, { recursive: true });
   const filler = join(dataDir, 'filler');
   return {
@@ -42,7 +39,7 @@ const onSmallDisk = async (dataDir: string, bytes: number) => {
       expect(spawnSync('sh', ['-c', `echo more > '${join(dataDir, 'more')}'`]).status).not.toBe(0);
     },
     empty: () => rm(filler),
-    end: () => execFileSync('umount', ['-l', dataDir]),
+    end,
   };
 };
 

@@ -1,12 +1,15 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { chmod, mkdtemp, readFile, rm, stat, symlink, writeFile } from 'node:fs/promises';
+import { chmod, mkdir, mkdtemp, readdir, readFile, rm, stat, symlink, truncate, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import * as fc from 'fast-check';
-import { expect, test } from 'vitest';
+import { expect, onTestFinished, test } from 'vitest';
+import { freeOn, RESERVE_BYTES } from '#agent/room.ts';
 import { openDirectorySlots, slotFolder } from '#agent/slots/directories.ts';
 import { other, type Slots } from '#agent/slots/slots.ts';
+import { Sha256 } from '#shared/ids.ts';
+import { writeTree } from '#shared/tree.ts';
 import {
   COPIES,
   deploy,
@@ -22,6 +25,7 @@ import {
   sha256,
   viewOf,
 } from './slot-pair.ts';
+import { canMount, smallDisk } from './small-disk.ts';
 
 const DAMAGE: Record<string, (slot: string) => Promise<void>> = {
   'a flipped bit': (slot) => flipByte(join(slot, 'lib/deep/data'), 40_000),
@@ -73,6 +77,48 @@ test('a compressed tree that grows bigger than the slot is endless data', async 
   expect(await slots.write('a', manifest, digest, fetched)).toMatchObject({ ok: false, code: 'ENDLESS_DATA' });
   expect((await viewOf(slots)).slots.a).toEqual({ state: 'unbootable' });
 });
+
+test('what was written of a slot that can not be written to its end is gone at once', async () => {
+  const { slots, release, pairDir } = await pair({ slotBytesMax: 40_000 });
+  const { manifest, digest, fetched } = await release('1.0.0');
+  await slots.prepare('a');
+  expect(await slots.write('a', manifest, digest, fetched)).toMatchObject({ ok: false, code: 'ENDLESS_DATA' });
+  expect((await readdir(pairDir, { recursive: true })).filter((name) => name.startsWith('a'))).toEqual(['a']);
+});
+
+test.skipIf(!canMount())(
+  'a compressed tree that is larger than the disk is refused in words that are true, leaves the reserve free, and nothing of itself (on a small file system, which needs root)',
+  async () => {
+    const dir = await smallDisk(24 * 1024 * 1024);
+    const slots = await openDirectorySlots({ dir: join(dir, 'pair'), supervisor: fakeSupervisor() });
+    const source = join(await folder(), 'source');
+    await mkdir(source);
+    await writeFile(join(source, 'zeros'), '');
+    await truncate(join(source, 'zeros'), 60 * 1024 * 1024);
+    const file = join(dir, 'bomb');
+    expect(await writeTree(source, 'zstd', file)).toMatchObject({ ok: true });
+    const bomb = await readFile(file);
+    const freeBefore = await freeOn(dir);
+    let least = freeBefore;
+    const looking = setInterval(() => void freeOn(dir).then((free) => (least = Math.min(least, free))), 1);
+    onTestFinished(() => clearInterval(looking));
+    const { manifest } = await (await pair()).release('1.0.0');
+    const install = { kind: 'tree' as const, compression: 'zstd' as const };
+    const artifacts = [
+      { name: manifest.artifacts[0]!.name, bytes: bomb.length, sha256: Sha256.parse(sha256(bomb)), install },
+    ];
+    expect(await slots.prepare('a')).toEqual({ ok: true });
+    const fetched = [{ name: 'tree', file }];
+    expect(await slots.write('a', { ...manifest, artifacts }, 'f'.repeat(64), fetched)).toMatchObject({
+      ok: false,
+      code: 'NO_SPACE',
+      message: expect.stringMatching(/^there is no room for zeros: \d+ bytes are free, of which 4194304 stay free/),
+    });
+    expect(least).toBeGreaterThanOrEqual(RESERVE_BYTES);
+    expect(await readdir(join(dir, 'pair/a'))).toEqual([]);
+    expect(await freeOn(dir)).toBeGreaterThanOrEqual(freeBefore - 8_192);
+  },
+);
 
 const TEARS: Record<string, (file: string) => Promise<void>> = {
   'torn off': async (file) => writeFile(file, (await readFile(file)).subarray(0, 40)),

@@ -7,6 +7,7 @@ import { constants, createZstdCompress, gzipSync, zstdCompressSync } from 'node:
 import * as fc from 'fast-check';
 import { type Header, pack } from 'tar-stream';
 import { expect, onTestFinished, test } from 'vitest';
+import { openRoomWatch, type RoomWatch, type TreeSize } from '#agent/room.ts';
 import {
   checkLink,
   checkPath,
@@ -14,6 +15,7 @@ import {
   type TreeEntry,
   type TreeLimits,
   TreeRefused,
+  type TreeWriter,
 } from '#agent/tree-writer.ts';
 import { unpackTree } from '#agent/unpack.ts';
 
@@ -46,13 +48,22 @@ const unpack = async (
     limits = GENEROUS,
     tarBytesMax = 10_000_000,
     into,
-  }: { compression?: 'none' | 'gzip' | 'zstd'; limits?: TreeLimits; tarBytesMax?: number; into?: string } = {},
+    room,
+    unpacked: said,
+  }: {
+    compression?: 'none' | 'gzip' | 'zstd';
+    limits?: TreeLimits;
+    tarBytesMax?: number;
+    into?: string;
+    room?: RoomWatch;
+    unpacked?: TreeSize;
+  } = {},
 ) => {
   const dir = into ?? (await folder());
   const entries: TreeEntry[] = [];
-  const writer = openTreeWriter(dir, limits, (entry) => entries.push(entry));
+  const writer = openTreeWriter(dir, limits, (entry) => entries.push(entry), room);
   const source = bytes instanceof Readable ? bytes : Readable.from(chunksOf(bytes, 7_001));
-  const unpacked = await unpackTree(source, compression, tarBytesMax, writer);
+  const unpacked = await unpackTree(source, compression, { tarBytesMax, unpacked: said }, writer);
   // Small files are written meanwhile: what is wrong with the last of them shows at the end.
   const result = await writer.finish().then(
     () => unpacked,
@@ -164,6 +175,74 @@ for (const compression of ['gzip', 'zstd'] as const) {
     expect(await readdir(dir)).toEqual([]);
   });
 }
+
+test('a disk that fills up while a tar is unpacked is said to be full, and not the tar to be damaged', async () => {
+  const parts = Array.from({ length: 40 }, (_, index) => ({ name: `f${index}`, body: Buffer.alloc(300_000, index) }));
+  for (const code of ['ENOSPC', 'EDQUOT', 'EIO', 'EROFS']) {
+    for (const compression of ['none', 'gzip', 'zstd'] as const) {
+      const tar = await tarOf(parts);
+      const bytes = { none: tar, gzip: gzipSync(tar), zstd: zstdCompressSync(tar) }[compression];
+      const writer = openTreeWriter(await folder(), { entriesMax: 1_000, bytesMax: 100_000_000 }, () => undefined);
+      let files = 0;
+      const failing: TreeWriter = {
+        ...writer,
+        file: async (path, options, body) => {
+          files += 1;
+          if (files < 3) return writer.file(path, options, body);
+          for await (const _piece of body) throw Object.assign(new Error(code), { code, syscall: 'write' });
+        },
+      };
+      const result = await unpackTree(
+        Readable.from(chunksOf(bytes, 65_536)),
+        compression,
+        { tarBytesMax: 100_000_000 },
+        failing,
+      );
+      const full = code === 'ENOSPC' || code === 'EDQUOT';
+      expect(result).toEqual({
+        ok: false,
+        code: full ? 'NO_SPACE' : 'WRITE_FAILED',
+        message: `the slot can not be written: ${code}`,
+      });
+    }
+  }
+});
+
+test('a tree that is more than its manifest says is endless data, and one that is just that is not', async () => {
+  const tar = await tarOf(GOOD);
+  const exact = { bytes: 100_007, entries: 6 };
+  expect((await unpack(tar, { unpacked: exact })).result).toEqual({ ok: true });
+  for (const unpacked of [
+    { ...exact, bytes: exact.bytes - 1 },
+    { ...exact, entries: exact.entries - 1 },
+  ])
+    expect((await unpack(tar, { unpacked })).result).toMatchObject({
+      ok: false,
+      code: 'ENDLESS_DATA',
+      message: `unpacks to more than its manifest says: ${unpacked.bytes} bytes in ${unpacked.entries} entries`,
+    });
+});
+
+test('a tree never takes what stays free on the disk for everything else', async () => {
+  const parts = Array.from({ length: 20 }, (_, index) => ({ name: `d${index}/f`, body: Buffer.alloc(400_000, index) }));
+  const tar = zstdCompressSync(await tarOf(parts));
+  const dir = await folder();
+  const room = openRoomWatch(dir, async () => 8_000_000 - (await bytesBelow(dir)));
+  const limits = { entriesMax: 1_000, bytesMax: 100_000_000 };
+  const { result } = await unpack(tar, { compression: 'zstd', limits, tarBytesMax: 100_000_000, into: dir, room });
+  expect(result).toMatchObject({
+    ok: false,
+    code: 'NO_SPACE',
+    message: expect.stringMatching(/^there is no room for d\d+\/f: \d+ bytes are free, of which 4194304 stay free/),
+  });
+  expect(await bytesBelow(dir)).toBeLessThanOrEqual(8_000_000 - 4_194_304);
+  expect(await bytesBelow(dir)).toBeGreaterThan(2_000_000);
+});
+const bytesBelow = async (dir: string): Promise<number> => {
+  const names = await readdir(dir, { recursive: true });
+  const sizes = await Promise.all(names.map(async (name) => (await lstat(join(dir, name))).size));
+  return sizes.reduce((sum, size) => sum + size, 0);
+};
 
 test('a zstd frame that asks for more than 8 MiB of window is refused', async () => {
   const compress = createZstdCompress({ params: { [constants.ZSTD_c_windowLog]: 27 } });

@@ -32,7 +32,9 @@ test('the links of an npm installation arrive as they are', async () => {
   const slot = join(dir, 'slot');
   await mkdir(slot);
   const writer = openTreeWriter(slot, { entriesMax: 100, bytesMax: 1_000_000 }, () => undefined);
-  expect(await unpackTree(createReadStream(join(dir, 'tar')), 'zstd', 1_000_000, writer)).toEqual({ ok: true });
+  expect(await unpackTree(createReadStream(join(dir, 'tar')), 'zstd', { tarBytesMax: 1_000_000 }, writer)).toEqual({
+    ok: true,
+  });
   await writer.finish();
   expect(await readlink(join(slot, 'node_modules/.bin/pkg'))).toBe('../pkg/cli.js');
 });

@@ -1,8 +1,8 @@
 import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
+import type { FreeBytes } from '#agent/room.ts';
 import type { Slots, SlotsView } from '#agent/slots/slots.ts';
-import type { FreeBytes } from '#agent/transfer/space.ts';
 import { openTransfer, type Progress } from '#agent/transfer/transfer.ts';
 import { Sha256 } from '#shared/ids.ts';
 import { Artifact, Manifest } from '#shared/manifest.ts';
@@ -123,6 +123,21 @@ test('what does not fit is refused before anything is fetched; what is kept give
     expect(await keptNow()).toEqual([]);
     expect(second.asked.length > 0).toBe(ends.ok);
   }
+});
+
+test('a tree that does not fit when it is unpacked is refused before anything is fetched, with all figures', async () => {
+  const { second, v2, openOn, errand } = await openSite();
+  const install = { kind: 'tree', compression: 'zstd', unpacked: { bytes: 400_000_000, entries: 10 } } as const;
+  const manifest = { ...manifestOf(v2), artifacts: [{ ...v2, install }] };
+  const wanted = v2.bytes + 400_000_000 + 10 * 4096;
+  const fetchWith = (free: number) => openOn(second, async () => free).fetch({ ...errand(v2), manifest }, NEVER);
+  expect(await fetchWith(120_000_000)).toEqual({
+    ok: false,
+    code: 'NO_SPACE',
+    message: `${wanted} bytes are needed and 120000000 are free, of which 4194304 stay free for everything else`,
+  });
+  expect(second.asked).toEqual([]);
+  expect(await fetchWith(wanted + 4_194_304)).toMatchObject({ ok: true });
 });
 
 test('a download that is stopped is no failure of its own', async () => {
