@@ -52,6 +52,8 @@ export const confirming = (options: PerformOptions) => {
       const checked = await trust.checkDesired(desired);
       const { seq, expires, instruction: install } = leaf;
       if (checked.ok) options.machine().send({ kind: 'renewed', offer: { seq, expires, install } });
+      else
+        log.warn({ event: 'renewal-refused', code: checked.code }, `the offer goes on as it was: ${checked.message}`);
     }
     return 'stands';
   };

@@ -2,6 +2,7 @@
  * Desired documents as they arrive: pushed, polled or asked for, perhaps twice or out of order. Only the newest matters. One that is not
  * verified never reaches the state machine; one that comes while a version is on trial waits here until that has ended.
  */
+import type { DeviceErrorCode } from '#shared/deployment.ts';
 import { type Desired, DesiredLeaf, Instruction } from '#shared/messages.ts';
 import { type InstallState, isBeforeActivation, type Offer } from './domain/install.ts';
 import type { Memory } from './domain/memory.ts';
@@ -10,14 +11,16 @@ import type { Log } from './log.ts';
 import type { EventOf } from './machine.ts';
 import type { DeviceTrust } from './trust/device-trust.ts';
 
-export type Refusal = { seq: number; code: string; message: string };
+/** Why the newest document is not acted on: `code` is one of `DEVICE_ERRORS`, or `BUSY` while an earlier instruction is past the point of return. `seq`: null where it cannot be read. */
+export type Refusal = { seq: number | null; code: DeviceErrorCode | 'BUSY'; message: string };
 
 export type Inbox = {
-  receive: (desired: Desired) => void;
+  /** Undefined: something came that can not be understood. */
+  receive: (desired: Desired | undefined) => void;
   /** The state has changed, or the trust root is there: what waits may be ready now. */
   reconsider(): void;
-  /** Why the newest document was not believed; null when it was. */
-  refusal(): Refusal | null;
+  /** Null when the newest document is acted on, and when none came. */
+  refusal: () => Refusal | null;
   stop(): void;
 };
 
@@ -44,52 +47,91 @@ const eventOf = (leaf: DesiredLeaf, state: InstallState): EventOf => {
     : { kind: 'superseded' };
 };
 
+/** The same refusal is logged again after so long, since logs are rotated. */
+const LOGGED_AGAIN_MS = 3_600_000;
+/** A document that is older than the newest one may be late for so long; later it is what the server says now. */
+const LATE_MS_MAX = 60_000;
+
 export const openInbox = (options: {
-  trust: Pick<DeviceTrust, 'checkDesired' | 'hasRoot'>;
+  trust: Pick<DeviceTrust, 'checkDesired'>;
   memory: () => Memory;
   send: (event: EventOf) => void;
+  /** There is another refusal, or none any more. */
+  changed?: () => void;
   backoff: Backoff;
   log: Log;
 }): Inbox => {
   const { trust, memory, send, log } = options;
   let newest: { desired: Desired; leaf: DesiredLeaf } | undefined;
   let refusal: Refusal | null = null;
+  let loggedAt = Number.NEGATIVE_INFINITY;
+  /** When the document that was acted on last was said again. */
+  let currentAt = Number.NEGATIVE_INFINITY;
   let considering = false;
   let again = false;
   let attempt = 0;
   let timer: NodeJS.Timeout | undefined;
   let stopped = false;
 
+  const refuse = (next: Refusal): void => {
+    const isNew = refusal?.code !== next.code || refusal.seq !== next.seq;
+    refusal = next;
+    const { seq, code, message } = next;
+    if (isNew || performance.now() - loggedAt >= LOGGED_AGAIN_MS) {
+      loggedAt = performance.now();
+      const which = seq === null ? 'a desired document' : `the desired document ${seq}`;
+      const text = `${which} is not acted on: ${code}: ${message}`;
+      if (code === 'BUSY') log.info({ event: 'desired-waits', code, seq }, text);
+      else log.warn({ event: 'desired-refused', code, seq }, text);
+    }
+    if (isNew) options.changed?.();
+  };
+  const settled = (): void => {
+    attempt = 0;
+    if (refusal === null) return;
+    log.info({ event: 'desired-refusal-over', code: refusal.code }, `no longer so: ${refusal.code}`);
+    refusal = null;
+    options.changed?.();
+  };
+  const later = (): void => {
+    if (stopped) return;
+    timer = setTimeout(consider, backoffMs(attempt, options.backoff, Math.random()));
+    attempt += 1;
+  };
+
   const considerOnce = async (): Promise<void> => {
     const held = newest;
-    if (held === undefined || !trust.hasRoot()) return;
+    if (held === undefined) return;
     const { desiredSeq, install } = memory();
-    if (held.leaf.seq <= desiredSeq) {
-      newest = undefined; // Acted on already: servers say everything again at each connection.
-      return;
+    const { seq } = held.leaf;
+    // Acted on already: servers say everything again at each connection.
+    if (seq === desiredSeq) {
+      newest = undefined;
+      currentAt = performance.now();
+      return settled();
     }
-    if (install.state !== 'idle' && !isBeforeActivation(install)) return;
+    if (seq < desiredSeq) {
+      newest = undefined;
+      if (performance.now() - currentAt < LATE_MS_MAX) return;
+      const message = `its number is ${seq}, but ${desiredSeq} was accepted already`;
+      return refuse({ seq, code: 'INSTRUCTION_REPLAY', message });
+    }
+    if (install.state !== 'idle' && !isBeforeActivation(install)) {
+      const message = `it waits until the deployment that is in state ${install.state} has ended`;
+      return refuse({ seq, code: 'BUSY', message });
+    }
     const checked = await trust.checkDesired(held.desired);
     if (newest !== held) return;
     if (checked.ok) {
-      refusal = null;
-      attempt = 0;
-      send(eventOf(checked.value, memory().install));
-      return;
+      currentAt = performance.now();
+      settled();
+      return send(eventOf(checked.value, memory().install));
     }
     const { code, message } = checked;
-    refusal = { seq: held.leaf.seq, code, message };
-    log.warn(
-      { event: 'desired-refused', code, seq: held.leaf.seq },
-      `the desired document ${held.leaf.seq} is not believed: ${code}: ${message}`,
-    );
+    refuse({ seq, code, message });
     // Nothing that could come later makes it good; but a clock that is ahead may be set, and nobody says it again until then.
-    if (code.startsWith('INSTRUCTION_') && code !== 'INSTRUCTION_EXPIRED') {
-      newest = undefined;
-      return;
-    }
-    timer = setTimeout(consider, backoffMs(attempt, options.backoff, Math.random()));
-    attempt += 1;
+    if (code.startsWith('INSTRUCTION_') && code !== 'INSTRUCTION_EXPIRED') newest = undefined;
+    else later();
   };
 
   const consider = (): void => {
@@ -101,9 +143,12 @@ export const openInbox = (options: {
     }
     considering = true;
     considerOnce()
-      .catch((error: unknown) =>
-        log.error({ event: 'desired-failed', err: error }, 'a desired document could not be checked'),
-      )
+      .catch((error: unknown) => {
+        log.error({ event: 'desired-failed', err: error }, 'a desired document could not be checked');
+        const reason = error instanceof Error ? error.message : String(error);
+        refuse({ seq: newest?.leaf.seq ?? null, code: 'WRITE_FAILED', message: `it could not be checked: ${reason}` });
+        later();
+      })
       .finally(() => {
         considering = false;
         if (!again) return;
@@ -114,9 +159,9 @@ export const openInbox = (options: {
 
   return {
     receive: (desired) => {
-      const leaf = leafOf(desired);
-      if (leaf === undefined) {
-        log.warn({ event: 'desired-unreadable' }, 'a desired document could not be understood');
+      const leaf = desired === undefined ? undefined : leafOf(desired);
+      if (desired === undefined || leaf === undefined) {
+        refuse({ seq: null, code: 'INSTRUCTION_FORMAT', message: 'it cannot be understood' });
         return;
       }
       // Unverified, so a larger number must not keep a good document out for ever: the last to come is looked at.

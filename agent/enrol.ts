@@ -12,6 +12,7 @@ import { type Backoff, backoffMs } from './domain/retry.ts';
 import type { Http, ServerClock } from './http.ts';
 import type { Identity } from './identity.ts';
 import type { Log } from './log.ts';
+import type { Troubles } from './trouble.ts';
 
 /** What an accepted enrolment leaves on disk. */
 const Enrolled = z.object({
@@ -34,6 +35,7 @@ export type EnrolOptions = {
   http: Pick<Http, 'postJson'>;
   clock: ServerClock;
   now: () => number;
+  trouble: Pick<Troubles, 'set'>;
   log: Log;
   backoff: Backoff;
   signal: AbortSignal;
@@ -102,6 +104,7 @@ export const enrol = async (options: EnrolOptions): Promise<Result<Enrolled>> =>
         );
       }
       if (state === 'accepted') {
+        options.trouble.set('enrolment', null);
         if (pinned.value === undefined) {
           log.warn(
             { event: 'trust-on-first-use', rootSha256 },
@@ -110,16 +113,18 @@ export const enrol = async (options: EnrolOptions): Promise<Result<Enrolled>> =>
         }
         return accept(await keep(options, { rootSha256, mqttUrl }));
       }
-      log.warn(
-        { event: `enrolment-${state}` },
+      const why =
         state === 'pending'
           ? `waiting until an operator accepts ${config.device}`
-          : `an operator has rejected ${config.device}; asking again now and then`,
-      );
+          : `an operator has rejected ${config.device}; asking again now and then`;
+      options.trouble.set('enrolment', why);
+      log.warn({ event: `enrolment-${state}` }, why);
     } else if (FINAL.has(answer.code)) {
       return refuse(answer.code, `enrolment was refused: ${answer.detail}`);
     } else {
-      log.warn({ event: 'enrolment-retried', code: answer.code }, `enrolment did not succeed yet: ${answer.detail}`);
+      const why = `enrolment did not succeed yet: ${answer.detail}`;
+      options.trouble.set('enrolment', why);
+      log.warn({ event: 'enrolment-retried', code: answer.code }, why);
     }
     await sleep(backoffMs(attempt, options.backoff, Math.random()), undefined, { signal });
   }

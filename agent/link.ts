@@ -28,8 +28,9 @@ export type LinkOptions = {
     /** Subscribed: now messages get through. */
     connected(): void;
     /** `refused`: the server does not want this login, or there is no address: over HTTP it says more. */
-    disconnected(refused: boolean): void;
-    desired(desired: Desired): void;
+    disconnected(refused: boolean, why: string): void;
+    /** Undefined: what came cannot be understood. */
+    desired(desired: Desired | undefined): void;
     ack(ack: Ack): void;
     logAck(ack: LogAck): void;
   };
@@ -97,7 +98,7 @@ export const openLink = (options: LinkOptions): Link => {
       toldWhy = undefined;
       log.info({ event: 'disconnected', why: end.why }, `disconnected: ${end.why}`);
     } else if (!stopping.signal.aborted) tellWhy(end.why);
-    if (!stopping.signal.aborted) on.disconnected(end.refused);
+    if (!stopping.signal.aborted) on.disconnected(end.refused, end.why);
     return heldAt === undefined ? 0 : performance.now() - heldAt;
   };
   const connecting = (async () => {
@@ -221,9 +222,8 @@ const live = async (
 const receive = ({ device, log, on, blocks }: LiveOptions, topic: string, payload: Buffer): void => {
   const is = (channel: DownChannel): boolean => topic === down(device, channel);
   if (is('block')) return blocks.receive(payload);
-  const desired = is('desired') ? parseMessage(Desired, payload) : undefined;
+  if (is('desired')) return on.desired(parseMessage(Desired, payload));
   const ack = is('ack') ? parseMessage(Ack, payload) : undefined;
-  if (desired !== undefined) return on.desired(desired);
   if (ack !== undefined) return on.ack(ack);
   const logAck = is('ack') ? parseMessage(LogAck, payload) : undefined;
   if (logAck !== undefined) return on.logAck(logAck);

@@ -59,8 +59,10 @@ const runLocked = async (config: AgentConfig, log: Logger, recent: RecentLines, 
     await deployments.resume();
     await speakers.begin();
     await server.membership.join();
-    deployments.inbox.reconsider();
+    // Before it has a root it acts on nothing, and says so.
     connect(life, server, deployments, speakers);
+    await server.membership.pinRoot();
+    deployments.inbox.reconsider();
     giveMemoryBack(signal);
     await untilAborted(signal);
   } catch (error) {
@@ -88,7 +90,7 @@ const readIdentity = async (config: AgentConfig) => {
 
 const connect = (
   { config, boot, log }: Life,
-  { link, membership, identity, clock, logs }: ServerSide,
+  { link, membership, identity, clock, logs, trouble }: ServerSide,
   { inbox, poll }: Deployments,
   { reporter, status }: Speakers,
 ): void =>
@@ -101,10 +103,12 @@ const connect = (
     log,
     on: {
       connected: () => {
+        trouble.set('mqtt', null);
         reporter.connected();
         status.changed();
       },
-      disconnected: (refused) => {
+      disconnected: (refused, why) => {
+        trouble.set('mqtt', why);
         reporter.disconnected();
         status.changed();
         if (refused) poll.nudge();

@@ -7,8 +7,10 @@ import type { DeviceTrust } from './trust/device-trust.ts';
 export type Membership = {
   /** Undefined before the device ever was a member, and while the address that it was told can not be used. */
   mqttUrl: () => string | undefined;
-  /** Until it is a member that has its trust root. Throws `AgentStopped` when the server refuses for good. */
+  /** Until it is a member. Throws `AgentStopped` when the server refuses for good. */
   join(): Promise<void>;
+  /** Until it has its trust root. */
+  pinRoot(): Promise<void>;
   /** The server may tell another address now. */
   refresh: () => Promise<void>;
 };
@@ -29,7 +31,9 @@ export const openMembership = (
     mqttUrl,
     join: async () => {
       member ??= await enrolOrStop(options);
-      await pinRoot(trust, member, log, rootBackoff, signal);
+    },
+    pinRoot: async () => {
+      if (member !== undefined) await pinRoot(trust, member, log, rootBackoff, signal);
     },
     refresh: async () => {
       if (config.mqttUrl === undefined && member !== undefined) member = (await refreshEnrolled(options)) ?? member;

@@ -16,6 +16,7 @@ import type { ServerSide } from './open-server-side.ts';
 import { failureOf, openPerformer } from './perform.ts';
 import { openPoll } from './poll.ts';
 import { keepChecks } from './steady-health.ts';
+import { tellingRefusal } from './tell-refusal.ts';
 
 export type Deployments = Awaited<ReturnType<typeof openDeployments>>;
 
@@ -46,12 +47,25 @@ export const openDeployments = async (life: Life, device: DeviceParts, server: S
     recorded,
     perform: (effect, state, aborted) => perform(effect, state, aborted),
   });
-  const inbox = openInbox({ trust, memory: machine.memory, send: machine.send, backoff, log });
+  const inbox = openInbox({
+    trust,
+    memory: machine.memory,
+    send: machine.send,
+    changed: () => {
+      news.emit('reported');
+      news.emit('shown');
+      if (!link.connected()) poll.nudge();
+    },
+    backoff,
+    log,
+  });
   const poll = openPoll({
     http,
     connected: link.connected,
     hurried: () => machine.memory().install.state === 'trial',
     onDesired: inbox.receive,
+    onAnswer: (why) => server.trouble.set('http', why),
+    tell: tellingRefusal(http, inbox.refusal),
     onStillDisconnected: membership.refresh,
     pollMs: config.pollMs,
     log,

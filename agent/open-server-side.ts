@@ -10,6 +10,7 @@ import { type Life, makeFolder } from './life.ts';
 import { openMembership } from './membership.ts';
 import type { DeviceParts } from './open-device.ts';
 import type { RecentLines } from './recent-lines.ts';
+import { openTroubles } from './trouble.ts';
 import { openDeviceTrust } from './trust/device-trust.ts';
 import { inTurns } from './turns.ts';
 import { BUILD_TIME } from './version.ts';
@@ -29,6 +30,7 @@ export const openServerSide = async (
   const { identity, enrolled, recent } = known;
   const clock = openServerClock(now);
   const link = openLateLink();
+  const trouble = openTroubles(() => life.news.emit('shown'));
   const http = openHttp({
     serverUrl: config.serverUrl,
     login: (at) => identity.login(at),
@@ -73,6 +75,7 @@ export const openServerSide = async (
     http,
     clock,
     trust,
+    trouble,
     now,
     log,
     signal,
@@ -83,5 +86,5 @@ export const openServerSide = async (
     await logs.stop();
     await link.stop();
   };
-  return { identity, clock, link, http, trust, time, logs, membership, stop };
+  return { identity, clock, link, http, trust, time, logs, membership, trouble, stop };
 };

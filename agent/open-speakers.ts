@@ -56,6 +56,7 @@ const openStatus = ({ config, startedAt, now }: Life, { device, server, deployme
     running: await runningNow(device.slots),
     connected: server.link.connected(),
     refusal: inbox.refusal(),
+    trouble: server.link.connected() ? null : server.trouble.now(),
     install: machine.memory().install,
     hold: holds.hold(),
     since: startedAt,

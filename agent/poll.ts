@@ -1,10 +1,10 @@
 /** Asks for the desired document over HTTP while MQTT can not be reached, and finds out why it can not. */
 
-import type { z } from 'zod';
-import { type deviceRoutes, deviceRoutes as routes } from '#shared/device-api.ts';
-import type { Desired } from '#shared/messages.ts';
+import { z } from 'zod';
+import { deviceRoutes as routes } from '#shared/device-api.ts';
+import { Desired } from '#shared/messages.ts';
 import { jitteredMs } from './domain/retry.ts';
-import type { Http, HttpResult } from './http.ts';
+import type { Http } from './http.ts';
 import type { Log } from './log.ts';
 
 export type PollOptions = {
@@ -13,7 +13,12 @@ export type PollOptions = {
   connected(): boolean;
   /** A version on trial waits for contact with the server. */
   hurried(): boolean;
-  onDesired(desired: Desired): void;
+  /** Undefined: it cannot be understood. */
+  onDesired(desired: Desired | undefined): void;
+  /** What came of asking: null, or why there was no answer. */
+  onAnswer?: (trouble: string | null) => void;
+  /** The server answers, and can be told what this device has to say without MQTT. */
+  tell?: (signal: AbortSignal) => Promise<void>;
   /** MQTT has not worked for a whole interval: perhaps the server tells another address now. */
   onStillDisconnected(): Promise<void>;
   pollMs: number;
@@ -28,6 +33,8 @@ export type Poll = {
   stop(): Promise<void>;
 };
 
+/** A document that cannot be understood is no reason to take the server for one that does not answer. */
+const Answer = routes.desired.answer.extend({ desired: z.unknown() });
 const HURRIED_MS = 5_000;
 const LATELY_MS = 20_000;
 /** However often logins are refused. */
@@ -45,15 +52,13 @@ export const openPoll = (options: PollOptions): Poll => {
 
   const ask = async (): Promise<void> => {
     nudged = false;
-    const { path, answer } = routes.desired;
-    const result: HttpResult<z.infer<(typeof deviceRoutes)['desired']['answer']>> = await http.getJson(
-      path,
-      answer,
-      stopping.signal,
-    );
+    const result = await http.getJson(routes.desired.path, Answer, stopping.signal);
+    options.onAnswer?.(result.ok ? null : result.message);
     if (result.ok) {
       answeredAt = performance.now();
-      if (result.value.desired !== null) options.onDesired(result.value.desired);
+      const { desired } = result.value;
+      if (desired !== null) options.onDesired(Desired.safeParse(desired).data);
+      await options.tell?.(stopping.signal);
     } else {
       log.warn({ event: 'poll-failed', code: result.code }, `not connected, and over HTTP: ${result.message}`);
     }

@@ -8,6 +8,7 @@ import type { Refusal } from './desired.ts';
 import type { InstallState } from './domain/install.ts';
 import type { Hold } from './holds.ts';
 import type { Progress } from './transfer/transfer.ts';
+import type { Trouble } from './trouble.ts';
 import { AGENT_VERSION } from './version.ts';
 
 export type Facts = {
@@ -17,6 +18,8 @@ export type Facts = {
   running: Running | null;
   connected: boolean;
   refusal: Refusal | null;
+  /** What keeps it from its server. */
+  trouble: Trouble | null;
   install: InstallState;
   /** What holds the update back on this device. */
   hold: Hold | null;
@@ -28,7 +31,7 @@ export type Facts = {
 export type Status = ReturnType<typeof statusOf>;
 export type StatusFile = ReturnType<typeof openStatusFile>;
 
-/** `at` is in milliseconds since 1970; `refusal` is why the newest desired document was not believed. */
+/** `at` is in milliseconds since 1970; `refusal` is why the newest desired document is not acted on. */
 const statusOf = ({ install, ...facts }: Facts) => {
   const offered = install.state === 'idle' ? null : install.offer.install;
   return {

@@ -23,6 +23,7 @@ const Known = z.object({
   nextAt: z.number().nullish(),
   last: z.object({ deployment: z.string(), outcome: z.string() }).nullish(),
   refusal: z.object({ code: z.string(), message: z.string() }).nullable(),
+  trouble: z.object({ message: z.string() }).nullish(),
   error: z.object({ code: z.string(), message: z.string() }).nullable(),
 }) satisfies z.ZodType<Partial<Record<keyof Status, unknown>>>;
 type Known = z.infer<typeof Known>;
@@ -57,7 +58,7 @@ const textOf = (status: Known, alive: boolean, now: number): string => {
         ? `${status.agent ?? ''} runs${forHow(status.since, now)}`
         : `DOES NOT RUN; what follows is of ${timeOf(status.at)}`,
     ],
-    ['server', alive ? (status.connected ? 'connected' : 'not connected') : undefined],
+    ['server', alive ? serverOf(status) : undefined],
     ['runs', running === null ? 'nothing yet' : `${running.product}@${running.version} (slot ${running.slot})`],
     ['state', release === null ? status.state : `${status.state}: ${release}${forHow(status.stateSince, now)}`],
     ['progress', progress === null || release === null ? undefined : barOf(progress)],
@@ -70,6 +71,9 @@ const textOf = (status: Known, alive: boolean, now: number): string => {
   const shown = lines.flatMap(([name, value]) => (value === undefined ? [] : [`${name.padEnd(9)} ${harmless(value)}`]));
   return `${shown.join('\n')}\n`;
 };
+
+const serverOf = ({ connected, trouble }: Known): string =>
+  connected ? 'connected' : `not connected${trouble === null || trouble === undefined ? '' : `: ${trouble.message}`}`;
 
 /** What applications and servers said may hold anything; a terminal would act on control characters. */
 const harmless = (text: string): string => text.replace(/[\p{Cc}\p{Cf}]/gu, ' ');

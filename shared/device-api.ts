@@ -57,6 +57,21 @@ export const deviceRoutes = {
     summary: 'What this device should run: asked once more right before activation',
     answer: z.object({ desired: Desired.nullable(), serverTime: Millis }),
   }),
+  refusal: route({
+    method: 'POST',
+    path: '/device/v1/refusal',
+    roles: ['device'],
+    tags: ['device'],
+    summary: 'Say why this device does not act on what it should run, where MQTT does not get through',
+    body: z.object({
+      code: z
+        .string()
+        .regex(/^[A-Z][A-Z_]{0,63}$/)
+        .nullable()
+        .describe('null: it does'),
+    }),
+    answer: z.object({}),
+  }),
   logs: route({
     method: 'POST',
     path: '/device/v1/logs',

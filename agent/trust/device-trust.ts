@@ -59,6 +59,8 @@ type Trust = {
   now: () => number;
   buildTime: number;
   rootProbedAt: number | null;
+  /** While there is no root: why it could not be pinned. */
+  unpinned: TrustResult<void> | null;
 };
 
 /** `dir` is this module's alone. `now`: the device's clock, in milliseconds; `buildTime`: when the agent was built, which it is certainly later than. */
@@ -70,7 +72,7 @@ export const openDeviceTrust = async (options: {
   buildTime: number;
 }): Promise<DeviceTrust> => {
   const { dir, ...rest } = options;
-  const trust: Trust = { ...rest, files: await openTrustFiles(dir), rootProbedAt: null };
+  const trust: Trust = { ...rest, files: await openTrustFiles(dir), rootProbedAt: null, unpinned: null };
   let rooted = (await loadRoot(trust.files)) !== undefined;
   const inTurn = oneAtATime();
   return {
@@ -78,6 +80,7 @@ export const openDeviceTrust = async (options: {
       inTurn(async () => {
         const pinned = await pinRoot(trust, sha256);
         rooted ||= pinned.ok;
+        trust.unpinned = rooted ? null : pinned;
         return pinned;
       }),
     hasRoot: () => rooted,
@@ -121,6 +124,7 @@ const trustedTime = (trust: Trust): number => Math.max(trust.now(), earliest(tru
 const earliest = (trust: Trust): number => Math.max(trust.buildTime, trust.files.remembered().floor);
 
 const refresh = async (trust: Trust): Promise<TrustResult<Verified>> => {
+  if (trust.unpinned?.ok === false) return trust.unpinned;
   const time = trustedTime(trust);
   if (!(time >= SANE_TIME_MIN)) {
     return bad('TIME_UNTRUSTED', 'the clock was never set, and nothing else tells what time it is at least');

@@ -21,6 +21,8 @@ const tagsOf = (tags: Record<string, string>): string =>
 const presenceOf = (device: DeviceView): Cell => {
   if (device.state !== 'accepted') return { text: device.state, paint: paint.yellow };
   if (!device.online) return { text: 'offline', paint: paint.dim };
+  const { refused } = device.attributes;
+  if (refused !== undefined) return { text: `refuses: ${refused}`, paint: paint.yellow };
   return device.healthy === false ? { text: 'unhealthy', paint: paint.red } : { text: 'online', paint: paint.green };
 };
 

@@ -5,6 +5,7 @@ import { STAYS, type StayReason } from '#shared/recall.ts';
 import { blockedWords } from '../domain/blockers.ts';
 import { explainRollout } from '../domain/explain.ts';
 import { recalledOf, recallWords } from '../domain/recall.ts';
+import { refusingWords } from '../domain/refusing.ts';
 import { type CoolingDown, coolDownWords } from '../domain/retry.ts';
 import type { Recalled } from '../domain/rollout.ts';
 import type { RolloutRecord } from '../store/rollouts.ts';
@@ -18,6 +19,8 @@ export type RolloutReport = {
   untouched: number;
   explanation: string;
   coolingDown?: CoolingDown;
+  /** Which devices do not act on their offers, in words. */
+  refusing?: string;
   /** Where it was recalled. */
   recall?: RecallReport;
 };
@@ -28,7 +31,7 @@ type RecallReport = {
 
 export type ReportStore = Pick<
   Store,
-  'countDeployments' | 'countUntouched' | 'getCoolingDown' | 'listRecalls' | 'listStays'
+  'countDeployments' | 'countUntouched' | 'getRefusing' | 'getCoolingDown' | 'listRecalls' | 'listStays'
 >;
 
 export const reportRollout = async (
@@ -41,6 +44,7 @@ export const reportRollout = async (
   const now = deps.now();
   const coolingDown = await deps.store.getCoolingDown(plan.id, now);
   const isRunning = progress.state === 'running';
+  const refusing = isRunning ? refusingWords(await deps.store.getRefusing(plan.id)) : undefined;
   return {
     rollout,
     counts: await deps.store.countDeployments(plan.id),
@@ -48,10 +52,12 @@ export const reportRollout = async (
     explanation:
       explainRollout({ ...plan, progress }, now, recall?.rollouts.length) +
       (isRunning && coolingDown !== undefined ? ` ${coolDownWords(coolingDown, now)}.` : '') +
+      (refusing === undefined ? '' : ` ${refusing}.`) +
       (isRunning ? blockedWords(await blockersNow(deps, plan.id)) : '') +
       (plan.recalls === undefined ? '' : ` It takes devices of ${plan.recalls} back.`) +
       (recalled === undefined || recall === undefined ? '' : recallWords(recalled, recall.rollouts, recall.stays)),
     ...(coolingDown === undefined ? {} : { coolingDown }),
+    ...(refusing === undefined ? {} : { refusing }),
     ...(recall === undefined ? {} : { recall }),
   };
 };

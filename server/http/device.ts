@@ -6,13 +6,22 @@ import { type DesiredDeps, desiredOf } from '../flow/desired.ts';
 import type { makeEnrolDevice } from '../flow/enrol-device.ts';
 import type { LogKeeper } from '../flow/keep-logs.ts';
 import { findPack } from '../flow/pack-targets.ts';
+import type { Store } from '../store/store.ts';
 import { handle } from './app.ts';
 
 export const deviceApi = (
   app: FastifyInstance,
-  deps: DesiredDeps & Parameters<typeof findPack>[0] & { enrol: ReturnType<typeof makeEnrolDevice>; logs: LogKeeper },
+  deps: DesiredDeps &
+    Parameters<typeof findPack>[0] & { store: Pick<Store, 'noteRefusal'> } & {
+      enrol: ReturnType<typeof makeEnrolDevice>;
+      logs: LogKeeper;
+    },
 ): void => {
   handle(app, deviceRoutes.enrol, ({ body, ip }) => deps.enrol(body, ip));
+  handle(app, deviceRoutes.refusal, async ({ body, who }) => {
+    await deps.store.noteRefusal(who.device, body.code);
+    return accept({});
+  });
   handle(app, deviceRoutes.pack, async ({ query }) => accept({ pack: await findPack(deps, query) }));
   handle(app, deviceRoutes.logs, async ({ body, who }) => deps.logs.keep(who.device, body.pieces));
   handle(app, deviceRoutes.desired, async ({ who }) =>

@@ -84,6 +84,8 @@ export type DeviceStore = {
   setDeviceTags(id: Id, tags: Record<string, string>, audit: AuditLine): Promise<DeviceRecord | undefined>;
   /** Applied in order. `boot` null leaves what is known. */
   setOnline(changes: { device: Id; online: boolean; boot: Id | null; at: Millis }[]): Promise<void>;
+  /** The attribute `refused` is this from now on, until a state report says otherwise. Null: it is none. */
+  noteRefusal(device: Id, code: string | null): Promise<void>;
   /** At start: nobody is connected yet. */
   setAllOffline(): Promise<void>;
   countDevices(): Promise<{ state: DeviceState; online: boolean; devices: number }[]>;

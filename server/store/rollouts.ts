@@ -5,6 +5,7 @@ import type { Instruction } from '#shared/messages.ts';
 import type { OpenSpan } from '#shared/windows.ts';
 import type { DeploymentRecord, OutcomeBin } from '../domain/deployment.ts';
 import type { WatchedHealth } from '../domain/late-regression.ts';
+import type { Refusing } from '../domain/refusing.ts';
 import type { CoolingDown } from '../domain/retry.ts';
 import type { Millis, RolloutPlan, RolloutState } from '../domain/rollout.ts';
 import type { AuditLine } from './audit.ts';
@@ -91,6 +92,8 @@ export type RolloutStore = {
   listLate(devices: Id[]): Promise<DeploymentRecord[]>;
   /** Devices that never began to act on an offer: planned, or withdrawn or overdue before they accepted, and no earlier attempt failed. */
   countUntouched(rollout: Id): Promise<number>;
+  /** Devices that have its offer and report the attribute `refused`. */
+  getRefusing(rollout: Id): Promise<Refusing>;
   /** Planned devices whose next attempt may not begin yet; undefined when there are none. */
   getCoolingDown(rollout: Id, now: Millis): Promise<CoolingDown | undefined>;
   getOutcomeBins(rollout: Id, binMs: number): Promise<OutcomeBin[]>;

@@ -90,6 +90,9 @@ export const startTestServer = async (
     admit: true,
     acknowledge: true,
     answerDesired: true,
+    answerMetadata: true,
+    /** What was said over HTTP of why the device does not act. */
+    refusals: [] as (string | null)[],
     /** Nobody reaches it. */
     offline: false,
     desired: null as Desired | null,
@@ -203,10 +206,16 @@ export const startTestServer = async (
       state.logs.push(...pieces);
       return json(200, { kept: pieces.map(({ id }) => id) });
     }
+    if (path === '/device/v1/refusal') {
+      const { code } = deviceRoutes.refusal.body.parse(JSON.parse((await readAll(request)).toString()));
+      state.refusals.push(code);
+      return json(200, {});
+    }
     if (path === '/device/v1/desired') {
       if (!state.answerDesired) return json(503, { code: 'unavailable' });
       return json(200, { desired: state.desired, serverTime: now() });
     }
+    if (!state.answerMetadata && path.startsWith('/tuf/')) return json(503, { code: 'unavailable' });
     const [kind, prefix] = path.startsWith(TUF_METADATA)
       ? (['metadata', TUF_METADATA] as const)
       : (['targets', TUF_TARGETS] as const);

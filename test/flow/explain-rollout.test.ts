@@ -48,6 +48,21 @@ test('a rollout tells its whole story: a line for each decision, none for ticks 
   expect(view.items.map(({ offered }) => offered)).toEqual([0, 0, 3, 0, 0, 2, 0]);
 });
 
+test('a device that says why it does not act on its offer is named with its code', async () => {
+  const rollout = await twoWaves();
+  const offered = (await deploymentsOf(world, rollout)).filter(({ state }) => state === 'offered');
+  const refusals = async () => (await explain(rollout)).now.reasons.filter(({ about }) => about === 'refusals');
+  expect(await refusals()).toEqual([]);
+  const [first] = offered.map(({ device }) => device).sort();
+  await world.store.noteRefusal(first!, 'ROOT_EXPIRED');
+  expect(await refusals()).toMatchObject([{ sentence: `1 device does not act on its offer: ${first} (ROOT_EXPIRED)` }]);
+  for (const { device } of offered) await world.store.noteRefusal(device, 'TIME_UNTRUSTED');
+  expect((await explain(rollout)).now.explanation).toContain('devices do not act on their offers');
+  await world.store.noteRefusal(first!, null);
+  await commitAll(rollout);
+  expect(await refusals()).toEqual([]);
+});
+
 test('a past decision shows the figures of its own time, and the present those of now', async () => {
   const rollout = await twoWaves();
   await commitAll(rollout);

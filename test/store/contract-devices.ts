@@ -188,6 +188,16 @@ export const describeDevices = (open: OpenStore): void => {
       expect(await store.setDeviceTags(id('gw-9'), {}, line('lost'))).toBeUndefined();
     });
 
+    test('why a device does not act is an attribute beside its others', async (store) => {
+      await store.enrolDevice({ ...device('gw-1'), attributes: { site: 'lyon' } }, null, T0, line('came'));
+      const attributes = async () => (await store.getDevice(id('gw-1')))?.attributes;
+      await store.noteRefusal(id('gw-1'), 'ROOT_EXPIRED');
+      expect(await attributes()).toEqual({ site: 'lyon', refused: 'ROOT_EXPIRED' });
+      await store.noteRefusal(id('gw-1'), null);
+      expect(await attributes()).toEqual({ site: 'lyon' });
+      await store.noteRefusal(id('nobody'), 'ROOT_EXPIRED');
+    });
+
     test('who is connected is known until the server starts again', async (store) => {
       await enrolFleet(store, ['gw-1', 'gw-2']);
       await store.enrolDevice(device('gw-3'), null, T0, line('came'));

@@ -1,4 +1,5 @@
 import type { DeploymentRecord, OutcomeBin } from '#server/domain/deployment.ts';
+import { REFUSING_NAMED_MAX } from '#server/domain/refusing.ts';
 import type { Attempts } from '#server/domain/retry.ts';
 import type { DeploymentState, DeviceError } from '#shared/deployment.ts';
 import type { Id } from '#shared/ids.ts';
@@ -170,6 +171,15 @@ export const deployments = (sql: Sql) => {
            AND ifnull(attempts ->> 'failed', 0) = 0`,
         rollout,
       )?.devices ?? 0,
+    getRefusing: (rollout) => {
+      const all = sql.all<{ device: Id; code: string }>(
+        `SELECT devices.id AS device, devices.attributes ->> 'refused' AS code FROM deployments
+         JOIN devices ON devices.id = deployments.device
+         WHERE rollout = ? AND deployments.state = 'offered' AND code IS NOT NULL ORDER BY devices.id`,
+        rollout,
+      );
+      return { devices: all.length, named: all.slice(0, REFUSING_NAMED_MAX) };
+    },
     // With the revision, so that a report that was read before is stepped again from the new deadline.
     extendDeadlines: (until) =>
       sql.run(

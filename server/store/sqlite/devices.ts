@@ -181,6 +181,13 @@ export const devices = (sql: Sql) =>
           device,
         );
     },
+    noteRefusal: (device, code) => {
+      const known = readDevice(sql, device)?.attributes;
+      if (known === undefined || (known['refused'] ?? null) === code) return;
+      const { refused: _, ...others } = known;
+      const attributes = code === null ? others : { ...others, refused: code };
+      sql.run('UPDATE devices SET attributes = ? WHERE id = ?', JSON.stringify(attributes), device);
+    },
     setAllOffline: () => {
       sql.run('UPDATE devices SET online = 0 WHERE online = 1');
     },
