@@ -10,8 +10,13 @@ export const liveTerminal = (): boolean => isTerminal;
 
 export const print = (text = ''): void => void process.stdout.write(`${text}\n`);
 export const printError = (text: string): void => void process.stderr.write(`${text}\n`);
-/** For scripts: exactly one line, so that line-oriented readers work too. */
-export const printJson = (value: unknown): void => print(JSON.stringify(value));
+/** For scripts: exactly one line, also for readers that take U+0085, U+2028 and U+2029 for its end, as Python's `splitlines` does. */
+export const printJson = (value: unknown): void => print(jsonLine(value));
+export const jsonLine = (value: unknown): string =>
+  JSON.stringify(value).replace(
+    /[\u0085\u2028\u2029]/g,
+    (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`,
+  );
 
 /** Text from devices and servers may hold anything; control characters would act on the terminal. */
 export const harmless = (text: string): string =>

@@ -52,12 +52,16 @@ export const releaseRef = (product: string, version: string): string => `${produ
 export const manifestPath = (product: string, version: string, compatible: string): string =>
   `fw/${product}/${version}/${compatible}.json`;
 
-/** Free text that people read: bounded, no control characters but newline and tab. */
+/**
+ * Free text that people read: bounded, no control characters but newline and tab. Half of a surrogate pair, as cutting leaves behind, becomes
+ * U+FFFD at once: UTF-8 has no form for it, so a database or a file would change it later.
+ */
 export const text = (charsMax: number) =>
   z
     .string()
     .max(charsMax)
-    .refine((value) => !/[^\P{Cc}\n\t]/u.test(value), 'must not contain control characters');
+    .refine((value) => !/[^\P{Cc}\n\t]/u.test(value), 'must not contain control characters')
+    .overwrite((value) => value.toWellFormed());
 
 export const unreachable = (value: never): never => {
   throw new Error(`unreachable: ${JSON.stringify(value)}`);

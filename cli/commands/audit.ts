@@ -1,13 +1,13 @@
 /** `sluice audit`: the log that proves what ran where and when. */
 import { createReadStream, createWriteStream } from 'node:fs';
 import { stat } from 'node:fs/promises';
-import { createInterface } from 'node:readline';
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import type { Command } from 'commander';
 import { AUDIT_EXPORT_PATH, routes } from '#shared/api.ts';
 import { Sha256 } from '#shared/ids.ts';
-import { verifyAuditExport } from '#shared/trust/audit-export.ts';
+import { linesOf } from '#shared/lines.ts';
+import { EXPORT_LINE_CHARS_MAX, verifyAuditExport } from '#shared/trust/audit-export.ts';
 import { type Client, listAll } from '../client.ts';
 import { connect, type ServerFlags, withExamples, withServer } from '../command.ts';
 import { CliFailure, usageFailure } from '../failure.ts';
@@ -24,7 +24,8 @@ export const exportAudit = async (client: Client, file: string): Promise<void> =
 export const verifyAuditFile = async (file: string, rootSha256?: Sha256) => {
   const there = await stat(file).catch(() => undefined);
   if (there === undefined || !there.isFile()) throw new CliFailure(`${file} can not be read`);
-  const lines = createInterface({ input: createReadStream(file), crlfDelay: Number.POSITIVE_INFINITY });
+  // A character has at most three bytes for each UTF-16 unit.
+  const lines = linesOf(createReadStream(file), 3 * EXPORT_LINE_CHARS_MAX);
   return verifyAuditExport(lines, rootSha256 === undefined ? {} : { rootSha256 });
 };
 

@@ -21,7 +21,7 @@ import { delegationOf, isSignedByRole, parseTuf, type TufDocument } from './tuf.
 /** The role in targets metadata whose key signs checkpoints. */
 export const LOG_ROLE = 'log';
 /** Longer than the longest possible line: the header has up to a hundred roots. */
-const EXPORT_LINE_CHARS_MAX = 16_000_000;
+export const EXPORT_LINE_CHARS_MAX = 16_000_000;
 
 const Header = z.strictObject({
   type: z.literal('sluice/audit-export/1'),
@@ -67,7 +67,7 @@ export type AuditVerification =
   | { ok: false; why: string; line: number };
 
 /**
- * Verifies an export, line by line, in memory that does not grow with the entries. With `rootSha256` (the digest of the first root
+ * Verifies an export, line by line (shared/lines.ts splits a file into them), in memory that does not grow with the entries. With `rootSha256` (the digest of the first root
  * metadata, from an enrolment token or the server's first start) the whole chain of keys is proven; without, only that the export agrees with itself.
  */
 export const verifyAuditExport = async (
@@ -82,6 +82,8 @@ export const verifyAuditExport = async (
     line += 1;
     if (ended !== undefined) return { ok: false, why: 'something follows the checkpoint', line };
     if (text.length > EXPORT_LINE_CHARS_MAX) return { ok: false, why: 'the line is too long', line };
+    if (text.endsWith('\r'))
+      return { ok: false, why: 'the line ends with CR LF: the file was converted on its way', line };
     const json = parseJson(text);
     if (!isCanonical(json, text)) return { ok: false, why: 'the line is not as it was written', line };
     if (log === undefined) {

@@ -361,6 +361,8 @@ test('what can not be activated, resumed, adopted or reconciled is said', async 
 });
 
 test('the audit log is exported and holds; with one byte changed it does not', async () => {
+  const withdrawn = await sluice(['release', 'withdraw', 'gateway@1.0.0', '--reason', 'pasted\u2028second']);
+  expect(withdrawn).toMatchObject({ code: 0 });
   expect((await sluice(['audit', 'list', '--limit', '1000'])).out).toMatch(/gateway@1\.0\.0|gateway 1\.0\.0/);
   const file = join(folder, 'audit.ndjson');
   expect(await sluice(['audit', 'export', '--out', file])).toMatchObject({ code: 0 });

@@ -1,6 +1,13 @@
+import fc from 'fast-check';
 import { afterAll, describe, expect, test } from 'vitest';
 import { Id, Sha256 } from '#shared/ids.ts';
-import { type AuditVerification, auditExportLines, verifyAuditExport } from '#shared/trust/audit-export.ts';
+import { linesOf } from '#shared/lines.ts';
+import {
+  type AuditVerification,
+  auditExportLines,
+  EXPORT_LINE_CHARS_MAX,
+  verifyAuditExport,
+} from '#shared/trust/audit-export.ts';
 import { canonicalJson } from '#shared/trust/canonical.ts';
 import { signCheckpoint } from '#shared/trust/checkpoint.ts';
 import { appendLeaf, EMPTY_HEAD, leafHash } from '#shared/trust/merkle.ts';
@@ -75,6 +82,41 @@ test('a whole export verifies, from the pinned root to each receipt', async () =
   expect(await verify(lines, root)).toMatchObject({ ok: true, entries: 5, receipts: 1 });
   expect(await verify(lines)).toMatchObject({ ok: true });
   expect(await verify(await exported(server, []), root)).toMatchObject({ ok: true, entries: 0 });
+});
+
+test('an export verifies as a file whatever stands in its entries: only LF ends a line', async () => {
+  const server = await throwAway();
+  const nasty = [
+    'pasted\u2028second',
+    'a\u2029b',
+    'next\u0085line',
+    'carriage\rreturn',
+    'nul\0',
+    'half \ud83d',
+    '\ufeff',
+  ];
+  const file = async (payloads: string[]): Promise<AuditVerification> => {
+    const text = (await exported(server, payloads)).map((line) => `${line}\n`).join('');
+    return verifyAuditExport(linesOf(each([Buffer.from(text)]), EXPORT_LINE_CHARS_MAX), {});
+  };
+  expect(await file([...nasty.map(note), enrolled('gw-01', device), received(receipt(device))])).toMatchObject({
+    ok: true,
+    entries: nasty.length + 2,
+  });
+  await fc.assert(
+    fc.asyncProperty(fc.array(fc.string({ unit: 'binary' }), { maxLength: 5 }), async (notes) => {
+      expect(await file(notes.map(note))).toMatchObject({ ok: true, entries: notes.length });
+    }),
+    { numRuns: 25 },
+  );
+});
+
+test('a file that was converted to lines with CR LF is named as such', async () => {
+  const lines = await exported(await throwAway(), PAYLOADS);
+  expect(await verify(lines.map((line) => `${line}\r`))).toMatchObject({
+    ok: false,
+    why: expect.stringContaining('CR LF'),
+  });
 });
 
 test('an export stays good after the root was renewed, and when all has expired', async () => {
