@@ -13,6 +13,7 @@ import type { z } from 'zod';
 import { syncFolder } from './durable.ts';
 import { Sha256 } from './ids.ts';
 import { type Artifact, BUNDLE_BYTES_MAX, type InstallKind, MANIFEST_BYTES_MAX, Manifest } from './manifest.ts';
+import { manifestFaults } from './new-manifest.ts';
 import { accept, type Refusal, type Result, refuse } from './problems.ts';
 import { type AddTarEntry, TAR_BLOCK as BLOCK, packTar, tarHead } from './tar.ts';
 import { type DescribedFile, describeFile } from './transfer/describe-file.ts';
@@ -99,8 +100,15 @@ const readManifest = (bytes: Uint8Array): Result<Manifest> => {
   } catch {
     return refuse('manifest-invalid', 'the manifest is not JSON in UTF-8');
   }
+  return checkManifest(json);
+};
+
+/** Of the right form, and fit to be published. */
+const checkManifest = (json: unknown): Result<Manifest> => {
   const parsed = Manifest.safeParse(json);
-  return parsed.success ? accept(parsed.data) : refuse('manifest-invalid', describeIssues(parsed.error));
+  if (!parsed.success) return refuse('manifest-invalid', describeIssues(parsed.error));
+  const faults = manifestFaults(parsed.data);
+  return faults.length === 0 ? accept(parsed.data) : refuse('manifest-invalid', faults.slice(0, 20).join('; '));
 };
 
 const describeIssues = (error: z.ZodError): string =>
@@ -261,10 +269,10 @@ export const createBundle = async (description: BundleDescription): Promise<Resu
       files.push(file);
       attachments.push({ kind, name: name ?? basename(file), bytes, sha256 });
     }
-    const fields = Manifest.safeParse({ ...description.manifest, format: 1, artifacts, attachments });
-    if (!fields.success) return refuse('manifest-invalid', describeIssues(fields.error));
+    const checked = checkManifest({ ...description.manifest, format: 1, artifacts, attachments });
+    if (!checked.ok) return checked;
     // With every default written out, so that the bundle means the same to a later version with other defaults.
-    const manifest = fields.data;
+    const manifest = checked.value;
     const manifestBytes = Buffer.from(canonicalJson(manifest));
     if (manifestBytes.length > MANIFEST_BYTES_MAX || bundleBytes(manifestBytes.length, manifest) > BUNDLE_BYTES_MAX) {
       return refuse('too-large', `a manifest may have ${MANIFEST_BYTES_MAX} bytes, a bundle ${BUNDLE_BYTES_MAX}`);

@@ -1,9 +1,9 @@
 /** CI publishes: uploaded bundles of one release and the signed metadata that lists them become an accepted release, or nothing does. */
-import { compareBuild } from 'semver';
 import { z } from 'zod';
 import { manifestPath, releaseRef, type Sha256 } from '#shared/ids.ts';
 import { accept, type Result, refuse } from '#shared/problems.ts';
 import { checkDelegation } from '#shared/trust/delegation.ts';
+import { compareVersions } from '#shared/version-order.ts';
 import { auditLine } from '../domain/audit.ts';
 import type { BundleRecord, ProductRecord, ReleaseRecord } from '../store/catalogue.ts';
 import type { Objects } from '../store/objects.ts';
@@ -131,7 +131,7 @@ const checkFree = async (
     (release) => releaseRef(release.product, release.version),
   );
   for await (const earlier of releases) {
-    if (compareBuild(earlier.version, version) >= 0) continue;
+    if (compareVersions(earlier.version, version) >= 0) continue;
     for (const bundle of earlier.bundles) {
       const upload = uploads.find(({ manifest }) => manifest.compatible === bundle.compatible);
       if (upload !== undefined && upload.manifest.securityCounter < bundle.manifest.securityCounter) {

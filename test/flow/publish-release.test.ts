@@ -5,7 +5,8 @@ import { createProduct } from '#server/flow/create-product.ts';
 import { publishRelease } from '#server/flow/publish-release.ts';
 import { openKeyring } from '#server/trust/keyring.ts';
 import { openRepository } from '#server/trust/repository.ts';
-import { Id } from '#shared/ids.ts';
+import { Id, manifestPath } from '#shared/ids.ts';
+import { sha256Hex } from '#shared/trust/canonical.ts';
 import { publicKeyPem } from '#shared/trust/keys.ts';
 import { generatePrivateKey, signerFromPem } from '#shared/trust/signers.ts';
 import {
@@ -185,4 +186,19 @@ test('a product is made once; with the same keys again it is the same, with othe
   expect(await createProduct(world, { name: GATEWAY, keys: [other], by: 'ada' })).toEqual(refused('already-exists'));
   const broken = await createProduct(world, { name: GATEWAY, keys: ['not a key at all, but long enough'], by: 'ada' });
   expect(broken).toEqual(refused('invalid-request'));
+});
+
+test('a product that holds a version with a number of any length goes on, and its security counter holds', async () => {
+  const first = must(await publish(world, [await makeBundle(world, '1.0.0', { securityCounter: 7 })]));
+  // As builds accepted it that did not look at the size of numbers.
+  const version = '1.0.1796104056008365075';
+  const made = await makeBundle(world, '1.0.1', { securityCounter: 7 });
+  const path = manifestPath('gateway', version, 'gw2');
+  const document = await signBundles(world, [{ ...made, path }]);
+  const bundle = { ...first.bundles[0]!, version, path, manifestSha256: sha256Hex(made.manifestBytes) };
+  await world.store.acceptBundles([bundle], { product: GATEWAY, version: 2, document }, []);
+  expect(await publish(world, [await makeBundle(world, '1.1.0', { securityCounter: 6 })])).toEqual(
+    refused('security-counter-too-low'),
+  );
+  must(await publish(world, [await makeBundle(world, '1.1.0', { securityCounter: 7 })]));
 });

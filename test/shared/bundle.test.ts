@@ -341,3 +341,14 @@ test('a folder is not compressed unless told, and what is compressed inside is n
     expect(await made({ compression })).toEqual([{ kind: 'tree', compression }, [{ name: 'app', how: compression }]]);
   }
 });
+
+test('a version that other tools cannot compare is refused when it is made, and when it is published', async () => {
+  const version = '99999999999999999999.0.0';
+  await expect(create({ manifest: { ...fields, version } })).rejects.toThrow(/is too large/);
+  const { result } = await collect(inPieces(await tarOf([['manifest.json', manifestOf({ version })]])));
+  expect(result).toMatchObject({
+    ok: false,
+    code: 'manifest-invalid',
+    detail: expect.stringContaining('is too large'),
+  });
+});

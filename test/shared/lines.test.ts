@@ -1,4 +1,4 @@
-import fc from 'fast-check';
+import * as fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { jsonLine } from '#cli/terminal.ts';
 import { text } from '#shared/ids.ts';
@@ -51,7 +51,7 @@ test('a line of JSON for scripts is one line for every reader, and says the same
   fc.assert(
     fc.property(anything, (value) => {
       const line = jsonLine({ [value]: [value] });
-      expect(line).not.toMatch(/[\u0000-\u001f\u0085\u2028\u2029]/);
+      expect(line).not.toMatch(/[\n\r\v\f\u0085\u2028\u2029]/);
       expect(JSON.parse(line)).toEqual({ [value]: [value] });
     }),
   );
@@ -61,7 +61,8 @@ test('text that is accepted is the same after it was written as UTF-8', () => {
   fc.assert(
     fc.property(anything, (value) => {
       const parsed = text(1000).safeParse(value);
-      if (parsed.success) expect(Buffer.from(parsed.data).toString('utf8')).toBe(parsed.data);
+      const kept = parsed.data ?? '';
+      expect(Buffer.from(kept).toString('utf8')).toBe(kept);
     }),
   );
   expect(text(10).parse('cut \ud83d')).toBe('cut \ufffd');

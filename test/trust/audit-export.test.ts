@@ -1,4 +1,4 @@
-import fc from 'fast-check';
+import * as fc from 'fast-check';
 import { afterAll, describe, expect, test } from 'vitest';
 import { Id, Sha256 } from '#shared/ids.ts';
 import { linesOf } from '#shared/lines.ts';
