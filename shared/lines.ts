@@ -26,7 +26,7 @@ export async function* linesOf(source: AsyncIterable<Uint8Array>, lineBytesMax: 
     }
     pieces.push(chunk.subarray(start));
     bytes += chunk.length - start;
-    if (bytes > lineBytesMax) return void (yield take());
+    if (bytes > lineBytesMax) break;
   }
   if (bytes > 0) yield take();
 }
