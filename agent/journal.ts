@@ -8,6 +8,8 @@ import { type FileHandle, open, readdir, rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { readFileIfThere, syncFolder, writeFileDurably } from '#shared/durable.ts';
 import { Memory } from './domain/memory.ts';
+import { type JournalReserve, openJournalReserve } from './journal-reserve.ts';
+import { isFull, storageRefusal } from './system-error.ts';
 
 export type Journal = {
   /** Durable when it resolves. When it rejects (a full disk), the older record stands, and it may be called again. */
@@ -36,19 +38,29 @@ const CHECKSUM_DIGITS = 16;
 /** The folder must exist. */
 export const openJournal = async (dir: string): Promise<OpenedJournal> => {
   const file = join(dir, FILE);
-  const read = readJournal(await readFileIfThere(file));
+  const reserve = openJournalReserve(join(dir, `${FILE}.reserve`));
+  const read = await readFileIfThere(file).then(readJournal, unreadable);
   if (read.state === 'damaged') {
-    const aside = await quarantine(dir, file);
-    const damage = { kind: 'quarantined' as const, message: `${read.why}; the journal was kept as ${aside}` };
-    return { journal: journalAt(file, 0, 0), memory: undefined, damage };
+    const kept = await quarantine(dir, file).then((aside) => `the journal was kept as ${aside}`, notQuarantined);
+    const damage = { kind: 'quarantined' as const, message: `${read.why}; ${kept}` };
+    return { journal: journalAt(file, reserve, 0, 0), memory: undefined, damage };
   }
   const damage = read.torn ? { kind: 'torn-tail' as const, message: 'the last record was torn and dropped' } : null;
-  return { journal: journalAt(file, read.bytes, read.records), memory: read.newest, damage };
+  return { journal: journalAt(file, reserve, read.bytes, read.records), memory: read.newest, damage };
 };
 
 type Read =
   | { state: 'good'; newest: Memory | undefined; records: number; bytes: number; torn: boolean }
   | { state: 'damaged'; why: string };
+
+/** A disk that can not be read is one that can not be believed. */
+const unreadable = (error: unknown): Read => ({
+  state: 'damaged',
+  why: storageRefusal(error, 'the journal can not be read').message,
+});
+
+/** The next record replaces it. */
+const notQuarantined = (error: unknown): string => storageRefusal(error, 'it can not be put aside').message;
 
 /** Pure: what the bytes of a journal say. `bytes` is the length of its good part. */
 export const readJournal = (content: Buffer | undefined): Read => {
@@ -115,7 +127,7 @@ const quarantine = async (dir: string, file: string): Promise<string> => {
   return aside;
 };
 
-const journalAt = (file: string, goodBytes: number, goodRecords: number): Journal => {
+const journalAt = (file: string, reserve: JournalReserve, goodBytes: number, goodRecords: number): Journal => {
   let handle: FileHandle | undefined;
   let bytes = goodBytes;
   let records = goodRecords;
@@ -132,20 +144,30 @@ const journalAt = (file: string, goodBytes: number, goodRecords: number): Journa
     bytes = line.length;
     records = 1;
   };
+  const add = async (memory: Memory): Promise<void> => {
+    // The first record, and every so many, by rename: a first line is never torn.
+    if (records === 0 || records >= RECORDS_MAX) return compact(memory);
+    handle ??= await open(file, 'r+');
+    const line = Buffer.from(formatRecord(memory), 'latin1');
+    await writeAll(handle, line, bytes);
+    // What is left of a torn tail, or of a write that failed, must not follow the new record.
+    await handle.truncate(bytes + line.length);
+    await handle.datasync();
+    bytes += line.length;
+    records += 1;
+  };
   return {
     compact,
     close,
     append: async (memory) => {
-      // The first record, and every so many, by rename: a first line is never torn.
-      if (records === 0 || records >= RECORDS_MAX) return compact(memory);
-      handle ??= await open(file, 'r+');
-      const line = Buffer.from(formatRecord(memory), 'latin1');
-      await writeAll(handle, line, bytes);
-      // What is left of a torn tail, or of a write that failed, must not follow the new record.
-      await handle.truncate(bytes + line.length);
-      await handle.datasync();
-      bytes += line.length;
-      records += 1;
+      try {
+        await add(memory);
+      } catch (error) {
+        if (!isFull(error) || !(await reserve.giveUp())) throw error;
+        // All older records are room, too.
+        return compact(memory);
+      }
+      await reserve.renew();
     },
   };
 };

@@ -10,12 +10,6 @@ import { type Backoff, backoffMs } from './domain/retry.ts';
 import type { Journal } from './journal.ts';
 import type { Log } from './log.ts';
 
-/**
- * What may be done of a restart that can not be recorded, so that an application runs: a revert that is due, or else booting what the boot
- * selector names. Nothing else of a deployment goes on; what this comes to is done again once there is a record.
- */
-const unrecorded = (effects: Effect[]): Effect => (effects[0] === 'revert' ? 'revert' : 'boot');
-
 /** An event but for its time, which the machine adds. */
 export type EventOf<E = InstallEvent> = E extends { at: number } ? Omit<E, 'at'> : never;
 
@@ -35,8 +29,11 @@ export type MachineOptions = {
 export type Machine = {
   memory: () => Memory;
   send: (event: EventOf) => void;
-  /** A number for a report or receipt that was never used before and never will be again, whatever crashes. */
-  nextSeq(): Promise<number>;
+  /**
+   * A number for a report or receipt that was never used before and never will be again, whatever crashes. A report does not wait for a journal that can
+   * not be written now: the clock sees to it that the next life begins with a higher number (open-memory.ts), or else the server tells.
+   */
+  nextSeq(what?: 'receipt' | 'report'): Promise<number>;
   /** All of them up to this one were used, by what this device was before it was put back to an older state. */
   skipSeq(used: number): void;
   /** For how long a write of the journal has been going on, in milliseconds; 0 when none does. */
@@ -50,6 +47,8 @@ const SEQ_RESERVED = 1_000;
 const QUEUE_MAX = 1_000;
 /** A journal that can't be written, on a full disk for example: nothing is done until it can. */
 const APPEND_BACKOFF: Backoff = { firstMs: 500, maxMs: 30_000 };
+/** How often that is said again. */
+const SAID_AGAIN_MS = 3_600_000;
 
 export const openMachine = (options: MachineOptions): Machine => {
   const { journal, now, log } = options;
@@ -59,6 +58,10 @@ export const openMachine = (options: MachineOptions): Machine => {
   let turn: Promise<void> = Promise.resolve();
   let queued = 0;
   let writingSince: number | undefined;
+  /** Settled as long as the journal can not be written. */
+  let refused = Promise.withResolvers<void>();
+  let saidAt = Number.NEGATIVE_INFINITY;
+  let reserving: Promise<void> | undefined;
   const stopping = new AbortController();
 
   /** One change at a time, in order. */
@@ -81,13 +84,40 @@ export const openMachine = (options: MachineOptions): Machine => {
           writingSince = undefined;
         });
         memory = next;
+        if (attempt > 0) {
+          refused = Promise.withResolvers<void>();
+          saidAt = Number.NEGATIVE_INFINITY;
+          log.info({ event: 'journal-written' }, 'the journal can be written again');
+        }
         return;
       } catch (error) {
-        log.error({ event: 'journal-not-written', err: error }, 'the journal can not be written; waiting until it can');
+        refused.resolve();
         if (attempt === 0) onRefusal?.();
+        if (performance.now() - saidAt >= SAID_AGAIN_MS) {
+          saidAt = performance.now();
+          log.error(
+            { event: 'journal-not-written', err: error },
+            'the journal can not be written; waiting until it can',
+          );
+        }
         await sleep(backoffMs(attempt, APPEND_BACKOFF, 1), undefined, { signal: stopping.signal });
       }
     }
+  };
+
+  /** Numbers up to this one are recorded as used, in its turn. */
+  const reserve = (seq: number): Promise<void> =>
+    inTurn(async () => {
+      if (seq > memory.reportSeq) await record({ ...memory, reportSeq: seq + SEQ_RESERVED });
+    });
+  /** For those who do not wait for it: one of these at a time is enough. */
+  const reserveSometime = (seq: number): Promise<void> => {
+    reserving ??= reserve(seq)
+      .catch(() => undefined)
+      .finally(() => {
+        reserving = undefined;
+      });
+    return reserving;
   };
 
   const endActivity = async (): Promise<void> => {
@@ -111,6 +141,24 @@ export const openMachine = (options: MachineOptions): Machine => {
     activity = { abort, ended };
   };
 
+  /**
+   * What may be done about a state that can not be recorded, so that the right application runs: a revert that is due, or else booting what the boot
+   * selector names. Nothing else of a deployment goes on, and what this comes to is no event: it is done again once there is a record.
+   */
+  const beginUnrecorded = (effects: Effect[], onDone: () => void): void => {
+    const abort = new AbortController();
+    const { signal } = abort;
+    const doIt = (effect: Effect): Promise<EventOf | undefined> =>
+      options.perform(effect, memory.install, signal).catch((error: unknown) => failed(effect, error, signal));
+    const ended = (async () => {
+      const reverted = effects[0] === 'revert' ? await doIt('revert') : undefined;
+      // Where the boot selector can not be written, no try of a trial can be counted: what boots is what ran before.
+      if (!signal.aborted && (effects[0] !== 'revert' || reverted?.kind === 'failed')) await doIt('boot');
+      if (!signal.aborted) onDone();
+    })();
+    activity = { abort, ended };
+  };
+
   const failed = (effect: Effect, error: unknown, signal: AbortSignal): EventOf | undefined => {
     if (signal.aborted) return undefined;
     log.error({ event: 'effect-failed', effect, err: error }, `${effect} failed unexpectedly`);
@@ -130,17 +178,15 @@ export const openMachine = (options: MachineOptions): Machine => {
     }
     // What still runs for the old state has no say any more. An event that only changes fields lets it go on.
     if (effects.length > 0 || next.install.state !== before.install.state) await endActivity();
-    // A restart resumes a state that is recorded already: what the device is there for need not wait for a disk with room.
+    // A restart resumes a state that is recorded already, and what failed on trial must not run on: neither waits for a disk with room.
+    const isUrgent = event.kind === 'restarted' || effects[0] === 'revert';
     let due = effects;
     const bootFirst = (): void =>
-      begin([unrecorded(effects)], () => {
+      beginUnrecorded(effects, () => {
         due = effects.filter((effect) => effect !== 'boot');
       });
-    await record(
-      { ...next, reportSeq: Math.max(next.reportSeq, memory.reportSeq) },
-      event.kind === 'restarted' ? bootFirst : undefined,
-    );
-    if (event.kind === 'restarted') await endActivity();
+    await record({ ...next, reportSeq: Math.max(next.reportSeq, memory.reportSeq) }, isUrgent ? bootFirst : undefined);
+    if (isUrgent) await endActivity();
     crashPoint(`journal.${next.install.state}`);
     await options.recorded(memory, before);
     if (due.length > 0) begin(due);
@@ -165,14 +211,12 @@ export const openMachine = (options: MachineOptions): Machine => {
   return {
     memory: () => memory,
     send,
-    nextSeq: async () => {
+    nextSeq: async (what = 'receipt') => {
       usedSeq += 1;
       const seq = usedSeq;
-      if (seq > memory.reportSeq) {
-        await inTurn(async () => {
-          if (seq > memory.reportSeq) await record({ ...memory, reportSeq: seq + SEQ_RESERVED });
-        });
-      }
+      if (seq <= memory.reportSeq) return seq;
+      if (what === 'receipt') await reserve(seq);
+      else await Promise.race([reserveSometime(seq), refused.promise]);
       return seq;
     },
     skipSeq: (used) => {

@@ -5,6 +5,7 @@ import { rebuildMemory } from './domain/resume.ts';
 import { readFloor } from './floor.ts';
 import { type Journal, openJournal } from './journal.ts';
 import type { Log } from './log.ts';
+import { makingWay } from './make-way.ts';
 import { keepingReportSeq, readReportSeq } from './report-numbers.ts';
 import type { Slots } from './slots/slots.ts';
 
@@ -18,7 +19,7 @@ export const openMemory = async (
   const opened = await openJournal(dataDir);
   if (opened.damage !== null) log.error({ event: `journal-${opened.damage.kind}` }, opened.damage.message);
   const [floor, reportSeq] = [await readFloor(dataDir), await readReportSeq(dataDir)];
-  const journal = keepingReportSeq(dataDir, opened.journal, reportSeq);
+  const journal = makingWay(dataDir, slots, keepingReportSeq(dataDir, opened.journal, reportSeq));
   if (opened.memory !== undefined) {
     // A data folder that was put back from a backup knows only old numbers, and the clock newer ones.
     const numbers = Math.max(opened.memory.reportSeq, reportSeq, Math.floor(now()));

@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import { z } from 'zod';
 import { readFileIfThere, writeFileDurably } from '#shared/durable.ts';
 import type { Journal } from './journal.ts';
+import { isSystemError } from './system-error.ts';
 
 const Reserved = z.object({ v: z.literal(1), reportSeq: z.number().int().min(0) });
 const file = (dir: string): string => join(dir, 'report-numbers.json');
@@ -21,18 +22,27 @@ export const readReportSeq = async (dir: string): Promise<number> => {
   }
 };
 
-/** The same journal; whatever it reserves is kept beside it first. Numbers are reserved by the thousand, so this is rarely a write. */
+/**
+ * The same journal; whatever it reserves is kept beside it first. Numbers are reserved by the thousand, so this is rarely a write. Where that can not be
+ * written the journal is all the same, which may give room: the copy is made then, or with the next record.
+ */
 export const keepingReportSeq = (dir: string, journal: Journal, kept: number): Journal => {
   let written = kept;
+  const keep = async (reportSeq: number): Promise<void> => {
+    if (reportSeq <= written) return;
+    try {
+      await writeFileDurably(file(dir), `${JSON.stringify({ v: 1, reportSeq })}\n`);
+      written = reportSeq;
+    } catch (error) {
+      if (!isSystemError(error)) throw error;
+    }
+  };
   return {
     ...journal,
     append: async (memory) => {
-      const { reportSeq } = memory;
-      if (reportSeq > written) {
-        await writeFileDurably(file(dir), `${JSON.stringify({ v: 1, reportSeq })}\n`);
-        written = reportSeq;
-      }
+      await keep(memory.reportSeq);
       await journal.append(memory);
+      await keep(memory.reportSeq);
     },
   };
 };

@@ -71,7 +71,7 @@ export const openReporter = (options: ReporterOptions): Reporter => {
       const message: StateReport = {
         v: 1,
         boot: options.boot,
-        seq: await machine.nextSeq(),
+        seq: await machine.nextSeq('report'),
         at: Math.max(0, options.now()),
         agent: options.agent,
         running: await options.running(),

@@ -11,6 +11,9 @@ export const errorCode = (error: unknown): string =>
 export const failedCall = (error: unknown): string =>
   error instanceof Error && 'syscall' in error && typeof error.syscall === 'string' ? error.syscall : '';
 
+/** Whether the disk, or this user's share of it, has no room. */
+export const isFull = (error: unknown): boolean => FULL.has(errorCode(error));
+
 /** Whether the system has refused something, and not a library or a bug. */
 export const isSystemError = (error: unknown): boolean => /^E(?!RR_)[A-Z0-9]+$/.test(errorCode(error));
 

@@ -56,6 +56,8 @@ const directorySlots = (options: DirectorySlotsOptions, selector: BootSelector):
   const { dir, supervisor } = options;
   const slotBytesMax = options.slotBytesMax ?? 8 * 1024 ** 3;
   const cut = options.crashPoint ?? crashPoint;
+  /** Slots that are being written now. */
+  const writing = new Set<SlotName>();
   /** What `boot` chose last, if that has no application to see running. */
   let bootedData: SlotName | null = null;
 
@@ -125,6 +127,14 @@ const directorySlots = (options: DirectorySlotsOptions, selector: BootSelector):
     return why;
   };
 
+  const letGo = async (): Promise<void> => {
+    for (const slot of ['a', 'b'] as const) {
+      const selected = await standby(slot);
+      if (!selected.ok || selected.selection.trial?.slot === slot || writing.has(slot)) continue;
+      if ((await readSlotRecord(dir, slot)) === undefined) await emptySlot(dir, slot);
+    }
+  };
+
   const write = async (
     slot: SlotName,
     manifest: Manifest,
@@ -139,6 +149,7 @@ const directorySlots = (options: DirectorySlotsOptions, selector: BootSelector):
     if (known !== undefined) return refuse(`slot ${slot} holds ${known.running.version} and has not been prepared`);
     const matched = await matchArtifacts(manifest, fetched);
     if (!matched.ok) return matched;
+    writing.add(slot);
     try {
       // Whatever an interrupted write has left: it takes room, too.
       await emptySlot(dir, slot);
@@ -151,7 +162,9 @@ const directorySlots = (options: DirectorySlotsOptions, selector: BootSelector):
       cut('slots.write.recorded');
       return DONE;
     } catch (error) {
-      return discarded(slot, storageRefusal(error, `slot ${slot} can not be written`));
+      return await discarded(slot, storageRefusal(error, `slot ${slot} can not be written`));
+    } finally {
+      writing.delete(slot);
     }
   };
 
@@ -235,6 +248,7 @@ const directorySlots = (options: DirectorySlotsOptions, selector: BootSelector):
     verify,
     activate,
     boot,
+    letGo,
     inspect: async () => {
       const selected = await select();
       if (!selected.ok) return selected;

@@ -74,6 +74,8 @@ export type Slots = {
    * fails. `booted` is what now runs.
    */
   boot(signal?: AbortSignal): Promise<{ booted: SlotName; trial: boolean } | { booted: null; why: string }>;
+  /** The disk is full: lets go of what there is of a slot that is not finished, unless it is being written now. Absent where slots have their own room. */
+  letGo?(): Promise<void>;
   /** Which slot runs now, by the evidence of the running system. */
   running(): Promise<{ slot: SlotName; trial: boolean } | null>;
   /** End the trial well: the trial slot becomes the active one. */

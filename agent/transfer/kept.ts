@@ -147,15 +147,18 @@ export const openKept = ({ dir, mode, log }: { dir: string; mode: Keep; log: Log
       }
     },
     prune: async (manifests) => {
-      const wanted = new Set<string>();
-      for (const record of await records()) {
+      const wanted = (await records()).flatMap((record) => {
         const still = record.manifests.filter((manifest) => manifests.includes(manifest));
-        if (still.length > 0) wanted.add(record.artifact);
-        if (still.length === 0 || still.length === record.manifests.length) continue;
-        await writeFileDurably(fileOf(record.artifact, 'json'), JSON.stringify({ ...record, manifests: still }), 0o600);
-      }
+        return still.length === 0
+          ? []
+          : [{ ...record, isLess: still.length < record.manifests.length, manifests: still }];
+      });
+      const names = new Set(wanted.map(({ artifact }) => artifact as string));
+      // First of all: it may be what fills the disk.
       for (const name of await readdir(dir).catch(() => []))
-        if (!wanted.has(name.slice(0, 64)) || name.endsWith('.tmp')) await rm(join(dir, name), { force: true });
+        if (!names.has(name.slice(0, 64)) || name.endsWith('.tmp')) await rm(join(dir, name), { force: true });
+      for (const { isLess, ...record } of wanted)
+        if (isLess) await writeFileDurably(fileOf(record.artifact, 'json'), JSON.stringify(record), 0o600);
     },
   };
 };

@@ -1,10 +1,13 @@
-import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
 import type { Memory } from '#agent/domain/memory.ts';
 import { openJournal, readJournal } from '#agent/journal.ts';
+import { JOURNAL_RESERVE_BYTES } from '#agent/journal-reserve.ts';
+import { freeOn } from '#agent/room.ts';
 import { freshMemory, offerOf } from './domain/model.ts';
+import { canMount, smallDisk } from './small-disk.ts';
 
 const folder = async (): Promise<string> => {
   const dir = await mkdtemp(join(tmpdir(), 'sluice-journal-'));
@@ -115,3 +118,43 @@ test('what a later version adds to a record does not hinder this one', async () 
   await journal.close();
   expect((await openJournal(dir)).memory).toEqual(freshMemory());
 });
+
+test('room is kept for the journal, and made again when a new agent finds none', async () => {
+  const dir = await folder();
+  const { journal } = await openJournal(dir);
+  await journal.append(memoryOf(1));
+  await journal.close();
+  expect((await stat(join(dir, 'journal.reserve'))).size).toBe(JOURNAL_RESERVE_BYTES);
+  await rm(join(dir, 'journal.reserve'));
+  const again = await openJournal(dir);
+  await again.journal.append(memoryOf(2));
+  await again.journal.close();
+  expect((await stat(join(dir, 'journal.reserve'))).size).toBe(JOURNAL_RESERVE_BYTES);
+});
+
+test.skipIf(!canMount())(
+  'a disk that others have filled to the brim takes a record all the same, from what is kept for it (on a small file system, which needs root)',
+  async () => {
+    const dir = await smallDisk(8 * 1024 * 1024);
+    const { journal } = await openJournal(dir);
+    for (let number = 1; number <= 30; number += 1) await journal.append(memoryOf(number));
+    await writeFile(join(dir, 'filler'), Buffer.alloc(16 * 1024 * 1024)).catch(() => undefined);
+    expect(await freeOn(dir)).toBe(0);
+    for (let number = 31; number <= 60; number += 1) await journal.append(memoryOf(number));
+    await journal.close();
+    expect(readJournal(await readFile(join(dir, 'journal')))).toMatchObject({ newest: memoryOf(60) });
+    // Full again, with nothing that is kept: the older record stands.
+    await writeFile(join(dir, 'filler-2'), Buffer.alloc(16 * 1024 * 1024)).catch(() => undefined);
+    const later = (await openJournal(dir)).journal;
+    let number = 61;
+    const appendAll = async (): Promise<void> => {
+      for (; number <= 100; number += 1) await later.append(memoryOf(number));
+    };
+    await expect(appendAll()).rejects.toMatchObject({ code: 'ENOSPC' });
+    expect((await openJournal(dir)).memory).toEqual(memoryOf(number - 1));
+    await rm(join(dir, 'filler'));
+    await appendAll();
+    await later.close();
+    expect((await openJournal(dir)).memory).toEqual(memoryOf(100));
+  },
+);

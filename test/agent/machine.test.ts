@@ -118,3 +118,44 @@ test('numbers of reports only grow, whatever crashes, and few of them cost a wri
   const second = open(async () => undefined, first.journal.records.at(-1));
   expect(await second.machine.nextSeq()).toBeGreaterThan(numbers.at(-1)!);
 });
+
+test('a report does not wait for a journal that can not be written; a receipt does', async () => {
+  const { machine, journal } = open(async () => undefined, { ...freshMemory(), reportSeq: 5_000 });
+  journal.full = true;
+  machine.send(offered);
+  expect([await machine.nextSeq('report'), await machine.nextSeq('report')]).toEqual([5_001, 5_002]);
+  let receipt: number | undefined;
+  void machine.nextSeq().then((seq) => (receipt = seq));
+  expect(await machine.nextSeq('report')).toBe(5_004);
+  expect([receipt, journal.records]).toEqual([undefined, []]);
+  journal.full = false;
+  await until('the receipt has its number', () => receipt !== undefined);
+  expect(receipt).toBe(5_003);
+  expect(journal.records.at(-1)!.reportSeq).toBeGreaterThanOrEqual(5_004);
+});
+
+test('what has failed on trial does not run on because the journal can not be written; where nothing can be reverted either, what ran before boots', async () => {
+  for (const reverts of [true, false]) {
+    const done: Effect[] = [];
+    const error = { code: 'SELFTEST_FAILED' as const, message: '' };
+    const install: InstallState = { state: 'trial', offer: offerOf(1), since: 0, transitions: 3, slot: 'b' };
+    const { machine, journal } = open(
+      async (effect) => {
+        done.push(effect);
+        if (effect !== 'revert') return undefined;
+        return reverts || !journal.full
+          ? { kind: 'booted-other', why: '' }
+          : { kind: 'failed', error: { code: 'REVERT_FAILED', message: '' } };
+      },
+      { ...freshMemory(), install },
+    );
+    journal.full = true;
+    machine.send({ kind: 'failed', error });
+    const meanwhile = reverts ? ['revert'] : ['revert', 'boot'];
+    await until('what is urgent is done', () => done.length === meanwhile.length);
+    expect([done, journal.records]).toEqual([meanwhile, []]);
+    journal.full = false;
+    await until('it is reverted for good', () => machine.memory().install.state === 'verifying-revert');
+    expect(done.slice(meanwhile.length)).toEqual(['revert', 'verify-revert']);
+  }
+});
