@@ -2,21 +2,13 @@
  * What the application writes, kept in two files of bounded size: `<file>` and, before it, `<file>.1`. A log that can not
  * be written is not fatal (faults 18): what does not fit is dropped and counted, and the application is never blocked.
  */
-import { type FileHandle, open, readFile, rename } from 'node:fs/promises';
-import { CUT } from './redact.ts';
+import { type FileHandle, open, rename } from 'node:fs/promises';
+import type { OutputSink } from './application-output.ts';
 
 const QUEUE_BYTES_MAX = 1024 * 1024;
 
-export type ApplicationLog = {
-  /** Queues bytes; returns at once. */
-  write(bytes: Uint8Array): void;
-  /** The last whole lines, at most `bytesMax` bytes, or the end of a longer one; waits for what is queued. */
-  last(bytesMax: number): Promise<string>;
-  close(): Promise<void>;
-};
-
 /** Appends to what is there. `bytesMax` is the size of one file at which it is rotated. */
-export const openApplicationLog = async (file: string, bytesMax: number): Promise<ApplicationLog> => {
+export const openApplicationLog = (file: string, bytesMax: number): OutputSink => {
   let handle: FileHandle | undefined;
   let size = 0;
   let queue: Uint8Array[] = [];
@@ -73,19 +65,30 @@ export const openApplicationLog = async (file: string, bytesMax: number): Promis
       busy = true;
       writing = drain();
     },
-    last: async (wanted) => {
-      await writing;
-      const parts = await Promise.all([`${file}.1`, file].map((part) => readFile(part).catch(() => Buffer.alloc(0))));
-      const all = Buffer.concat(parts);
-      if (all.length <= wanted) return all.toString('utf8');
-      const end = all.subarray(all.length - wanted);
-      const line = end.indexOf(0x0a) + 1;
-      return line === 0 ? `${CUT}${end.toString('utf8')}` : end.subarray(line).toString('utf8');
-    },
     close: async () => {
       await writing;
       await handle?.close();
       handle = undefined;
     },
   };
+};
+
+/** What an earlier life has written last; nothing where it can not be read. */
+export const readLogEnd = async (file: string, bytesMax: number): Promise<Buffer> => {
+  const ends = await Promise.all(
+    [`${file}.1`, file].map((part) => readEnd(part, bytesMax).catch(() => Buffer.alloc(0))),
+  );
+  return Buffer.from(Buffer.concat(ends).subarray(-bytesMax));
+};
+
+const readEnd = async (file: string, bytesMax: number): Promise<Buffer> => {
+  const handle = await open(file, 'r');
+  try {
+    const { size } = await handle.stat();
+    const buffer = Buffer.alloc(Math.min(size, bytesMax));
+    const { bytesRead } = await handle.read(buffer, 0, buffer.length, size - buffer.length);
+    return buffer.subarray(0, bytesRead);
+  } finally {
+    await handle.close();
+  }
 };

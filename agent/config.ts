@@ -10,6 +10,7 @@ import { Compatible, DurationMs, Id, Sha256, text } from '#shared/ids.ts';
 import { HealthCheck } from '#shared/manifest.ts';
 import { MqttUrl } from '#shared/mqtt-url.ts';
 import { accept, type Result, refuse } from '#shared/problems.ts';
+import { OutputConfig } from './application-output.ts';
 import { Limits } from './limits.ts';
 import { parseAddress } from './network.ts';
 import { SlotsConfig } from './slots/slots-config.ts';
@@ -83,6 +84,8 @@ export const AgentConfig = z.strictObject({
       limits: Limits.prefault({}),
     })
     .prefault({}),
+  /** What becomes of what the application writes. */
+  output: OutputConfig.prefault({}),
   /** How often a version on trial may be started. */
   trialTries: whole(1, 100).default(3),
   slotBytesMax: whole(1, Number.MAX_SAFE_INTEGER).default(8 * 1024 ** 3),
@@ -175,6 +178,9 @@ export const AGENT_SETTINGS = [
   'application.user',
   'application.group',
   'application.groups',
+  'output.to',
+  'output.bytesPerSecond',
+  'output.burstBytes',
   'data.snapshot',
   'data.bytesMax',
   'health.intervalMs',

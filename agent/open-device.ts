@@ -19,6 +19,8 @@ export const openDevice = async ({ config, news, log }: Life) => {
     environment: files.environment,
     limits: application.limits,
     owner,
+    output: config.output,
+    log,
     dir: await makeFolder(config, 'supervisor'),
     stopMs: application.stopMs,
     ...(application.port === undefined ? {} : { port: application.port }),

@@ -15,9 +15,10 @@ import { z } from 'zod';
 import { readFileIfThere, writeFileDurably } from '#shared/durable.ts';
 import { NODE_OF_AGENT } from './agent-file.ts';
 import type { DeviceEnvironment } from './application-files.ts';
-import { type ApplicationLog, openApplicationLog } from './application-log.ts';
+import { type ApplicationOutput, type OutputConfig, openApplicationOutput } from './application-output.ts';
 import { becoming } from './become.ts';
 import { type Limits, limitScript } from './limits.ts';
+import type { Log } from './log.ts';
 import type { ProcessOwner } from './process-owner.ts';
 import { lookUpProcess, machineBootId, processEnds, processesWithEnvironment, signalProcess } from './process-table.ts';
 import type { SlotName } from './slots/slots.ts';
@@ -73,8 +74,11 @@ export type SupervisorOptions = {
   limits?: Limits;
   /** As whom applications run; the agent's own user unless given. */
   owner?: ProcessOwner | null;
-  /** The size at which the output is rotated; two files are kept. Default 256 KiB. */
+  /** Where its output goes, and how much of it. Default: two files, a few KiB a second. */
+  output?: OutputConfig;
+  /** The size at which a file of output is rotated. Default 256 KiB. */
   logBytesMax?: number;
+  log?: Pick<Log, 'warn'>;
 };
 
 const PidFile = z.object({
@@ -120,14 +124,20 @@ export const openSupervisor = async (options: SupervisorOptions): Promise<Superv
   await mkdir(options.dir, { recursive: true });
   const place = { dir: await realpath(options.dir), stopMs: options.stopMs ?? 5_000 };
   await killOrphan(place);
-  const log = await openApplicationLog(join(place.dir, 'application.log'), options.logBytesMax ?? 256 * 1024);
-  return supervise(place, log, options);
+  const { output: config, logBytesMax: fileBytesMax, log } = options;
+  const output = await openApplicationOutput({
+    dir: place.dir,
+    ...(config === undefined ? {} : { config }),
+    ...(fileBytesMax === undefined ? {} : { fileBytesMax }),
+    ...(log === undefined ? {} : { log }),
+  });
+  return supervise(place, output, options);
 };
 
 type Place = { dir: string; stopMs: number };
 const pidFileOf = (place: Place): string => join(place.dir, 'application.json');
 
-const supervise = (place: Place, log: ApplicationLog, options: SupervisorOptions): Supervisor => {
+const supervise = (place: Place, output: ApplicationOutput, options: SupervisorOptions): Supervisor => {
   const backoff = options.backoffMs ?? { first: 1_000, max: 60_000 };
   const listeners = new Set<(exit: ApplicationExit) => void>();
   let wanted: Application | null = null;
@@ -157,7 +167,7 @@ const supervise = (place: Place, log: ApplicationLog, options: SupervisorOptions
   };
 
   const start = async (application: Application): Promise<{ ok: true } | { ok: false; message: string }> => {
-    const started = await launch(application, place, log, options);
+    const started = await launch(application, place, output, options);
     if (!started.ok) return started;
     child = started.child;
     void child.exited.catch(() => undefined).then(() => ended(started.child));
@@ -167,7 +177,7 @@ const supervise = (place: Place, log: ApplicationLog, options: SupervisorOptions
   const ended = (gone: Child): void => {
     const { exitCode: code, signalCode: signal } = gone.process;
     const ranMs = Date.now() - gone.since;
-    log.write(noteOf(`slot ${gone.application.slot} ended after ${ranMs} ms: ${signal ?? `exit code ${code}`}`));
+    output.note(`slot ${gone.application.slot} ended after ${ranMs} ms: ${signal ?? `exit code ${code}`}`);
     // What the application has left of its group must not live on, or hold the port against its successor.
     signalProcess(-gone.pid, 'SIGKILL');
     if (child !== gone) return;
@@ -214,11 +224,11 @@ const supervise = (place: Place, log: ApplicationLog, options: SupervisorOptions
       listeners.add(listener);
       return () => listeners.delete(listener);
     },
-    lastOutput: (bytesMax) => log.last(bytesMax),
+    lastOutput: async (bytesMax) => output.last(bytesMax),
     stop: () =>
       inTurn(async () => {
         await halt();
-        await log.close();
+        await output.close();
       }),
   };
 };
@@ -226,7 +236,7 @@ const supervise = (place: Place, log: ApplicationLog, options: SupervisorOptions
 const launch = async (
   application: Application,
   place: Place,
-  log: ApplicationLog,
+  output: ApplicationOutput,
   { port, environment, limits, owner }: SupervisorOptions,
 ): Promise<{ ok: true; child: Child } | { ok: false; message: string }> => {
   const added = (await environment?.()) ?? { ok: true as const, values: {} };
@@ -253,8 +263,8 @@ const launch = async (
     return { ok: false, message: `${application.folder}: ${failed}` };
   }
   const { pid, stdin, stdout, stderr } = started;
-  for (const output of [stdout, stderr]) output?.on('data', (bytes: Buffer) => log.write(bytes));
-  log.write(noteOf(`slot ${application.slot} started as process ${pid}`));
+  for (const stream of [stdout, stderr]) stream?.on('data', (bytes: Buffer) => output.write(bytes));
+  output.note(`slot ${application.slot} started as process ${pid}`);
   stdin?.write(input);
   await recordProcess(place, pid);
   stdin?.end('go\n');
@@ -270,8 +280,6 @@ const asOwner = (owner: ProcessOwner | null, words: string[], env: Record<string
   const { PATH, [MARK]: mark } = env;
   return { ...becoming(owner, words, env), env: { PATH, [MARK]: mark } };
 };
-
-const noteOf = (sentence: string): Buffer => Buffer.from(`[sluice ${new Date().toISOString()}] ${sentence}\n`);
 
 const recordProcess = async (place: Place, pid: number): Promise<void> => {
   const there = await lookUpProcess(pid);

@@ -7,6 +7,7 @@ import type { AgentConfig } from '../config.ts';
 import { lockFolder } from '../folder-lock.ts';
 import { findOwner } from '../process-owner.ts';
 import { readSecrets, secretsFolder } from '../secret-files.ts';
+import { JOURNAL_SOCKET } from '../system-journal.ts';
 import { doubtful, type Finding, good, unfit } from './finding.ts';
 import { examineFolder } from './folder.ts';
 import { examineServer } from './server.ts';
@@ -24,6 +25,7 @@ export const examineDevice = async (config: AgentConfig, now: () => number): Pro
     examineServer(config, now),
     examineCommands(config),
     examineOwner(config),
+    examineOutput(config),
   ]);
   const findings = rooms.flat();
   return { device: config.device, fit: findings.every(({ state }) => state !== 'unfit'), findings };
@@ -61,6 +63,16 @@ const examineOwner = async ({ application: { user, group, groups } }: AgentConfi
   const { uid, gid, groups: others } = found.owner;
   const more = others.length === 0 ? '' : `, and with the groups ${others.join(', ')}`;
   return [good('user', `the application runs as user ${uid} of group ${gid}${more}`)];
+};
+
+const examineOutput = async ({ output }: AgentConfig): Promise<Finding[]> => {
+  if (output.to !== 'journald') return [];
+  const isThere = await access(JOURNAL_SOCKET).then(
+    () => true,
+    () => false,
+  );
+  if (isThere) return [good('output', 'what the application writes goes to the system journal')];
+  return [doubtful('output', `there is no ${JOURNAL_SOCKET}`, 'is journald running? else set output.to to "file"')];
 };
 
 /** What this configuration will run one day, which is too late to find that it is not there. */

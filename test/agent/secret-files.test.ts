@@ -5,8 +5,8 @@ import { join } from 'node:path';
 import { pino } from 'pino';
 import { beforeEach, expect, onTestFinished, test } from 'vitest';
 import { openApplicationFiles } from '#agent/application-files.ts';
-import { openApplicationLog } from '#agent/application-log.ts';
 import { runCommand } from '#agent/command.ts';
+import { keepLastOutput } from '#agent/last-output.ts';
 import { keepRecentLines } from '#agent/recent-lines.ts';
 import { redact } from '#agent/redact.ts';
 
@@ -103,10 +103,7 @@ test('a half is found as far as it goes', () => {
 
 test('half a secret does not come through where text was cut', async () => {
   // The last bytes of a long line of the application's.
-  const log = await openApplicationLog(join(dir, 'log'), 100_000);
-  log.write(Buffer.from(`${'x'.repeat(500)}${SECRET}${'y'.repeat(100)}`));
-  const last = await log.last(100 + 14);
-  await log.close();
+  const last = keepLastOutput(Buffer.from(`${'x'.repeat(500)}${SECRET}${'y'.repeat(100)}`)).last(100 + 14);
   expect(last).toBe(`…battery-staple${'y'.repeat(100)}`);
   expect(redact(last, [SECRET])).toBe(`…[secret]${'y'.repeat(100)}`);
   // A line of the agent's own that was too long.
