@@ -1,5 +1,7 @@
 /** Everything the agent asks over HTTP: enrolment, the desired document, metadata, objects. Bounded in time and size. */
 import type { z } from 'zod';
+import { BOOT_HEADER } from '#shared/device-api.ts';
+import type { Id } from '#shared/ids.ts';
 import { PROBLEM_CODES, Problem, type ProblemCode } from '#shared/problems.ts';
 import type { Log } from './log.ts';
 import { type HttpAnswer, type HttpGet, type RequestOptions, request } from './request.ts';
@@ -60,6 +62,7 @@ const LOGIN_REUSED_MS = 60_000;
 export const openHttp = (options: {
   serverUrl: string;
   login(at: number): string;
+  boot: Id;
   clock: ServerClock;
   now: () => number;
   /** Bytes a second for objects; 0 is no limit. */
@@ -87,12 +90,13 @@ export const openHttp = (options: {
     if (response.status === 401 && !Number.isNaN(date)) clock.learn(date);
     return response;
   };
+  const ownHeaders = () => ({ authorization: authorization(), [BOOT_HEADER]: options.boot });
   /** After a 401 once more: perhaps this device's clock was off, and is known now. */
-  const withLogin = async (ask: (headers: { authorization: string }) => Promise<HttpAnswer>): Promise<HttpAnswer> => {
-    const response = await ask({ authorization: authorization() });
+  const withLogin = async (ask: (headers: Record<string, string>) => Promise<HttpAnswer>): Promise<HttpAnswer> => {
+    const response = await ask(ownHeaders());
     if (response.status !== 401) return response;
     await response.body?.cancel();
-    return ask({ authorization: authorization() });
+    return ask(ownHeaders());
   };
   const overHttp: HttpGet = (path, headers, signal) =>
     withLogin((login) => send(path, { headers: { ...headers, ...login }, signal }));

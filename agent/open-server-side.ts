@@ -34,6 +34,7 @@ export const openServerSide = async (
   const http = openHttp({
     serverUrl: config.serverUrl,
     login: (at) => identity.login(at),
+    boot,
     clock,
     now,
     bandwidth: config.bandwidth,

@@ -5,6 +5,7 @@
 import { readFileSync } from 'node:fs';
 import type { FastifyInstance } from 'fastify';
 import type { Logger } from 'pino';
+import type { Id } from '#shared/ids.ts';
 import { MqttUrl } from '#shared/mqtt-url.ts';
 import { isLoopback, localUrl, networkUrl } from './addresses.ts';
 import { runServer } from './command-line.ts';
@@ -26,6 +27,7 @@ import { newId } from './flow/new-id.ts';
 import { ensureAdministrator } from './flow/operators.ts';
 import { type Packs, startPacks } from './flow/packs.ts';
 import { type Rollouts, startRollouts } from './flow/rollouts.ts';
+import { type SharedKeys, watchSharedKeys } from './flow/shared-keys.ts';
 import { apiRoutes } from './http/api.ts';
 import { buildApp } from './http/app.ts';
 import { closeApp } from './http/close-app.ts';
@@ -103,6 +105,7 @@ type Parts = {
   findDevice: FindDevice;
   metrics: Metrics;
   blocks: DeviceBlocks;
+  sharedKeys: SharedKeys;
 };
 
 const openAll = async (config: ServerConfig, now: () => number, closers: Closers): Promise<RunningServer> => {
@@ -127,14 +130,17 @@ const openAll = async (config: ServerConfig, now: () => number, closers: Closers
     log.info({ event: 'grace-granted', ...grace }, 'deadlines were moved: the server was away');
   closers.add(() => noteAlive({ store, now }));
 
-  const connections = makeConnections();
-  const metrics = makeMetrics({ store, connectedDevices: () => connections.count(), version });
+  const connected = makeConnections();
+  const metrics = makeMetrics({ store, connectedDevices: () => connected.count(), version });
+  const sharedKeys = watchSharedKeys({ store, now, observer: metrics.observer, log });
+  closers.add(() => sharedKeys.stop());
+  const connections = forgettingBoots(connected, sharedKeys);
   const findDevice = gatherDevices(store);
   const opened = { config, now, log, version, tls, keyring, repository, store, objects };
   const { observer } = metrics;
   const { blockBytesPerSecond: bytesPerSecond } = config.mqtt;
   const blocks = openDeviceBlocks({ bytesPerSecond, connections, findDevice, observer, log });
-  const parts: Parts = { ...opened, connections, findDevice, metrics, blocks };
+  const parts: Parts = { ...opened, connections, findDevice, metrics, blocks, sharedKeys };
   const rollouts = openRollouts(parts, closers);
   const logs = makeLogKeeper({ store, now, log });
   closers.add(() => logs.stop());
@@ -153,6 +159,18 @@ const openAll = async (config: ServerConfig, now: () => number, closers: Closers
   announce(parts, httpUrl, mqttUrl);
   return { httpUrl, mqttUrl, adminToken, stop: () => stop(parts, app, closers) };
 };
+
+/** A device that is shut out or replaced: the next to speak under its id is heard for the first time. */
+const forgettingBoots = (connections: Connections, { forget }: SharedKeys): Connections => ({
+  ...connections,
+  link: {
+    ...connections.link,
+    disconnect: (device) => {
+      connections.link.disconnect(device);
+      forget(device);
+    },
+  },
+});
 
 const readVersion = (): string => {
   const text = readFileSync(new URL('../package.json', import.meta.url), 'utf8');
@@ -196,7 +214,7 @@ const openRollouts = ({ store, now, log, keyring, connections }: Parts, closers:
 };
 
 const openIngest = (
-  { store, now, log, connections, metrics }: Parts,
+  { store, now, log, connections, metrics, sharedKeys }: Parts,
   rollouts: Rollouts,
   logs: LogKeeper,
   closers: Closers,
@@ -204,7 +222,9 @@ const openIngest = (
   const { link } = connections;
   const { observer } = metrics;
   const keepLog = logs.overMqtt((device, ack) => connections.acknowledgeLog(device, ack));
-  const ingest = makeIngest({ store, link, now, log, observer, keepLog, wake: (rollout) => rollouts.wake(rollout) });
+  const { heard } = sharedKeys;
+  const wake = (rollout: Id): void => rollouts.wake(rollout);
+  const ingest = makeIngest({ store, link, now, log, observer, keepLog, heard, wake });
   closers.add(() => ingest.stop());
   return ingest;
 };
@@ -237,8 +257,8 @@ const openBroker = async (parts: Parts, ingest: Ingest, closers: Closers): Promi
         ingest.presence(device, online);
       },
       wantsDesired: (device) => greeter.greet(device),
-      message: (device, channel, payload) =>
-        channel === 'block' ? blocks.receive(device, payload) : ingest.message(device, channel, payload),
+      message: (device, channel, payload, live) =>
+        channel === 'block' ? blocks.receive(device, payload) : ingest.message(device, channel, payload, live),
     },
   ).catch((error: unknown) => {
     throw explainListen(error, 'MQTT', { host, port });
@@ -270,6 +290,7 @@ const openHttp = async (
 ): Promise<FastifyInstance> => {
   const { config, store, now, log, keyring, repository, objects, connections, findDevice, metrics, version, blocks } =
     parts;
+  const { sharedKeys } = parts;
   const uploads = openUploads({ objects, now });
   const packs = openPacks(parts, closers);
   const housekeeping = startHousekeeping({
@@ -301,6 +322,7 @@ const openHttp = async (
     tls: parts.tls,
     trustProxy: config.http.trustProxy,
     findOperator: (tokenSha256) => store.findOperator(tokenSha256),
+    deviceHeard: sharedKeys.heard,
     verifyDevice: (login) => blocks.checkPass(login) ?? authenticateDevice({ findDevice, now }, login),
   });
   blocks.answerWith(app);

@@ -34,6 +34,9 @@ export const LOGIN_MS_MAX = 300_000;
 /** An enrolment token: `sle_` + 32 random bytes base64url + `_` + the trust root's SHA-256 in base64url, so that a device needs no other secret to know whom to trust. */
 export const ENROLMENT_TOKEN = /^sle_([A-Za-z0-9_-]{43})_([A-Za-z0-9_-]{43})$/;
 
+/** Of every request with a device's login: in which of its lives it asks, like `boot` in its messages. */
+export const BOOT_HEADER = 'sluice-boot';
+
 export const deviceRoutes = {
   enrol: route({
     method: 'POST',

@@ -121,6 +121,8 @@ export const DeviceView = z.object({
   enrolledAt: Millis,
   lastSeenAt: Millis.nullable(),
   deployment: Id.nullable(),
+  /** When two devices were last seen to use its key; null: never, since it has that key or was let in. */
+  keySharedAt: Millis.nullable(),
 });
 export type DeviceView = z.infer<typeof DeviceView>;
 

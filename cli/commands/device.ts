@@ -26,6 +26,11 @@ const presenceOf = (device: DeviceView): Cell => {
   return device.healthy === false ? { text: 'unhealthy', paint: paint.red } : { text: 'online', paint: paint.green };
 };
 
+const sharedKeyOf = ({ keySharedAt }: DeviceView): [string, Cell][] =>
+  keySharedAt === null
+    ? []
+    : [['key', { text: `two devices use this key, seen ${formatAgo(keySharedAt, Date.now())}`, paint: paint.red }]];
+
 const showDevice = (device: DeviceView): void => {
   const pairs: [string, Cell][] = [
     ['device', { text: device.id, paint: paint.bold }],
@@ -41,6 +46,7 @@ const showDevice = (device: DeviceView): void => {
     ['last seen', formatAgo(device.lastSeenAt, Date.now())],
     ['deployment', device.deployment ?? '-'],
     ['public key', device.publicKey],
+    ...sharedKeyOf(device),
   ];
   print(facts(pairs));
 };

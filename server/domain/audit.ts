@@ -100,6 +100,8 @@ export const AuditEvent = z.discriminatedUnion('kind', [
   line('replanned', { rollout: Id, devices: z.array(Id) }),
   /** Devices that came to match a cohort that the rollout follows. */
   line('rollout-joined', { rollout: Id, wave: count, devices: z.array(Id) }),
+  /** Two devices use its key: a life of it that was over spoke again. */
+  line('key-shared', { device: Id }),
   line('device-drifted', { device: Id, expected: z.string(), running: z.string() }),
   /** `deployment`: what it is busy with, where it does not run what it should. */
   line('drift-ended', { device: Id, running: z.string(), deployment: Id.nullable() }),
@@ -242,6 +244,7 @@ const WORDS: Words = {
   withdrawn: (e) => `Rollout ${e.rollout}: the offer to ${naming(e.devices)} was withdrawn${noted(e.reason)}.`,
   'rollout-joined': (e) =>
     `Rollout ${e.rollout}, wave ${e.wave + 1}: ${naming(e.devices)} came to match its cohorts and joined.`,
+  'key-shared': (e) => `Two devices use the key of ${e.device}; it is offered nothing meanwhile.`,
   'device-drifted': (e) =>
     `Device ${e.device} runs ${e.running}, which nobody told it to run; it should run ${e.expected}.`,
   'drift-ended': (e) =>

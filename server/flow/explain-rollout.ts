@@ -49,16 +49,17 @@ export const explainRollout = async (deps: RunDeps, id: Id, asked: Asked): Promi
   const [newest] = items;
   if (asked.verify && newest !== undefined && before.value === undefined && newest.sha256 !== record.decided)
     newest.faults?.push('the rollout names another one as its newest decision');
-  const { explanation, coolingDown, refusing } = await reportRollout(deps, record);
+  const { explanation, coolingDown, refusing, sharing } = await reportRollout(deps, record);
   const cooling =
     coolingDown === undefined ? [] : [{ about: 'retries', sentence: coolDownWords(coolingDown, facts.now) }];
   const refused = refusing === undefined ? [] : [{ about: 'refusals', sentence: refusing }];
+  const shared = sharing === undefined ? [] : [{ about: 'keys', sentence: sharing }];
   return accept({
     rollout: id,
     now: {
       at: facts.now,
       explanation,
-      reasons: [...reasonsOf(rollout, facts, figures, waitsFor), ...cooling, ...refused],
+      reasons: [...reasonsOf(rollout, facts, figures, waitsFor), ...cooling, ...refused, ...shared],
       inputs: inputsOf(rollout, facts, figures),
       waitsFor,
     },

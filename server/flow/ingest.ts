@@ -35,13 +35,15 @@ export type IngestDeps = Omit<ReceiveDeps, 'mayTell'> & {
   log: Pick<Logger, 'info' | 'warn' | 'error'>;
   /** Keeps a piece of the device's log, and acknowledges it. Never throws. */
   keepLog: (device: Id, piece: LogPiece) => void;
+  /** A device spoke in this life, over the connection that it has now. */
+  heard?: (device: Id, boot: Id) => void;
   /** Tells a rollout that deployments of it moved. */
   wake: (rollout: Id) => void;
 };
 
 export type Ingest = {
-  /** Takes one message; never throws, never waits. */
-  message(device: Id, channel: UpChannel, payload: Uint8Array): void;
+  /** Takes one message; never throws, never waits. Not `live`: its connection is over. */
+  message(device: Id, channel: UpChannel, payload: Uint8Array, live?: boolean): void;
   presence(device: Id, online: boolean): void;
   /** Drops what this device said and nobody has read yet, and resolves when nothing of it is being written any more. */
   forget(device: Id): Promise<void>;
@@ -67,20 +69,27 @@ export const makeIngest = (deps: IngestDeps): Ingest => {
   };
 
   return {
-    message(device, channel, payload) {
+    message(device, channel, payload, live = true) {
       if (stopped) return;
+      const heard = (boot: Id): void => {
+        if (live) deps.heard?.(device, boot);
+      };
       switch (channel) {
         // Not ingested but answered: server/mqtt/blocks.ts.
         case 'block':
           return;
         case 'heartbeat': {
           const heartbeat = parse(Heartbeat, device, channel, payload);
-          if (heartbeat !== undefined) lanes.heartbeat(device, heartbeat);
+          if (heartbeat === undefined) return;
+          heard(heartbeat.boot);
+          lanes.heartbeat(device, heartbeat);
           return;
         }
         case 'state': {
           const report = parse(StateReport, device, channel, payload);
-          if (report === undefined || lanes.report(device, report)) return;
+          if (report === undefined) return;
+          heard(report.boot);
+          if (lanes.report(device, report)) return;
           deps.observer.message(channel, 'dropped');
           complain(device, 'report-dropped', 'more state reports than can be stored; the device will repeat them');
           return;
@@ -88,7 +97,9 @@ export const makeIngest = (deps: IngestDeps): Ingest => {
         case 'online': {
           const online = parse(Online, device, channel, payload);
           // Whether a device is connected is known from its connection; this says only which boot speaks.
-          if (online?.online === true) lanes.presence({ device, online: true, boot: online.boot, at: deps.now() });
+          if (online?.online !== true) return;
+          heard(online.boot);
+          lanes.presence({ device, online: true, boot: online.boot, at: deps.now() });
           return;
         }
         case 'log': {

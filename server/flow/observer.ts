@@ -12,4 +12,8 @@ export type Observer = {
   /** A connection, or something on it, that the broker refused; `why` is one of a few words. */
   refused(why: string): void;
   receiptRefused(): void;
+  /** A device connected while a connection of it was open. */
+  takenOver(): void;
+  /** Two devices were found to use one key. */
+  keyShared(): void;
 };

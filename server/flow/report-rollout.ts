@@ -3,6 +3,7 @@
 import { type Id, releaseRef } from '#shared/ids.ts';
 import { STAYS, type StayReason } from '#shared/recall.ts';
 import { blockedWords } from '../domain/blockers.ts';
+import { sharingWords } from '../domain/boots.ts';
 import { explainRollout } from '../domain/explain.ts';
 import { recalledOf, recallWords } from '../domain/recall.ts';
 import { refusingWords } from '../domain/refusing.ts';
@@ -21,6 +22,8 @@ export type RolloutReport = {
   coolingDown?: CoolingDown;
   /** Which devices do not act on their offers, in words. */
   refusing?: string;
+  /** Which are offered nothing because two devices use their key. */
+  sharing?: string;
   /** Where it was recalled. */
   recall?: RecallReport;
 };
@@ -31,7 +34,13 @@ type RecallReport = {
 
 export type ReportStore = Pick<
   Store,
-  'countDeployments' | 'countUntouched' | 'getRefusing' | 'getCoolingDown' | 'listRecalls' | 'listStays'
+  | 'countDeployments'
+  | 'countUntouched'
+  | 'getRefusing'
+  | 'getSharingKey'
+  | 'getCoolingDown'
+  | 'listRecalls'
+  | 'listStays'
 >;
 
 export const reportRollout = async (
@@ -45,6 +54,7 @@ export const reportRollout = async (
   const coolingDown = await deps.store.getCoolingDown(plan.id, now);
   const isRunning = progress.state === 'running';
   const refusing = isRunning ? refusingWords(await deps.store.getRefusing(plan.id)) : undefined;
+  const sharing = isRunning ? sharingWords(await deps.store.getSharingKey(plan.id, now)) : undefined;
   return {
     rollout,
     counts: await deps.store.countDeployments(plan.id),
@@ -53,11 +63,13 @@ export const reportRollout = async (
       explainRollout({ ...plan, progress }, now, recall?.rollouts.length) +
       (isRunning && coolingDown !== undefined ? ` ${coolDownWords(coolingDown, now)}.` : '') +
       (refusing === undefined ? '' : ` ${refusing}.`) +
+      (sharing === undefined ? '' : ` ${sharing}.`) +
       (isRunning ? blockedWords(await blockersNow(deps, plan.id)) : '') +
       (plan.recalls === undefined ? '' : ` It takes devices of ${plan.recalls} back.`) +
       (recalled === undefined || recall === undefined ? '' : recallWords(recalled, recall.rollouts, recall.stays)),
     ...(coolingDown === undefined ? {} : { coolingDown }),
     ...(refusing === undefined ? {} : { refusing }),
+    ...(sharing === undefined ? {} : { sharing }),
     ...(recall === undefined ? {} : { recall }),
   };
 };

@@ -16,6 +16,8 @@ import {
 } from 'fastify';
 import { serializerCompiler } from 'fastify-type-provider-zod';
 import { z } from 'zod';
+import { BOOT_HEADER } from '#shared/device-api.ts';
+import { Id } from '#shared/ids.ts';
 import { type Problem, type Result, refuse } from '#shared/problems.ts';
 import type { Role, Route, RouteAnswer, RouteInput } from '#shared/route.ts';
 import {
@@ -56,6 +58,8 @@ export type AppDeps = Credentials & {
   tls?: { key: string; cert: string } | undefined;
   /** Whose `X-Forwarded-For` tells who asks; nobody's unless given. */
   trustProxy?: string[] | undefined;
+  /** A device asked something in this life. */
+  deviceHeard?: (device: Id, boot: Id) => void;
 };
 
 /** Who calls a route, as far as its roles tell. */
@@ -114,7 +118,7 @@ const serverOptions = (deps: AppDeps): FastifyServerOptions => ({
   },
 });
 
-const guard = (app: FastifyInstance, credentials: Credentials): void => {
+const guard = (app: FastifyInstance, deps: AppDeps): void => {
   let closing = false;
   app.decorateRequest('who');
   app.addHook('preClose', async () => {
@@ -135,9 +139,11 @@ const guard = (app: FastifyInstance, credentials: Credentials): void => {
     });
     if (closing) return sendProblem(reply, refuse('unavailable', 'the server is stopping; try again in a moment'));
     if (request.is404) return undefined;
-    const who = await authenticate(credentials, request.headers.authorization, request.routeOptions.config.roles ?? []);
+    const who = await authenticate(deps, request.headers.authorization, request.routeOptions.config.roles ?? []);
     if (!who.ok) return sendProblem(reply, who);
     request.who = who.value;
+    const boot = Id.safeParse(request.headers[BOOT_HEADER]);
+    if (who.value.kind === 'device' && boot.success) deps.deviceHeard?.(who.value.device, boot.data);
     return undefined;
   });
   app.addHook('onSend', async (request, reply) => {

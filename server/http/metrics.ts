@@ -38,6 +38,8 @@ export const makeMetrics = (deps: MetricsDeps): Metrics => {
   ]);
   const refusals = counter('sluice_mqtt_refused_total', 'What the broker refused', ['why']);
   const receipts = counter('sluice_receipts_refused_total', 'Receipts that do not verify or do not fit');
+  const takeovers = counter('sluice_mqtt_takeovers_total', 'Connections that took over from one of the same device');
+  const sharedKeys = counter('sluice_shared_keys_total', 'How often two devices were found to use one key');
   const housekeeping = counter('sluice_housekeeping_total', 'Tasks done now and then', ['task', 'outcome']);
   const miscounts = counter('sluice_miscounts_total', 'Rollouts whose counters are not what the rows say: a bug');
   const requests = histogram('sluice_http_request_seconds', 'HTTP requests', ['method', 'route', 'status']);
@@ -51,6 +53,8 @@ export const makeMetrics = (deps: MetricsDeps): Metrics => {
       ingested: (kind, ms) => ingest.observe({ kind }, ms / 1000),
       refused: (why) => refusals.inc({ why }),
       receiptRefused: () => receipts.inc(),
+      takenOver: () => takeovers.inc(),
+      keyShared: () => sharedKeys.inc(),
     },
     housekeeping: (task, outcome) => housekeeping.inc({ task, outcome }),
     miscounted: () => miscounts.inc(),

@@ -72,6 +72,7 @@ export const deviceView = (device: DeviceRecord): DeviceView => ({
   enrolledAt: device.enrolledAt,
   lastSeenAt: device.lastSeenAt,
   deployment: device.deployment,
+  keySharedAt: device.keySharedAt ?? null,
 });
 
 export const cohortView = (cohort: CohortRecord, devices: number): z.infer<typeof CohortView> => ({

@@ -40,7 +40,7 @@ export type BrokerOptions = {
   /** Requests for blocks a second that are let through beside that. */
   blocksPerSecond: number;
   log: Pick<Logger, 'info' | 'warn' | 'error' | 'debug'>;
-  observer: Pick<Observer, 'refused'>;
+  observer: Pick<Observer, 'refused'> & Partial<Pick<Observer, 'takenOver'>>;
 };
 
 export type BrokerHandlers = {
@@ -49,7 +49,8 @@ export type BrokerHandlers = {
   presence(device: Id, online: boolean): void;
   /** The device is ready to be told its newest desired document. */
   wantsDesired(device: Id): void;
-  message(device: Id, channel: UpChannel, payload: Uint8Array): void;
+  /** `live`: it came over the connection that the device has now, and was not merely left over from an older one. */
+  message(device: Id, channel: UpChannel, payload: Uint8Array, live: boolean): void;
 };
 
 export type Broker = { port: number; stop(): Promise<void> };
@@ -102,7 +103,10 @@ export const startBroker = async (
     authorizeForward: (client, packet) => (may(deviceOf(client), 'subscribe', packet.topic) ? packet : null),
     published: (packet, client, done) => {
       const parsed = client === null ? undefined : parseUp(packet.topic);
-      if (parsed !== undefined) handlers.message(parsed.device, parsed.channel, bytesOf(packet.payload));
+      if (client !== null && parsed !== undefined) {
+        const live = !client.closed && connections.isAttached(parsed.device, client);
+        handlers.message(parsed.device, parsed.channel, bytesOf(packet.payload), live);
+      }
       done(null);
     },
   });
@@ -238,7 +242,7 @@ const followClients = ({ connections, handlers, sessionOf, options }: Guards, ae
       client.close();
       return;
     }
-    connections.attach(device, client);
+    if (connections.attach(device, client)) options.observer.takenOver?.();
     handlers.presence(device, true);
     // Not aedes' clientDisconnect, which is left out for a client that was taken over while closing.
     client.conn.once('close', () => {

@@ -21,8 +21,8 @@ export type Connections = {
   /** How many times devices were disconnected on purpose: a login that was checked before the last one has to be checked again. */
   epoch(): number;
   count(): number;
-  /** Takes over from an older connection of the same device, which is closed. */
-  attach(device: Id, client: Client): void;
+  /** True when it takes over from an older connection of the same device, which is closed. */
+  attach(device: Id, client: Client): boolean;
   /** False when a newer connection of the device has taken over: then the device is still connected. */
   detach(device: Id, client: Client): boolean;
   isAttached(device: Id, client: Client): boolean;
@@ -85,7 +85,9 @@ export const makeConnections = (): Connections => {
     attach(device, client) {
       const before = connections.get(device);
       connections.set(device, { client, wantsDesired: false });
-      if (before !== undefined && before.client !== client) before.client.close();
+      if (before === undefined || before.client === client) return false;
+      before.client.close();
+      return true;
     },
     detach(device, client) {
       return connections.get(device)?.client === client && connections.delete(device);

@@ -28,6 +28,8 @@ export type DeviceRecord = {
   reportSeq: number;
   /** The open deployment that owns the device, if any. */
   deployment: Id | null;
+  /** When two devices were last seen to use its key; absent: never, since it has that key or was let in. */
+  keySharedAt?: Millis;
 };
 
 export type EnrolmentTokenRecord = {
@@ -86,6 +88,8 @@ export type DeviceStore = {
   setOnline(changes: { device: Id; online: boolean; boot: Id | null; at: Millis }[]): Promise<void>;
   /** The attribute `refused` is this from now on, until a state report says otherwise. Null: it is none. */
   noteRefusal(device: Id, code: string | null): Promise<void>;
+  /** Two devices use its key, at this time. `audit` is written only when it `began`: not seen in the hour (`SHARED_MS`) before. */
+  noteSharedKey(device: Id, at: Millis, audit: AuditLine): Promise<'began' | 'goes-on' | 'unknown'>;
   /** At start: nobody is connected yet. */
   setAllOffline(): Promise<void>;
   countDevices(): Promise<{ state: DeviceState; online: boolean; devices: number }[]>;

@@ -3,6 +3,7 @@ import type { DeploymentState, OverdueClass } from '#shared/deployment.ts';
 import type { Id, Sha256 } from '#shared/ids.ts';
 import type { Instruction } from '#shared/messages.ts';
 import type { OpenSpan } from '#shared/windows.ts';
+import type { SharingKey } from '../domain/boots.ts';
 import type { DeploymentRecord, OutcomeBin } from '../domain/deployment.ts';
 import type { WatchedHealth } from '../domain/late-regression.ts';
 import type { Refusing } from '../domain/refusing.ts';
@@ -94,6 +95,8 @@ export type RolloutStore = {
   countUntouched(rollout: Id): Promise<number>;
   /** Devices that have its offer and report the attribute `refused`. */
   getRefusing(rollout: Id): Promise<Refusing>;
+  /** Planned devices that are offered nothing because two devices use their key. */
+  getSharingKey(rollout: Id, now: Millis): Promise<SharingKey>;
   /** Planned devices whose next attempt may not begin yet; undefined when there are none. */
   getCoolingDown(rollout: Id, now: Millis): Promise<CoolingDown | undefined>;
   getOutcomeBins(rollout: Id, binMs: number): Promise<OutcomeBin[]>;

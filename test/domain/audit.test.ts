@@ -161,6 +161,10 @@ const SAMPLES: [AuditEvent, string][] = [
     'Rollout r-1, wave 2: device gw-1 came to match its cohorts and joined.',
   ],
   [
+    { ...server, kind: 'key-shared', device: Id.parse('gw-1') },
+    'Two devices use the key of gw-1; it is offered nothing meanwhile.',
+  ],
+  [
     {
       ...server,
       kind: 'device-drifted',

@@ -26,7 +26,14 @@ beforeEach(async () => {
   const ignore = () => undefined;
   ingest = makeIngest({
     ...world,
-    observer: { message: ignore, ingested: ignore, refused: ignore, receiptRefused: ignore },
+    observer: {
+      message: ignore,
+      ingested: ignore,
+      refused: ignore,
+      takenOver: () => undefined,
+      keyShared: () => undefined,
+      receiptRefused: ignore,
+    },
     log: { info: ignore, warn: ignore, error: ignore },
     keepLog: ignore,
     wake: ignore,

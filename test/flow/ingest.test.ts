@@ -44,6 +44,8 @@ const depsOf = (store: IngestDeps['store']): IngestDeps => ({
     },
     ingested: () => {},
     refused: () => {},
+    takenOver: () => undefined,
+    keyShared: () => undefined,
     receiptRefused: () => void counted.set('receipt refused', (counted.get('receipt refused') ?? 0) + 1),
   },
   log: {

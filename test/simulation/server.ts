@@ -32,7 +32,14 @@ export type Server = {
 
 const GRACE_MS_MAX = 900_000;
 const ALIVE_MS = 60_000;
-const observer = { message: () => {}, ingested: () => {}, refused: () => {}, receiptRefused: () => {} };
+const observer = {
+  message: () => {},
+  ingested: () => {},
+  refused: () => {},
+  receiptRefused: () => {},
+  takenOver: () => undefined,
+  keyShared: () => undefined,
+};
 
 export const openServer = (deps: {
   world: World;

@@ -1,3 +1,4 @@
+import { SHARED_MS, SHARING_NAMED_MAX } from '#server/domain/boots.ts';
 import type { DeploymentRecord, OutcomeBin } from '#server/domain/deployment.ts';
 import { REFUSING_NAMED_MAX } from '#server/domain/refusing.ts';
 import type { Attempts } from '#server/domain/retry.ts';
@@ -171,6 +172,15 @@ export const deployments = (sql: Sql) => {
            AND ifnull(attempts ->> 'failed', 0) = 0`,
         rollout,
       )?.devices ?? 0,
+    getSharingKey: (rollout, now) => {
+      const all = sql.all<{ device: Id }>(
+        `SELECT devices.id AS device FROM deployments JOIN devices ON devices.id = deployments.device
+         WHERE rollout = ? AND deployments.state = 'planned' AND key_shared_at > ? ORDER BY devices.id`,
+        rollout,
+        now - SHARED_MS,
+      );
+      return { devices: all.length, named: all.slice(0, SHARING_NAMED_MAX).map(({ device }) => device) };
+    },
     getRefusing: (rollout) => {
       const all = sql.all<{ device: Id; code: string }>(
         `SELECT devices.id AS device, devices.attributes ->> 'refused' AS code FROM deployments

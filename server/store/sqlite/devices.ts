@@ -1,3 +1,4 @@
+import { SHARED_MS } from '#server/domain/boots.ts';
 import type { Id } from '#shared/ids.ts';
 import type { DeviceRecord, DeviceState, EnrolmentTokenRecord } from '../devices.ts';
 import { appendAudit } from './audit.ts';
@@ -5,18 +6,20 @@ import { withdrawDevice, withdrawReplaced } from './offers.ts';
 import { fromJson, idList, limitOf, type Sql } from './sql.ts';
 import type { SyncStore } from './sync.ts';
 
-type DeviceRow = Omit<DeviceRecord, 'tags' | 'attributes' | 'running' | 'online' | 'healthy'> & {
+type DeviceRow = Omit<DeviceRecord, 'tags' | 'attributes' | 'running' | 'online' | 'healthy' | 'keySharedAt'> & {
   tags: string;
   attributes: string;
   running: string | null;
   online: number;
   healthy: number | null;
+  keySharedAt: number | null;
 };
 const COLUMNS = `id, public_key AS publicKey, state, compatible, tags, attributes, agent, running, floor, boot, online,
   healthy, enrolled_at AS enrolledAt, last_seen_at AS lastSeenAt, desired_seq AS desiredSeq, report_seq AS reportSeq,
-  deployment`;
-const toDevice = (row: DeviceRow): DeviceRecord => ({
+  deployment, key_shared_at AS keySharedAt`;
+const toDevice = ({ keySharedAt, ...row }: DeviceRow): DeviceRecord => ({
   ...row,
+  ...(keySharedAt === null ? {} : { keySharedAt }),
   tags: fromJson(row.tags),
   attributes: fromJson(row.attributes),
   running: row.running === null ? null : fromJson(row.running),
@@ -63,7 +66,7 @@ const replace = (
 ): void => {
   sql.run(
     `UPDATE devices SET public_key = ?, state = 'accepted', compatible = ?, tags = ?, attributes = ?, enrolled_at = ?,
-       last_seen_at = NULL, online = 0 WHERE id = ?`,
+       last_seen_at = NULL, online = 0, key_shared_at = NULL WHERE id = ?`,
     device.publicKey,
     device.compatible,
     JSON.stringify({ ...known.tags, ...tags }),
@@ -157,6 +160,7 @@ export const devices = (sql: Sql) =>
     },
     setDeviceState: (id, to, now, audit) => {
       if (sql.run('UPDATE devices SET state = ? WHERE id = ?', to, id) === 0) return undefined;
+      if (to === 'accepted') sql.run('UPDATE devices SET key_shared_at = NULL WHERE id = ?', id);
       appendAudit(sql, [audit]);
       if (to === 'rejected') {
         withdrawDevice(sql, id, now);
@@ -187,6 +191,14 @@ export const devices = (sql: Sql) =>
       const { refused: _, ...others } = known;
       const attributes = code === null ? others : { ...others, refused: code };
       sql.run('UPDATE devices SET attributes = ? WHERE id = ?', JSON.stringify(attributes), device);
+    },
+    noteSharedKey: (device, at, audit) => {
+      const known = readDevice(sql, device);
+      if (known?.state !== 'accepted') return 'unknown';
+      sql.run('UPDATE devices SET key_shared_at = ? WHERE id = ?', at, device);
+      if (known.keySharedAt !== undefined && Math.abs(at - known.keySharedAt) < SHARED_MS) return 'goes-on';
+      appendAudit(sql, [audit]);
+      return 'began';
     },
     setAllOffline: () => {
       sql.run('UPDATE devices SET online = 0 WHERE online = 1');

@@ -264,6 +264,9 @@ CREATE INDEX device_logs_of ON device_logs (device, n, bytes);
 /** The line of the audit log that says that the decisions before this one were pruned. */
 const PRUNED = 'ALTER TABLE decisions ADD COLUMN pruned INTEGER';
 
+/** When two devices were last seen to use the key. */
+const SHARED_KEYS = 'ALTER TABLE devices ADD COLUMN key_shared_at INTEGER';
+
 export const MIGRATIONS: readonly string[] = [
   INITIAL,
   PROMOTION,
@@ -279,6 +282,7 @@ export const MIGRATIONS: readonly string[] = [
   TRANSFER,
   DEVICE_LOGS,
   PRUNED,
+  SHARED_KEYS,
 ];
 
 /** Brings the database to the newest schema; throws when it was written by a newer Sluice than this one. */

@@ -1,6 +1,7 @@
 /** What a decision about a rollout does to devices: offers, withdrawals and deadlines. All within the caller's transaction. */
 
 import { type AuditEvent, auditLine, BY_SERVER } from '#server/domain/audit.ts';
+import { SHARED_MS } from '#server/domain/boots.ts';
 import { HEARD_WITHIN_MS } from '#server/domain/deadline.ts';
 import type { DeploymentRecord } from '#server/domain/deployment.ts';
 import type { DeploymentState, OverdueClass } from '#shared/deployment.ts';
@@ -46,6 +47,7 @@ const candidates = (
     `SELECT deployments.id, device FROM deployments CROSS JOIN devices ON devices.id = device
      WHERE rollout = ? AND wave = ? AND cohort = ? AND deployments.compatible = ? AND deployments.state = 'planned'
        AND devices.state = 'accepted' AND devices.deployment IS NULL AND (running_manifest IS ?) = ?
+       AND (? OR ifnull(key_shared_at, 0) <= ?)
        AND ifnull(attempts ->> 'notBefore', 0) <= ?
        AND (? IS NULL OR ifnull(attributes ->> '$.timezone', '') IN (SELECT value FROM json_each(?)))
        AND ${wanted.sql}
@@ -56,6 +58,8 @@ const candidates = (
     offer.compatible,
     offer.instruction.sha256,
     runs ? 1 : 0,
+    runs ? 1 : 0,
+    now - SHARED_MS,
     now,
     zonesOf(offer),
     zonesOf(offer),

@@ -1,6 +1,7 @@
 /** Which rollout comes first where several want the same device: the one with the higher priority, then the one that owns it. */
 
 import { auditLine, BY_SERVER } from '#server/domain/audit.ts';
+import { SHARED_MS } from '#server/domain/boots.ts';
 import type { Id } from '#shared/ids.ts';
 import type { OfferRequest, ShutWindow } from '../rollouts.ts';
 import { appendAudit } from './audit.ts';
@@ -46,7 +47,7 @@ export const takeOver = (sql: Sql, rollout: Id, offer: OfferRequest, atMost: num
        JOIN rollouts AS below ON below.id = theirs.rollout
      WHERE deployments.rollout = ? AND deployments.wave = ? AND deployments.cohort = ? AND deployments.compatible = ?
        AND deployments.state = 'planned' AND devices.state = 'accepted'
-       AND ifnull(deployments.attempts ->> 'notBefore', 0) <= ?
+       AND ifnull(deployments.attempts ->> 'notBefore', 0) <= ? AND ifnull(devices.key_shared_at, 0) <= ?
        AND theirs.state IN ('offered', 'fetching', 'installing', 'ready')
        AND below.priority < (SELECT priority FROM rollouts WHERE id = ?)
        AND (? IS NULL OR ifnull(attributes ->> '$.timezone', '') IN (SELECT value FROM json_each(?)))
@@ -57,6 +58,7 @@ export const takeOver = (sql: Sql, rollout: Id, offer: OfferRequest, atMost: num
     offer.cohort,
     offer.compatible,
     now,
+    now - SHARED_MS,
     rollout,
     zonesOf(offer),
     zonesOf(offer),
