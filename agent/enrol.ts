@@ -31,6 +31,8 @@ export type EnrolOptions = {
     AgentConfig,
     'device' | 'serverUrl' | 'compatible' | 'attributes' | 'token' | 'trustRoot' | 'trustOnFirstUse'
   >;
+  /** What the device is held to since an earlier life. */
+  root: Sha256 | undefined;
   identity: Identity;
   http: Pick<Http, 'postJson'>;
   clock: ServerClock;
@@ -43,19 +45,24 @@ export type EnrolOptions = {
 
 const file = (dir: string): string => join(dir, 'enrolment.json');
 
-/** What an earlier enrolment with this server left; undefined when there was none, or the device was given another server or name since. */
+/** What the last enrolment left, wherever it was. A file that cannot be read is a damaged one. */
+export const readLastEnrolled = async (dir: string): Promise<Enrolled | undefined> => {
+  const bytes = await readFileIfThere(file(dir)).catch(() => undefined);
+  if (bytes === undefined) return undefined;
+  try {
+    return Enrolled.safeParse(JSON.parse(bytes.toString('utf8'))).data;
+  } catch {
+    return undefined; // Not JSON: enrolling again is harmless.
+  }
+};
+
+/** The same, where it was with this server and under this name: else the device asks again. */
 export const readEnrolled = async (
   dir: string,
   config: { device: Id; serverUrl: string },
 ): Promise<Enrolled | undefined> => {
-  const bytes = await readFileIfThere(file(dir));
-  if (bytes === undefined) return undefined;
-  try {
-    const known = Enrolled.safeParse(JSON.parse(bytes.toString('utf8'))).data;
-    return known?.device === config.device && known.serverUrl === config.serverUrl ? known : undefined;
-  } catch {
-    return undefined; // Not JSON: enrolling again is harmless.
-  }
+  const known = await readLastEnrolled(dir);
+  return known?.device === config.device && known.serverUrl === config.serverUrl ? known : undefined;
 };
 
 /**
@@ -82,30 +89,50 @@ export const trustedRoot = (
   return accept(root);
 };
 
-/** Asking again can not change these answers; a person has to. */
-const FINAL = new Set<ProblemCode>(['invalid-request', 'signature-invalid', 'token-invalid', 'already-exists']);
+/** A device that has a root keeps it: what its configuration says since may agree with it, and nothing more. */
+const rootToHold = (config: EnrolOptions['config'], root: Sha256 | undefined): Result<Sha256 | undefined> => {
+  const given = trustedRoot(root === undefined ? config : { ...config, trustOnFirstUse: true });
+  if (!given.ok || root === undefined) return given;
+  if (given.value === undefined || given.value === root) return accept(root);
+  return refuse(
+    'forbidden',
+    `this device trusts the root ${root}, and its token or trustRoot names ${given.value}: take that away, or, for another fleet, start with a new data folder`,
+  );
+};
+
+/** Asking again cannot change these answers; a person has to. */
+const FINAL = new Set<ProblemCode>([
+  'invalid-request',
+  'signature-invalid',
+  'token-invalid',
+  'already-exists',
+  'forbidden',
+]);
 
 /**
- * Asks until the server accepts this device, and keeps that durably. Refusals: the server's final answers, and `forbidden`
- * when it shows another trust root than the one pinned. Rejects only when aborted.
+ * Asks until the server accepts this device, and keeps that durably. Refusals, for a device that has no root yet: the server's final
+ * answers, and `forbidden` when it shows another trust root than the one given. One that has a root goes on without its server,
+ * and asks again now and then: somebody may put right what is wrong at the server's new address. Rejects only when aborted.
  */
 export const enrol = async (options: EnrolOptions): Promise<Result<Enrolled>> => {
   const { config, log, signal } = options;
-  const pinned = trustedRoot(config);
-  if (!pinned.ok) return pinned;
+  const isMember = options.root !== undefined;
+  const pinned = rootToHold(config, options.root);
+  if (!pinned.ok && !isMember) return pinned;
+  let token = config.token ?? null;
+  if (isMember)
+    log.info(
+      { event: 'enrolling-again' },
+      `this device did not enrol at ${config.serverUrl} before: it does so now, with the key and the trust root that it has`,
+    );
   for (let attempt = 0; ; attempt += 1) {
-    const answer = await askOnce(options);
+    const asked = pinned.ok ? await askOnce(options, token) : pinned;
+    const answer = asked.ok ? ofThisRoot(options, pinned.ok ? pinned.value : undefined, asked.value) : asked;
     if (answer.ok) {
       const { state, rootSha256, mqttUrl } = answer.value;
-      if (pinned.value !== undefined && rootSha256 !== pinned.value) {
-        return refuse(
-          'forbidden',
-          `the server at ${config.serverUrl} shows another trust root than the one this device was given`,
-        );
-      }
       if (state === 'accepted') {
         options.trouble.set('enrolment', null);
-        if (pinned.value === undefined) {
+        if (pinned.ok && pinned.value === undefined) {
           log.warn(
             { event: 'trust-on-first-use', rootSha256 },
             'TRUST ON FIRST USE: believing the trust root that the server shows, unchecked',
@@ -113,15 +140,17 @@ export const enrol = async (options: EnrolOptions): Promise<Result<Enrolled>> =>
         }
         return accept(await keep(options, { rootSha256, mqttUrl }));
       }
-      const why =
-        state === 'pending'
-          ? `waiting until an operator accepts ${config.device}`
-          : `an operator has rejected ${config.device}; asking again now and then`;
+      const why = waitWords(config.device, state);
       options.trouble.set('enrolment', why);
       log.warn({ event: `enrolment-${state}` }, why);
-    } else if (FINAL.has(answer.code)) {
-      return refuse(answer.code, `enrolment was refused: ${answer.detail}`);
+    } else if (!isMember && FINAL.has(answer.code)) {
+      return refuse(
+        answer.code,
+        answer.code === 'forbidden' ? answer.detail : `enrolment was refused: ${answer.detail}`,
+      );
     } else {
+      // It was for the first enrolment, and may be used up; an operator can let the device in without it.
+      if (answer.code === 'token-invalid') token = null;
       const why = `enrolment did not succeed yet: ${answer.detail}`;
       options.trouble.set('enrolment', why);
       log.warn({ event: 'enrolment-retried', code: answer.code }, why);
@@ -130,18 +159,40 @@ export const enrol = async (options: EnrolOptions): Promise<Result<Enrolled>> =>
   }
 };
 
-/** Asks once more what the server tells its devices, such as a new MQTT address; undefined when there is nothing new to believe. */
+const waitWords = (device: Id, state: 'pending' | 'rejected'): string =>
+  state === 'pending'
+    ? `waiting until an operator accepts ${device}`
+    : `an operator has rejected ${device}; asking again now and then`;
+
+/**
+ * Asks once more what the server tells its devices, such as a new MQTT address; a server that does not know the device any more, since it
+ * was restored from a backup, knows it again. Undefined when there is nothing new to believe.
+ */
 export const refreshEnrolled = async (options: EnrolOptions): Promise<Enrolled | undefined> => {
   const known = await readEnrolled(options.dir, options.config);
-  const answer = await askOnce(options);
-  if (known === undefined || !answer.ok || answer.value.state !== 'accepted') return undefined;
-  const { rootSha256, mqttUrl } = answer.value;
-  // Another root is not believed this way; the same news need not be written down.
-  if (rootSha256 !== known.rootSha256 || mqttUrl === known.mqttUrl) return undefined;
-  return keep(options, { rootSha256, mqttUrl });
+  if (known === undefined) return undefined;
+  const first = await askOnce(options, options.config.token ?? null);
+  const asked = !first.ok && first.code === 'token-invalid' ? await askOnce(options, null) : first;
+  const answer = asked.ok ? ofThisRoot(options, known.rootSha256, asked.value) : asked;
+  if (!answer.ok) return undefined;
+  const { state, rootSha256, mqttUrl } = answer.value;
+  options.trouble.set('enrolment', state === 'accepted' ? null : waitWords(options.config.device, state));
+  // The same news need not be written down.
+  return state !== 'accepted' || mqttUrl === known.mqttUrl ? undefined : keep(options, { rootSha256, mqttUrl });
 };
 
-const askOnce = async (options: EnrolOptions): Promise<Result<z.infer<typeof deviceRoutes.enrol.answer>>> => {
+type Answer = z.infer<typeof deviceRoutes.enrol.answer>;
+
+/** No other root is ever believed. */
+const ofThisRoot = ({ config }: EnrolOptions, root: Sha256 | undefined, answer: Answer): Result<Answer> =>
+  root === undefined || answer.rootSha256 === root
+    ? accept(answer)
+    : refuse(
+        'forbidden',
+        `the server at ${config.serverUrl} shows another trust root than the one this device was given: it is of another fleet`,
+      );
+
+const askOnce = async (options: EnrolOptions, token: string | null): Promise<Result<Answer>> => {
   const { config, identity, http, clock, now, signal } = options;
   const payload: EnrolmentPayload = {
     type: 'sluice/enrol/1',
@@ -149,7 +200,7 @@ const askOnce = async (options: EnrolOptions): Promise<Result<z.infer<typeof dev
     publicKey: identity.publicKey,
     compatible: config.compatible,
     attributes: config.attributes,
-    token: config.token ?? null,
+    token,
     at: Math.max(0, clock.now()),
   };
   const before = now();

@@ -8,6 +8,7 @@ import { lockFolder } from './folder-lock.ts';
 import { giveMemoryBack } from './give-memory-back.ts';
 import { openIdentity } from './identity.ts';
 import { keepGoing } from './keep-going.ts';
+import { readKnownRoot } from './known-root.ts';
 import { beginLife, type Life } from './life.ts';
 import { makeAgentLog } from './log.ts';
 import { type Deployments, openDeployments } from './open-deployments.ts';
@@ -80,12 +81,13 @@ const runLocked = async (config: AgentConfig, log: Logger, recent: RecentLines, 
 /** Who the device is, and its fleet as far as it had joined one before. */
 const readIdentity = async (config: AgentConfig) => {
   const enrolled = await readEnrolled(config.dataDir, config);
+  const root = await readKnownRoot(config.dataDir);
   const trusted = trustedRoot(config);
-  if (!trusted.ok && enrolled === undefined) throw new AgentStopped(trusted.detail);
+  if (!trusted.ok && root === undefined) throw new AgentStopped(trusted.detail);
   const identity = await openIdentity(config.dataDir, config.device).catch((error: unknown) => {
     throw new AgentStopped(error instanceof Error ? error.message : String(error), { cause: error });
   });
-  return { identity, enrolled };
+  return { identity, enrolled, root };
 };
 
 const connect = (

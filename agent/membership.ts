@@ -11,8 +11,8 @@ export type Membership = {
   join(): Promise<void>;
   /** Until it has its trust root. */
   pinRoot(): Promise<void>;
-  /** The server may tell another address now. */
-  refresh: () => Promise<void>;
+  /** The server may tell another address now. `refused`: it does not know this device, or does not want it. */
+  refresh: (refused: boolean) => Promise<void>;
 };
 
 export const openMembership = (
@@ -35,8 +35,9 @@ export const openMembership = (
     pinRoot: async () => {
       if (member !== undefined) await pinRoot(trust, member, log, rootBackoff, signal);
     },
-    refresh: async () => {
-      if (config.mqttUrl === undefined && member !== undefined) member = (await refreshEnrolled(options)) ?? member;
+    refresh: async (refused) => {
+      if ((refused || config.mqttUrl === undefined) && member !== undefined)
+        member = (await refreshEnrolled(options)) ?? member;
     },
   };
 };

@@ -1,5 +1,6 @@
 /** What the agent has of its server: whom it trusts, how it asks, and what it still has to tell. */
 import { join } from 'node:path';
+import type { Sha256 } from '#shared/ids.ts';
 import type { Enrolled } from './enrol.ts';
 import { openFleetTime } from './fleet-time.ts';
 import { openHttp, openServerClock } from './http.ts';
@@ -22,12 +23,12 @@ export type ServerSide = Awaited<ReturnType<typeof openServerSide>>;
 /** `signal` ends the attempts to join the fleet. */
 export const openServerSide = async (
   life: Life,
-  known: { identity: Identity; enrolled: Enrolled | undefined; recent: RecentLines },
+  known: { identity: Identity; enrolled: Enrolled | undefined; root: Sha256 | undefined; recent: RecentLines },
   { files, supervisor }: Pick<DeviceParts, 'files' | 'supervisor'>,
   signal: AbortSignal,
 ) => {
   const { config, boot, now, backoff, log } = life;
-  const { identity, enrolled, recent } = known;
+  const { identity, enrolled, root, recent } = known;
   const clock = openServerClock(now);
   const link = openLateLink();
   const trouble = openTroubles(() => life.news.emit('shown'));
@@ -72,6 +73,7 @@ export const openServerSide = async (
     dir: config.dataDir,
     config,
     known: enrolled,
+    root,
     identity,
     http,
     clock,

@@ -19,8 +19,8 @@ export type PollOptions = {
   onAnswer?: (trouble: string | null) => void;
   /** The server answers, and can be told what this device has to say without MQTT. */
   tell?: (signal: AbortSignal) => Promise<void>;
-  /** MQTT has not worked for a whole interval: perhaps the server tells another address now. */
-  onStillDisconnected(): Promise<void>;
+  /** MQTT has not worked for a whole interval: perhaps the server tells another address now. `refused`: it does not let this device in. */
+  onStillDisconnected(refused: boolean): Promise<void>;
   pollMs: number;
   log: Log;
 };
@@ -62,7 +62,7 @@ export const openPoll = (options: PollOptions): Poll => {
     } else {
       log.warn({ event: 'poll-failed', code: result.code }, `not connected, and over HTTP: ${result.message}`);
     }
-    await options.onStillDisconnected();
+    await options.onStillDisconnected(!result.ok && (result.code === 'unauthenticated' || result.code === 'forbidden'));
   };
 
   let dueMs = jitteredMs(options.pollMs, Math.random());

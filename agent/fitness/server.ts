@@ -4,6 +4,7 @@ import { parseMqttUrl } from '#shared/mqtt-url.ts';
 import { connectOnce } from '../checks.ts';
 import type { AgentConfig } from '../config.ts';
 import { readEnrolled, trustedRoot } from '../enrol.ts';
+import { readKnownRoot } from '../known-root.ts';
 import { request } from '../request.ts';
 import { errorCode } from '../system-error.ts';
 import { BUILD_TIME } from '../version.ts';
@@ -17,7 +18,7 @@ export const examineServer = async (config: AgentConfig, now: () => number): Pro
   const enrolled = await readEnrolled(config.dataDir, config).catch(() => undefined);
   const { http, clock } = await examineHttp(config.serverUrl, now);
   const mqttUrl = config.mqttUrl ?? enrolled?.mqttUrl;
-  return [http, clock, await examineMqtt(mqttUrl), examineTrust(config, enrolled !== undefined)];
+  return [http, clock, await examineMqtt(mqttUrl), examineTrust(config, await readKnownRoot(config.dataDir))];
 };
 
 const examineHttp = async (serverUrl: string, now: () => number): Promise<{ http: Finding; clock: Finding }> => {
@@ -90,8 +91,8 @@ const examineMqtt = async (mqttUrl: string | null | undefined): Promise<Finding>
   }
 };
 
-const examineTrust = (config: AgentConfig, isEnrolled: boolean): Finding => {
-  if (isEnrolled) return good('trust', 'this device is enrolled, and has its root of trust');
+const examineTrust = (config: AgentConfig, known: string | undefined): Finding => {
+  if (known !== undefined) return good('trust', 'this device is enrolled, and has its root of trust');
   const root = trustedRoot(config);
   if (!root.ok) return unfit('trust', root.detail, 'get a token with `sluice device token`');
   if (root.value === undefined)
