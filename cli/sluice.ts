@@ -6,6 +6,8 @@ import { CliFailure, EXIT } from './failure.ts';
 import { buildProgram } from './program.ts';
 import { harmless, paint, printError } from './terminal.ts';
 
+const HANG_MS = 5_000;
+
 const exitCodeOf = (error: unknown): number => {
   const debug = (process.env['SLUICE_DEBUG'] ?? '') !== '';
   if (error instanceof CommanderError) return error.exitCode === 0 ? EXIT.ok : EXIT.usage; // It has printed already.
@@ -30,4 +32,6 @@ try {
   await buildProgram().parseAsync(process.argv);
 } catch (error) {
   process.exitCode = exitCodeOf(error);
+  // Whatever a failed command left open must not keep its process alive.
+  setTimeout(() => process.exit(), HANG_MS).unref();
 }

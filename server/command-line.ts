@@ -41,6 +41,8 @@ export const runServer = async (args: string[], start: (config: ServerConfig) =>
     if (error instanceof StartFailure) say(error.message);
     else say(error instanceof Error ? String(error.stack) : String(error));
     process.exitCode = 1;
+    // Whatever is open still must not keep a server alive that serves nothing.
+    setTimeout(() => process.exit(), HANG_MS).unref();
   }
   for (const name of SIGNALS) process.removeAllListeners(name);
 };

@@ -39,10 +39,11 @@ import { tufRoutes } from './http/tuf.ts';
 import { makeLog } from './log.ts';
 import { type Broker, startBroker } from './mqtt/broker.ts';
 import { type Connections, makeConnections } from './mqtt/connections.ts';
-import { explainListen, StartFailure } from './start-failure.ts';
+import { cannotStart, explainListen, StartFailure } from './start-failure.ts';
 import { type Objects, openObjects } from './store/objects.ts';
 import { openSqliteStore } from './store/sqlite/open.ts';
 import type { Store } from './store/store.ts';
+import { readTlsFiles } from './tls-files.ts';
 import { type Keyring, openKeyring } from './trust/keyring.ts';
 import { openRepository, type Repository } from './trust/repository.ts';
 
@@ -110,14 +111,14 @@ type Parts = {
 
 const openAll = async (config: ServerConfig, now: () => number, closers: Closers): Promise<RunningServer> => {
   const log = await makeLog(config.log);
-  const tls = readTls(config);
+  const tls = readTls(config, now(), log);
   const version = readVersion();
   const folder = inDataFolder(config.dataDir);
   const lock = takeDataFolder(config.dataDir);
   closers.add(() => lock.release());
-  const keyring = await openKeyring(folder.keys);
+  const keyring = await openKeyring(folder.keys).catch(cannotStart('the keys can not be used'));
   const repository = await openRepository({ dir: folder.repository, keyring, now });
-  const store = await openSqliteStore(folder.database);
+  const store = await openSqliteStore(folder.database).catch(cannotStart(folder.database));
   closers.add(() => store.close());
   const objects = await openObjects(config.dataDir);
   const adminToken = await initialise({ config, now, store, repository });
@@ -178,13 +179,11 @@ const readVersion = (): string => {
   return typeof manifest === 'object' && manifest !== null && 'version' in manifest ? String(manifest.version) : '?';
 };
 
-const readTls = ({ tls }: ServerConfig): Parts['tls'] => {
+const readTls = ({ tls }: ServerConfig, now: number, log: Logger): Parts['tls'] => {
   if (tls === undefined) return undefined;
-  try {
-    return { cert: readFileSync(tls.certFile, 'utf8'), key: readFileSync(tls.keyFile, 'utf8') };
-  } catch (error) {
-    throw new StartFailure(`the TLS files can not be read: ${error instanceof Error ? error.message : 'why?'}`, error);
-  }
+  const { cert, key, warnings } = readTlsFiles(tls, now);
+  for (const warning of warnings) log.warn({ event: 'tls-certificate' }, warning);
+  return { cert, key };
 };
 
 /** What the first start does, and what a crash in the middle of something left to do. */

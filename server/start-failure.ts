@@ -6,6 +6,13 @@ export class StartFailure extends Error {
   }
 }
 
+/** What a part of the data folder says of itself when it cannot be opened is meant for people; `docs/operations.md` has backup and restore. */
+export const cannotStart =
+  (what: string) =>
+  (error: unknown): never => {
+    throw new StartFailure(`${what}: ${error instanceof Error ? error.message : String(error)}`, error);
+  };
+
 /** A listening socket that could not be had, in words. Anything else is returned as it is. */
 export const explainListen = (error: unknown, what: 'HTTP' | 'MQTT', at: { host: string; port: number }): unknown => {
   const code = error instanceof Error && 'code' in error ? error.code : undefined;

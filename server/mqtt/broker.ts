@@ -110,8 +110,15 @@ export const startBroker = async (
       done(null);
     },
   });
-  followClients(guards, aedes);
-  return listen(guards, aedes);
+  const stopAedes = () => new Promise<void>((resolve) => aedes.close(() => resolve()));
+  try {
+    followClients(guards, aedes);
+    return await listen(guards, aedes, stopAedes);
+  } catch (error) {
+    // Its timers would keep the process alive.
+    await stopAedes();
+    throw error;
+  }
 };
 
 type Guards = {
@@ -264,7 +271,7 @@ const followClients = ({ connections, handlers, sessionOf, options }: Guards, ae
   );
 };
 
-const listen = async (guards: Guards, aedes: Aedes): Promise<Broker> => {
+const listen = async (guards: Guards, aedes: Aedes, stopAedes: () => Promise<void>): Promise<Broker> => {
   const { options, complain } = guards;
   const room = countConnections({ max: options.connectionsMax, perAddressMax: options.connectionsPerAddressMax });
   const packetRate: Rate = {
@@ -296,14 +303,8 @@ const listen = async (guards: Guards, aedes: Aedes): Promise<Broker> => {
   server.on('tlsClientError', (error: Error) =>
     options.log.debug({ event: 'mqtt-tls-error', why: error.message }, 'TLS handshake failed'),
   );
-  const stopAedes = () => new Promise<void>((resolve) => aedes.close(() => resolve()));
-  try {
-    server.listen({ host: options.host, port: options.port, backlog: 2048 });
-    await once(server, 'listening');
-  } catch (error) {
-    await stopAedes();
-    throw error;
-  }
+  server.listen({ host: options.host, port: options.port, backlog: 2048 });
+  await once(server, 'listening');
   server.on('error', (error) => options.log.error({ event: 'mqtt-listen-error', err: error }, 'MQTT can not accept'));
   const address = server.address();
   if (address === null || typeof address === 'string') throw new Error('the broker listens on no port');
