@@ -81,6 +81,8 @@ export const deviceRoutes = {
     roles: ['device'],
     tags: ['device'],
     summary: 'Keep the last lines before a failure, where MQTT does not get through',
+    // JSON writes a control character in six.
+    bodyBytesMax: 512 * 1024,
     body: z.object({ pieces: z.array(LogPiece).min(1).max(4) }),
     answer: z.object({ kept: z.array(Id) }),
   }),

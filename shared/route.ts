@@ -16,6 +16,8 @@ export type Route = {
   query?: z.ZodType;
   /** `'stream'`: the raw body, `application/octet-stream`. */
   body?: z.ZodType | 'stream';
+  /** The most that a JSON body may have; 64 KiB unless told. */
+  bodyBytesMax?: number;
   answer: z.ZodType;
   /** The HTTP status of success; 200 unless told. */
   success?: 200 | 201 | 204;

@@ -22,6 +22,15 @@ const CLOCK_SKEW_MS_MAX = 24 * 3_600_000;
 const ATTRIBUTES_MAX = 64;
 
 export type Enrolment = { state: DeviceState; rootSha256: Sha256; mqttUrl: string; serverTime: number };
+/** Asked before anything of a request is read: how often an address may ask to be let in. */
+export const makeEnrolmentGate = (monotonic: () => number = () => performance.now()) => {
+  const allowed = perKey(RATE, ADDRESSES_MAX);
+  return (address: string): Refusal | undefined =>
+    allowed(addressGroup(address), monotonic())
+      ? undefined
+      : refuse('rate-limited', 'this address asks too often; wait a moment');
+};
+
 export type EnrolDeps = {
   store: Pick<Store, 'enrolDevice' | 'getDevice' | 'countDevices' | 'forgetReports'>;
   link: Pick<DeviceLink, 'disconnect'>;
@@ -33,15 +42,12 @@ export type EnrolDeps = {
 
 /**
  * Idempotent: with the same key the answer is what the server has recorded, so a device may ask again after a lost
- * answer, and while it waits. Refusals: `rate-limited`, `invalid-request`, `signature-invalid`, `clock-skew`,
+ * answer, and while it waits. Refusals: `rate-limited` (too many wait), `invalid-request`, `signature-invalid`, `clock-skew`,
  * `token-invalid`, `already-exists` (the id belongs to another key, and the token was not made for this very id).
  */
 export const makeEnrolDevice = (deps: EnrolDeps) => {
-  const allowed = perKey(RATE, ADDRESSES_MAX);
-  return async (signed: Signed, address: string): Promise<Result<Enrolment>> => {
+  return async (signed: Signed): Promise<Result<Enrolment>> => {
     const now = deps.now();
-    if (!allowed(addressGroup(address), now))
-      return refuse('rate-limited', 'this address asks too often; wait a moment');
     const checked = checkEnrolment(signed, now);
     if (!checked.ok) return checked;
     const payload = checked.value;

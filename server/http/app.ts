@@ -18,7 +18,7 @@ import { serializerCompiler } from 'fastify-type-provider-zod';
 import { z } from 'zod';
 import { BOOT_HEADER } from '#shared/device-api.ts';
 import { Id } from '#shared/ids.ts';
-import { type Problem, type Result, refuse } from '#shared/problems.ts';
+import { type Problem, type Refusal, type Result, refuse } from '#shared/problems.ts';
 import type { Role, Route, RouteAnswer, RouteInput } from '#shared/route.ts';
 import {
   authenticate,
@@ -28,24 +28,28 @@ import {
   type PublicWho,
   type Who,
 } from './authenticate.ts';
+import { type BodyLimits, JSON_BYTES_MAX, KNOWN, openBodyGuard, STRANGERS } from './body-guard.ts';
 import { decodeBody, UnknownEncoding } from './content-encoding.ts';
-import { answerErrors, rawProblem, sendProblem } from './errors.ts';
+import { answerErrors, rawProblem, sendNotFound, sendProblem } from './errors.ts';
 import { describeApi, openApiSchema } from './openapi.ts';
 import { welcome } from './welcome.ts';
 
-/** JSON bodies: CI metadata may be 2 MB of text, a cohort 100,000 ids. */
-const BODY_BYTES_MAX = 8 * 1024 * 1024;
 /** A body that is refused early is read on for this long, so that the caller gets to see the answer; then it is cut. */
 const DRAIN_MS_MAX = 5_000;
 const HANDLER_MS_MAX = 30_000;
 /** An upload of 4 GB at 200 kB/s. */
 const STREAM_MS_MAX = 6 * 3_600_000;
 const IDLE_MS_MAX = 120_000;
+/** Headers that come slower than this are cut; Node looks that often. */
+const HEADERS = { headersTimeout: 15_000, connectionsCheckingInterval: 5_000 };
 
 declare module 'fastify' {
   interface FastifyContextConfig {
     /** Who may call the route. A route without this can not be registered. */
     roles?: readonly Role[];
+    /** The handler reads the body itself, within limits of its own. */
+    streams?: boolean;
+    gate?: (address: string) => Refusal | undefined;
   }
   interface FastifyRequest {
     who: Who;
@@ -60,6 +64,8 @@ export type AppDeps = Credentials & {
   trustProxy?: string[] | undefined;
   /** A device asked something in this life. */
   deviceHeard?: (device: Id, boot: Id) => void;
+  /** Default: STRANGERS and KNOWN (body-guard.ts). */
+  bodies?: { strangers: BodyLimits; known: BodyLimits } | undefined;
 };
 
 /** Who calls a route, as far as its roles tell. */
@@ -95,14 +101,15 @@ export const buildApp = async (deps: AppDeps): Promise<FastifyInstance> => {
 
 const serverOptions = (deps: AppDeps): FastifyServerOptions => ({
   ...(deps.logger === undefined ? { logger: false } : { loggerInstance: deps.logger }),
-  ...(deps.tls === undefined ? {} : { https: { ...deps.tls, minVersion: 'TLSv1.2' } }),
+  ...(deps.tls === undefined ? {} : { https: { ...deps.tls, ...HEADERS, minVersion: 'TLSv1.2' } }),
   logController: new LogController({ disableRequestLogging: true, requestIdLogLabel: 'requestId' }),
   genReqId: () => randomUUID(),
   requestIdHeader: false,
-  bodyLimit: BODY_BYTES_MAX,
+  bodyLimit: JSON_BYTES_MAX,
   ...(deps.trustProxy === undefined || deps.trustProxy.length === 0 ? {} : { trustProxy: deps.trustProxy }),
   // A whole upload may take hours, a silence in it may not. Slow JSON is cut by the handler timeout.
   requestTimeout: 0,
+  ...(deps.tls === undefined ? { http: HEADERS } : {}),
   connectionTimeout: IDLE_MS_MAX,
   keepAliveTimeout: 72_000,
   forceCloseConnections: 'idle',
@@ -120,6 +127,8 @@ const serverOptions = (deps: AppDeps): FastifyServerOptions => ({
 
 const guard = (app: FastifyInstance, deps: AppDeps): void => {
   let closing = false;
+  const strangers = openBodyGuard(deps.bodies?.strangers ?? STRANGERS);
+  const known = openBodyGuard(deps.bodies?.known ?? KNOWN);
   app.decorateRequest('who');
   app.addHook('preClose', async () => {
     closing = true;
@@ -138,13 +147,18 @@ const guard = (app: FastifyInstance, deps: AppDeps): void => {
       'cross-origin-resource-policy': 'same-origin',
     });
     if (closing) return sendProblem(reply, refuse('unavailable', 'the server is stopping; try again in a moment'));
-    if (request.is404) return undefined;
+    // What does not exist needs no body.
+    if (request.is404) return sendNotFound(request, reply);
+    const shut = request.routeOptions.config.gate?.(request.ip);
+    if (shut !== undefined) return sendProblem(reply, shut);
     const who = await authenticate(deps, request.headers.authorization, request.routeOptions.config.roles ?? []);
     if (!who.ok) return sendProblem(reply, who);
     request.who = who.value;
     const boot = Id.safeParse(request.headers[BOOT_HEADER]);
     if (who.value.kind === 'device' && boot.success) deps.deviceHeard?.(who.value.device, boot.data);
-    return undefined;
+    if (request.routeOptions.config.streams === true) return undefined;
+    const refused = (who.value.kind === 'public' ? strangers : known)(request, reply);
+    return refused === undefined ? undefined : sendProblem(reply, refused);
   });
   app.addHook('onSend', async (request, reply) => {
     if (isUnread(request.raw)) void reply.header('connection', 'close');
@@ -154,11 +168,14 @@ const guard = (app: FastifyInstance, deps: AppDeps): void => {
   });
   app.addHook('onResponse', async (request, reply) => {
     logRequest(request, reply);
-    if (!isUnread(request.raw)) return;
-    const { socket } = request.raw;
+    const { raw } = request;
+    if (raw.complete) return;
+    const { socket } = raw;
     // An injected request has no connection to end.
     if (!(socket instanceof Socket)) return;
-    const timer = setTimeout(() => socket.destroy(), DRAIN_MS_MAX);
+    const timer = setTimeout(() => {
+      if (!raw.complete) socket.destroy();
+    }, DRAIN_MS_MAX);
     socket.once('close', () => clearTimeout(timer));
   });
 };
@@ -195,12 +212,19 @@ const isUnread = (raw: { complete: boolean; headers: Record<string, unknown> }):
   (raw.headers['transfer-encoding'] !== undefined || Number(raw.headers['content-length'] ?? 0) > 65_536);
 
 /** Registers one route: parse all of it, call, answer by the answer's schema. */
-export const handle = <const R extends Route>(app: FastifyInstance, definition: R, handler: RouteHandler<R>): void => {
+export const handle = <const R extends Route>(
+  app: FastifyInstance,
+  definition: R,
+  handler: RouteHandler<R>,
+  /** Asked first of all, before the caller is looked up and the body is read. */
+  gate?: (address: string) => Refusal | undefined,
+): void => {
   const streams = definition.body === 'stream';
   app.route({
     method: definition.method,
     url: definition.path,
-    config: { roles: definition.roles },
+    config: { roles: definition.roles, streams, ...(gate === undefined ? {} : { gate }) },
+    bodyLimit: definition.bodyBytesMax ?? JSON_BYTES_MAX,
     schema: openApiSchema(definition),
     // Per route, because a global zod compiler breaks the routes of plugins. Validation is done below, for params,
     // query and body at once: fastify stops at the first of them that is wrong.
@@ -227,6 +251,9 @@ export const handle = <const R extends Route>(app: FastifyInstance, definition: 
 const zodSerializer: FastifySerializerCompiler<unknown> = (route) =>
   serializerCompiler({ ...route, schema: z.instanceof(z.ZodType).parse(route.schema) });
 
+/** Told at once; after them a caller has enough to mend. */
+const ISSUES_MAX = 100;
+
 type Issues = NonNullable<Problem['issues']>;
 
 const parseInput = (
@@ -238,7 +265,7 @@ const parseInput = (
   const parse = (part: 'params' | 'query' | 'body', schema: z.ZodType | undefined, value: unknown): void => {
     const result = schema?.safeParse(value);
     input[part] = result?.data;
-    for (const issue of result?.error?.issues ?? []) {
+    for (const issue of (result?.error?.issues ?? []).slice(0, ISSUES_MAX - issues.length)) {
       issues.push({ path: [part, ...issue.path.map(String)].join('.'), message: issue.message });
     }
   };

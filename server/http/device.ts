@@ -3,7 +3,7 @@ import type { FastifyInstance } from 'fastify';
 import { deviceRoutes } from '#shared/device-api.ts';
 import { accept } from '#shared/problems.ts';
 import { type DesiredDeps, desiredOf } from '../flow/desired.ts';
-import type { makeEnrolDevice } from '../flow/enrol-device.ts';
+import { type makeEnrolDevice, makeEnrolmentGate } from '../flow/enrol-device.ts';
 import type { LogKeeper } from '../flow/keep-logs.ts';
 import { findPack } from '../flow/pack-targets.ts';
 import type { Store } from '../store/store.ts';
@@ -17,7 +17,7 @@ export const deviceApi = (
       logs: LogKeeper;
     },
 ): void => {
-  handle(app, deviceRoutes.enrol, ({ body, ip }) => deps.enrol(body, ip));
+  handle(app, deviceRoutes.enrol, ({ body }) => deps.enrol(body), makeEnrolmentGate());
   handle(app, deviceRoutes.refusal, async ({ body, who }) => {
     await deps.store.noteRefusal(who.device, body.code);
     return accept({});

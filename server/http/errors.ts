@@ -1,6 +1,6 @@
 /** Every error answer of the server is a problem (RFC 9457): from refusals, from validation, from fastify, from bugs. */
-import type { FastifyError, FastifyInstance, FastifyReply } from 'fastify';
-import { PROBLEMS, type Problem, type ProblemCode, type Refusal, toProblem } from '#shared/problems.ts';
+import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
+import { PROBLEMS, type Problem, type ProblemCode, type Refusal, refuse, toProblem } from '#shared/problems.ts';
 
 /** Answer with a problem. Also for routes that stream and so can't use `handle`. */
 export const sendProblem = (reply: FastifyReply, refusal: Refusal, issues?: Problem['issues']): FastifyReply => {
@@ -46,14 +46,14 @@ const answerError = (error: FastifyError, reply: FastifyReply): FastifyReply => 
 
 export const answerErrors = (app: FastifyInstance): void => {
   app.setErrorHandler<FastifyError>((error, _request, reply) => answerError(error, reply));
-  app.setNotFoundHandler((request, reply) =>
-    sendProblem(reply, {
-      ok: false,
-      code: 'not-found',
-      detail: `${request.method} ${request.url.split('?', 1)[0]} does not exist; /docs lists what does`,
-    }),
-  );
+  app.setNotFoundHandler(sendNotFound);
 };
+
+export const sendNotFound = (request: FastifyRequest, reply: FastifyReply): FastifyReply =>
+  sendProblem(
+    reply,
+    refuse('not-found', `${request.method} ${request.url.split('?', 1)[0]} does not exist; /docs lists what does`),
+  );
 
 /** For what fails before there is a request: bytes that are not HTTP, headers that are too large or too slow. */
 export const rawProblem = (code: ProblemCode, detail: string): string => {

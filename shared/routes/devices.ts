@@ -82,6 +82,7 @@ export const devicesApi = {
     roles: OPERATE,
     tags: ['devices'],
     summary: 'Send drifted devices back to what they should run: one rollout for each release, all of them or none',
+    bodyBytesMax: 128 * 1024,
     body: z.strictObject({ devices: z.union([z.literal('all'), z.array(Id).min(1).max(1000)]) }),
     answer: z.object({ items: z.array(RolloutView) }),
     success: 201,

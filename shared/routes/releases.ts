@@ -64,6 +64,8 @@ export const releasesApi = {
     roles: PUBLISH,
     tags: ['releases'],
     summary: 'Accept uploaded bundles of one release, signed by CI',
+    // The metadata, with what JSON adds to a text that has quotes in it.
+    bodyBytesMax: 6 * 1024 * 1024,
     body: z.strictObject({
       uploads: z.array(Sha256).min(1).max(16),
       metadata: z

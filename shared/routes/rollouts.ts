@@ -8,6 +8,9 @@ import { route } from '../route.ts';
 import { CohortView, DeploymentView, NoticedView, QueuedView, RolloutView } from '../views.ts';
 import { OPERATE, PageQuery, page, READ, rollout } from './parts.ts';
 
+/** Counted before each is looked at: millions of wrong ones would take seconds to complain about. */
+const COHORT_DEVICES = z.array(z.unknown()).min(1).max(100_000).pipe(z.array(Id));
+
 export const rolloutsApi = {
   cohortCreate: route({
     method: 'POST',
@@ -15,8 +18,9 @@ export const rolloutsApi = {
     roles: OPERATE,
     tags: ['cohorts'],
     summary: 'Name a selection of devices',
+    bodyBytesMax: 8 * 1024 * 1024,
     body: z.union([
-      z.strictObject({ name: Id, devices: z.array(Id).min(1).max(100_000) }),
+      z.strictObject({ name: Id, devices: COHORT_DEVICES }),
       z.strictObject({ name: Id, selector: z.string().min(1).max(1024) }),
     ]),
     answer: CohortView,
@@ -46,6 +50,7 @@ export const rolloutsApi = {
     roles: OPERATE,
     tags: ['rollouts'],
     summary: 'Plan a rollout: freeze its cohorts, cut its waves, and start',
+    bodyBytesMax: 256 * 1024,
     body: z.strictObject({
       release: ReleaseRef,
       channel: Id.default(Id.parse('production')).meta({ examples: ['production'] }),
@@ -120,6 +125,7 @@ export const rolloutsApi = {
     tags: ['rollouts'],
     summary: 'Go on after a pause',
     ...rollout,
+    bodyBytesMax: 512 * 1024,
     body: z.strictObject({
       note: text(512).default(''),
       acknowledgeFailures: z
