@@ -67,7 +67,14 @@ test.concurrent.each<[string, () => Promise<string[]>, RegExp]>([
   const folder = join(dir, name.replaceAll(/\W/g, '-'));
   const ran = await runSluice([
     'serve',
-    ...['--data-dir', folder, '--http-port', '0', '--mqtt-port', '0', '--log-level', 'silent'],
+    '--data-dir',
+    folder,
+    '--http-port',
+    '0',
+    '--mqtt-port',
+    '0',
+    '--log-level',
+    'silent',
     ...(await flags()),
   ]);
   expect(ran).toMatchObject({ code: 1, err: expect.stringMatching(sentence) });
