@@ -20,10 +20,12 @@ const tagsOf = (tags: Record<string, string>): string =>
     .join(' ');
 const presenceOf = (device: DeviceView): Cell => {
   if (device.state !== 'accepted') return { text: device.state, paint: paint.yellow };
-  if (!device.online) return { text: 'offline', paint: paint.dim };
   const { refused } = device.attributes;
-  if (refused !== undefined) return { text: `refuses: ${refused}`, paint: paint.yellow };
-  return device.healthy === false ? { text: 'unhealthy', paint: paint.red } : { text: 'online', paint: paint.green };
+  const presence = !device.online ? 'offline' : device.healthy === false ? 'unhealthy' : 'online';
+  const colour = { offline: paint.dim, unhealthy: paint.red, online: paint.green }[presence];
+  if (refused === undefined) return { text: presence, paint: colour };
+  const text = presence === 'online' ? `refuses: ${refused}` : `${presence}, refuses: ${refused}`;
+  return { text, paint: presence === 'unhealthy' ? colour : paint.yellow };
 };
 
 const sharedKeyOf = ({ keySharedAt }: DeviceView): [string, Cell][] =>

@@ -12,11 +12,16 @@ export type ProductKey = { keyId: string; public: string };
 /**
  * Recorded first, then delegated. Making the same product with the same keys again delegates again, so that a crash in
  * between is mended by repeating the request (and by `reconcileDelegations` at the next start).
- * Refusals: `invalid-request` for a key that can not be used, `already-exists` for a product with other keys, `conflict`
+ * Refusals: `invalid-request` for a key that can not be used, `already-exists` for a product with other keys, or whose name differs from
+ * another one only in the case of its letters (on some file systems their metadata would be one file), `conflict`
  * when the targets key is offline: then nothing is recorded, since a product that nobody delegates to would stop the next start.
  */
 export const createProduct = async (
-  deps: { store: Pick<Store, 'createProduct' | 'getProduct'>; repository: Repository; now: () => number },
+  deps: {
+    store: Pick<Store, 'createProduct' | 'getProduct' | 'listProducts'>;
+    repository: Repository;
+    now: () => number;
+  },
   input: { name: Id; keys: string[]; by: string },
 ): Promise<Result<ProductRecord>> => {
   const keys: PublicKey[] = [];
@@ -31,6 +36,10 @@ export const createProduct = async (
   const taken = refuse('already-exists', `there is a product ${input.name} already, with other keys`);
   const before = await deps.store.getProduct(input.name);
   if (before !== undefined && !hasSameKeys(before, product)) return taken;
+  const alike =
+    before === undefined ? (await deps.store.listProducts()).find(({ name }) => isAlike(name, input.name)) : undefined;
+  if (alike !== undefined)
+    return refuse('already-exists', `there is a product ${alike.name} already: names must differ in more than case`);
   if (!deps.repository.canDelegate(input.name, keys)) {
     return refuse(
       'conflict',
@@ -47,6 +56,8 @@ export const createProduct = async (
   await deps.repository.delegateProduct(input.name, keys);
   return accept(known);
 };
+
+const isAlike = (one: Id, other: Id): boolean => one.toLowerCase() === other.toLowerCase();
 
 const hasSameKeys = (one: ProductRecord, other: ProductRecord): boolean => one.keys.join() === other.keys.join();
 

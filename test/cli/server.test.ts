@@ -108,14 +108,14 @@ const release = async (product: string, version: string, changes: string[] = [])
 };
 
 /** As an agent enrols that has no token. */
-const enrol = async (device: string): Promise<void> => {
+const enrol = async (device: string, attributes: object = {}): Promise<void> => {
   const own = signerOf(generatePrivateKey('ed25519'));
   const signed = signPayload(own, {
     type: 'sluice/enrol/1',
     device,
     publicKey: own.key.keyval.public,
     compatible: samples.samples[0]!.compatible,
-    attributes: { site: 'lyon', model: 'gw2' },
+    attributes: { site: 'lyon', model: 'gw2', ...attributes },
     token: null,
     at: Date.now(),
   });
@@ -237,6 +237,16 @@ test('cohorts and tokens are made, and what is wrong about them is said', async 
   expect(await json(['device', 'list', '--selector', 'site=nice'])).toEqual([]);
   const rollout = await sluice(['rollout', 'create', 'gateway@1.1.0', '--cohort', 'nobody']);
   expect(rollout).toMatchObject({ code: 1, out: '', err: expect.stringContaining('nobody') });
+});
+
+test('a device that does not act on what it is told is shown with its code', async () => {
+  await enrol('gw-5', { site: 'oslo', refused: 'ROOT_EXPIRED' });
+  await sluice(['device', 'accept', 'gw-5']);
+  expect((await sluice(['device', 'list', '--selector', 'refused=ROOT_EXPIRED'])).out).toMatch(
+    /gw-5 +offline, refuses: ROOT_EXPIRED/,
+  );
+  expect((await sluice(['device', 'show', 'gw-5'])).out).toMatch(/state +offline, refuses: ROOT_EXPIRED/);
+  expect(await json(['device', 'show', 'gw-5'])).toMatchObject({ keySharedAt: null });
 });
 
 test('a device that came without a token is let in', async () => {

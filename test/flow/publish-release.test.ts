@@ -180,6 +180,14 @@ test('without the targets key no product is made, nor recorded; one that is ther
   expect(await create(GATEWAY)).toMatchObject({ ok: true });
 });
 
+test('a product whose name differs from another only in case is refused, since their files might be one', async () => {
+  expect(await makeProduct(world)).toMatchObject({ ok: true });
+  const keys = [publicKeyPem(newSigner().key)];
+  const alike = await createProduct(world, { name: Id.parse('GateWay'), keys, by: 'ada' });
+  expect(alike).toMatchObject({ code: 'already-exists', detail: expect.stringContaining(GATEWAY) });
+  expect(await world.store.getProduct(Id.parse('GateWay'))).toBeUndefined();
+});
+
 test('a product is made once; with the same keys again it is the same, with others it is refused', async () => {
   expect(await makeProduct(world)).toMatchObject({ ok: true });
   const other = publicKeyPem(newSigner().key);

@@ -73,6 +73,28 @@ test('a second start keeps everything, and shows no token', async () => {
   expect(audit.items.filter(({ kind }: { kind: string }) => kind === 'server-initialised')).toHaveLength(1);
 });
 
+test('why a device does not act is heard over HTTP too, shown, and found by a selector', async () => {
+  const { server, token } = await first();
+  const device = await admit(server.httpUrl, token, 'gw-1');
+  await admit(server.httpUrl, token, 'gw-2');
+  const say = (body: object, authorization = device.authorization()) =>
+    fetch(`${server.httpUrl}/device/v1/refusal`, {
+      method: 'POST',
+      headers: { authorization, 'content-type': 'application/json' },
+      body: JSON.stringify(body),
+    });
+  const found = async () => {
+    const answer = await ask(server.httpUrl, token, 'GET', '/api/v1/devices?selector=refused%3DROOT_EXPIRED');
+    return answer.items.map(({ id }: { id: string }) => id);
+  };
+  expect((await say({ code: 'ROOT_EXPIRED' })).status).toBe(200);
+  expect(await found()).toEqual(['gw-1']);
+  expect((await say({ code: '<script>' })).status).toBe(400);
+  expect((await say({ code: 'ROOT_EXPIRED' }, `Bearer ${token}`)).status).toBe(403);
+  expect((await say({ code: null })).status).toBe(200);
+  expect(await found()).toEqual([]);
+});
+
 test('stop is graceful: what was taken is written, devices are offline, and nothing holds the process', async () => {
   const { server, token } = await first();
   const device = await admit(server.httpUrl, token, 'gw-1');
