@@ -10,7 +10,7 @@ import type { Log } from './log.ts';
 import type { ProcessOwner } from './process-owner.ts';
 import { redact } from './redact.ts';
 import { readBounded, readSecrets, secretsFolder } from './secret-files.ts';
-import { errorCode } from './system-error.ts';
+import { asFarAsPossible, errorCode, storageRefusal } from './system-error.ts';
 
 export type DeviceEnvironment = { ok: true; values: Record<string, string> } | { ok: false; message: string };
 
@@ -34,16 +34,10 @@ export const openApplicationFiles = async (
   const dataDir = join(config.dataDir, 'application');
   const secretsDir = secretsFolder(config);
   const file = config.application.environmentFile ?? join(config.dataDir, 'application.env');
-  await mkdir(dataDir, { recursive: true });
-  await mkdir(secretsDir, { recursive: true, mode: 0o700 });
+  await asFarAsPossible(mkdir(dataDir, { recursive: true }));
+  await asFarAsPossible(mkdir(secretsDir, { recursive: true, mode: 0o700 }));
   await keepPrivate(secretsDir, owner, log);
-  if (owner !== null) {
-    // Its slot and data lie below: their names may be gone through, not read.
-    const slots = join(config.dataDir, 'slots');
-    await mkdir(slots, { recursive: true });
-    for (const dir of [config.dataDir, slots]) await chmod(dir, 0o711);
-    await chown(dataDir, owner.uid, owner.gid);
-  }
+  if (owner !== null) await giveAccess(config.dataDir, dataDir, owner, log);
   await warnWhenOpen(file, log);
   const { refusal } = await readSecrets(secretsDir);
   if (refusal !== null) log.warn({ event: 'secrets-unknown' }, `logs and messages stay on this device: ${refusal}`);
@@ -86,6 +80,19 @@ const keepPrivate = async (dir: string, owner: ProcessOwner | null, log: Log): P
     if (owner !== null) await chown(dir, owner.uid, owner.gid);
   } catch (error) {
     log.warn({ event: 'secrets-not-private', dir, err: error }, `${dir} can not be made private: ${errorCode(error)}`);
+  }
+};
+
+/** The application's slot and data lie below: names above them may be gone through, not read. Each of these was done at an earlier start, if the disk can only be read. */
+const giveAccess = async (root: string, dataDir: string, owner: ProcessOwner, log: Log): Promise<void> => {
+  try {
+    const slots = join(root, 'slots');
+    await mkdir(slots, { recursive: true });
+    for (const dir of [root, slots]) await chmod(dir, 0o711);
+    await chown(dataDir, owner.uid, owner.gid);
+  } catch (error) {
+    const why = storageRefusal(error, `the application's folders in ${root} can not be given to its user`).message;
+    log.warn({ event: 'folders-not-given', err: error }, why);
   }
 };
 

@@ -67,7 +67,8 @@ export const openApplicationLog = (file: string, bytesMax: number): OutputSink =
     },
     close: async () => {
       await writing;
-      await handle?.close();
+      // What a disk could not take shows only now on some file systems.
+      await handle?.close().catch(() => undefined);
       handle = undefined;
     },
   };

@@ -22,7 +22,7 @@ import { canShareBlocks, copyTree, measureTree, TreeNotCopied } from './copy-tre
 import { crashPoint } from './crash-point.ts';
 import { freeOn, noRoomFor, spaceFor } from './room.ts';
 import type { SlotName, SlotResult, SlotsView } from './slots/slots.ts';
-import { storageRefusal } from './system-error.ts';
+import { asFarAsPossible, storageRefusal } from './system-error.ts';
 
 export type DataSnapshots = {
   /** Whether a snapshot is possible, and fits: `NO_SPACE`, `PRECONDITION`. Changes nothing; the application may run. */
@@ -119,8 +119,9 @@ export const openDataSnapshots = (
         if (active === slot) await discard(name);
         else await restore(name, names.includes(DATA));
       }
+      // What is worth nothing and can not be removed yet is in nobody's way.
       for (const name of Object.values(WORTHLESS)) {
-        await rm(at(name), { recursive: true, force: true });
+        await asFarAsPossible(rm(at(name), { recursive: true, force: true }));
         cut('data.cleared');
       }
       return DONE;

@@ -8,6 +8,7 @@ import { Id, Sha256 } from '#shared/ids.ts';
 import { MqttUrl } from '#shared/mqtt-url.ts';
 import { accept, type ProblemCode, type Result, refuse } from '#shared/problems.ts';
 import type { AgentConfig } from './config.ts';
+import type { Disk } from './disk.ts';
 import { type Backoff, backoffMs } from './domain/retry.ts';
 import type { Http, ServerClock } from './http.ts';
 import type { Identity } from './identity.ts';
@@ -27,6 +28,7 @@ export type Enrolled = z.infer<typeof Enrolled>;
 
 export type EnrolOptions = {
   dir: string;
+  disk: Pick<Disk, 'attempt'>;
   config: Pick<
     AgentConfig,
     'device' | 'serverUrl' | 'compatible' | 'attributes' | 'token' | 'trustRoot' | 'trustOnFirstUse'
@@ -218,10 +220,11 @@ const askOnce = async (options: EnrolOptions, token: string | null): Promise<Res
 };
 
 const keep = async (
-  { dir, config }: EnrolOptions,
+  { dir, config, disk }: EnrolOptions,
   answer: { rootSha256: Sha256; mqttUrl: string },
 ): Promise<Enrolled> => {
   const enrolled: Enrolled = { v: 1, device: config.device, serverUrl: config.serverUrl, ...answer };
-  await writeFileDurably(file(dir), `${JSON.stringify(enrolled)}\n`, 0o600);
+  // Without it the device asks again at its next start, with the same key.
+  await disk.attempt('enrolment.json', () => writeFileDurably(file(dir), `${JSON.stringify(enrolled)}\n`, 0o600));
   return enrolled;
 };

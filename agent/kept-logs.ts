@@ -16,6 +16,7 @@ import { type Backoff, backoffMs } from './domain/retry.ts';
 import type { Http } from './http.ts';
 import type { Link } from './link.ts';
 import type { Log } from './log.ts';
+import { asFarAsPossible } from './system-error.ts';
 
 export type LogSource = LogPiece['source'];
 export type KeptLogs = {
@@ -53,7 +54,7 @@ type Kept = z.infer<typeof Kept>;
 
 export const openKeptLogs = async (options: KeptLogsOptions): Promise<KeptLogs> => {
   const { dir, now, log } = options;
-  await mkdir(dir, { recursive: true, mode: 0o700 });
+  await asFarAsPossible(mkdir(dir, { recursive: true, mode: 0o700 }));
   const stopping = new AbortController();
   const waiting = new Map<string, () => void>();
   let wake = new AbortController();
@@ -110,9 +111,10 @@ export const openKeptLogs = async (options: KeptLogsOptions): Promise<KeptLogs> 
 
   const sending = (async () => {
     let failures = 0;
+    const done = new Set<string>();
     while (!stopping.signal.aborted) {
       wake = new AbortController();
-      const next = await oldestOf(dir, now()).catch(() => undefined);
+      const next = await oldestOf(dir, now(), done).catch(() => undefined);
       if (next === undefined) {
         await aborted(AbortSignal.any([wake.signal, stopping.signal]));
         continue;
@@ -120,14 +122,11 @@ export const openKeptLogs = async (options: KeptLogsOptions): Promise<KeptLogs> 
       const outcome = await send(next).catch(() => 'later' as const);
       if (outcome === 'refused')
         log.warn({ event: 'log-refused', id: next.id }, 'the server does not take a log piece');
-      // What stays on a disk that cannot be written is sent again: the server knows it by its name.
-      const isGone =
-        outcome !== 'later' &&
-        (await rm(fileOf(dir, next.id), { force: true }).then(
-          () => true,
-          () => false,
-        ));
-      failures = isGone ? 0 : failures + 1;
+      if (outcome !== 'later') {
+        // On a disk that cannot be written it stays until the next life, and is not sent again in this one.
+        await rm(fileOf(dir, next.id), { force: true }).catch(() => done.add(next.id));
+      }
+      failures = outcome === 'later' ? failures + 1 : 0;
       const waitMs = failures === 0 ? GAP_MS : backoffMs(failures, options.backoff, Math.random());
       await sleep(waitMs, undefined, { signal: stopping.signal }).catch(() => undefined);
     }
@@ -168,8 +167,10 @@ const cut = (text: string): string[] => {
 };
 
 /** What is too old, too much, or no piece goes. */
-const oldestOf = async (dir: string, now: number): Promise<Kept | undefined> => {
-  const names = (await readdir(dir)).filter((name) => name.endsWith('.json'));
+const oldestOf = async (dir: string, now: number, done: ReadonlySet<string>): Promise<Kept | undefined> => {
+  const names = (await readdir(dir)).filter(
+    (name) => name.endsWith('.json') && !done.has(name.slice(0, -'.json'.length)),
+  );
   const files = await Promise.all(
     names.map(async (name) => ({ name, at: (await stat(join(dir, name)).catch(() => undefined))?.mtimeMs ?? 0 })),
   );
@@ -178,7 +179,7 @@ const oldestOf = async (dir: string, now: number): Promise<Kept | undefined> => 
   for (const [index, { name, at }] of files.entries()) {
     const piece = index < tooMany || at < now - AGE_MS_MAX ? undefined : await readKept(join(dir, name));
     if (piece !== undefined) return piece;
-    await rm(join(dir, name), { force: true });
+    await asFarAsPossible(rm(join(dir, name), { force: true }));
   }
   return undefined;
 };

@@ -1,10 +1,10 @@
 /** What is the same for all parts of the agent in one life of its: from the start of the process to its end. */
 import { randomBytes } from 'node:crypto';
 import { EventEmitter } from 'node:events';
-import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Id } from '#shared/ids.ts';
 import type { AgentConfig } from './config.ts';
+import { type Disk, openDisk } from './disk.ts';
 import type { Backoff } from './domain/retry.ts';
 import type { Uptime } from './domain/trial-time.ts';
 import type { Log } from './log.ts';
@@ -20,6 +20,7 @@ export type Life = {
   /** Between attempts at metadata and objects. */
   backoff: Backoff;
   news: News;
+  disk: Disk;
   log: Log;
 };
 
@@ -44,12 +45,17 @@ export const beginLife = (config: AgentConfig, log: Log): Life => ({
   uptime: machineUptime,
   backoff: { firstMs: config.reconnect.firstMs, maxMs: Math.min(config.reconnect.maxMs, OBJECT_BACKOFF_MS_MAX) },
   news: new EventEmitter(),
+  disk: openDisk(config.dataDir, Date.now, log),
   log,
 });
 
-/** A part's own folder under the data folder. */
-export const makeFolder = async ({ dataDir }: AgentConfig, name: string): Promise<string> => {
-  const dir = join(dataDir, name);
-  await mkdir(dir, { recursive: true });
+/** A part's own folder under the data folder, which may have to be made later. */
+export const makeFolder = async (
+  { config, disk }: Pick<Life, 'config' | 'disk'>,
+  name: string,
+  mode?: number,
+): Promise<string> => {
+  const dir = join(config.dataDir, name);
+  await disk.folder(dir, mode);
   return dir;
 };

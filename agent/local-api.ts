@@ -29,6 +29,7 @@ const CONNECTIONS_MAX = 32;
 const BODY_BYTES_MAX = 4_096;
 const REQUEST_MS_MAX = 5_000;
 const GOODBYE_MS_MAX = 500;
+const LISTEN_AGAIN_MS = 30_000;
 
 const Deferral = z.strictObject({
   seconds: z.number().min(0).max(31_536_000),
@@ -55,7 +56,7 @@ export const openLocalApi = async (options: LocalApiOptions): Promise<LocalApi> 
   });
   server.maxConnections = CONNECTIONS_MAX;
   server.requestTimeout = REQUEST_MS_MAX;
-  try {
+  const listen = async (): Promise<void> => {
     // Left by an agent that was killed; the folder's lock says that there is no other.
     await rm(socket, { force: true });
     server.listen(socket);
@@ -63,10 +64,26 @@ export const openLocalApi = async (options: LocalApiOptions): Promise<LocalApi> 
     await chmod(socket, options.mode);
     // From then on: a connection that could not be accepted.
     server.on('error', (error) => log.warn({ event: 'local-api-failed', err: error }, 'a local program was not heard'));
-  } catch (error) {
-    log.warn({ event: 'local-api-closed', code: errorCode(error) }, `${socket} can not be opened for local programs`);
-  }
-  return { stop: () => close(server, watching, socket) };
+  };
+  let again: NodeJS.Timeout | undefined;
+  /** Its folder may be on a disk that can not be written now. */
+  const insist = (): void => {
+    again = setTimeout(() => void listen().catch(insist), LISTEN_AGAIN_MS);
+    again.unref();
+  };
+  await listen().catch((error: unknown) => {
+    log.warn(
+      { event: 'local-api-closed', code: errorCode(error) },
+      `${socket} can not be opened for local programs yet`,
+    );
+    insist();
+  });
+  return {
+    stop: async () => {
+      clearTimeout(again);
+      await close(server, watching, socket);
+    },
+  };
 };
 
 const close = async (server: Server, watching: Set<ServerResponse>, socket: string): Promise<void> => {
@@ -76,7 +93,7 @@ const close = async (server: Server, watching: Set<ServerResponse>, socket: stri
   server.closeAllConnections();
   server.close();
   await once(server, 'close');
-  await rm(socket, { force: true });
+  await rm(socket, { force: true }).catch(() => undefined);
 };
 
 const say = (answer: ServerResponse, status: number, body: object): void => {

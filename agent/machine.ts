@@ -148,12 +148,9 @@ export const openMachine = (options: MachineOptions): Machine => {
   const beginUnrecorded = (effects: Effect[], onDone: () => void): void => {
     const abort = new AbortController();
     const { signal } = abort;
-    const doIt = (effect: Effect): Promise<EventOf | undefined> =>
-      options.perform(effect, memory.install, signal).catch((error: unknown) => failed(effect, error, signal));
+    const effect = effects[0] === 'revert' ? 'revert' : 'boot';
     const ended = (async () => {
-      const reverted = effects[0] === 'revert' ? await doIt('revert') : undefined;
-      // Where the boot selector can not be written, no try of a trial can be counted: what boots is what ran before.
-      if (!signal.aborted && (effects[0] !== 'revert' || reverted?.kind === 'failed')) await doIt('boot');
+      await options.perform(effect, memory.install, signal).catch((error: unknown) => failed(effect, error, signal));
       if (!signal.aborted) onDone();
     })();
     activity = { abort, ended };

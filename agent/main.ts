@@ -11,6 +11,7 @@ import { keepGoing } from './keep-going.ts';
 import { readKnownRoot } from './known-root.ts';
 import { beginLife, type Life } from './life.ts';
 import { makeAgentLog } from './log.ts';
+import { removeLeftovers } from './make-way.ts';
 import { type Deployments, openDeployments } from './open-deployments.ts';
 import { openDevice } from './open-device.ts';
 import { openServerSide, type ServerSide } from './open-server-side.ts';
@@ -43,8 +44,9 @@ export const runAgent = async (config: AgentConfig, signal: AbortSignal): Promis
 };
 
 const runLocked = async (config: AgentConfig, log: Logger, recent: RecentLines, stop: AbortSignal): Promise<void> => {
-  const known = { ...(await readIdentity(config)), recent };
   const life = beginLife(config, log);
+  await removeLeftovers(config.dataDir);
+  const known = { ...(await readIdentity(life)), recent };
   log.info(
     { event: 'agent-started', boot: life.boot, version: AGENT_VERSION },
     `agent ${AGENT_VERSION} of ${config.device} in ${config.dataDir}`,
@@ -59,6 +61,13 @@ const runLocked = async (config: AgentConfig, log: Logger, recent: RecentLines, 
     // The application runs before anything is asked of a server.
     await deployments.resume();
     await speakers.begin();
+    await life.disk.watch({
+      onChange: () => {
+        life.news.emit('reported');
+        life.news.emit('shown');
+      },
+      onFull: deployments.makeWay,
+    });
     await server.membership.join();
     // Before it has a root it acts on nothing, and says so.
     connect(life, server, deployments, speakers);
@@ -70,6 +79,7 @@ const runLocked = async (config: AgentConfig, log: Logger, recent: RecentLines, 
     if (!signal.aborted) throw error;
   } finally {
     log.info({ event: 'agent-stopping' }, 'stopping');
+    life.disk.stop();
     await speakers.stop();
     await deployments.stop();
     await server.stop();
@@ -79,12 +89,12 @@ const runLocked = async (config: AgentConfig, log: Logger, recent: RecentLines, 
 };
 
 /** Who the device is, and its fleet as far as it had joined one before. */
-const readIdentity = async (config: AgentConfig) => {
+const readIdentity = async ({ config, disk }: Life) => {
   const enrolled = await readEnrolled(config.dataDir, config);
   const root = await readKnownRoot(config.dataDir);
   const trusted = trustedRoot(config);
   if (!trusted.ok && root === undefined) throw new AgentStopped(trusted.detail);
-  const identity = await openIdentity(config.dataDir, config.device).catch((error: unknown) => {
+  const identity = await openIdentity(config.dataDir, config.device, disk).catch((error: unknown) => {
     throw new AgentStopped(error instanceof Error ? error.message : String(error), { cause: error });
   });
   return { identity, enrolled, root };

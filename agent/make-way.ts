@@ -23,7 +23,13 @@ export const removeLeftovers = async (dataDir: string): Promise<void> => {
  * The same journal. When the disk is so full that not even its reserve helps, it is tried once more without downloads that nothing needs, without
  * what is kept for saving the network, and without what there is of a slot that is not finished.
  */
-export const makingWay = (dataDir: string, slots: Pick<Slots, 'letGo'>, journal: Journal): Journal => {
+export const makingWay = (
+  dataDir: string,
+  slots: Pick<Slots, 'letGo'>,
+  journal: Journal,
+  /** Hears of every refusal. */
+  missed: (what: string, error: unknown) => void = () => undefined,
+): { journal: Journal; makeWay: (install: InstallState) => Promise<void> } => {
   let hasBegun = false;
   const remove = (name: string): Promise<void> =>
     rm(join(dataDir, name), { recursive: true, force: true }).catch(() => undefined);
@@ -34,17 +40,16 @@ export const makingWay = (dataDir: string, slots: Pick<Slots, 'letGo'>, journal:
     if (state !== 'verified' && (state !== 'fetching' || !hasBegun)) await remove('downloads');
     await remove('artifacts');
   };
-  return {
-    ...journal,
-    append: async (memory) => {
-      try {
-        await journal.append(memory);
-      } catch (error) {
-        if (!isFull(error)) throw error;
-        await makeWay(memory.install);
-        await journal.append(memory);
-      }
-      hasBegun = true;
-    },
+  const append: Journal['append'] = async (memory) => {
+    try {
+      await journal.append(memory);
+    } catch (error) {
+      missed('the journal', error);
+      if (!isFull(error)) throw error;
+      await makeWay(memory.install);
+      await journal.append(memory);
+    }
+    hasBegun = true;
   };
+  return { journal: { ...journal, append }, makeWay };
 };

@@ -5,7 +5,7 @@ import { openDataSnapshots } from './data-snapshot.ts';
 import { openInbox } from './desired.ts';
 import type { Memory } from './domain/memory.ts';
 import { openFetchProgress } from './fetch-progress.ts';
-import { writeFloor } from './floor.ts';
+import { readFloor, writeFloor } from './floor.ts';
 import { openHolds } from './holds.ts';
 import type { Life } from './life.ts';
 import { tellState } from './log.ts';
@@ -22,16 +22,29 @@ export type Deployments = Awaited<ReturnType<typeof openDeployments>>;
 
 /** Nothing happens before `resume`. */
 export const openDeployments = async (life: Life, device: DeviceParts, server: ServerSide) => {
-  const { config, now, backoff, news, log } = life;
+  const { config, now, backoff, news, disk, log } = life;
   const { dataDir } = config;
   const { trust, http, link, membership } = server;
-  const { journal, memory } = await openMemory(dataDir, device.slots, log, now);
+  const { journal, memory, makeWay } = await openMemory(dataDir, device.slots, log, now, disk.missed);
   const progress = await openFetchProgress(dataDir, news);
   const holds = openHolds({ dataDir, policy: config.consent, now, log, changed: () => news.emit('shown') });
 
+  let [seqKept, floorKept] = [0, await readFloor(dataDir)];
+  /** What the journal has, once more beside it: what can not be written now is written with the next record, or at the next start. */
+  const keepBeside = async ({ desiredSeq, floor }: Memory): Promise<void> => {
+    if (desiredSeq > seqKept)
+      await disk.attempt('the trust folder', async () => {
+        await trust.acceptSeq(desiredSeq);
+        seqKept = desiredSeq;
+      });
+    if (floor <= floorKept) return;
+    await disk.attempt('floor.json', async () => {
+      await writeFloor(dataDir, floor);
+      floorKept = floor;
+    });
+  };
   const recorded = async (next: Memory, previous: Memory): Promise<void> => {
-    if (next.desiredSeq > previous.desiredSeq) await trust.acceptSeq(next.desiredSeq);
-    if (next.floor > previous.floor) await writeFloor(dataDir, next.floor);
+    await keepBeside(next);
     await progress.stateChanged(next.install, previous.install);
     if (next.install.state !== previous.install.state) news.emit('entered', tellState(log, next.install));
     news.emit('reported');
@@ -97,9 +110,11 @@ export const openDeployments = async (life: Life, device: DeviceParts, server: S
     poll,
     holds,
     progress,
+    /** Lets go of what can be fetched or written again. */
+    makeWay: () => makeWay(machine.memory().install),
     /** Goes on where the last life ended. */
     resume: async (): Promise<void> => {
-      if (memory.desiredSeq > 0) await trust.acceptSeq(memory.desiredSeq);
+      await keepBeside(memory);
       machine.send({ kind: 'restarted' });
     },
     stop: async (): Promise<void> => {

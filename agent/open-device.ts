@@ -5,15 +5,19 @@ import { openApplicationFiles } from './application-files.ts';
 import type { AgentConfig } from './config.ts';
 import { type Life, makeFolder } from './life.ts';
 import { findOwner, type ProcessOwner } from './process-owner.ts';
+import { secretsFolder } from './secret-files.ts';
 import { bootingItself } from './self-update.ts';
 import { openSlots } from './slots/open-slots.ts';
 import { openSupervisor } from './supervisor.ts';
 
 export type DeviceParts = Awaited<ReturnType<typeof openDevice>>;
 
-export const openDevice = async ({ config, news, log }: Life) => {
+export const openDevice = async (life: Life) => {
+  const { config, news, log, disk } = life;
   const { application, dataDir } = config;
   const owner = await ownerOf(config);
+  for (const name of ['application', 'slots']) await makeFolder(life, name);
+  await disk.folder(secretsFolder(config), 0o700);
   const files = await openApplicationFiles(config, owner, log);
   const supervisor = await openSupervisor({
     environment: files.environment,
@@ -21,7 +25,7 @@ export const openDevice = async ({ config, news, log }: Life) => {
     owner,
     output: config.output,
     log,
-    dir: await makeFolder(config, 'supervisor'),
+    dir: await makeFolder(life, 'supervisor'),
     stopMs: application.stopMs,
     ...(application.port === undefined ? {} : { port: application.port }),
   });

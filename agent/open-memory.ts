@@ -1,5 +1,7 @@
 /** What the agent knows when it starts. */
 
+import type { Disk } from './disk.ts';
+import type { InstallState } from './domain/install.ts';
 import type { Memory } from './domain/memory.ts';
 import { rebuildMemory } from './domain/resume.ts';
 import { readFloor } from './floor.ts';
@@ -15,16 +17,19 @@ export const openMemory = async (
   slots: Slots,
   log: Log,
   now: () => number,
-): Promise<{ journal: Journal; memory: Memory }> => {
+  missed?: Disk['missed'],
+): Promise<{ journal: Journal; memory: Memory; makeWay: (install: InstallState) => Promise<void> }> => {
   const opened = await openJournal(dataDir);
   if (opened.damage !== null) log.error({ event: `journal-${opened.damage.kind}` }, opened.damage.message);
   const [floor, reportSeq] = [await readFloor(dataDir), await readReportSeq(dataDir)];
-  const journal = makingWay(dataDir, slots, keepingReportSeq(dataDir, opened.journal, reportSeq));
+  const numbering = keepingReportSeq(dataDir, opened.journal, reportSeq);
+  const { journal, makeWay } = makingWay(dataDir, slots, numbering, missed);
   if (opened.memory !== undefined) {
     // A data folder that was put back from a backup knows only old numbers, and the clock newer ones.
     const numbers = Math.max(opened.memory.reportSeq, reportSeq, Math.floor(now()));
     return {
       journal,
+      makeWay,
       memory: { ...opened.memory, floor: Math.max(opened.memory.floor, floor), reportSeq: numbers },
     };
   }
@@ -49,5 +54,5 @@ export const openMemory = async (
   await journal.append(memory).catch((error: unknown) => {
     log.error({ event: 'journal-not-written', err: error }, 'the journal can not be begun yet');
   });
-  return { journal, memory };
+  return { journal, memory, makeWay };
 };

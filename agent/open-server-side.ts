@@ -1,5 +1,4 @@
 /** What the agent has of its server: whom it trusts, how it asks, and what it still has to tell. */
-import { join } from 'node:path';
 import type { Sha256 } from '#shared/ids.ts';
 import type { Enrolled } from './enrol.ts';
 import { openFleetTime } from './fleet-time.ts';
@@ -27,7 +26,7 @@ export const openServerSide = async (
   { files, supervisor }: Pick<DeviceParts, 'files' | 'supervisor'>,
   signal: AbortSignal,
 ) => {
-  const { config, boot, now, backoff, log } = life;
+  const { config, boot, now, backoff, disk, log } = life;
   const { identity, enrolled, root, recent } = known;
   const clock = openServerClock(now);
   const link = openLateLink();
@@ -45,7 +44,7 @@ export const openServerSide = async (
   });
   const trust = inTurns(
     await openDeviceTrust({
-      dir: await makeFolder(config, 'trust'),
+      dir: await makeFolder(life, 'trust', 0o700),
       device: config.device,
       fetch: { get: http.getBytes },
       now,
@@ -59,7 +58,7 @@ export const openServerSide = async (
     trusted: () => trust.time(),
   });
   const logs = await openKeptLogs({
-    dir: join(config.dataDir, 'kept-logs'),
+    dir: await makeFolder(life, 'kept-logs', 0o700),
     boot,
     last: { application: () => supervisor.lastOutput(APPLICATION_LOG_BYTES_MAX), agent: recent.last },
     withoutSecrets: files.withoutSecrets,
@@ -71,6 +70,7 @@ export const openServerSide = async (
   });
   const membership = openMembership({
     dir: config.dataDir,
+    disk,
     config,
     known: enrolled,
     root,

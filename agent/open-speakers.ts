@@ -47,9 +47,9 @@ export const openSpeakers = async (life: Life, parts: Parts) => {
   };
 };
 
-const openStatus = ({ config, startedAt, now }: Life, { device, server, deployments }: Parts) => {
+const openStatus = ({ config, startedAt, now, disk }: Life, { device, server, deployments }: Parts) => {
   const { machine, inbox, holds, progress } = deployments;
-  return openStatusFile(config.dataDir, async () => ({
+  const look = async () => ({
     device: config.device,
     at: now(),
     progress: progress.now(),
@@ -61,10 +61,12 @@ const openStatus = ({ config, startedAt, now }: Life, { device, server, deployme
     hold: holds.hold(),
     since: startedAt,
     last: machine.memory().last,
-  }));
+    disk: disk.trouble(),
+  });
+  return openStatusFile(config.dataDir, look, (error) => disk.missed('status.json', error));
 };
 
-const openReports = async ({ config, boot, now, news, log }: Life, { device, server, deployments }: Parts) => {
+const openReports = async ({ config, boot, now, news, disk, log }: Life, { device, server, deployments }: Parts) => {
   const { slots, files } = device;
   const { machine, inbox, progress } = deployments;
   const steady = watchSteadyHealth({
@@ -99,6 +101,7 @@ const openReports = async ({ config, boot, now, news, log }: Life, { device, ser
       ...progress.attributes(),
       ...illnessOf(steady),
       ...slotsHealth.attributes(),
+      ...disk.attributes(),
     }),
     progress: progress.now,
     heartbeatMs: config.heartbeatMs,

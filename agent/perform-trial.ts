@@ -129,7 +129,11 @@ export const trialEffects = (options: PerformOptions) => {
     if (slots.process !== null) await options.keepLog(journey.offer.install, 'application');
     const reverted = await insist(() => slots.revert(), signal);
     if (signal.aborted) return undefined;
-    if (!reverted.ok) return failed('REVERT_FAILED', `${reverted.code}: ${reverted.message}`);
+    if (!reverted.ok) {
+      // No try of a trial can be counted either, so what boots is what ran before. A boot loader counts by itself, and is not asked.
+      if (slots.process !== null) await slots.boot(signal);
+      return failed('REVERT_FAILED', `${reverted.code}: ${reverted.message}`);
+    }
     // Where activation failed before it changed anything, what ran goes on running.
     const [inspected, running] = await Promise.all([slots.inspect(), slots.running()]);
     const untouched = inspected.ok && running !== null && !running.trial && running.slot === inspected.view.active;

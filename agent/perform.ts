@@ -19,6 +19,7 @@ import {
   settleData,
 } from './perform-parts.ts';
 import { trialEffects } from './perform-trial.ts';
+import { isFull } from './system-error.ts';
 import { openTransfer } from './transfer/transfer.ts';
 
 /** What an effect comes to when its code throws, which it should not: the deployment fails, the device goes on. */
@@ -38,11 +39,16 @@ const FAILURE_CODES: Partial<Record<Effect, DeviceErrorCode>> = {
   'verify-revert': 'REVERT_FAILED',
 };
 
+const ROOM_MATTERS = new Set<Effect>(['check-manifest', 'await-permission', 'fetch', 'install', 'activate']);
+
 export const failureOf = (effect: Effect, error: unknown): EventOf | undefined => {
   // Whatever could not be deleted is deleted the next time.
   if (effect === 'clean-up') return { kind: 'cleaned' };
   const code = FAILURE_CODES[effect];
-  return code === undefined ? undefined : failed(code, error instanceof Error ? error.message : String(error));
+  if (code === undefined) return undefined;
+  // Before anything boots a full disk is the device's trouble and not the release's; after that it does not change what has happened.
+  const isRoom = isFull(error) && ROOM_MATTERS.has(effect);
+  return failed(isRoom ? 'NO_SPACE' : code, error instanceof Error ? error.message : String(error));
 };
 
 export const openPerformer = (options: PerformOptions) => {
@@ -106,8 +112,11 @@ const effectsOf = (options: PerformOptions) => {
   const cleanUp = async (journey: Journey): Done => {
     const committed = journey.state === 'reported' && journey.outcome === 'committed';
     const manifest = committed ? await keptManifest(journey).catch(() => undefined) : undefined;
-    await transfer.keep(journey.offer.install.sha256, manifest);
-    await rm(folders.downloads, { recursive: true, force: true });
+    try {
+      await transfer.keep(journey.offer.install.sha256, manifest);
+    } finally {
+      await rm(folders.downloads, { recursive: true, force: true });
+    }
     await rm(manifestFile(folders), { force: true });
     crashPoint('perform.cleaned');
     return { kind: 'cleaned' };

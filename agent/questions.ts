@@ -27,7 +27,7 @@ export const answerQuestion = async (
       return { text, exitCode: fitness.fit ? 0 : 1 };
     }
     case 'status': {
-      const read = await readStatus(config.dataDir, Date.now());
+      const read = await readStatus(config.dataDir, Date.now(), config.local.socket);
       if (read === undefined) return { text: `no agent has run in ${config.dataDir}\n`, exitCode: 1 };
       const { alive, status, text } = read;
       return { text: how.asJson ? `${JSON.stringify({ alive, status })}\n` : text, exitCode: alive ? 0 : 1 };

@@ -11,6 +11,7 @@ import { Id, Sha256 } from '#shared/ids.ts';
 import { agentOf, LAUNCH_ENVIRONMENT, noteCameUp } from './launch.ts';
 import type { Log } from './log.ts';
 import type { Slots } from './slots/slots.ts';
+import { asFarAsPossible } from './system-error.ts';
 
 export type SelfUpdateOptions = {
   dataDir: string;
@@ -55,7 +56,8 @@ export const bootingItself = async (slots: Slots, options: SelfUpdateOptions): P
   };
 
   const endTrial = async <T extends { ok: boolean }>(result: T): Promise<T> => {
-    if (result.ok) await rm(join(dataDir, 'agent-trial'), { force: true });
+    // Where it stays, the guard kills an agent once more, and the launcher starts it again.
+    if (result.ok) await asFarAsPossible(rm(join(dataDir, 'agent-trial'), { force: true }));
     return result;
   };
 

@@ -5,8 +5,10 @@ import type { Running } from '#shared/deployment.ts';
 import { releaseRef } from '#shared/ids.ts';
 import { mayActivateAt, mayInstallAt } from '#shared/windows.ts';
 import type { Refusal } from './desired.ts';
+import type { DiskTrouble } from './disk.ts';
 import type { InstallState } from './domain/install.ts';
 import type { Hold } from './holds.ts';
+import { isSystemError } from './system-error.ts';
 import type { Progress } from './transfer/transfer.ts';
 import type { Trouble } from './trouble.ts';
 import { AGENT_VERSION } from './version.ts';
@@ -21,6 +23,8 @@ export type Facts = {
   /** What keeps it from its server. */
   trouble: Trouble | null;
   install: InstallState;
+  /** What is wrong with the disk that the data folder is on. */
+  disk: DiskTrouble | null;
   /** What holds the update back on this device. */
   hold: Hold | null;
   /** When this agent started. */
@@ -57,7 +61,11 @@ const nextAt = (install: InstallState, now: number): number | null => {
   return at === undefined || at <= now ? null : at;
 };
 
-export const openStatusFile = (dir: string, look: () => Promise<Facts>) => {
+export const openStatusFile = (
+  dir: string,
+  look: () => Promise<Facts>,
+  missed: (error: unknown) => void = () => undefined,
+) => {
   const file = join(dir, 'status.json');
   let writing: Promise<void> | undefined;
   let again = false;
@@ -70,8 +78,9 @@ export const openStatusFile = (dir: string, look: () => Promise<Facts>) => {
       for (const watcher of watchers) watcher(status);
       await writeFile(`${file}.tmp`, `${JSON.stringify(status)}\n`);
       await rename(`${file}.tmp`, file);
-    } catch {
-      // Nothing depends on it: a full disk shows elsewhere.
+    } catch (error) {
+      // Nothing depends on it.
+      if (isSystemError(error)) missed(error);
     }
   };
   /** At most one write at a time; what changes meanwhile makes one more. */

@@ -2,6 +2,7 @@
 import { join } from 'node:path';
 import { z } from 'zod';
 import { readFileIfThere } from '#shared/durable.ts';
+import { askState } from './ask-agent.ts';
 import { lockFolder } from './folder-lock.ts';
 import { type Hold, sentenceOf } from './holds.ts';
 import type { Status } from './status-file.ts';
@@ -19,6 +20,7 @@ const Known = z.object({
   running: Named.nullable(),
   connected: z.boolean(),
   progress: z.object({ bytesDone: z.number(), bytesTotal: z.number() }).nullable(),
+  disk: z.object({ state: z.string(), message: z.string() }).nullish(),
   hold: z.custom<Hold>().nullish(),
   nextAt: z.number().nullish(),
   last: z.object({ deployment: z.string(), outcome: z.string() }).nullish(),
@@ -32,24 +34,28 @@ type Known = z.infer<typeof Known>;
 export const readStatus = async (
   dataDir: string,
   now: number,
+  socket = join(dataDir, 'agent.sock'),
 ): Promise<{ alive: boolean; text: string; status: unknown } | undefined> => {
+  const lock = await lockFolder(dataDir);
+  if (lock.ok) await lock.value.release();
+  const alive = !lock.ok;
+  // The file stays behind where the disk can not be written.
+  const status = (alive ? await askState(socket) : undefined) ?? (await readWritten(dataDir));
+  const known = Known.safeParse(status);
+  return known.success ? { alive, status, text: textOf(known.data, alive, now) } : undefined;
+};
+
+const readWritten = async (dataDir: string): Promise<unknown> => {
   const bytes = await readFileIfThere(join(dataDir, 'status.json'));
-  if (bytes === undefined) return undefined;
-  let status: unknown;
   try {
-    status = JSON.parse(bytes.toString('utf8'));
+    return bytes === undefined ? undefined : JSON.parse(bytes.toString('utf8'));
   } catch {
     return undefined;
   }
-  const known = Known.safeParse(status);
-  if (!known.success) return undefined;
-  const lock = await lockFolder(dataDir);
-  if (lock.ok) await lock.value.release();
-  return { alive: !lock.ok, status, text: textOf(known.data, !lock.ok, now) };
 };
 
 const textOf = (status: Known, alive: boolean, now: number): string => {
-  const { running, release, error, progress, hold, nextAt, refusal, last } = status;
+  const { running, release, error, progress, hold, nextAt, refusal, last, disk } = status;
   const lines: [name: string, value: string | undefined][] = [
     ['device', status.device],
     [
@@ -58,6 +64,7 @@ const textOf = (status: Known, alive: boolean, now: number): string => {
         ? `${status.agent ?? ''} runs${forHow(status.since, now)}`
         : `DOES NOT RUN; what follows is of ${timeOf(status.at)}`,
     ],
+    ['disk', disk === null || disk === undefined ? undefined : `${disk.state.toUpperCase()}: ${disk.message}`],
     ['server', alive ? serverOf(status) : undefined],
     ['runs', running === null ? 'nothing yet' : `${running.product}@${running.version} (slot ${running.slot})`],
     ['state', release === null ? status.state : `${status.state}: ${release}${forHow(status.stateSince, now)}`],

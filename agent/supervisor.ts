@@ -9,7 +9,7 @@ import type { ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdir, realpath, rm } from 'node:fs/promises';
 import { constants } from 'node:os';
-import { delimiter, dirname, join } from 'node:path';
+import { delimiter, dirname, join, resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { z } from 'zod';
 import { readFileIfThere, writeFileDurably } from '#shared/durable.ts';
@@ -23,6 +23,7 @@ import type { ProcessOwner } from './process-owner.ts';
 import { lookUpProcess, machineBootId, processEnds, processesWithEnvironment, signalProcess } from './process-table.ts';
 import type { SlotName } from './slots/slots.ts';
 import { startChild } from './start-child.ts';
+import { asFarAsPossible } from './system-error.ts';
 
 /** What to run. `command[0]` = `node` means the Node that runs the agent. */
 export type Application = {
@@ -121,8 +122,9 @@ export const resolveCommand = (command: string[]): string[] =>
 
 /** Opens the supervisor; first kills what a killed agent has left behind. */
 export const openSupervisor = async (options: SupervisorOptions): Promise<Supervisor> => {
-  await mkdir(options.dir, { recursive: true });
-  const place = { dir: await realpath(options.dir), stopMs: options.stopMs ?? 5_000 };
+  await asFarAsPossible(mkdir(options.dir, { recursive: true }));
+  const dir = await realpath(options.dir).catch(() => resolve(options.dir));
+  const place = { dir, stopMs: options.stopMs ?? 5_000 };
   await killOrphan(place);
   const { output: config, logBytesMax: fileBytesMax, log } = options;
   const output = await openApplicationOutput({
@@ -195,7 +197,7 @@ const supervise = (place: Place, output: ApplicationOutput, options: SupervisorO
     child = null;
     const stopped = old === null || (await endChild(old, place.stopMs));
     await sweep(place);
-    if (stopped) await rm(pidFileOf(place), { force: true });
+    if (stopped) await forget(place);
     return stopped;
   };
 
@@ -321,8 +323,11 @@ const killOrphan = async (place: Place): Promise<void> => {
     }
   }
   await sweep(place);
-  await rm(pidFileOf(place), { force: true });
+  await forget(place);
 };
+
+/** On a disk that can not be written it stays: its process and boot are in it, so that it names nobody else. */
+const forget = (place: Place): Promise<void> => asFarAsPossible(rm(pidFileOf(place), { force: true }));
 
 const parsePidFile = (text: string): z.infer<typeof PidFile> | undefined => {
   try {

@@ -20,7 +20,8 @@ export const writeFileDurably = async (file: string, bytes: string | Uint8Array,
     }
     await rename(temporary, file);
   } catch (cause) {
-    await rm(temporary, { force: true });
+    // What cannot be removed either is no news.
+    await rm(temporary, { force: true }).catch(() => undefined);
     throw cause;
   }
   await syncFolder(dirname(file));

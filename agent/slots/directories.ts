@@ -13,7 +13,7 @@ import type { Manifest } from '#shared/manifest.ts';
 import { commandOf } from '../agent-file.ts';
 import { crashPoint } from '../crash-point.ts';
 import type { Supervisor } from '../supervisor.ts';
-import { storageRefusal } from '../system-error.ts';
+import { asFarAsPossible, storageRefusal } from '../system-error.ts';
 import { type BootSelector, openBootSelector, type Selection } from './boot-selector.ts';
 import { checkRoom, emptySlot, fitsSlot, matchArtifacts, verifyContent, writeContent } from './content.ts';
 import { readSlotRecord, removeSlotRecord, type SlotRecord, slotFolder, writeSlotRecord } from './slot-record.ts';
@@ -40,16 +40,23 @@ const DONE: SlotResult = { ok: true };
 /** Opens the pair; a first start writes an empty boot selector. Starts nothing. */
 export const openDirectorySlots = async (options: DirectorySlotsOptions): Promise<Slots> => {
   const dir = resolve(options.dir);
-  await mkdir(dir, { recursive: true });
-  if (options.dataDir !== undefined) await mkdir(options.dataDir, { recursive: true });
-  const there = await readdir(dir);
+  // On a disk that can not be written an application has to run all the same.
+  await asFarAsPossible(mkdir(dir, { recursive: true }));
+  if (options.dataDir !== undefined) await asFarAsPossible(mkdir(options.dataDir, { recursive: true }));
+  const there = await readdir(dir).catch(() => []);
   // Left by a cut between writing and renaming; nothing reads them.
-  for (const name of there.filter((name) => name.endsWith('.tmp'))) await rm(join(dir, name), { force: true });
+  for (const name of there.filter((name) => name.endsWith('.tmp')))
+    await asFarAsPossible(rm(join(dir, name), { force: true }));
   const selector = openBootSelector(dir);
-  // A pair with slots but without a selector has lost it: that is damage, and a new one would hide it.
-  const fresh = !there.some((name) => /^(a|b|boot\.[01])(\.json|\.files)?$/.test(name));
-  if (fresh) await selector.write({ active: null, trial: null });
+  await asFarAsPossible(begin(dir, selector));
   return directorySlots({ ...options, dir }, selector);
+};
+
+/** A pair with slots but without a selector has lost it: that is damage, and a new one would hide it. */
+const begin = async (dir: string, selector: BootSelector): Promise<void> => {
+  const there = await readdir(dir);
+  if (there.some((name) => /^(a|b|boot\.[01])(\.json|\.files)?$/.test(name))) return;
+  await selector.write({ active: null, trial: null });
 };
 
 const directorySlots = (options: DirectorySlotsOptions, selector: BootSelector): Slots => {
@@ -100,6 +107,8 @@ const directorySlots = (options: DirectorySlotsOptions, selector: BootSelector):
   };
 
   const prepare: Slots['prepare'] = async (slot, manifest) => {
+    // Where the disk could not be written before.
+    if ((await selector.read()).state === 'absent') await asFarAsPossible(begin(dir, selector));
     const selected = await standby(slot);
     if (!selected.ok) return selected;
     const fits = fitsSlot(manifest?.artifacts ?? [], slotBytesMax);

@@ -5,6 +5,7 @@ import { unreachable } from '#shared/ids.ts';
 import type { AgentConfig } from '../config.ts';
 import type { Log } from '../log.ts';
 import type { Supervisor } from '../supervisor.ts';
+import { asFarAsPossible } from '../system-error.ts';
 import type { DelegateOptions } from './delegate/delegate-options.ts';
 import { openDelegateSlots } from './delegate/open-delegate.ts';
 import { openDirectorySlots } from './directories.ts';
@@ -17,7 +18,7 @@ export const openSlots = async (
   parts: { supervisor: Supervisor; log: Log; onInstalled?: DelegateOptions<unknown>['onInstalled'] },
 ): Promise<Slots> => {
   const dir = join(config.dataDir, 'slots');
-  await mkdir(dir, { recursive: true });
+  await asFarAsPossible(mkdir(dir, { recursive: true }));
   switch (config.slots.kind) {
     case 'directories':
       return openDirectorySlots({

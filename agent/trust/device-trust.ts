@@ -9,6 +9,7 @@ import { MANIFEST_BYTES_MAX, Manifest } from '#shared/manifest.ts';
 import type { Desired, DesiredLeaf, Instruction } from '#shared/messages.ts';
 import { sha256Hex } from '#shared/trust/canonical.ts';
 import { isSignedByRole, parseTuf, TUF_BYTES_MAX } from '#shared/trust/tuf.ts';
+import { storageRefusal } from '../system-error.ts';
 import { judgeInstruction, readInstruction } from './instruction.ts';
 import { loadRoot, refreshDelegated, refreshMetadata, type Verified } from './metadata.ts';
 import { openTrustFiles, type TrustFiles } from './trust-files.ts';
@@ -78,7 +79,7 @@ export const openDeviceTrust = async (options: {
   return {
     pinRoot: (sha256) =>
       inTurn(async () => {
-        const pinned = await pinRoot(trust, sha256);
+        const pinned = await unlessRefused(pinRoot(trust, sha256));
         rooted ||= pinned.ok;
         trust.unpinned = rooted ? null : pinned;
         return pinned;
@@ -86,15 +87,19 @@ export const openDeviceTrust = async (options: {
     hasRoot: () => rooted,
     earliest: () => earliest(trust),
     time: () => (trustedTime(trust) >= SANE_TIME_MIN ? trustedTime(trust) : undefined),
-    checkDesired: (desired) => inTurn(() => checkDesired(trust, desired)),
+    checkDesired: (desired) => inTurn(() => unlessRefused(checkDesired(trust, desired))),
     acceptSeq: (seq) =>
       inTurn(async () => {
         const before = trust.files.remembered();
         if (seq > before.seq) await trust.files.remember({ ...before, seq });
       }),
-    checkManifest: (instruction, device) => inTurn(() => checkManifest(trust, instruction, device)),
+    checkManifest: (instruction, device) => inTurn(() => unlessRefused(checkManifest(trust, instruction, device))),
   };
 };
+
+/** What can not be remembered is not believed. */
+const unlessRefused = <T>(checking: Promise<TrustResult<T>>): Promise<TrustResult<T>> =>
+  checking.catch((error: unknown) => storageRefusal(error, 'what was checked can not be remembered'));
 
 const pinRoot = async (trust: Trust, sha256: Sha256): Promise<TrustResult<void>> => {
   const kept = await trust.files.read('pinned-root');

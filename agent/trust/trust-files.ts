@@ -8,6 +8,7 @@ import { z } from 'zod';
 import { readFileIfThere, writeFileDurably } from '#shared/durable.ts';
 import { Millis } from '#shared/ids.ts';
 import { sha256Hex } from '#shared/trust/canonical.ts';
+import { asFarAsPossible } from '../system-error.ts';
 
 /**
  * `seq`: the highest that was accepted; `floor`: the latest time that the director attested. Kept in two copies, of which the
@@ -36,7 +37,7 @@ export type TrustFiles = {
 };
 
 export const openTrustFiles = async (dir: string): Promise<TrustFiles> => {
-  await mkdir(dir, { recursive: true, mode: 0o700 });
+  await asFarAsPossible(mkdir(dir, { recursive: true, mode: 0o700 }));
   const fileOf = (name: MetadataName): string => join(dir, fileNameOf(name));
   let remembered: Remembered = { seq: 0, floor: 0 };
   for (const name of COPIES) {

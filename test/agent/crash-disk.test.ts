@@ -51,9 +51,8 @@ test.skipIf(!canMount())(
     try {
       await disk.fill();
       const agent = device.start();
-      await until('its journal can not be written', () =>
-        agent.lines.some(({ event }) => event === 'journal-not-written'),
-      );
+      await until('it says so to its server', () => rig.server.state.reports.at(-1)?.attributes['disk'] === 'full');
+      expect(agent.lines.filter(({ event }) => event === 'disk-trouble')).toHaveLength(1);
       await until('its application runs', () => runsFrom(join(device.dataDir, 'slots/a')), 60_000, agent.errorOutput);
       const release = await rig.publishNext(APPS.good);
       rig.server.desire(release.instruction);

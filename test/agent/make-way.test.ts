@@ -41,7 +41,7 @@ test('on a full disk what can be fetched again makes way for the journal, and no
   const dir = await dataFolder();
   const { state, journal } = refusing('ENOSPC');
   let letGo = 0;
-  const making = makingWay(dir, { letGo: async () => void (letGo += 1) }, journal);
+  const { journal: making } = makingWay(dir, { letGo: async () => void (letGo += 1) }, journal);
   state.left = 1;
   await making.append(freshMemory());
   expect(state.records).toEqual([freshMemory()]);
@@ -57,7 +57,7 @@ test('downloads that are about to be written, or are being made, stay', async ()
   ] as const) {
     const dir = await dataFolder();
     const { state, journal } = refusing('ENOSPC');
-    const making = makingWay(dir, {}, journal);
+    const { journal: making } = makingWay(dir, {}, journal);
     if (second !== undefined) await making.append(journeyIn(first));
     state.left = 1;
     await making.append(journeyIn(second ?? first));
@@ -69,11 +69,13 @@ test('a disk that fails otherwise keeps what it has, and one that stays full say
   const dir = await dataFolder();
   const broken = refusing('EIO');
   broken.state.left = 1;
-  await expect(makingWay(dir, {}, broken.journal).append(freshMemory())).rejects.toMatchObject({ code: 'EIO' });
+  await expect(makingWay(dir, {}, broken.journal).journal.append(freshMemory())).rejects.toMatchObject({ code: 'EIO' });
   expect(await readdir(dir)).toContain('artifacts');
   const full = refusing('ENOSPC');
   full.state.left = 2;
-  await expect(makingWay(dir, {}, full.journal).append(freshMemory())).rejects.toMatchObject({ code: 'ENOSPC' });
+  await expect(makingWay(dir, {}, full.journal).journal.append(freshMemory())).rejects.toMatchObject({
+    code: 'ENOSPC',
+  });
 });
 
 test('what a cut has left between writing and renaming is removed, and what only looks like it is not', async () => {

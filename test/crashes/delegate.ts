@@ -87,7 +87,7 @@ const KNOWING: Verbs = {
 };
 
 /** What it ends with, by its writes. */
-const CODES: Record<string, number> = { ENOSPC: 73, EIO: 74 };
+const CODES: Record<string, number> = { ENOSPC: 73, EIO: 74, EROFS: 74 };
 
 const runInstaller = async (verbs: Verbs, [, verb, slot, more]: string[]): Promise<Ran> => {
   const act = verbs[verb as Verb];

@@ -42,6 +42,16 @@ export const EXPLORATIONS: Record<string, What & { sentence: string }> = {
     refuses: 'broken',
     sentence: 'wherever the disk refuses every write and flush from, for one life: the same',
   },
+  'disk-read-only': {
+    scenario: 'good',
+    refuses: 'read-only',
+    sentence: 'wherever the disk can only be read from, for one life: the same',
+  },
+  'disk-read-only-unhealthy': {
+    scenario: 'unhealthy',
+    refuses: 'read-only',
+    sentence: 'wherever the disk can only be read from when what it installs is unhealthy: that is never committed',
+  },
 };
 
 /** All ways to die there; where the disk refuses, one after the other. */

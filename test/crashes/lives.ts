@@ -44,7 +44,7 @@ const isSettled = ({ now, server }: World): boolean =>
   server.last()?.deployment === null;
 
 /** Ends when it dies, has settled, or after so long. */
-const liveOn = async (world: World): Promise<void> => {
+const liveOn = async (world: World, msMax = LIFE_MS_MAX): Promise<void> => {
   const { exploration, realTime, time, attach, device, server, signer, release, found, now } = world;
   const life = newLife();
   now.life = life;
@@ -71,13 +71,12 @@ const liveOn = async (world: World): Promise<void> => {
   };
   time.within(life.process, () => {
     start().catch((error: unknown) => {
-      // One that can not start on a disk that refuses ends, and is started again.
-      if (!life.process.dead && now.disk === 'well')
-        violate(world, `the agent threw ${error instanceof Error ? error.stack : String(error)}`);
+      // Also on a disk that refuses: its application has to run.
+      if (!life.process.dead) violate(world, `the agent threw ${error instanceof Error ? error.stack : String(error)}`);
       life.process.dead = true;
     });
   });
-  await realTime.runUntil(realTime.now() + LIFE_MS_MAX, () => life.process.dead || isSettled(world));
+  await realTime.runUntil(realTime.now() + msMax, () => life.process.dead || isSettled(world));
 };
 
 /** The device boots after a reboot, or an agent that has ended. */
@@ -115,7 +114,22 @@ export const die = async (world: World, death: Death): Promise<void> => {
   if (death !== 'killed' || now.life.rebootBy !== undefined) await device.powerOn(now.life.rebootBy);
 };
 
-/** From now on, until the life is over in which the disk begins to refuse, after so many changes. */
+/** An agent that starts on a disk that refuses: its application runs, and its server hears of it. */
+const liveOnRefusing = async (world: World): Promise<void> => {
+  const { now, found, server } = world;
+  now.life.process.dead = true;
+  await bootAgain(world);
+  now.onStep = () => false;
+  await liveOn(world, REFUSED_MS_MAX);
+  if (now.life.rebootBy === undefined && !isSettled(world)) {
+    const running = await now.life.up?.slots.running();
+    if (running === null || running === undefined) violate(world, 'nothing runs on the disk that refuses');
+    if (server.last()?.boot !== `boot-${found.lives}`) violate(world, 'nothing is reported from the disk that refuses');
+  }
+  now.life.process.dead = true;
+};
+
+/** From now on, until the life is over in which the disk begins to refuse, after so many changes, and one more on that disk. */
 export const liveRefused = async (world: World, steps: number, disk: Disk): Promise<void> => {
   const { now, time } = world;
   let left = steps;
@@ -135,6 +149,7 @@ export const liveRefused = async (world: World, steps: number, disk: Disk): Prom
     if (left < 0 || !now.life.process.dead) break;
     await bootAgain(world);
   }
+  if (left < 0) await liveOnRefusing(world);
   now.onStep = () => false;
   now.disk = 'well';
 };

@@ -13,9 +13,10 @@ import { type File, type Node, openVolume, refusal, type Volume } from './volume
 /** `durable`: what was written before is on the disk once this is done. */
 export type Step = { call: string; path: string; durable: boolean };
 
-/** `full`: nothing grows. `tight`: nothing by more than a block, and there seems to be room. `broken`: nothing can be written or flushed. */
-export type Disk = 'well' | 'full' | 'tight' | 'broken';
+/** `full`: nothing grows. `tight`: nothing by more than a block, and there seems to be room. `broken`: nothing can be written or flushed. `read-only`: nothing can be changed. */
+export type Disk = 'well' | 'full' | 'tight' | 'broken' | 'read-only';
 const BLOCK_BYTES = 4096;
+const REFUSES: Partial<Record<Disk, string>> = { broken: 'EIO', 'read-only': 'EROFS' };
 
 /** Whoever uses the volume now. */
 export type User = {
@@ -181,9 +182,14 @@ const callsOf = (volume: Volume, user: () => User): { promises: Record<string, C
     const now = user();
     if (now.isDead() || now.step(step) || now.isDead()) return never();
     const disk = now.disk();
-    if (disk === 'broken') throw refusal('EIO', step.call, step.path);
+    if (REFUSES[disk] !== undefined) throw refusal(REFUSES[disk], step.call, step.path);
     if (disk !== 'well' && bytes > (disk === 'full' ? 0 : BLOCK_BYTES)) throw refusal('ENOSPC', step.call, step.path);
     return act();
+  };
+  /** What is no step of its own, and all the same not possible there. */
+  const touch = async <T>(call: string, path: string, act: () => T): Promise<T> => {
+    if (user().disk() === 'read-only') throw refusal('EROFS', call, path);
+    return look(act);
   };
   const soft = (call: string, path: string): Step => ({ call, path, durable: false });
 
@@ -225,7 +231,7 @@ const callsOf = (volume: Volume, user: () => User): { promises: Record<string, C
         change(soft('truncate', path), 0, () => {
           file().bytes = Buffer.concat([file().bytes.subarray(0, length)], length);
         }),
-      chmod: async (mode: number) => look(() => void (file().mode = mode)),
+      chmod: (mode: number) => touch('fchmod', path, () => void (file().mode = mode)),
       sync: flush('fsync'),
       datasync: flush('fdatasync'),
       close: () => look(() => undefined),
@@ -236,11 +242,14 @@ const callsOf = (volume: Volume, user: () => User): { promises: Record<string, C
     if (typeof flags === 'number' && (flags & constants.O_DIRECT) !== 0) throw refusal('EINVAL', 'open', path);
     const creates = typeof flags === 'string' ? /[wa]/.test(flags) : (flags & constants.O_CREAT) !== 0;
     const known = volume.peek(path);
+    const writes =
+      typeof flags === 'string' ? /[wa+]/.test(flags) : (flags & (constants.O_RDWR | constants.O_WRONLY)) !== 0;
+    const reach = writes ? touch : <T>(_call: string, _path: string, act: () => T) => look(act);
     if (!creates || (known !== undefined && typeof flags === 'number'))
-      return look(() => handleOf(path, volume.find(path, 'open'), false));
+      return reach('open', path, () => handleOf(path, volume.find(path, 'open'), false));
     const words = String(flags);
     if (known !== undefined && words.includes('x')) return look(() => Promise.reject(refusal('EEXIST', 'open', path)));
-    if (known !== undefined && !words.includes('w')) return look(() => handleOf(path, known, true));
+    if (known !== undefined && !words.includes('w')) return touch('open', path, () => handleOf(path, known, true));
     return change(soft('create', path), known === undefined ? 1 : 0, () => {
       const file = known ?? volume.newFile(path, mode);
       if (file.kind === 'file') file.bytes = Buffer.alloc(0);
@@ -282,7 +291,7 @@ const callsOf = (volume: Volume, user: () => User): { promises: Record<string, C
       readlink: (path: string) => look(() => linkAt(volume, path)),
       statfs: () => look(() => ({ bavail: user().disk() === 'full' ? 0 : 1_000_000, bsize: 4096 })),
       chmod: (path: string, mode: number) =>
-        look(() => {
+        touch('chmod', path, () => {
           const node = volume.find(path, 'chmod');
           if (node.kind === 'file') node.mode = mode;
         }),
