@@ -13,6 +13,8 @@ import { accept, type Result, refuse } from '#shared/problems.ts';
 import { OutputConfig } from './application-output.ts';
 import { Limits } from './limits.ts';
 import { parseAddress } from './network.ts';
+import { NO_PROXY, splitWords } from './proxies.ts';
+import { parseProxy } from './proxy.ts';
 import { SlotsConfig } from './slots/slots-config.ts';
 import { KEEP } from './transfer/kept.ts';
 import { MeteredConfig } from './transfer/metered.ts';
@@ -39,6 +41,17 @@ export const AgentConfig = z.strictObject({
     .url({ protocol: /^https?$/, message: 'must be http://host:port or https://host' })
     .max(512)
     .transform((url) => url.replace(/\/+$/, '')),
+  /** Through which HTTP and MQTT go out, with its login: instead of HTTPS_PROXY and the like. `none`: directly, whatever those say. */
+  proxy: z
+    .string()
+    .max(1024)
+    .refine((proxy) => proxy === NO_PROXY || parseProxy(proxy) !== undefined, 'must be http://host:port, or none')
+    .optional(),
+  /** What is reached directly, as in NO_PROXY, and instead of it. */
+  noProxy: z
+    .union([z.array(text(253)), z.string().max(16_384).transform(splitWords)])
+    .pipe(z.array(text(253)).max(256))
+    .optional(),
   /** Instead of what the server says at enrolment, for example behind a tunnel. */
   mqttUrl: MqttUrl.optional(),
   /** Everything the agent keeps: key, journal, metadata, slots, the application's data. */
@@ -159,6 +172,8 @@ export type AgentConfig = z.infer<typeof AgentConfig>;
 export const AGENT_SETTINGS = [
   'device',
   'serverUrl',
+  'proxy',
+  'noProxy',
   'mqttUrl',
   'dataDir',
   'compatible',

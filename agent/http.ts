@@ -4,6 +4,7 @@ import { BOOT_HEADER } from '#shared/device-api.ts';
 import type { Id } from '#shared/ids.ts';
 import { PROBLEM_CODES, Problem, type ProblemCode } from '#shared/problems.ts';
 import type { Log } from './log.ts';
+import type { ProxyFor } from './proxy.ts';
 import { type HttpAnswer, type HttpGet, type RequestOptions, request } from './request.ts';
 import { limitBandwidth } from './transfer/bandwidth.ts';
 import { openCache } from './transfer/cache.ts';
@@ -65,6 +66,7 @@ export const openHttp = (options: {
   boot: Id;
   clock: ServerClock;
   now: () => number;
+  proxyFor?: ProxyFor;
   /** Bytes a second for objects; 0 is no limit. */
   bandwidth?: number;
   cacheUrl?: string | undefined;
@@ -72,7 +74,8 @@ export const openHttp = (options: {
   blocks?: () => HttpGet | undefined;
   log: Pick<Log, 'info'>;
 }): Http => {
-  const { serverUrl, clock, now, cacheUrl, log } = options;
+  const { serverUrl, clock, now, cacheUrl, proxyFor, log } = options;
+  const through = proxyFor === undefined ? {} : { proxyFor };
   let login: { token: string; madeAt: number; for: number } | undefined;
   let lastAnswerAt = 0;
 
@@ -83,7 +86,7 @@ export const openHttp = (options: {
     return `Device ${login!.token}`;
   };
   const send = async (path: string, how: RequestOptions): Promise<HttpAnswer> => {
-    const response = await request(`${serverUrl}${path}`, how);
+    const response = await request(`${serverUrl}${path}`, { ...how, ...through });
     lastAnswerAt = now();
     // Perhaps this device's clock is off. The date has whole seconds, which is near enough for a login.
     const date = Date.parse(response.headers.get('date') ?? '');
@@ -108,7 +111,7 @@ export const openHttp = (options: {
       signal: bounded(signal),
     });
   const reached = firstReachable({ http: overHttp, blocks: options.blocks ?? (() => undefined), log });
-  const cache = cacheUrl === undefined ? undefined : openCache({ get: reached, cacheUrl, log });
+  const cache = cacheUrl === undefined ? undefined : openCache({ get: reached, cacheUrl, ...through, log });
   const get = cache?.get ?? reached;
   const limited = limitBandwidth(get, options.bandwidth ?? 0);
   return {

@@ -9,6 +9,7 @@ import type { Backoff } from './domain/retry.ts';
 import type { Uptime } from './domain/trial-time.ts';
 import type { Log } from './log.ts';
 import { machineUptime } from './process-table.ts';
+import type { ProxyFor } from './proxy.ts';
 
 export type Life = {
   config: AgentConfig;
@@ -17,6 +18,7 @@ export type Life = {
   startedAt: number;
   now: () => number;
   uptime: () => Promise<Uptime>;
+  proxyFor: ProxyFor;
   /** Between attempts at metadata and objects. */
   backoff: Backoff;
   news: News;
@@ -37,12 +39,13 @@ export type News = EventEmitter<{
 
 const OBJECT_BACKOFF_MS_MAX = 60_000;
 
-export const beginLife = (config: AgentConfig, log: Log): Life => ({
+export const beginLife = (config: AgentConfig, proxyFor: ProxyFor, log: Log): Life => ({
   config,
   boot: Id.parse(`b${randomBytes(8).toString('hex')}`),
   startedAt: Date.now(),
   now: Date.now,
   uptime: machineUptime,
+  proxyFor,
   backoff: { firstMs: config.reconnect.firstMs, maxMs: Math.min(config.reconnect.maxMs, OBJECT_BACKOFF_MS_MAX) },
   news: new EventEmitter(),
   disk: openDisk(config.dataDir, Date.now, log),

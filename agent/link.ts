@@ -4,15 +4,17 @@
  */
 import { Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
-import mqtt from 'mqtt';
 import type { Id } from '#shared/ids.ts';
 import { Ack, Desired, LogAck, MESSAGE_BYTES_MAX, type Online, parseMessage } from '#shared/messages.ts';
 import { parseMqttUrl } from '#shared/mqtt-url.ts';
 import { DOWN, type DownChannel, down, type UpChannel, up } from '#shared/topics.ts';
 import { type Backoff, backoffMs } from './domain/retry.ts';
 import type { Log } from './log.ts';
+import { connectMqtt } from './mqtt-client.ts';
+import type { ProxyFor } from './proxy.ts';
 import type { HttpGet } from './request.ts';
 import { type Blocks, openBlocks } from './transfer/blocks.ts';
+import { openTunnel } from './tunnel.ts';
 
 export type LinkOptions = {
   /** Asked before each attempt: it may change. Undefined while none is known that can be used. */
@@ -23,6 +25,7 @@ export type LinkOptions = {
   boot: Id;
   backoff: Backoff;
   waits?: LinkWaits;
+  proxyFor?: ProxyFor;
   log: Log;
   on: {
     /** Subscribed: now messages get through. */
@@ -141,8 +144,10 @@ const live = async (
   const address = url === undefined ? undefined : parseMqttUrl(url);
   if (address === undefined) return { why: 'the server has told no address that can be used', refused: true };
   const online = (is: boolean): string => JSON.stringify({ boot, online: is } satisfies Online);
-  const client = mqtt.connect({
-    ...address,
+  const proxy = options.proxyFor?.({ ...address, scheme: address.protocol }) ?? null;
+  const inTime = AbortSignal.any([signal, AbortSignal.timeout(waits.readyMs)]);
+  const tunnel = proxy === null ? undefined : await openTunnel(proxy, address, inTime);
+  const client = connectMqtt(address, tunnel, {
     clientId: device,
     username: device,
     password: options.login(),

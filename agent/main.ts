@@ -18,6 +18,7 @@ import { openServerSide, type ServerSide } from './open-server-side.ts';
 import { openSpeakers, type Speakers } from './open-speakers.ts';
 import { untilAborted } from './pace.ts';
 import { runProgram } from './program.ts';
+import { openProxies } from './proxies.ts';
 import { keepRecentLines, type RecentLines } from './recent-lines.ts';
 import { AGENT_VERSION } from './version.ts';
 
@@ -44,7 +45,9 @@ export const runAgent = async (config: AgentConfig, signal: AbortSignal): Promis
 };
 
 const runLocked = async (config: AgentConfig, log: Logger, recent: RecentLines, stop: AbortSignal): Promise<void> => {
-  const life = beginLife(config, log);
+  const { proxyFor, problems } = openProxies(config, process.env);
+  for (const problem of problems) log.warn({ event: 'proxy-unusable' }, problem);
+  const life = beginLife(config, proxyFor, log);
   await removeLeftovers(config.dataDir);
   const known = { ...(await readIdentity(life)), recent };
   log.info(
@@ -101,7 +104,7 @@ const readIdentity = async ({ config, disk }: Life) => {
 };
 
 const connect = (
-  { config, boot, log }: Life,
+  { config, boot, proxyFor, log }: Life,
   { link, membership, identity, clock, logs, trouble }: ServerSide,
   { inbox, poll }: Deployments,
   { reporter, status }: Speakers,
@@ -112,6 +115,7 @@ const connect = (
     login: () => identity.login(clock.now()),
     boot,
     backoff: config.reconnect,
+    proxyFor,
     log,
     on: {
       connected: () => {

@@ -6,12 +6,15 @@
 import { readFile } from 'node:fs/promises';
 import { connectOnce } from './checks.ts';
 import type { Contact } from './domain/contact.ts';
+import { type ProxyFor, targetOf } from './proxy.ts';
 import { errorCode } from './system-error.ts';
 
 export type NetworkOptions = {
   serverUrl: string;
   /** `host:port`, for example of a public resolver, of a time server, of another site. */
   probes: readonly string[];
+  /** Through a proxy nothing is known of the server's own host: it is the proxy that answers or does not. */
+  proxyFor?: ProxyFor;
   /** Tables of Linux; other files are for tests. */
   routes?: { v4: string; v6: string; neighbours: string };
 };
@@ -29,14 +32,15 @@ const COMPLETE = 0x2;
 /** Takes a few seconds when nobody answers; never rejects. */
 export const examineNetwork = async (options: NetworkOptions, signal: AbortSignal): Promise<Unreached> => {
   const tables = options.routes ?? KERNEL;
-  const server = serverAddress(options.serverUrl);
-  const addresses = [server, ...options.probes.flatMap((probe) => parseAddress(probe) ?? [])];
+  const server = serverAddress(options);
+  const probes = options.probes.flatMap((probe) => parseAddress(probe) ?? []);
+  const addresses: Asked[] = [server, ...probes.map((probe) => ({ ...probe, name: probe.host }))];
   const answers = await Promise.all(
     addresses.map(async (address) => ({ address, answer: await ask(address, signal) })),
   );
   const heard = answers.find(({ answer }) => answer.ok);
-  if (heard !== undefined) return { reach: 'network', why: `${heard.address.host} ${heard.answer.word}` };
-  const silent = answers.map(({ address, answer }) => `${address.host}: ${answer.word}`).join(', ');
+  if (heard !== undefined) return { reach: 'network', why: `${heard.address.name} ${heard.answer.word}` };
+  const silent = answers.map(({ address, answer }) => `${address.name}: ${answer.word}`).join(', ');
   const gateway = await findGateway(tables);
   if (gateway === null) return { reach: 'none', why: `there is no default route (${silent})` };
   const there = gateway.address === null || (await gatewayAnswers(gateway.address, tables.neighbours, signal));
@@ -47,11 +51,14 @@ export const examineNetwork = async (options: NetworkOptions, signal: AbortSigna
 };
 
 type Address = { host: string; port: number };
+/** `name` is for sentences. */
+type Asked = Address & { name: string };
 
-const serverAddress = (serverUrl: string): Address => {
-  const { hostname, port, protocol } = new URL(serverUrl);
-  const standard = protocol === 'https:' ? 443 : 80;
-  return { host: hostname.replace(/^\[|\]$/g, ''), port: port === '' ? standard : Number(port) };
+const serverAddress = ({ serverUrl, proxyFor }: NetworkOptions): Asked => {
+  const target = targetOf(new URL(serverUrl));
+  const proxy = proxyFor?.(target) ?? null;
+  if (proxy === null) return { ...target, name: target.host };
+  return { host: proxy.host, port: proxy.port, name: `the proxy ${proxy.host}` };
 };
 
 /** `host:port`, `[v6]:port`; undefined when it is neither. */

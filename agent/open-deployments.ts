@@ -84,7 +84,7 @@ export const openDeployments = async (life: Life, device: DeviceParts, server: S
     log,
   });
   const contact = watchContact({
-    network: { serverUrl: config.serverUrl, probes: config.health.probes },
+    network: { serverUrl: config.serverUrl, probes: config.health.probes, proxyFor: life.proxyFor },
     connected: link.connected,
     answeredLately: poll.answeredLately,
   });

@@ -26,7 +26,7 @@ export const openServerSide = async (
   { files, supervisor }: Pick<DeviceParts, 'files' | 'supervisor'>,
   signal: AbortSignal,
 ) => {
-  const { config, boot, now, backoff, disk, log } = life;
+  const { config, boot, now, backoff, disk, proxyFor, log } = life;
   const { identity, enrolled, root, recent } = known;
   const clock = openServerClock(now);
   const link = openLateLink();
@@ -37,6 +37,7 @@ export const openServerSide = async (
     boot,
     clock,
     now,
+    proxyFor,
     bandwidth: config.bandwidth,
     cacheUrl: config.cacheUrl,
     blocks: link.blocks,

@@ -2,8 +2,10 @@
  * One HTTP request with Node's own client. `fetch` costs a device some 15 MB of memory, and does not work at all where V8 may not make
  * machine code (`--lite-mode`, `--jitless`).
  */
-import type { IncomingMessage } from 'node:http';
+import type { ClientRequest, IncomingMessage } from 'node:http';
 import { httpClient } from './node-http.ts';
+import { proxyRefusal, throughProxy } from './proxied-request.ts';
+import { type ProxyFor, type ProxyServer, targetOf } from './proxy.ts';
 import { errorCode } from './system-error.ts';
 
 /** The part of the Fetch API's `Response` that the agent uses: a `Response` is one, too. */
@@ -23,6 +25,8 @@ export type RequestOptions = {
   body?: string;
   /** Ends the request, and the reading of its answer. */
   signal: AbortSignal;
+  /** Directly, unless given. */
+  proxyFor?: ProxyFor;
 };
 
 /** What the network did; the system's own error is the cause, so that it is never mistaken for one of the disk. */
@@ -65,31 +69,51 @@ const requestAgain = async (url: URL, options: RequestOptions): Promise<Incoming
 
 const requestOnce = async (
   url: URL,
-  { method, headers, body, signal }: RequestOptions,
+  { method, headers, body, signal, proxyFor }: RequestOptions,
 ): Promise<IncomingMessage | 'stale'> => {
   signal.throwIfAborted();
   const answered = Promise.withResolvers<IncomingMessage | 'stale'>();
   const length = body === undefined ? {} : { 'content-length': String(Buffer.byteLength(body)) };
-  const asking = httpClient(url).request(
-    url,
-    { method: method ?? 'GET', headers: { ...headers, ...length } },
-    answered.resolve,
-  );
+  const proxy = proxyFor?.(targetOf(url)) ?? null;
+  const asking = begin(url, proxy, { method: method ?? 'GET', headers: { ...headers, ...length } });
+  asking.once('response', answered.resolve);
   // Without an error of its own: the socket would emit that, with nobody listening any more where the whole answer has come just now.
-  const abort = (): void => void asking.destroy();
+  const abort = (): void => {
+    asking.destroy();
+    // It does not end before it has a socket, for which it may wait in a tunnel.
+    answered.reject(signal.reason);
+  };
   signal.addEventListener('abort', abort, { once: true });
   // It stays: an error without a listener would end the process.
   asking.on('error', (cause) => {
     if (signal.aborted) answered.reject(signal.reason);
     else if (asking.reusedSocket && errorCode(cause) === 'ECONNRESET') answered.resolve('stale');
-    else answered.reject(new RequestFailed('the request failed', { cause }));
+    else answered.reject(failed(cause));
   });
   asking.once('close', () => {
     signal.removeEventListener('abort', abort);
     answered.reject(new RequestFailed('the connection was closed without an answer'));
   });
   asking.end(body);
-  return answered.promise;
+  const answer = await answered.promise;
+  if (answer !== 'stale' && proxy !== null) {
+    const refusal = proxyRefusal(answer, url, proxy);
+    if (refusal !== undefined) throw failed(refusal);
+  }
+  return answer;
+};
+
+const failed = (cause: Error): RequestFailed => new RequestFailed('the request failed', { cause });
+
+const begin = (
+  url: URL,
+  proxy: ProxyServer | null,
+  how: { method: string; headers: Record<string, string> },
+): ClientRequest => {
+  if (proxy === null) return httpClient(url).request(url, how);
+  const through = throughProxy(url, proxy, how.headers);
+  // The tunnel is the agent's; what is not in one is a request to the proxy itself.
+  return httpClient(url.protocol === 'https:' ? url : proxy).request({ ...through, method: how.method });
 };
 
 const answerOf = (response: IncomingMessage, signal: AbortSignal): HttpAnswer => {

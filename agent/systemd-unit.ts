@@ -27,15 +27,17 @@ export type UnitPlaces = {
 };
 
 const ENVIRONMENT_FILE = '/etc/sluice-agent.env';
-/** A unit can be read by everybody. */
-const SECRET_FLAG = agentFlagName('token');
+/** A unit can be read by everybody, and a proxy may have a login. */
+const SECRET_FLAGS: readonly string[] = [agentFlagName('token'), agentFlagName('proxy')];
+
+const isProxyVariable = (name: string): boolean => /^(https?|all|no)_proxy$/i.test(name);
 
 /** Names only. */
 const leftOut = ({ flags }: UnitPlaces, env: Record<string, string | undefined>): string[] =>
   AGENT_SETTINGS.filter((setting) => {
     const flag = agentFlagName(setting);
     const isSet = (env[agentEnvironmentName(setting)] ?? '') !== '';
-    return flag === SECRET_FLAG ? isSet || flags[flag] !== undefined : isSet && flags[flag] === undefined;
+    return SECRET_FLAGS.includes(flag) ? isSet || flags[flag] !== undefined : isSet && flags[flag] === undefined;
   }).map(agentEnvironmentName);
 
 type Configured = Pick<AgentConfig, 'device' | 'dataDir' | 'slots' | 'application' | 'local'>;
@@ -80,16 +82,18 @@ export const unitText = (
 ): string => {
   const { node, program, words, configFile } = places;
   // What is relative is so to where this was asked; the sandbox below is for this folder, too.
-  const { [SECRET_FLAG]: _, ...flags } = { ...places.flags, [agentFlagName('dataDir')]: config.dataDir };
+  const flags = { ...places.flags, [agentFlagName('dataDir')]: config.dataDir };
   const settings = [
     ...(configFile === undefined ? [] : ['--config', configFile]),
-    ...Object.entries(flags).flatMap(([name, value]) => (value === undefined ? [] : [`--${name}=${value}`])),
+    ...Object.entries(flags).flatMap(([name, value]) =>
+      value === undefined || SECRET_FLAGS.includes(name) ? [] : [`--${name}=${value}`],
+    ),
   ];
   // Only the agent's own program can become another one.
   const launches = config.slots.kind === 'directories' && words.length === 0;
   const start = node === undefined ? [program] : [node, ...NODE_FLAGS, program];
   const command = [...start, ...words, ...(launches ? ['--launch'] : []), ...settings].map(argument).join(' ');
-  const missing = leftOut(places, env);
+  const missing = [...leftOut(places, env), ...Object.keys(env).filter(isProxyVariable)];
   const note = missing.length === 0 ? '' : `# Not in here, but set when this was printed: ${missing.join(', ')}\n`;
   const images = config.slots.kind !== 'directories';
   const malloc = Object.entries(MALLOC_ENVIRONMENT).map(([name, value]) => `${name}=${value}`);

@@ -1,7 +1,8 @@
 /** What the commands have in common: how they find the server, what they print for scripts, and their examples. */
 import type { Command } from 'commander';
-import { type Client, openClient } from './client.ts';
+import type { Client } from './client.ts';
 import { findConnection } from './login-file.ts';
+import { openProxiedClient } from './proxied-client.ts';
 
 /** The flags of every command that talks to a server. */
 export type ServerFlags = { url?: string; token?: string; json?: boolean };
@@ -14,7 +15,7 @@ export const withServer = (command: Command): Command =>
     .option('--json', 'print JSON for scripts, times in milliseconds');
 
 export const connect = async (flags: ServerFlags): Promise<Client> =>
-  openClient(
+  openProxiedClient(
     await findConnection(
       {
         ...(flags.url === undefined ? {} : { url: flags.url }),

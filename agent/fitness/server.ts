@@ -5,8 +5,11 @@ import { connectOnce } from '../checks.ts';
 import type { AgentConfig } from '../config.ts';
 import { readEnrolled, trustedRoot } from '../enrol.ts';
 import { readKnownRoot } from '../known-root.ts';
+import { openProxies } from '../proxies.ts';
+import { type ProxyFor, targetOf } from '../proxy.ts';
 import { request } from '../request.ts';
 import { errorCode } from '../system-error.ts';
+import { openTunnel, ProxyFailed } from '../tunnel.ts';
 import { BUILD_TIME } from '../version.ts';
 import { doubtful, type Finding, good, unfit } from './finding.ts';
 
@@ -16,19 +19,36 @@ const CLOCK_MS_MAX = 60_000;
 
 export const examineServer = async (config: AgentConfig, now: () => number): Promise<Finding[]> => {
   const enrolled = await readEnrolled(config.dataDir, config).catch(() => undefined);
-  const { http, clock } = await examineHttp(config.serverUrl, now);
+  const { proxyFor, problems } = openProxies(config, process.env);
+  const { http, clock } = await examineHttp(config.serverUrl, proxyFor, now);
   const mqttUrl = config.mqttUrl ?? enrolled?.mqttUrl;
-  return [http, clock, await examineMqtt(mqttUrl), examineTrust(config, await readKnownRoot(config.dataDir))];
+  return [
+    http,
+    clock,
+    await examineMqtt(mqttUrl, proxyFor),
+    ...problems.map((problem) => doubtful('proxy', problem, 'put the variable right, or set proxy')),
+    examineTrust(config, await readKnownRoot(config.dataDir)),
+  ];
 };
 
-const examineHttp = async (serverUrl: string, now: () => number): Promise<{ http: Finding; clock: Finding }> => {
+const examineHttp = async (
+  serverUrl: string,
+  proxyFor: ProxyFor,
+  now: () => number,
+): Promise<{ http: Finding; clock: Finding }> => {
+  const proxy = proxyFor(targetOf(new URL(serverUrl)));
+  const way = proxy === null ? '' : ` through the proxy ${proxy.name}`;
   try {
     const asked = now();
-    const answer = await request(`${serverUrl}/health`, { headers: {}, signal: AbortSignal.timeout(ANSWER_MS_MAX) });
+    const answer = await request(`${serverUrl}/health`, {
+      headers: {},
+      signal: AbortSignal.timeout(ANSWER_MS_MAX),
+      proxyFor,
+    });
     await answer.body?.cancel();
     const http =
       answer.status < 400
-        ? good('server', `${serverUrl} answers`)
+        ? good('server', `${serverUrl} answers${way}`)
         : doubtful(
             'server',
             `${serverUrl} answers ${answer.status}`,
@@ -50,7 +70,10 @@ const examineHttp = async (serverUrl: string, now: () => number): Promise<{ http
     const todo = /CERT|SELF_SIGNED|VERIFY/.test(why)
       ? 'its certificate is not trusted here: name its authority in NODE_EXTRA_CA_CERTS'
       : 'is serverUrl right? is there a network, a name server, a firewall?';
-    return { http: unfit('server', `${serverUrl} can not be reached (${why})`, todo), clock: clockOf(null, now()) };
+    return {
+      http: unfit('server', `${serverUrl} can not be reached${way} (${why})`, todo),
+      clock: clockOf(null, now()),
+    };
   }
 };
 
@@ -69,7 +92,7 @@ const clockOf = (date: string | null, at: number): Finding => {
 };
 
 /** Null: the one that was kept can not be used. */
-const examineMqtt = async (mqttUrl: string | null | undefined): Promise<Finding> => {
+const examineMqtt = async (mqttUrl: string | null | undefined, proxyFor: ProxyFor): Promise<Finding> => {
   if (mqttUrl === undefined) return good('MQTT', 'the server says where, when this device enrols');
   const address = mqttUrl === null ? undefined : parseMqttUrl(mqttUrl);
   if (address === undefined)
@@ -79,10 +102,14 @@ const examineMqtt = async (mqttUrl: string | null | undefined): Promise<Finding>
       'set mqtt.publicUrl of the server, or mqttUrl here, to mqtts://host:port',
     );
   try {
-    await connectOnce(address.host, address.port, AbortSignal.timeout(ANSWER_MS_MAX));
-    return good('MQTT', `${mqttUrl} accepts connections`);
+    const proxy = proxyFor({ ...address, scheme: address.protocol });
+    const limit = AbortSignal.timeout(ANSWER_MS_MAX);
+    if (proxy === null) await connectOnce(address.host, address.port, limit);
+    else (await openTunnel(proxy, address, limit)).destroy();
+    return good('MQTT', `${mqttUrl} accepts connections${proxy === null ? '' : ` through the proxy ${proxy.name}`}`);
   } catch (error) {
-    const found = `${mqttUrl} can not be reached (${errorCode(error) || 'no answer'})`;
+    const why = error instanceof ProxyFailed ? error.message : errorCode(error) || 'no answer';
+    const found = `${mqttUrl} can not be reached (${why})`;
     return doubtful(
       'MQTT',
       found,

@@ -6,6 +6,7 @@ import { hash } from 'node:crypto';
 import { TUF_TARGETS } from '#shared/device-api.ts';
 import { MANIFEST_BYTES_MAX } from '#shared/manifest.ts';
 import type { Log } from '../log.ts';
+import type { ProxyFor } from '../proxy.ts';
 import { type HttpAnswer, type HttpGet, request } from '../request.ts';
 import { reasonOf } from './trouble.ts';
 
@@ -20,8 +21,14 @@ export type Cache = {
   distrust: () => void;
 };
 
-export const openCache = (options: { get: HttpGet; cacheUrl: string; log: Pick<Log, 'info'> }): Cache => {
-  const { get: origin, cacheUrl, log } = options;
+export const openCache = (options: {
+  get: HttpGet;
+  cacheUrl: string;
+  proxyFor?: ProxyFor;
+  log: Pick<Log, 'info'>;
+}): Cache => {
+  const { get: origin, cacheUrl, proxyFor, log } = options;
+  const through = proxyFor === undefined ? {} : { proxyFor };
   let badUntil = Number.NEGATIVE_INFINITY;
   const leave = (ms: number, why: string): void => {
     if (performance.now() >= badUntil) log.info({ event: 'cache-left', cacheUrl }, `the cache is left alone: ${why}`);
@@ -32,7 +39,11 @@ export const openCache = (options: { get: HttpGet; cacheUrl: string; log: Pick<L
     const late = new AbortController();
     const timer = setTimeout(() => late.abort(), ANSWER_MS_MAX);
     try {
-      return await request(`${cacheUrl}${path}`, { headers, signal: AbortSignal.any([signal, late.signal]) });
+      return await request(`${cacheUrl}${path}`, {
+        headers,
+        signal: AbortSignal.any([signal, late.signal]),
+        ...through,
+      });
     } finally {
       clearTimeout(timer);
     }

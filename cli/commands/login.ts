@@ -2,10 +2,10 @@
 import { createInterface } from 'node:readline/promises';
 import type { Command } from 'commander';
 import { routes } from '#shared/api.ts';
-import { openClient } from '../client.ts';
 import { withExamples } from '../command.ts';
 import { usageFailure } from '../failure.ts';
 import { DEFAULT_URL, normaliseUrl, saveLogin } from '../login-file.ts';
+import { openProxiedClient } from '../proxied-client.ts';
 import { print, printJson } from '../terminal.ts';
 
 export const addLogin = (program: Command): void => {
@@ -20,7 +20,7 @@ export const addLogin = (program: Command): void => {
       if (server !== undefined && options.url !== undefined) throw usageFailure('the server is named twice');
       const url = normaliseUrl(server ?? options.url ?? process.env['SLUICE_URL'] ?? DEFAULT_URL);
       const token = options.token ?? process.env['SLUICE_TOKEN'] ?? (await askToken());
-      const who = await openClient({ url, token }).call(routes.whoami, {});
+      const who = await openProxiedClient({ url, token }).call(routes.whoami, {});
       const file = await saveLogin(process.env, { url, token });
       if (options.json === true) return printJson({ url, ...who, file });
       print(`Logged in to ${url} as ${who.name} (${who.role}).\nKept in ${file}, which only you can read.`);

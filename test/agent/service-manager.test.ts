@@ -121,6 +121,10 @@ test('the unit carries the flags it was asked with, and says which settings it d
   expect(start(given)).toMatch(/ --device=gw-01 --data-dir=\/data --attributes=price=\$\$5$/);
   expect(given).not.toContain(token);
   expect(given).toContain('# Not in here, but set when this was printed: SLUICE_AGENT_TOKEN, SLUICE_AGENT_LOG_LEVEL\n');
+  const proxy = 'http://user:secret@proxy:3128';
+  const behind = unitText(config, { ...PLACES, flags: { proxy } }, { HTTPS_PROXY: proxy, no_proxy: '*' });
+  expect(behind).not.toContain('secret');
+  expect(behind).toContain('# Not in here, but set when this was printed: SLUICE_AGENT_PROXY, HTTPS_PROXY, no_proxy\n');
   // A program of its own has Node, and the flags, in it.
   expect(start(unitText(config, { ...PLACES, node: undefined, program: '/agent' }))).toMatch(/^\/agent --launch /);
 });
