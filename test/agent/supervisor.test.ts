@@ -133,6 +133,8 @@ test('output is kept in two files of bounded size, and the end of it can be read
   const end = await supervisor.lastOutput(200);
   expect(Buffer.byteLength(end)).toBeLessThanOrEqual(200);
   expect(end).toMatch(/^(line \d+|\[sluice.*)\n/);
+  // What is queued is written by then.
+  await supervisor.stop();
   for (const file of ['application.log', 'application.log.1']) {
     expect((await stat(join(dir, file))).size).toBeLessThanOrEqual(10_000);
   }
