@@ -390,6 +390,23 @@ test('thousands of heartbeats and reports come through in batches', async () => 
   expect(complaints).toEqual([]);
 });
 
+test('the life that a device speaks in is heard, but not in what is left over from an older connection', async () => {
+  const heard: string[] = [];
+  const listening = makeIngest({
+    ...depsOf(world.store),
+    heard: (device, boot) => void heard.push(`${device} ${boot}`),
+  });
+  listening.message(GW1, 'online', bytesOf({ boot: 'boot-2', online: true }));
+  listening.message(GW1, 'state', bytesOf(reportOf(1)), false);
+  listening.message(GW1, 'online', bytesOf({ boot: 'boot-1', online: false }));
+  listening.message(GW1, 'heartbeat', Buffer.from('no heartbeat'));
+  expect(heard).toEqual(['gw-1 boot-2']);
+  listening.message(GW1, 'state', bytesOf(reportOf(2)));
+  listening.message(GW1, 'heartbeat', heartbeat());
+  expect(heard.slice(1)).toEqual(['gw-1 boot-1', 'gw-1 boot-1']);
+  await listening.stop();
+});
+
 test('presence follows connections; what a device says about itself only adds its boot', async () => {
   ingest.presence(GW1, false);
   await ingest.flush();
