@@ -30,6 +30,11 @@ export type Machine = {
   memory: () => Memory;
   send: (event: EventOf) => void;
   /**
+   * Records a change besides the state, for an effect that must not go on before it is durable. False when it was aborted and must not go on
+   * at all. (It must not wait for its turn then, since its own end is waited for.)
+   */
+  keep(change: (memory: Memory) => Memory, signal: AbortSignal): Promise<boolean>;
+  /**
    * A number for a report or receipt that was never used before and never will be again, whatever crashes. A report does not wait for a journal that can
    * not be written now: the clock sees to it that the next life begins with a higher number (open-memory.ts), or else the server tells.
    */
@@ -145,10 +150,10 @@ export const openMachine = (options: MachineOptions): Machine => {
    * What may be done about a state that can not be recorded, so that the right application runs: a revert that is due, or else booting what the boot
    * selector names. Nothing else of a deployment goes on, and what this comes to is no event: it is done again once there is a record.
    */
-  const beginUnrecorded = (effects: Effect[], onDone: () => void): void => {
+  const beginUnrecorded = ({ state }: InstallState, onDone: () => void): void => {
     const abort = new AbortController();
     const { signal } = abort;
-    const effect = effects[0] === 'revert' ? 'revert' : 'boot';
+    const effect = state === 'reverting' ? 'revert' : 'boot';
     const ended = (async () => {
       await options.perform(effect, memory.install, signal).catch((error: unknown) => failed(effect, error, signal));
       if (!signal.aborted) onDone();
@@ -176,10 +181,10 @@ export const openMachine = (options: MachineOptions): Machine => {
     // What still runs for the old state has no say any more. An event that only changes fields lets it go on.
     if (effects.length > 0 || next.install.state !== before.install.state) await endActivity();
     // A restart resumes a state that is recorded already, and what failed on trial must not run on: neither waits for a disk with room.
-    const isUrgent = event.kind === 'restarted' || effects[0] === 'revert';
+    const isUrgent = event.kind === 'restarted' || next.install.state === 'reverting';
     let due = effects;
     const bootFirst = (): void =>
-      beginUnrecorded(effects, () => {
+      beginUnrecorded(next.install, () => {
         due = effects.filter((effect) => effect !== 'boot');
       });
     await record({ ...next, reportSeq: Math.max(next.reportSeq, memory.reportSeq) }, isUrgent ? bootFirst : undefined);
@@ -208,6 +213,19 @@ export const openMachine = (options: MachineOptions): Machine => {
   return {
     memory: () => memory,
     send,
+    keep: (change, signal) => {
+      const { promise, resolve } = Promise.withResolvers<boolean>();
+      const giveUp = (): void => resolve(false);
+      if (signal.aborted) giveUp();
+      signal.addEventListener('abort', giveUp);
+      void inTurn(async () => {
+        if (!signal.aborted) await record(change(memory));
+        return !signal.aborted;
+      })
+        .then(resolve, giveUp)
+        .finally(() => signal.removeEventListener('abort', giveUp));
+      return promise;
+    },
     nextSeq: async (what = 'receipt') => {
       usedSeq += 1;
       const seq = usedSeq;

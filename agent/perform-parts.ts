@@ -11,7 +11,9 @@ import type { AgentConfig } from './config.ts';
 import type { DataSnapshots } from './data-snapshot.ts';
 import type { Inbox } from './desired.ts';
 import type { Contact } from './domain/contact.ts';
+import type { HookRuns } from './domain/hook-runs.ts';
 import type { Journey } from './domain/install.ts';
+import type { Memory } from './domain/memory.ts';
 import { type Backoff, backoffMs } from './domain/retry.ts';
 import type { Uptime } from './domain/trial-time.ts';
 import type { FleetTime } from './fleet-time.ts';
@@ -43,7 +45,7 @@ export type PerformOptions = {
   trust: Pick<DeviceTrust, 'checkManifest' | 'checkDesired' | 'time'>;
   http: Pick<Http, 'get' | 'getJson' | 'distrustCache'>;
   identity: Identity;
-  machine: () => Pick<Machine, 'memory' | 'nextSeq' | 'send'>;
+  machine: () => Pick<Machine, 'memory' | 'nextSeq' | 'send' | 'keep'>;
   inbox: () => Pick<Inbox, 'receive'>;
   /** How far the device gets now. */
   contact: () => Contact;
@@ -110,12 +112,18 @@ export const partsOf = (options: PerformOptions) => {
 
   const hooks = async (when: HookMoment, manifest: Manifest, journey: Journey, signal: AbortSignal) => {
     if (!manifest.hooks.some((hook) => hook.when === when)) return { ok: true as const };
+    const { memory, keep } = options.machine();
+    const known = ({ hookRuns = [] }: Pick<Memory, 'hookRuns'>): HookRuns => hookRuns;
     const ran = await runHooks({
       when,
       manifest,
       folder: 'slot' in journey && when !== 'before-install' ? options.slots.workFolder(journey.slot) : folders.data,
       environment: await hookEnvironment(journey, options.slots, options.files),
       port: config.application.port,
+      counts: {
+        known: () => known(memory()),
+        keep: (change) => keep((now) => ({ ...now, hookRuns: change(known(now)) }), signal),
+      },
       // A hook may say "later" as long as nothing is decided.
       deferUntil: when === 'after-commit' || when === 'after-revert' ? 0 : journey.offer.expires,
       pause,

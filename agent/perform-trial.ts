@@ -2,16 +2,19 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Manifest } from '#shared/manifest.ts';
 import { snapshotLimit } from './data-snapshot.ts';
-import { evidenceOf } from './domain/resume.ts';
+import type { Journey } from './domain/install.ts';
+import { evidenceOf, standbyOf } from './domain/resume.ts';
 import { trialUsedMs } from './domain/trial-time.ts';
 import { runTrialHealth } from './health.ts';
 import { healthHooks } from './hooks.ts';
+import type { EventOf } from './machine.ts';
 import { type Done, failed, type InSlot, type PerformOptions, partsOf, readable, settleData } from './perform-parts.ts';
-import type { SlotResult } from './slots/slots.ts';
+import type { SlotName, SlotResult, SlotsView } from './slots/slots.ts';
 import { checkEnvironment, hookEnvironment } from './surroundings.ts';
 
 const SELECTOR_ATTEMPTS_MAX = 5;
 const REVERT_RUNNING_MS_MAX = 15_000;
+const NOT_COMMITTED = { code: 'PRECONDITION', message: 'the boot selector has not committed the slot' } as const;
 
 export const trialEffects = (options: PerformOptions) => {
   const { config, slots, files, now, log } = options;
@@ -20,7 +23,14 @@ export const trialEffects = (options: PerformOptions) => {
   const inspect = async (journey: InSlot): Done => {
     const inspected = await slots.inspect();
     if (!inspected.ok) return failed(inspected.code, inspected.message);
-    return { kind: evidenceOf(inspected.view, journey) };
+    return committedAnyway(inspected.view, journey) ?? { kind: evidenceOf(inspected.view, journey) };
+  };
+
+  /** There is no way back from what the boot selector has committed. */
+  const committedAnyway = ({ active }: SlotsView, journey: InSlot): EventOf | undefined => {
+    if (journey.state !== 'reverting' || active !== journey.slot) return undefined;
+    if (journey.commitStands === true) return { kind: 'found-active' };
+    return failed('REVERT_FAILED', `slot ${active} is committed, and not by this agent`);
   };
 
   const activate = async (journey: InSlot, signal: AbortSignal): Done => {
@@ -109,29 +119,58 @@ export const trialEffects = (options: PerformOptions) => {
       if (signal.aborted) return undefined;
       if (booted?.kind === 'booted-other') return failed('TRIAL_CRASHED', booted.why);
     }
-    const committed = await insist(() => slots.commit(), signal);
+    const answer = await insist(() => slots.commit(), signal);
     if (signal.aborted) return undefined;
-    if (!committed.ok) return failed(committed.code, committed.message);
+    // What the boot selector says is true, whatever became of the answer.
+    const seen = await slots.inspect().catch(() => undefined);
+    const isCommitted = seen?.ok === true ? seen.view.active === journey.slot : answer.ok;
+    if (!isCommitted) {
+      const { code, message } = answer.ok ? NOT_COMMITTED : answer;
+      return failed(code, message);
+    }
+    await settleCommitted(journey, signal).catch((error: unknown) => {
+      log.error({ event: 'commit-not-settled', err: error }, 'what follows from the commit was not all done');
+    });
+    return signal.aborted ? undefined : { kind: 'committed' };
+  };
+
+  /** Nothing in here can undo the commit. */
+  const settleCommitted = async (journey: InSlot, signal: AbortSignal): Promise<void> => {
     const settled = await settleData(options);
     if (!settled.ok) log.error({ event: 'snapshot-not-settled', code: settled.code }, settled.message);
     // After a restart nothing runs yet.
     if ((await slots.running()) === null) await slots.boot(signal);
     const manifest = await keptManifest(journey).catch(() => undefined);
     if (manifest !== undefined) await keepChecks(manifest, journey);
-    const after =
-      manifest === undefined ? { ok: true as const } : await hooks('after-commit', manifest, journey, signal);
-    if (!after.ok) log.error({ event: 'hook-failed' }, `after commit, which stands: ${after.message}`);
-    return { kind: 'committed' };
   };
+
+  /** Of an outcome that is recorded: they can change nothing, and the slots say which slot it is about. */
+  const afterwards =
+    (when: 'after-commit' | 'after-revert', slotOf: (view: SlotsView) => SlotName | null) =>
+    async (journey: Journey, signal: AbortSignal): Done => {
+      const manifest = await keptManifest(journey).catch(() => undefined);
+      const inspected = await slots.inspect();
+      const slot = inspected.ok ? slotOf(inspected.view) : null;
+      if (manifest === undefined || slot === null) return undefined;
+      const there: InSlot = { ...journey, slot };
+      const ran = await hooks(when, manifest, there, signal);
+      if (!ran.ok && !signal.aborted) log.error({ event: 'hook-failed' }, `${ran.message}; the outcome stands`);
+      return undefined;
+    };
 
   const revert = async (journey: InSlot, signal: AbortSignal): Done => {
     // Before anything else writes there.
     if (slots.process !== null) await options.keepLog(journey.offer.install, 'application');
-    const reverted = await insist(() => slots.revert(), signal);
+    const before = await slots.inspect();
+    const committed = before.ok ? committedAnyway(before.view, journey) : undefined;
+    const reverted: SlotResult = committed === undefined ? await insist(() => slots.revert(), signal) : { ok: true };
     if (signal.aborted) return undefined;
-    if (!reverted.ok) {
+    if (committed?.kind === 'found-active') return committed;
+    if (committed !== undefined || !reverted.ok) {
       // No try of a trial can be counted either, so what boots is what ran before. A boot loader counts by itself, and is not asked.
-      if (slots.process !== null) await slots.boot(signal);
+      if (slots.process !== null && (committed === undefined || (await slots.running()) === null))
+        await slots.boot(signal);
+      if (reverted.ok) return committed;
       return failed('REVERT_FAILED', `${reverted.code}: ${reverted.message}`);
     }
     // Where activation failed before it changed anything, what ran goes on running.
@@ -153,23 +192,29 @@ export const trialEffects = (options: PerformOptions) => {
     const deadline = performance.now() + REVERT_RUNNING_MS_MAX;
     for (;;) {
       const [inspected, running] = await Promise.all([slots.inspect(), slots.running()]);
-      if (!inspected.ok) return failed('REVERT_FAILED', inspected.message);
-      const { active, trial } = inspected.view;
-      if (trial !== null || active === journey.slot)
-        return failed('REVERT_FAILED', 'the boot selector still names the new version');
-      // Before the first commit there is nothing to go back to, and nothing runs.
-      if (running === null ? active === null : running.slot === active) break;
-      if (performance.now() >= deadline)
-        return failed('REVERT_FAILED', `what ran before, slot ${active}, does not come up`);
+      if (inspected.ok) {
+        const { active, trial } = inspected.view;
+        if (trial !== null || active === journey.slot)
+          return failed('REVERT_FAILED', 'the boot selector still names the new version');
+        // Before the first commit there is nothing to go back to, and nothing runs.
+        if (running === null ? active === null : running.slot === active) return { kind: 'revert-verified' };
+        if (performance.now() >= deadline)
+          return failed('REVERT_FAILED', `what ran before, slot ${active}, does not come up`);
+      } else if (performance.now() >= deadline) return failed('REVERT_FAILED', inspected.message);
       await sleep(50, undefined, { signal }).catch(() => undefined);
       if (signal.aborted) return undefined;
     }
-    const manifest = await keptManifest(journey).catch(() => undefined);
-    const after =
-      manifest === undefined ? { ok: true as const } : await hooks('after-revert', manifest, journey, signal);
-    if (!after.ok) log.error({ event: 'hook-failed' }, `after the revert, which stands: ${after.message}`);
-    return { kind: 'revert-verified' };
   };
 
-  return { inspect, activate, bootTrial, watchTrial, commit, revert, verifyRevert };
+  return {
+    inspect,
+    activate,
+    bootTrial,
+    watchTrial,
+    commit,
+    revert,
+    verifyRevert,
+    afterCommit: afterwards('after-commit', ({ active }) => active),
+    afterRevert: afterwards('after-revert', standbyOf),
+  };
 };

@@ -96,7 +96,8 @@ const effectsOf = (options: PerformOptions) => {
       outcome,
       ...attemptOf(journey),
       ...('error' in journey ? { error: journey.error } : {}),
-      running: await runningNow(slots),
+      // What can not be read now must not keep the outcome from being told.
+      running: await runningNow(slots).catch(() => null),
       boot: options.boot,
       seq: await options.machine().nextSeq(),
       at: Math.max(0, now()),
@@ -137,6 +138,8 @@ const effectsOf = (options: PerformOptions) => {
     commit: inSlot(trial.commit),
     revert: inSlot(trial.revert),
     'verify-revert': inSlot(trial.verifyRevert),
+    'after-commit': trial.afterCommit,
+    'after-revert': trial.afterRevert,
     'sign-receipt': signReceipt,
     'send-receipt': sendReceipt,
     'clean-up': cleanUp,

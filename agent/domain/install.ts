@@ -8,6 +8,7 @@ import { DeviceError, type Outcome } from '#shared/deployment.ts';
 import { Millis, unreachable } from '#shared/ids.ts';
 import { Instruction, Signed } from '#shared/messages.ts';
 import { mayActivateAt, mayInstallAt } from '#shared/windows.ts';
+import { whenExceeded } from './exceeded.ts';
 import { Uptime } from './trial-time.ts';
 
 const Slot = z.enum(['a', 'b']);
@@ -47,7 +48,8 @@ export const InstallState = z.discriminatedUnion('state', [
   /** `since` and `began` are when the trial began, also after restarts: its deadline is kept. */
   state('trial', { slot: Slot, began: Uptime.optional() }),
   state('committing', { slot: Slot }),
-  state('reverting', { slot: Slot, error: DeviceError }),
+  /** `commitStands`: the trial did not fail, so where the boot selector has committed it all the same, it is committed. */
+  state('reverting', { slot: Slot, error: DeviceError, commitStands: z.literal(true).optional() }),
   state('verifying-revert', { slot: Slot, error: DeviceError }),
   /** The four outcomes. `receipt` is null until it is signed; it stays here until the server has acknowledged it. */
   state('committed', { receipt: Signed.nullable() }),
@@ -103,6 +105,8 @@ export type Effect =
   | 'commit'
   | 'revert'
   | 'verify-revert'
+  | 'after-commit' // the hooks of that name
+  | 'after-revert'
   | 'sign-receipt'
   | 'send-receipt'
   | 'clean-up';
@@ -160,7 +164,7 @@ export const TRANSITIONS: readonly Row[] = [
   ['activating',       'booted-other',     'reverting',        'revert'],
   ['activating',       'failed',           'reverting',        'revert'],
   ['activating',       'restarted',        'activating',       'inspect'],
-  ['activating',       'found-untouched',  'activating',       'activate'],
+  ['activating',       'found-untouched',  'activating',       'boot activate'],
   ['activating',       'found-on-trial',   'activating',       'boot-trial'],
   ['activating',       'found-active',     'reverting',        'revert'],
 
@@ -174,7 +178,8 @@ export const TRANSITIONS: readonly Row[] = [
   // Committed, but the journal's newest record was lost: roll forward.
   ['trial',            'found-active',     'committing',       'commit'],
 
-  ['committing',       'committed',        'committed',        'sign-receipt'],
+  // Recorded first: what hooks do afterwards, to the agent too, changes nothing any more.
+  ['committing',       'committed',        'committed',        'after-commit sign-receipt'],
   ['committing',       'failed',           'reverting',        'revert'],
   ['committing',       'restarted',        'committing',       'inspect'],
   ['committing',       'found-untouched',  'reverting',        'revert'],
@@ -184,17 +189,22 @@ export const TRANSITIONS: readonly Row[] = [
   ['reverting',        'booted-other',     'verifying-revert', 'verify-revert'],
   ['reverting',        'failed',           'failed',           'sign-receipt'],
   ['reverting',        'restarted',        'reverting',        'revert'],
+  // The commit succeeded, and only its answer failed.
+  ['reverting',        'found-active',     'committed',        'boot after-commit sign-receipt'],
+  // After too many restarts it is only asked how it ended.
+  ['reverting',        'found-untouched',  'reverted',         'boot after-revert sign-receipt'],
+  ['reverting',        'found-on-trial',   'reverting',        'revert'],
 
-  ['verifying-revert', 'revert-verified',  'reverted',         'sign-receipt'],
+  ['verifying-revert', 'revert-verified',  'reverted',         'after-revert sign-receipt'],
   ['verifying-revert', 'failed',           'failed',           'sign-receipt'],
   ['verifying-revert', 'restarted',        'verifying-revert', 'boot verify-revert'],
 
   ['committed',        'signed',           'committed',        'send-receipt'],
   ['committed',        'acknowledged',     'reported',         'clean-up'],
-  ['committed',        'restarted',        'committed',        'boot sign-receipt'],
+  ['committed',        'restarted',        'committed',        'boot after-commit sign-receipt'],
   ['reverted',         'signed',           'reverted',         'send-receipt'],
   ['reverted',         'acknowledged',     'reported',         'clean-up'],
-  ['reverted',         'restarted',        'reverted',         'boot sign-receipt'],
+  ['reverted',         'restarted',        'reverted',         'boot after-revert sign-receipt'],
   ['failed',           'signed',           'failed',           'send-receipt'],
   ['failed',           'acknowledged',     'reported',         'clean-up'],
   ['failed',           'restarted',        'failed',           'boot sign-receipt'],
@@ -208,26 +218,14 @@ export const TRANSITIONS: readonly Row[] = [
 
 const ROWS = new Map(TRANSITIONS.map((row) => [`${row[0]} ${row[1]}`, row]));
 
-/** A deployment that goes round in circles (an agent that is killed again and again) ends here. */
-export const TRANSITIONS_MAX = 100;
-/** Of them, how many may be left for a revert: past `TRANSITIONS_MAX` plus these, a revert that never ends is given up. */
-export const REVERT_TRANSITIONS_MAX = 50;
-
 export type Step = { next: InstallState; effects: Effect[] };
 
 /** The one step. An event that has no row is late or not meant for this state: the very same state comes back. */
 export const stepInstall = (now: InstallState, event: InstallEvent): Step => {
   const row = ROWS.get(`${now.state} ${event.kind}`);
   if (row === undefined || !fits(now, event)) return { next: now, effects: [] };
-  const exceeded = whenExceeded(now);
-  if (exceeded !== undefined) {
-    const message = `gave up after ${TRANSITIONS_MAX} transitions`;
-    const error = { code: 'TRANSITIONS_EXCEEDED' as const, message };
-    return {
-      next: enter(exceeded, now, { kind: 'failed', at: event.at, error }),
-      effects: [exceeded === 'failed' ? 'sign-receipt' : 'revert'],
-    };
-  }
+  const instead = now.state === 'idle' ? undefined : whenExceeded(now, event, row[2]);
+  if (instead !== undefined) return { next: enter(instead.next, now, instead.event), effects: instead.effects };
   return { next: enter(row[2], now, event), effects: effectsOf(row, now, event) };
 };
 
@@ -241,6 +239,7 @@ const isTime = (allowedAt: typeof mayInstallAt, now: Journey, at: number): boole
 const fits = (now: InstallState, event: InstallEvent): boolean => {
   if (now.state === 'waiting' && event.kind === 'permitted') return isTime(mayInstallAt, now, event.at);
   if (now.state === 'ready' && event.kind === 'confirmed') return isTime(mayActivateAt, now, event.at);
+  if (now.state === 'reverting' && event.kind === 'found-active') return now.commitStands === true;
   if (event.kind === 'signed') return 'receipt' in now && now.receipt === null;
   if (event.kind === 'acknowledged') return 'receipt' in now && now.receipt !== null;
   return true;
@@ -250,15 +249,10 @@ const effectsOf = (row: Row, now: InstallState, event: InstallEvent): Effect[] =
   // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- a test reads every cell of the table
   const effects = row[3].split(' ').filter((effect) => effect !== '') as Effect[];
   const signedBefore = event.kind === 'restarted' && 'receipt' in now && now.receipt !== null;
-  return signedBefore ? effects.map((effect) => (effect === 'sign-receipt' ? 'send-receipt' : effect)) : effects;
-};
-
-/** Where a deployment goes that has taken too many transitions; what has ended may take any number to be reported. */
-const whenExceeded = (now: InstallState): 'failed' | 'reverting' | undefined => {
-  if (now.state === 'idle' || hasEnded(now) || now.transitions < TRANSITIONS_MAX) return undefined;
-  if (isBeforeActivation(now)) return 'failed';
-  if (now.state !== 'reverting' && now.state !== 'verifying-revert') return 'reverting';
-  return now.transitions < TRANSITIONS_MAX + REVERT_TRANSITIONS_MAX ? undefined : 'failed';
+  if (!signedBefore) return effects;
+  return effects.flatMap((effect) =>
+    effect === 'sign-receipt' ? ['send-receipt'] : effect.startsWith('after-') ? [] : [effect],
+  );
 };
 
 const ENDED = new Set<StateName>(['committed', 'reverted', 'failed', 'withdrawn', 'reported']);
@@ -301,7 +295,10 @@ const enter = (name: StateName, now: InstallState, event: InstallEvent): Install
       const began = now.state === 'trial' ? now.began : event.kind === 'booted-trial' ? event.uptime : undefined;
       return { state: name, ...common, slot, began };
     }
-    case 'reverting':
+    case 'reverting': {
+      const slot = 'slot' in now ? now.slot : bug(name, now, event);
+      return { state: name, ...common, slot, error: errorOf(now, event), ...commitStands(now, event) };
+    }
     case 'verifying-revert': {
       const slot = 'slot' in now ? now.slot : bug(name, now, event);
       return { state: name, ...common, slot, error: errorOf(now, event) };
@@ -317,6 +314,16 @@ const enter = (name: StateName, now: InstallState, event: InstallEvent): Install
     default:
       return unreachable(name);
   }
+};
+
+/** A trial that was given up has no verdict; its commit may have been recorded by the boot selector only. */
+const commitStands = (now: InstallState, event: InstallEvent): { commitStands?: true } => {
+  const isUnjudged = event.kind === 'failed' && event.error.code === 'TRANSITIONS_EXCEEDED';
+  const stands =
+    (now.state === 'reverting' && now.commitStands === true) ||
+    now.state === 'committing' ||
+    (now.state === 'trial' && isUnjudged);
+  return stands ? { commitStands: true } : {};
 };
 
 /** A failed revert says so, and why it was tried; everything else keeps the first error: the cause. */

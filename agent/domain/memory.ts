@@ -1,11 +1,14 @@
 /** What the agent remembers beyond the deployment that goes on. */
 import { z } from 'zod';
 import { Id } from '#shared/ids.ts';
+import { HookRuns } from './hook-runs.ts';
 import { attemptOf, type Effect, type InstallEvent, InstallState, isBeforeActivation, stepInstall } from './install.ts';
 
 /** Everything that the agent remembers: one journal record is one of these. */
 export const Memory = z.object({
   install: InstallState,
+  /** Of the deployment that goes on. */
+  hookRuns: HookRuns.optional(),
   /** The newest desired document that was acted on; an older or equal one is not news. */
   desiredSeq: z.number().int().min(0),
   /** How the newest finished deployment ended: it is not begun again, unless it was withdrawn, or the server asks for another attempt at what did not commit. */
@@ -35,9 +38,11 @@ export const stepMemory = (memory: Memory, event: InstallEvent): { next: Memory;
   const { next, effects } = endedBefore ? { next: now, effects: [] } : stepInstall(now, event);
   const desiredSeq = seenSeq(now, event) ?? memory.desiredSeq;
   if (next === now && desiredSeq <= memory.desiredSeq) return { next: memory, effects };
+  const { hookRuns, ...kept } = memory;
   return {
     next: {
-      ...memory,
+      ...kept,
+      ...(hookRuns === undefined || next.state === 'idle' ? {} : { hookRuns }),
       install: next,
       desiredSeq: Math.max(memory.desiredSeq, desiredSeq),
       // Only a committed version may raise it: a trial that reverts must be able to go back.

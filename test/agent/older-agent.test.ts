@@ -43,9 +43,11 @@ test.for([
   { ...journey, state: 'trial', slot: 'b', began: { bootId: 'boot-1', uptimeMs: 5_000 } },
   { ...journey, state: 'committing', slot: 'b' },
   { ...journey, state: 'reverting', slot: 'b', error },
+  { ...journey, state: 'reverting', slot: 'b', error, commitStands: true },
   { ...journey, state: 'reverted', slot: 'b', error, receipt: null },
 ])('the predecessor reads what an agent on trial wrote of $state, and leaves out what it does not know', (state) => {
-  const memory = Memory.safeParse({ install: state, desiredSeq: 7, last: null, floor: 1, reportSeq: 2_000 });
+  const hookRuns = [{ hook: 0, runs: 2, good: false }];
+  const memory = Memory.safeParse({ install: state, hookRuns, desiredSeq: 7, last: null, floor: 1, reportSeq: 2_000 });
   if (!memory.success) throw memory.error;
   const body = JSON.stringify({ v: 1, ofTheFuture: true, memory: withMore(memory.data) });
   const line = `${createHash('sha256').update(body).digest('hex').slice(0, 16)} ${body}\n`;

@@ -2,16 +2,15 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import * as fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
+import { REVERT_TRANSITIONS_MAX, TRANSITIONS_MAX } from '#agent/domain/exceeded.ts';
 import {
   type Effect,
   hasEnded,
   InstallState,
   isBeforeActivation,
-  REVERT_TRANSITIONS_MAX,
   type StateName,
   stepInstall,
   TRANSITIONS,
-  TRANSITIONS_MAX,
 } from '#agent/domain/install.ts';
 import { Memory, stepMemory } from '#agent/domain/memory.ts';
 import { type EventOf, freshMemory, freshSlots, offerOf, outcomeIn, performOnModel, receipt, UPTIME } from './model.ts';
@@ -32,6 +31,8 @@ const EFFECTS: Effect[] = [
   'commit',
   'revert',
   'verify-revert',
+  'after-commit',
+  'after-revert',
   'sign-receipt',
   'send-receipt',
   'clean-up',
@@ -92,7 +93,8 @@ describe('the table', () => {
     const into = (name: StateName) => [
       ...new Set(TRANSITIONS.filter(([state, , next]) => next === name && state !== name).map(([state]) => state)),
     ];
-    expect(into('committed')).toEqual(['accepted', 'committing']);
+    // From `reverting` where a commit's answer failed, and not the commit.
+    expect(into('committed')).toEqual(['accepted', 'committing', 'reverting']);
     const shortcut = TRANSITIONS.filter(([state, , next]) => state === 'accepted' && next === 'committed');
     expect(shortcut.map(([, event]) => event)).toEqual(['found-running']);
     expect(into('committing')).toEqual(['trial']);
@@ -245,18 +247,79 @@ describe('a journey', () => {
   });
 
   test('25: the revert itself fails, or boots never end, revert: bounded, ends in failed, reported (restarted again and again)', () => {
-    const restart: EventOf[] = Array.from({ length: TRANSITIONS_MAX + REVERT_TRANSITIONS_MAX + 1 }, () => ({
-      kind: 'restarted',
-    }));
-    expect(chain([...upToReady, ...restart]).memory.install).toMatchObject({
-      state: 'failed',
-      error: { code: 'TRANSITIONS_EXCEEDED' },
+    expect(chain([...upToReady, ...restarts(TRANSITIONS_MAX)])).toMatchObject({
+      memory: { install: { state: 'failed', error: { code: 'TRANSITIONS_EXCEEDED' } } },
     });
-    expect(chain([...upToTrial, ...restart]).memory.install).toMatchObject({
-      state: 'failed',
-      error: { code: 'TRANSITIONS_EXCEEDED' },
+    expect(chain([...upToTrial, ...restarts(TRANSITIONS_MAX + 2 * REVERT_TRANSITIONS_MAX)])).toMatchObject({
+      memory: { install: { state: 'failed', error: { code: 'TRANSITIONS_EXCEEDED' } } },
     });
   });
+});
+
+const restarts = (count: number): EventOf[] => Array.from({ length: count }, () => ({ kind: 'restarted' }));
+const upToCommitting: EventOf[] = [...upToTrial, { kind: 'passed' }];
+
+describe('a deployment whose agent is killed again and again ends as the boot selector says, and its application runs', () => {
+  const asked = TRANSITIONS_MAX + REVERT_TRANSITIONS_MAX;
+  const timesUp = (events: EventOf[], count: number): EventOf[] => [...events, ...restarts(count - events.length)];
+
+  test('committed, in whichever state it learns of that', () => {
+    const found: EventOf = { kind: 'found-active' };
+    const boots: Effect[] = ['boot', 'after-commit', 'sign-receipt'];
+    for (const from of [upToTrial, upToCommitting]) {
+      const goingBack = chain(timesUp(from, TRANSITIONS_MAX + 1));
+      expect(goingBack.memory.install).toMatchObject({ state: 'reverting', commitStands: true });
+      expect(chain([found], goingBack.memory)).toMatchObject({ states: ['committed'], effects: boots });
+      const outcome = chain([...timesUp(from, asked + 1), found]);
+      expect(outcome).toMatchObject({ effects: boots, memory: { install: { state: 'committed' } } });
+    }
+    const inTime = chain([...timesUp(upToCommitting, TRANSITIONS_MAX), found]);
+    expect(inTime).toMatchObject({ effects: boots, memory: { install: { state: 'committed' } } });
+  });
+
+  test('committed, when the commit succeeded and its answer did not come', () => {
+    const { memory } = chain([...upToCommitting, failure]);
+    expect(memory.install).toMatchObject({ state: 'reverting', commitStands: true });
+    expect(chain([{ kind: 'found-active' }], memory).states).toEqual(['committed']);
+  });
+
+  test('a trial that failed is not committed, whatever else has committed it', () => {
+    const { memory } = chain([...upToTrial, failure]);
+    expect(chain([{ kind: 'found-active' }], memory).memory).toBe(memory);
+  });
+
+  test('reverted, when the boot selector was reverted, though what came after it never ended', () => {
+    const after: Effect[] = ['boot', 'after-revert', 'sign-receipt'];
+    const reverting = [...upToTrial, failure];
+    expect(chain([...timesUp(reverting, asked + 1), { kind: 'found-untouched' }])).toMatchObject({
+      effects: after,
+      memory: { install: { state: 'reverted', error: { code: 'FETCH_FAILED' } } },
+    });
+    expect(chain(timesUp([...reverting, { kind: 'booted-other', why: '' }], asked + 1))).toMatchObject({
+      effects: after,
+      memory: { install: { state: 'reverted', error: { code: 'FETCH_FAILED' } } },
+    });
+  });
+
+  test('failed, when the trial is still pending, or before anything was activated', () => {
+    expect(chain([...timesUp([...upToTrial, failure], asked + 1), { kind: 'found-on-trial' }])).toMatchObject({
+      effects: ['boot', 'sign-receipt'],
+      memory: { install: { state: 'failed', error: { code: 'TRANSITIONS_EXCEEDED' } } },
+    });
+    expect(chain(timesUp(upToReady, TRANSITIONS_MAX + 1))).toMatchObject({
+      effects: ['boot', 'sign-receipt'],
+      memory: { install: { state: 'failed', error: { code: 'TRANSITIONS_EXCEEDED' } } },
+    });
+  });
+});
+
+test('how often hooks were begun is forgotten with their deployment', () => {
+  const hookRuns = [{ hook: 0, runs: 3, good: true }];
+  const committed = chain([...upToCommitting, { kind: 'committed' }]).memory;
+  const { states, memory } = chain(reportIt, { ...committed, hookRuns });
+  expect(states.at(-1)).toBe('idle');
+  expect(memory).not.toHaveProperty('hookRuns');
+  expect(chain(reportIt.slice(0, 2), { ...committed, hookRuns }).memory).toMatchObject({ hookRuns });
 });
 
 const anyEvent: fc.Arbitrary<EventOf> = fc.oneof(
@@ -334,7 +397,8 @@ describe('whatever happens', () => {
         events.forEach((event, index) => {
           install = stepInstall(install, { ...event, at: index }).next;
           const taken = install.state === 'idle' || hasEnded(install) ? 0 : install.transitions;
-          const most = isBeforeActivation(install) ? TRANSITIONS_MAX : TRANSITIONS_MAX + REVERT_TRANSITIONS_MAX;
+          // After activation what leads on may go on: there are four such states.
+          const most = isBeforeActivation(install) ? TRANSITIONS_MAX : TRANSITIONS_MAX + 2 * REVERT_TRANSITIONS_MAX + 4;
           expect(taken).toBeLessThanOrEqual(most);
         });
       }),
@@ -345,12 +409,13 @@ describe('whatever happens', () => {
    * A whole device: each effect is performed on slots that keep state, with luck from the seed, and the agent may be killed after each record,
    * before or after the effect. The model throws when the active slot would be touched or an unverified one activated.
    */
-  test('every deployment ends, is acknowledged once, and leaves a slot that boots', () => {
+  test('every deployment ends, is acknowledged once with the outcome that the boot selector says, and its application runs', () => {
     fc.assert(
       fc.property(
         fc.array(fc.integer({ min: 0, max: 9 }), { minLength: 400, maxLength: 400 }),
         fc.integer({ min: 0, max: 4 }),
-        (luck, badness) => {
+        fc.constantFrom(2, 10),
+        (luck, badness, killedOneIn) => {
           let draws = 0;
           const draw = (): number => luck[draws++ % luck.length]!;
           const slots = freshSlots();
@@ -371,7 +436,7 @@ describe('whatever happens', () => {
             memory = step.next;
             if (memory.install.state === 'reported' && before.install.state !== 'reported')
               acknowledged.push(outcomeIn(before));
-            const killed = (): boolean => faults && draw() === 0;
+            const killed = (): boolean => faults && draw() < 10 / killedOneIn;
             let alive = !killed();
             for (const effect of step.effects) {
               if (!alive) break;
@@ -379,7 +444,10 @@ describe('whatever happens', () => {
               alive = !killed();
               if (alive && next !== undefined) pending.push(next);
             }
-            if (!alive) pending.splice(0, pending.length, { kind: 'restarted' });
+            if (!alive) {
+              pending.splice(0, pending.length, { kind: 'restarted' });
+              slots.runs = null;
+            }
             const committed = slots.active === null ? null : slots.content[slots.active];
             expect(committed?.verified).toBe(true);
             const tried = slots.trial === null ? committed : slots.content[slots.trial.slot];
@@ -388,7 +456,9 @@ describe('whatever happens', () => {
           expect(memory.install.state).toBe('idle');
           expect(acknowledged).toHaveLength(1);
           expect(slots.active).toBe(acknowledged[0] === 'committed' ? 'b' : 'a');
-          expect(slots.trial).toBe(null);
+          // A trial that could not even be ended has failed, and its tries say whether it runs.
+          expect(slots.trial === null ? 'failed' : acknowledged[0]).toBe('failed');
+          expect([slots.active, slots.trial?.slot]).toContain(slots.runs);
         },
       ),
       { numRuns: 500 },

@@ -57,7 +57,7 @@ export const freshSlots = (): ModelSlots => ({
   runs: 'a',
 });
 
-const error = (code: 'FETCH_FAILED' | 'SELFTEST_FAILED' | 'REVERT_FAILED' | 'WRITE_VERIFY') => ({
+const error = (code: 'FETCH_FAILED' | 'SELFTEST_FAILED' | 'REVERT_FAILED' | 'WRITE_VERIFY' | 'WRITE_FAILED') => ({
   code,
   message: code,
 });
@@ -96,6 +96,7 @@ export const performOnModel = (
   if (effect === 'await-permission') return { kind: 'permitted' };
   if (effect === 'sign-receipt') return { kind: 'signed', receipt };
   if (effect === 'send-receipt') return lucky() ? { kind: 'acknowledged' } : undefined;
+  if (effect === 'after-commit' || effect === 'after-revert') return undefined;
   if (effect === 'clean-up') return { kind: 'cleaned' };
   if (effect === 'confirm-offer') return lucky() ? { kind: 'confirmed' } : { kind: 'withdrawn', seq: state.offer.seq };
   if (!('slot' in state)) throw new Error(`${effect} in ${state.state}, which has no slot`);
@@ -105,7 +106,15 @@ export const performOnModel = (
 const performOnSlot = (
   effect: Exclude<
     Effect,
-    'boot' | 'check-manifest' | 'await-permission' | 'sign-receipt' | 'send-receipt' | 'clean-up' | 'confirm-offer'
+    | 'boot'
+    | 'check-manifest'
+    | 'await-permission'
+    | 'after-commit'
+    | 'after-revert'
+    | 'sign-receipt'
+    | 'send-receipt'
+    | 'clean-up'
+    | 'confirm-offer'
   >,
   state: Exclude<InstallState, { state: 'idle' }> & { slot: SlotName },
   slots: ModelSlots,
@@ -143,10 +152,16 @@ const performOnSlot = (
     case 'commit':
       if (slots.trial !== null) slots.active = slots.trial.slot;
       slots.trial = null;
-      return { kind: 'committed' };
+      if (slots.runs === null) boot(slots);
+      // The commit's answer may be lost, not the commit.
+      return lucky() ? { kind: 'committed' } : { kind: 'failed', error: error('WRITE_FAILED') };
     case 'revert':
+      if (slots.active === slot) return { kind: 'found-active' };
+      if (!lucky()) {
+        if (slots.runs === null) boot(slots);
+        return { kind: 'failed', error: error('REVERT_FAILED') };
+      }
       slots.trial = null;
-      if (!lucky()) return { kind: 'failed', error: error('REVERT_FAILED') };
       boot(slots);
       return { kind: 'booted-other', why: '' };
     case 'verify-revert':
