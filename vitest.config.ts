@@ -10,7 +10,7 @@ process.env['NODE_COMPILE_CACHE'] ??= join(import.meta.dirname, 'node_modules', 
 for (const name of Object.keys(process.env)) if (/_proxy$/i.test(name)) delete process.env[name];
 
 /** These take over the clock and the file system of their process. */
-const ALONE = ['test/crashes/**/*.test.ts', 'test/simulation/**/*.test.ts'];
+const ALONE = ['test/crashes/**/*.test.ts', 'test/simulation/**/*.test.ts', 'test/agent/every-write.test.ts'];
 /** These start processes, and wait for them. */
 const PROCESSES = ['test/{agent,cli,server}/**/*.test.ts', 'test/{demo,scripts}.test.ts'];
 
@@ -28,7 +28,10 @@ export default defineConfig({
     // In the order of their names: the longest files first, so that nothing waits for one of them in the end.
     projects: [
       { extends: true, test: { name: 'alone', include: ALONE, isolate: true } },
-      { extends: true, test: { name: 'processes', include: PROCESSES, globalSetup: 'test/built-agent.ts' } },
+      {
+        extends: true,
+        test: { name: 'processes', include: PROCESSES, exclude: ALONE, globalSetup: 'test/built-agent.ts' },
+      },
       { extends: true, test: { name: 'quick', include: ['test/**/*.test.ts'], exclude: [...ALONE, ...PROCESSES] } },
     ],
   },

@@ -113,6 +113,7 @@ export const openDisk = (dataDir: string, now: () => number, log: Log): Disk => 
     },
     watch: async (who) => {
       told = who;
+      clearTimeout(timer);
       const again = (): void => {
         if (stopped) return;
         timer = setTimeout(() => void look().finally(again), LOOK_MS);

@@ -1,5 +1,5 @@
 /** The agent: puts its parts together and runs them until it is told to stop. Also a program of its own: `node agent/main.ts --help`. */
-import { mkdir } from 'node:fs/promises';
+import { mkdir, stat } from 'node:fs/promises';
 import type { Logger } from 'pino';
 import { AgentStopped } from './agent-stopped.ts';
 import type { AgentConfig } from './config.ts';
@@ -20,6 +20,7 @@ import { untilAborted } from './pace.ts';
 import { runProgram } from './program.ts';
 import { openProxies } from './proxies.ts';
 import { keepRecentLines, type RecentLines } from './recent-lines.ts';
+import { storageRefusal } from './system-error.ts';
 import { AGENT_VERSION } from './version.ts';
 
 const AGENT_LOG_CHARS_MAX = 12 * 1024;
@@ -29,7 +30,7 @@ const AGENT_LOG_CHARS_MAX = 12 * 1024;
  * taken, nobody is trusted, or the server refused the enrolment for good. Before that the application runs whenever it can.
  */
 export const runAgent = async (config: AgentConfig, signal: AbortSignal): Promise<void> => {
-  await mkdir(config.dataDir, { recursive: true, mode: 0o700 });
+  await makeDataFolder(config.dataDir);
   const recent = keepRecentLines(AGENT_LOG_CHARS_MAX);
   const log = await makeAgentLog(config.log, config.device, recent.add);
   const lock = await lockFolder(config.dataDir);
@@ -41,6 +42,19 @@ export const runAgent = async (config: AgentConfig, signal: AbortSignal): Promis
     letGo();
     await lock.value.release();
     log.flush();
+  }
+};
+
+/** One that is there already does for a disk that can not be written. */
+const makeDataFolder = async (dir: string): Promise<void> => {
+  try {
+    await mkdir(dir, { recursive: true, mode: 0o700 });
+  } catch (error) {
+    const isThere = await stat(dir).then(
+      (there) => there.isDirectory(),
+      () => false,
+    );
+    if (!isThere) throw new AgentStopped(storageRefusal(error, `the data folder ${dir} can not be made`).message);
   }
 };
 

@@ -1,8 +1,9 @@
 /** Real agents on a full disk, without a network, with a revert that fails. */
-import { spawnSync } from 'node:child_process';
+import { execFileSync, spawnSync } from 'node:child_process';
 import { cp, mkdir, readdir, readlink, rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
+import { readStatus } from '#agent/status-text.ts';
 import { openCrashRig } from './crash-rig.ts';
 import { APPS, NEVER_WELL, type RunningAgent, until } from './harness.ts';
 import { COPIES, flipByte } from './slot-pair.ts';
@@ -81,6 +82,38 @@ test.skipIf(!canMount())(
       ]);
       expect(await rig.isBootable(device, 'b')).toBe(false);
       expect(await runsFrom(join(device.dataDir, 'slots/a'))).toBe(true);
+      await agent.stop();
+    } finally {
+      disk.end();
+    }
+  },
+);
+
+test.skipIf(!canMount())(
+  'an agent that starts on a file system that can only be read runs its application, says so, and installs once it can be written again (which needs root)',
+  async () => {
+    const device = await rig.settledDevice();
+    const disk = await onSmallDisk(device.dataDir, 64 * 1024 * 1024);
+    const remount = (how: string) => execFileSync('mount', ['-o', `remount,${how}`, device.dataDir]);
+    try {
+      remount('ro');
+      const agent = device.start();
+      await until(
+        'it says so',
+        () => rig.server.state.reports.at(-1)?.attributes['disk'] === 'read-only',
+        60_000,
+        () => [agent.lines.slice(-5), agent.errorOutput()],
+      );
+      await until('its application runs', () => runsFrom(join(device.dataDir, 'slots/a')));
+      const release = await rig.publishNext(APPS.good);
+      rig.server.desire(release.instruction);
+      await until('the offer waits', () => agent.lines.some(({ event }) => event === 'desired-refused'));
+      const read = await readStatus(device.dataDir, Date.now());
+      expect(read?.alive).toBe(true);
+      expect([rig.server.state.receipts, agent.hasEnded()]).toEqual([[], false]);
+      remount('rw');
+      await untilReported(agent, 'it is committed');
+      expect(rig.server.state.receipts).toMatchObject([{ outcome: 'committed', running: { slot: 'b' } }]);
       await agent.stop();
     } finally {
       disk.end();
