@@ -1,13 +1,16 @@
 /** Performs one health check once: what each kind means on this device. */
 import { readdir, readFile, stat } from 'node:fs/promises';
 import { connect } from 'node:net';
+import { uptime } from 'node:os';
 import { basename, resolve } from 'node:path';
 import { unreachable } from '#shared/ids.ts';
 import type { HealthCheck } from '#shared/manifest.ts';
 import { runCommand } from './command.ts';
+import { type FileAges, openFileAges } from './file-ages.ts';
 import { httpClient } from './node-http.ts';
 import { lookUpProcess } from './process-table.ts';
 import { CUT } from './redact.ts';
+import type { WatchedProcess } from './slots/slots.ts';
 import { errorCode } from './system-error.ts';
 
 export type CheckOptions = {
@@ -19,8 +22,10 @@ export type CheckOptions = {
   environment?: Record<string, string>;
   /** Replaces `{data}` at the beginning of a path. */
   dataDir?: string;
-  /** What the agent runs from the slots; null when it runs nothing. `since` is in milliseconds since 1970. */
-  process: { running(): { since?: number } | null } | null;
+  /** What the agent runs from the slots; null when it runs nothing. */
+  process: Pick<WatchedProcess, 'running'> | null;
+  /** What earlier looks saw of files; without it each look is the first. */
+  ages?: FileAges;
 };
 
 /** `message` says what was wrong. */
@@ -149,7 +154,7 @@ const checkProcess = async (check: Of<'process'>, options: CheckOptions): Promis
   if (program === undefined && pidFile === undefined) {
     const running = options.process?.running() ?? null;
     if (running === null) return bad(options.process === null ? 'the agent runs no application' : 'it does not run');
-    return upLongEnough('the application', Date.now() - (running.since ?? 0), upMs);
+    return upLongEnough('the application', running.ranMs ?? Number.POSITIVE_INFINITY, upMs);
   }
   const found = program === undefined ? await pidIn(placeOf(pidFile!, options)) : await processesNamed(program);
   const what = program ?? `the process of ${pidFile}`;
@@ -182,19 +187,21 @@ const processesNamed = async (program: string): Promise<number[]> => {
 
 /** Undefined when it does not run (any more). */
 const ageOf = async (pid: number): Promise<number | undefined> => {
-  const [there, uptime] = await Promise.all([lookUpProcess(pid), readFile('/proc/uptime', 'utf8').catch(() => '')]);
+  const there = await lookUpProcess(pid);
   if (there === undefined || there.zombie) return undefined;
-  return Number(uptime.split(' ')[0]) * 1_000 - Number(there.startTicks) * MS_PER_TICK;
+  return uptime() * 1_000 - Number(there.startTicks) * MS_PER_TICK;
 };
 
 const checkFile = async (check: Of<'file'>, options: CheckOptions): Promise<CheckResult> => {
   const file = placeOf(check.path, options);
+  const { ages = openFileAges() } = options;
   try {
-    const ageMs = Date.now() - (await stat(file)).mtimeMs;
-    // A clock that was set back: whoever writes the file will soon write it again.
-    if (ageMs < -check.withinMs) return bad(`${file} was modified in the future`);
+    const ageMs = ages.see(file, (await stat(file)).mtimeMs, check.withinMs);
+    // The clock was set back; what writes the file will soon write it again.
+    if (ageMs === 'future') return bad(`${file} was modified in the future`);
     return ageMs <= check.withinMs ? GOOD : bad(`${file} was modified ${Math.round(ageMs)} ms ago`);
   } catch (error) {
+    ages.miss(file);
     return bad(`${file}: ${errorCode(error) || String(error)}`);
   }
 };

@@ -60,7 +60,7 @@ export const confirming = (options: PerformOptions) => {
 
   /**
    * Waits until the newest instruction lets the device go on, which it knows offline too. An offer may expire meanwhile: returns
-   * until when it may still be confirmed then. Undefined when it was aborted, or has nothing to wait for any more.
+   * until when it may still be confirmed then, by `performance.now()`. Undefined when it was aborted, or has nothing to wait for any more.
    */
   const untilTime = async (
     allowedAt: (timing: Timing, now: number) => number | undefined,
@@ -76,7 +76,7 @@ export const confirming = (options: PerformOptions) => {
       // Of an unknown time only this is known: whatever waits for a time has to wait.
       const present = time.now() ?? 0;
       const at = allowedAt(install.offer.install, present);
-      if (at !== undefined && at <= present) return told ? now() + CONFIRMED_WITHIN_MS : 0;
+      if (at !== undefined && at <= present) return told ? performance.now() + CONFIRMED_WITHIN_MS : 0;
       if (!told) log.info({ event: 'held-back', until: at ?? null }, `${state}: ${waitWords(at)}`);
       if (performance.now() - askedAt >= share * (time.known() ? ASK_AGAIN_MS : ASK_RETRY_MS)) {
         await ask(signal);
@@ -98,11 +98,11 @@ export const confirming = (options: PerformOptions) => {
     const held = await options.holds.wait(
       'activation',
       instruction.deployment,
-      () => Math.max(expires, waited),
+      () => now() < expires || performance.now() < waited,
       signal,
     );
     if (held === 'aborted') return undefined;
-    return held === 'go' && now() > expires && began <= expires ? now() + CONFIRMED_WITHIN_MS : waited;
+    return held === 'go' && now() > expires && began <= expires ? performance.now() + CONFIRMED_WITHIN_MS : waited;
   };
 
   /** Does the offer still stand? Unasked nothing is activated; without an answer the offer expires, or is activated unconfirmed where it says so. */
@@ -115,7 +115,7 @@ export const confirming = (options: PerformOptions) => {
       const current = options.machine().memory().install;
       if (waited === undefined || current.state !== 'ready') return undefined;
       confirmBy = Math.max(confirmBy, waited);
-      if (now() >= Math.max(current.offer.expires, confirmBy))
+      if (now() >= current.offer.expires && performance.now() >= confirmBy)
         return failed('INSTRUCTION_EXPIRED', 'the offer expired before the server could confirm it');
       const since = performance.now();
       const answer = await ask(signal);
@@ -125,7 +125,7 @@ export const confirming = (options: PerformOptions) => {
         // By the server's clock it may be too early.
         const present = time.now() ?? 0;
         if ((mayActivateAt(current.offer.install, present) ?? Number.POSITIVE_INFINITY) <= present)
-          return { kind: 'confirmed' };
+          return { kind: 'confirmed', time: present };
         continue;
       }
       silent =
@@ -141,7 +141,7 @@ export const confirming = (options: PerformOptions) => {
             { event: 'activating-unconfirmed', asked: silent.asked },
             `the server was asked ${silent.asked} times in ${Math.round(silentMs / 1_000)} s and did not answer; the offer allows to activate all the same`,
           );
-          return { kind: 'confirmed' };
+          return { kind: 'confirmed', time: time.now() ?? 0 };
         }
       }
       await pause(attempt, signal);

@@ -195,7 +195,7 @@ const ofThisRoot = ({ config }: EnrolOptions, root: Sha256 | undefined, answer: 
       );
 
 const askOnce = async (options: EnrolOptions, token: string | null): Promise<Result<Answer>> => {
-  const { config, identity, http, clock, now, signal } = options;
+  const { config, identity, http, clock, signal } = options;
   const payload: EnrolmentPayload = {
     type: 'sluice/enrol/1',
     device: config.device,
@@ -205,7 +205,7 @@ const askOnce = async (options: EnrolOptions, token: string | null): Promise<Res
     token,
     at: Math.max(0, clock.now()),
   };
-  const before = now();
+  const before = performance.now();
   const answer = await http.postJson(
     deviceRoutes.enrol.path,
     identity.sign(payload),
@@ -215,7 +215,7 @@ const askOnce = async (options: EnrolOptions, token: string | null): Promise<Res
   signal.throwIfAborted();
   if (!answer.ok) return refuse(answer.code, answer.message);
   // A slow answer's time is old; half a minute is far below what a login tolerates.
-  if (now() - before < 30_000) clock.learn(answer.value.serverTime);
+  if (performance.now() - before < 30_000) clock.learn(answer.value.serverTime);
   return accept(answer.value);
 };
 

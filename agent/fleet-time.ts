@@ -3,13 +3,13 @@
  * by a clock that nobody sets. Without its word, trusted time. Never used for expiry: the server's word about time is not signed.
  */
 
-/** A device whose clock was set, or that slept, by more than this: what has passed since the server's word is not known. */
+/** The two clocks differ by more: one was set, or the other stood still. The server's word still says more than the clock, until it is asked again. */
 const SET_MS_MIN = 60_000;
 
 export type FleetTime = {
   /** The server has just said that it is so late there. */
   learn(serverTime: number): void;
-  /** Whether the server's word counts: heard, and the clock not set since. */
+  /** Whether the server need not be asked: heard, and the clock not set since. */
   known(): boolean;
   /** Undefined when nothing tells what time it is at least. */
   now(): number | undefined;
@@ -18,7 +18,7 @@ export type FleetTime = {
 export const openFleetTime = (options: {
   /** The device's clock, which anybody may set. */
   wall(): number;
-  /** Milliseconds since some moment, never set. */
+  /** Milliseconds since some moment, never set; with the time that the machine slept. */
   monotonic(): number;
   /** It is certainly not earlier. */
   earliest(): number;
@@ -26,17 +26,19 @@ export const openFleetTime = (options: {
   trusted(): number | undefined;
 }): FleetTime => {
   let heard: { server: number; wall: number; monotonic: number } | undefined;
+  let isSet = false;
   const passedMs = (): number | undefined => {
     if (heard === undefined) return undefined;
     const passed = options.monotonic() - heard.monotonic;
-    if (Math.abs(options.wall() - heard.wall - passed) >= SET_MS_MIN) heard = undefined;
-    return heard === undefined ? undefined : passed;
+    isSet ||= Math.abs(options.wall() - heard.wall - passed) >= SET_MS_MIN;
+    return passed;
   };
   return {
     learn: (server) => {
+      isSet = false;
       heard = { server, wall: options.wall(), monotonic: options.monotonic() };
     },
-    known: () => passedMs() !== undefined,
+    known: () => passedMs() !== undefined && !isSet,
     now: () => {
       const passed = passedMs();
       return heard === undefined || passed === undefined

@@ -4,10 +4,11 @@ import type { HealthPolicy } from '#shared/manifest.ts';
 import { type CheckOptions, type CheckResult, performCheck } from './checks.ts';
 import type { Contact } from './domain/contact.ts';
 import { type HealthEvent, type HealthFailure, missing, startHealth, stepHealth } from './domain/health.ts';
+import { openFileAges } from './file-ages.ts';
 import type { WatchedProcess } from './slots/slots.ts';
 import { exitSentence } from './supervisor.ts';
 
-export type TrialHealthOptions = Omit<CheckOptions, 'process'> & {
+export type TrialHealthOptions = Omit<CheckOptions, 'process' | 'ages'> & {
   policy: HealthPolicy;
   /** How much of the deadline an earlier run of the agent used already; 0 for a new trial. */
   elapsedMs: number;
@@ -83,12 +84,13 @@ const repeatChecks = async (
   onResult: (check: number, result: CheckResult) => void,
 ): Promise<void> => {
   const { checks, intervalMs } = options.policy;
+  const ages = openFileAges();
   if (checks.length === 0) return;
   while (!signal.aborted) {
     const next = sleep(Math.min(intervalMs, TIMER_MS_MAX), undefined, { signal }).catch(() => undefined);
     await Promise.all(
       checks.map(async (check, index) => {
-        const result = await performCheck(check, options, signal);
+        const result = await performCheck(check, { ...options, ages }, signal);
         if (!signal.aborted) onResult(index, result);
       }),
     );

@@ -7,7 +7,18 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { readFileIfThere, writeFileDurably } from '#shared/durable.ts';
 import type { Id } from '#shared/ids.ts';
-import { askFor, type ConsentPolicy, consent, defer, type Step, Word, waitFor } from './domain/consent.ts';
+import {
+  askFor,
+  type ConsentPolicy,
+  consent,
+  defer,
+  type Step,
+  Word,
+  waitFor,
+  wordByPresentClock,
+} from './domain/consent.ts';
+import type { Moment } from './domain/moment.ts';
+import type { Uptime } from './domain/trial-time.ts';
 import type { Log } from './log.ts';
 import { seal, unseal } from './slots/sealed.ts';
 
@@ -22,7 +33,7 @@ export type Hold = {
 
 export type Holds = {
   /** Waits until nothing holds the step back. `expired`: an inhibitor file was there for longer than the offer is good. */
-  wait(step: Step, deployment: Id, goodUntil: () => number, signal: AbortSignal): Promise<'go' | 'expired' | 'aborted'>;
+  wait(step: Step, deployment: Id, isGood: () => boolean, signal: AbortSignal): Promise<'go' | 'expired' | 'aborted'>;
   /** What is held back now. */
   hold(): Hold | null;
   /** Refused when nothing waits, or too often. */
@@ -31,20 +42,23 @@ export type Holds = {
 };
 
 const LOOK_MS = 500;
+const UNTIL_MS_MIN = 1_000;
 const INHIBITORS: Record<Step, string> = { install: 'inhibit', activation: 'inhibit-activation' };
 
 export const openHolds = (options: {
   dataDir: string;
   policy: ConsentPolicy;
   now: () => number;
+  uptime: () => Promise<Uptime>;
   log: Log;
   changed: () => void;
 }): Holds => {
-  const { dataDir, policy, now, log } = options;
+  const { dataDir, policy, log } = options;
   const file = join(dataDir, 'consent.json');
   let word: Word | undefined;
   let held: Hold | null = null;
 
+  const present = async (): Promise<Moment> => ({ ...(await options.uptime()), wall: options.now() });
   const keep = async (next: Word): Promise<void> => {
     word = next;
     // On a full disk it is known until the next restart.
@@ -54,7 +68,7 @@ export const openHolds = (options: {
     const bytes = word === undefined ? await readFileIfThere(file) : undefined;
     const known = word ?? (bytes === undefined ? undefined : unseal(bytes, Word));
     if (known?.step === step && known.deployment === deployment) return known;
-    return askFor(deployment, step, now());
+    return askFor(deployment, step, await present());
   };
   const show = (next: Hold | null): void => {
     const isNews = JSON.stringify(next) !== JSON.stringify(held);
@@ -63,6 +77,9 @@ export const openHolds = (options: {
     if (next !== null) log.info({ event: next.why, step: next.step }, sentenceOf(next));
     options.changed();
   };
+  /** The clock and the uptime are read one after the other: a difference of moments is no news. */
+  const untilOf = (until: number): number =>
+    Math.abs((held?.until ?? 0) - until) < UNTIL_MS_MIN ? held!.until! : until;
   /** What holds it back at this moment. */
   const look = async (step: Step): Promise<Hold | null> => {
     const { deferrals, reason } = word!;
@@ -72,13 +89,18 @@ export const openHolds = (options: {
       () => false,
     );
     if (isInhibited) return { step, why: 'inhibited', until: null, reason: null, deferralsLeft };
-    const waits = waitFor(word!, policy, now());
-    return waits === null ? null : { step, ...waits, reason: waits.why === 'deferred' ? reason : null, deferralsLeft };
+    const now = await present();
+    const changed = wordByPresentClock(word!, now);
+    if (changed !== undefined) await keep(changed);
+    const waits = waitFor(word!, policy, now);
+    if (waits === null) return null;
+    const { why, forMs } = waits;
+    return { step, why, until: untilOf(now.wall + forMs), reason: why === 'deferred' ? reason : null, deferralsLeft };
   };
 
   return {
     hold: () => held,
-    wait: async (step, deployment, goodUntil, signal) => {
+    wait: async (step, deployment, isGood, signal) => {
       const known = await wordFor(step, deployment);
       if (known !== word) await keep(known);
       try {
@@ -86,7 +108,7 @@ export const openHolds = (options: {
           const hold = await look(step);
           show(hold);
           if (hold === null) return 'go';
-          if (hold.why === 'inhibited' && now() >= goodUntil()) return 'expired';
+          if (hold.why === 'inhibited' && !isGood()) return 'expired';
           await sleep(LOOK_MS, undefined, { signal }).catch(() => undefined);
         }
         return 'aborted';
@@ -96,7 +118,7 @@ export const openHolds = (options: {
     },
     defer: async (ms, reason) => {
       if (held === null || word === undefined) return { ok: false, why: 'nothing waits to be deferred' };
-      const deferred = defer(word, ms, reason, policy, now());
+      const deferred = defer(word, ms, reason, policy, await present());
       if (!deferred.ok) return deferred;
       await keep(deferred.word);
       if (held !== null) show(await look(held.step));

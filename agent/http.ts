@@ -1,4 +1,5 @@
 /** Everything the agent asks over HTTP: enrolment, the desired document, metadata, objects. Bounded in time and size. */
+import { uptime } from 'node:os';
 import type { z } from 'zod';
 import { BOOT_HEADER } from '#shared/device-api.ts';
 import type { Id } from '#shared/ids.ts';
@@ -10,15 +11,18 @@ import { limitBandwidth } from './transfer/bandwidth.ts';
 import { openCache } from './transfer/cache.ts';
 import { firstReachable } from './transfer/reach.ts';
 
-/** The server's clock as far as it is known: login tokens must be made by it. */
+/** The server's clock as far as it is known: login tokens must be made by it. Once heard it goes on, whatever is done to the device's. */
 export type ServerClock = { now(): number; learn(serverTime: number): void };
 
+/** With the time that the machine slept. */
+const upMs = (): number => uptime() * 1_000;
+
 export const openServerClock = (now: () => number): ServerClock => {
-  let offsetMs = 0;
+  let heard: { server: number; at: number } | undefined;
   return {
-    now: () => now() + offsetMs,
-    learn: (serverTime) => {
-      offsetMs = serverTime - now();
+    now: () => (heard === undefined ? now() : Math.round(heard.server + upMs() - heard.at)),
+    learn: (server) => {
+      heard = { server, at: upMs() };
     },
   };
 };
@@ -51,8 +55,6 @@ export type Http = {
   ): Promise<HttpResult<z.output<S>>>;
   /** What came was wrong or late: the cache is left alone for a while. */
   distrustCache: () => void;
-  /** When the server last answered anything, by the given clock; 0 for never. */
-  lastAnswerAt(): number;
 };
 
 const REQUEST_MS_MAX = 30_000;
@@ -65,7 +67,6 @@ export const openHttp = (options: {
   login(at: number): string;
   boot: Id;
   clock: ServerClock;
-  now: () => number;
   proxyFor?: ProxyFor;
   /** Bytes a second for objects; 0 is no limit. */
   bandwidth?: number;
@@ -74,20 +75,19 @@ export const openHttp = (options: {
   blocks?: () => HttpGet | undefined;
   log: Pick<Log, 'info'>;
 }): Http => {
-  const { serverUrl, clock, now, cacheUrl, proxyFor, log } = options;
+  const { serverUrl, clock, cacheUrl, proxyFor, log } = options;
   const through = proxyFor === undefined ? {} : { proxyFor };
-  let login: { token: string; madeAt: number; for: number } | undefined;
-  let lastAnswerAt = 0;
+  let login: { token: string; for: number } | undefined;
 
   const authorization = (): string => {
-    const skew = clock.now() - now();
-    const fresh = login !== undefined && login.for === skew && Math.abs(now() - login.madeAt) < LOGIN_REUSED_MS;
-    if (!fresh) login = { token: options.login(clock.now()), madeAt: now(), for: skew };
-    return `Device ${login!.token}`;
+    // By the server's clock, which is what it is good by; another one that was learnt since makes it anew.
+    const at = clock.now();
+    if (login === undefined || Math.abs(at - login.for) >= LOGIN_REUSED_MS)
+      login = { token: options.login(at), for: at };
+    return `Device ${login.token}`;
   };
   const send = async (path: string, how: RequestOptions): Promise<HttpAnswer> => {
     const response = await request(`${serverUrl}${path}`, { ...how, ...through });
-    lastAnswerAt = now();
     // Perhaps this device's clock is off. The date has whole seconds, which is near enough for a login.
     const date = Date.parse(response.headers.get('date') ?? '');
     if (response.status === 401 && !Number.isNaN(date)) clock.learn(date);
@@ -117,7 +117,6 @@ export const openHttp = (options: {
   return {
     get: (path, headers, signal) => (path.startsWith('/o/') ? limited : get)(path, headers, signal),
     distrustCache: () => cache?.distrust(),
-    lastAnswerAt: () => lastAnswerAt,
     getBytes: async (path, bytesMax) => {
       const response = await get(path, {}, AbortSignal.timeout(REQUEST_MS_MAX));
       if (response.status === 404) {

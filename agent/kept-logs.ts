@@ -45,7 +45,6 @@ export type KeptLogsOptions = {
 /** As JSON, with all that has to be escaped, well below what one message may have. */
 const PIECE_CHARS_MAX = 12 * 1024;
 const PIECES_MAX = 24;
-const AGE_MS_MAX = 7 * 86_400_000;
 const ACK_MS = 10_000;
 /** Between pieces, so that reports get through. */
 const GAP_MS = 200;
@@ -114,7 +113,7 @@ export const openKeptLogs = async (options: KeptLogsOptions): Promise<KeptLogs> 
     const done = new Set<string>();
     while (!stopping.signal.aborted) {
       wake = new AbortController();
-      const next = await oldestOf(dir, now(), done).catch(() => undefined);
+      const next = await oldestOf(dir, done).catch(() => undefined);
       if (next === undefined) {
         await aborted(AbortSignal.any([wake.signal, stopping.signal]));
         continue;
@@ -166,8 +165,8 @@ const cut = (text: string): string[] => {
   );
 };
 
-/** What is too old, too much, or no piece goes. */
-const oldestOf = async (dir: string, now: number, done: ReadonlySet<string>): Promise<Kept | undefined> => {
+/** What is too much, or no piece, goes. How old it is says only a clock that may have been set since. */
+const oldestOf = async (dir: string, done: ReadonlySet<string>): Promise<Kept | undefined> => {
   const names = (await readdir(dir)).filter(
     (name) => name.endsWith('.json') && !done.has(name.slice(0, -'.json'.length)),
   );
@@ -176,8 +175,8 @@ const oldestOf = async (dir: string, now: number, done: ReadonlySet<string>): Pr
   );
   files.sort((one, two) => one.at - two.at);
   const tooMany = Math.max(0, files.length - PIECES_MAX);
-  for (const [index, { name, at }] of files.entries()) {
-    const piece = index < tooMany || at < now - AGE_MS_MAX ? undefined : await readKept(join(dir, name));
+  for (const [index, { name }] of files.entries()) {
+    const piece = index < tooMany ? undefined : await readKept(join(dir, name));
     if (piece !== undefined) return piece;
     await asFarAsPossible(rm(join(dir, name), { force: true }));
   }

@@ -22,12 +22,12 @@ export type Deployments = Awaited<ReturnType<typeof openDeployments>>;
 
 /** Nothing happens before `resume`. */
 export const openDeployments = async (life: Life, device: DeviceParts, server: ServerSide) => {
-  const { config, now, backoff, news, disk, log } = life;
+  const { config, now, uptime, backoff, news, disk, log } = life;
   const { dataDir } = config;
   const { trust, http, link, membership } = server;
   const { journal, memory, makeWay } = await openMemory(dataDir, device.slots, log, now, disk.missed);
   const progress = await openFetchProgress(dataDir, news);
-  const holds = openHolds({ dataDir, policy: config.consent, now, log, changed: () => news.emit('shown') });
+  const holds = openHolds({ dataDir, policy: config.consent, now, uptime, log, changed: () => news.emit('shown') });
 
   let [seqKept, floorKept] = [0, await readFloor(dataDir)];
   /** What the journal has, once more beside it: what can not be written now is written with the next record, or at the next start. */

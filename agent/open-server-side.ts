@@ -1,4 +1,5 @@
 /** What the agent has of its server: whom it trusts, how it asks, and what it still has to tell. */
+import { uptime } from 'node:os';
 import type { Sha256 } from '#shared/ids.ts';
 import type { Enrolled } from './enrol.ts';
 import { openFleetTime } from './fleet-time.ts';
@@ -36,7 +37,6 @@ export const openServerSide = async (
     login: (at) => identity.login(at),
     boot,
     clock,
-    now,
     proxyFor,
     bandwidth: config.bandwidth,
     cacheUrl: config.cacheUrl,
@@ -54,7 +54,7 @@ export const openServerSide = async (
   );
   const time = openFleetTime({
     wall: now,
-    monotonic: () => performance.now(),
+    monotonic: () => uptime() * 1_000,
     earliest: () => trust.earliest(),
     trusted: () => trust.time(),
   });

@@ -4,6 +4,7 @@ import { writeFileDurably } from '#shared/durable.ts';
 import { mayInstallAt } from '#shared/windows.ts';
 import { confirming } from './confirm-offer.ts';
 import type { Journey } from './domain/install.ts';
+import { momentOf, passedMs } from './domain/moment.ts';
 import { standbyOf } from './domain/resume.ts';
 import { isInstalled, isRunning } from './found-installed.ts';
 import { type Done, failed, type InSlot, manifestFile, type PerformOptions, partsOf } from './perform-parts.ts';
@@ -42,10 +43,20 @@ export const installEffects = (options: PerformOptions, transfer: Transfer) => {
     const waited = await untilTime(mayInstallAt, 'waiting', signal);
     if (waited === undefined) return undefined;
     const { install, expires } = journey.offer;
-    const held = await options.holds.wait('install', install.deployment, () => Math.max(expires, waited), signal);
+    const isGood = (): boolean => options.now() < expires || performance.now() < waited;
+    const held = await options.holds.wait('install', install.deployment, isGood, signal);
     if (held === 'expired')
       return failed('INSTRUCTION_EXPIRED', 'the offer expired while a local program inhibited it');
-    return held === 'go' ? { kind: 'permitted' } : undefined;
+    return held === 'go'
+      ? { kind: 'permitted', time: options.time.now() ?? 0, uptime: await options.uptime() }
+      : undefined;
+  };
+
+  /** Of the fetch, also before a restart. */
+  const elapsedMs = async (journey: InSlot): Promise<number> => {
+    const began = 'began' in journey ? journey.began : undefined;
+    const then = { ...momentOf(journey.since), ...began };
+    return Math.max(0, passedMs(then, { ...(await options.uptime()), wall: options.now() }));
   };
 
   /** What fills the disk, or lies on one that fails, must not keep the journal from saying so: it is fetched again if it is wanted again. */
@@ -61,8 +72,11 @@ export const installEffects = (options: PerformOptions, transfer: Transfer) => {
     if (signal.aborted) return undefined;
     const prepared = await slots.prepare(journey.slot, manifest);
     if (!prepared.ok) return failed(prepared.code, prepared.message);
-    const { slot, since, offer } = journey;
-    const fetched = await transfer.fetch({ slot, manifest, since, expires: offer.expires }, signal);
+    const { slot, offer } = journey;
+    const fetched = await transfer.fetch(
+      { slot, manifest, elapsedMs: await elapsedMs(journey), expires: offer.expires },
+      signal,
+    );
     if (signal.aborted) return undefined;
     return fetched.ok ? { kind: 'fetched' } : spoilt(fetched);
   };

@@ -14,6 +14,7 @@ import { performCheck } from './checks.ts';
 import type { AgentConfig } from './config.ts';
 import { checkName } from './domain/health.ts';
 import type { InstallState } from './domain/install.ts';
+import { type FileAges, openFileAges } from './file-ages.ts';
 import { healthHooks } from './hooks.ts';
 import type { Log } from './log.ts';
 import { readable, runningNow } from './perform-parts.ts';
@@ -58,11 +59,12 @@ export const watchSteadyHealth = (options: {
 }): SteadyHealth => {
   const { config, log } = options;
   const stopping = new AbortController();
+  const ages = openFileAges('believe');
   let illness: string | null = null;
   let failures = 0;
 
   const look = async (): Promise<void> => {
-    const failing = ON_THE_WAY.has(options.install().state) ? null : await firstFailing(options, stopping.signal);
+    const failing = ON_THE_WAY.has(options.install().state) ? null : await firstFailing(options, ages, stopping.signal);
     if (stopping.signal.aborted) return;
     failures = failing === null ? 0 : failures + 1;
     const now = failing !== null && failures >= FAILURES_MIN ? failing : null;
@@ -107,6 +109,7 @@ const ON_THE_WAY = new Set<InstallState['state']>([
 
 const firstFailing = async (
   { dir, config, slots, files }: Parameters<typeof watchSteadyHealth>[0],
+  ages: FileAges,
   signal: AbortSignal,
 ): Promise<string | null> => {
   const running = await runningNow(slots);
@@ -121,6 +124,7 @@ const firstFailing = async (
     dataDir: files.dataDir,
     environment: await checkEnvironment(running, mine?.run, running.slot, files),
     process: slots.process,
+    ages,
   };
   const results = await Promise.all(checks.map((check) => performCheck(check, place, signal)));
   const index = results.findIndex(({ ok }) => !ok);

@@ -49,8 +49,8 @@ export type ApplicationExit = {
 export type Supervisor = {
   /** Stops what runs and starts this. `ok: false` when the old one can not be stopped, or the slot's folder not entered. */
   start(application: Application): Promise<{ ok: true } | { ok: false; message: string }>;
-  /** What runs at this moment, by the system's word; null between an exit and the next start. `since` is in milliseconds since 1970. */
-  running(): { slot: SlotName; pid: number; since: number } | null;
+  /** What runs at this moment, by the system's word; null between an exit and the next start. `ranMs`: whatever was done to the clock. */
+  running(): { slot: SlotName; pid: number; ranMs: number } | null;
   /** After a commit: from now on start it again when it exits. */
   keepRunning(): void;
   /** Called at every exit that `stop` or `start` did not cause. Returns how to stop listening. */
@@ -98,7 +98,13 @@ const KILL_MS_MAX = 10_000;
  */
 const gate = (limits: Limits): string => `read -r go || exit 125; ${limitScript(limits, '"$0" "$@" </dev/null')}`;
 
-type Child = { process: ChildProcess; pid: number; application: Application; since: number; exited: Promise<unknown> };
+type Child = {
+  process: ChildProcess;
+  pid: number;
+  application: Application;
+  startedAt: number;
+  exited: Promise<unknown>;
+};
 
 /** The environment of an application, and of commands that check it: little of the agent's, then `more`. */
 export const applicationEnvironment = (
@@ -178,7 +184,7 @@ const supervise = (place: Place, output: ApplicationOutput, options: SupervisorO
 
   const ended = (gone: Child): void => {
     const { exitCode: code, signalCode: signal } = gone.process;
-    const ranMs = Date.now() - gone.since;
+    const ranMs = ranMsOf(gone);
     output.note(`slot ${gone.application.slot} ended after ${ranMs} ms: ${signal ?? `exit code ${code}`}`);
     // What the application has left of its group must not live on, or hold the port against its successor.
     signalProcess(-gone.pid, 'SIGKILL');
@@ -215,7 +221,7 @@ const supervise = (place: Place, output: ApplicationOutput, options: SupervisorO
     running: () => {
       // A child that was not waited for keeps its pid, so this can not be somebody else's.
       const alive = child !== null && child.process.exitCode === null && child.process.signalCode === null;
-      return alive ? { slot: child!.application.slot, pid: child!.pid, since: child!.since } : null;
+      return alive ? { slot: child!.application.slot, pid: child!.pid, ranMs: ranMsOf(child!) } : null;
     },
     keepRunning: () => {
       if (wanted === null || wanted.onExit === 'restart') return;
@@ -270,8 +276,10 @@ const launch = async (
   stdin?.write(input);
   await recordProcess(place, pid);
   stdin?.end('go\n');
-  return { ok: true, child: { process: started, pid, application, since: Date.now(), exited } };
+  return { ok: true, child: { process: started, pid, application, startedAt: performance.now(), exited } };
 };
+
+const ranMsOf = ({ startedAt }: Child): number => Math.round(performance.now() - startedAt);
 
 /** What `spawn` can do by itself it does. `input` comes before the line that opens the gate. */
 const asOwner = (owner: ProcessOwner | null, words: string[], env: Record<string, string>) => {

@@ -290,7 +290,7 @@ const openHttp = async (
   const { config, store, now, log, keyring, repository, objects, connections, findDevice, metrics, version, blocks } =
     parts;
   const { sharedKeys } = parts;
-  const uploads = openUploads({ objects, now });
+  const uploads = openUploads({ objects, now: () => performance.now() });
   const packs = openPacks(parts, closers);
   const housekeeping = startHousekeeping({
     store,

@@ -4,6 +4,7 @@
  */
 import { z } from 'zod';
 import { Id } from '#shared/ids.ts';
+import { byPresentClock, Moment, momentOf, passedMs } from './moment.ts';
 
 /** Before the standby slot is written, and before the device switches over. */
 export const Step = z.enum(['install', 'activation']);
@@ -18,39 +19,59 @@ export type ConsentPolicy = {
 };
 
 /** What was said about one step of one deployment. */
-export const Word = z.object({
+const said = {
   deployment: Id,
   step: Step,
-  askedAt: z.number().int(),
   deferrals: z.number().int().min(0),
-  deferredUntil: z.number().int().nullable(),
   /** Of the newest deferral: who asked for it, and why. */
   reason: z.string().nullable(),
   consented: z.boolean(),
-});
+};
+const Deferred = z.object({ at: Moment, ms: z.number().min(0) });
+const Timed = z.object({ ...said, asked: Moment, deferred: Deferred.nullable() });
+/** An earlier agent knew only the clock. */
+const Clocked = z
+  .object({ ...said, askedAt: z.number().int(), deferredUntil: z.number().int().nullable() })
+  .transform(({ askedAt, deferredUntil, ...rest }) => {
+    const asked = momentOf(askedAt);
+    const ms = Math.max(0, (deferredUntil ?? 0) - askedAt);
+    return { ...rest, asked, deferred: deferredUntil === null ? null : { at: asked, ms } };
+  });
+export const Word = z.union([Timed, Clocked]);
 export type Word = z.infer<typeof Word>;
 
-export const askFor = (deployment: Id, step: Step, now: number): Word => ({
+export const askFor = (deployment: Id, step: Step, now: Moment): Word => ({
   deployment,
   step,
-  askedAt: now,
+  asked: now,
   deferrals: 0,
-  deferredUntil: null,
+  deferred: null,
   reason: null,
   consented: false,
 });
 
-/** Until when to wait, and for what; null: go on. A clock that was set back holds nothing longer than the policy allows. */
+/** How much longer to wait, and for what; null: go on. Whatever was done to the clock, and however the policy has changed, never longer than it allows. */
 export const waitFor = (
   word: Word,
   policy: ConsentPolicy,
-  now: number,
-): { why: 'deferred' | 'asked'; until: number } | null => {
-  const deferredUntil = Math.min(word.deferredUntil ?? 0, now + policy.deferMsMax);
-  if (deferredUntil > now) return { why: 'deferred', until: deferredUntil };
+  now: Moment,
+): { why: 'deferred' | 'asked'; forMs: number } | null => {
+  const leftMs = (at: Moment, ms: number): number => ms - Math.max(0, passedMs(at, now));
+  const { deferred } = word;
+  const deferredMs = deferred === null ? 0 : leftMs(deferred.at, Math.min(deferred.ms, policy.deferMsMax));
+  if (deferredMs > 0) return { why: 'deferred', forMs: deferredMs };
   if (word.consented || word.deferrals > 0) return null;
-  const askedUntil = Math.min(word.askedAt, now) + policy.askMs;
-  return askedUntil > now ? { why: 'asked', until: askedUntil } : null;
+  const askedMs = leftMs(word.asked, policy.askMs);
+  return askedMs > 0 ? { why: 'asked', forMs: askedMs } : null;
+};
+
+/** The clock was set: the same word by the present one; undefined when nothing has changed. */
+export const wordByPresentClock = (word: Word, now: Moment): Word | undefined => {
+  const asked = byPresentClock(word.asked, now);
+  const at = word.deferred === null ? undefined : byPresentClock(word.deferred.at, now);
+  if (asked === undefined && at === undefined) return undefined;
+  const deferred = word.deferred === null || at === undefined ? word.deferred : { ...word.deferred, at };
+  return { ...word, asked: asked ?? word.asked, deferred };
 };
 
 /** Refuses a deferral too many; one that asks for too long gets what is allowed. */
@@ -59,12 +80,12 @@ export const defer = (
   ms: number,
   reason: string | null,
   policy: ConsentPolicy,
-  now: number,
+  now: Moment,
 ): { ok: true; word: Word } | { ok: false; why: string } => {
   if (word.deferrals >= policy.deferralsMax)
     return { ok: false, why: `it was deferred ${word.deferrals} times already, and goes on` };
-  const until = now + Math.max(0, Math.min(ms, policy.deferMsMax));
-  return { ok: true, word: { ...word, deferrals: word.deferrals + 1, deferredUntil: until, reason, consented: false } };
+  const deferred = { at: now, ms: Math.max(0, Math.min(ms, policy.deferMsMax)) };
+  return { ok: true, word: { ...word, deferrals: word.deferrals + 1, deferred, reason, consented: false } };
 };
 
-export const consent = (word: Word): Word => ({ ...word, consented: true, deferredUntil: null });
+export const consent = (word: Word): Word => ({ ...word, consented: true, deferred: null });

@@ -39,7 +39,7 @@ export const InstallState = z.discriminatedUnion('state', [
   /** For a local program's consent. */
   state('waiting', { slot: Slot }),
   /** The standby slot is unbootable from here until it is verified, unless it turns out to hold what is wanted already. */
-  state('fetching', { slot: Slot }),
+  state('fetching', { slot: Slot, began: Uptime.optional() }),
   /** Every artifact is on the disk and has the right digest; the slot is being written. */
   state('verified', { slot: Slot }),
   /** Installed, read back, not active. */
@@ -72,7 +72,10 @@ export type InstallEvent = { at: number } & (
   | { kind: 'withdrawn'; seq: number }
   | { kind: 'restarted' }
   | { kind: 'manifest-checked'; slot: 'a' | 'b' }
-  | { kind: 'permitted' | 'fetched' | 'installed' | 'confirmed' }
+  /** `time`: what time it is for windows, which need not be what the clock says. */
+  | { kind: 'permitted'; time?: number; uptime?: Uptime }
+  | { kind: 'confirmed'; time?: number }
+  | { kind: 'fetched' | 'installed' }
   /** The standby slot holds exactly what is wanted, from before: nothing is fetched or written. */
   | { kind: 'found-installed' }
   /** The active slot does, committed, and it runs: there is nothing to do but to say so. */
@@ -237,8 +240,8 @@ const isTime = (allowedAt: typeof mayInstallAt, now: Journey, at: number): boole
 
 /** Nothing begins and nothing is activated before its time. A receipt is signed once and acknowledged only then. */
 const fits = (now: InstallState, event: InstallEvent): boolean => {
-  if (now.state === 'waiting' && event.kind === 'permitted') return isTime(mayInstallAt, now, event.at);
-  if (now.state === 'ready' && event.kind === 'confirmed') return isTime(mayActivateAt, now, event.at);
+  if (now.state === 'waiting' && event.kind === 'permitted') return isTime(mayInstallAt, now, event.time ?? event.at);
+  if (now.state === 'ready' && event.kind === 'confirmed') return isTime(mayActivateAt, now, event.time ?? event.at);
   if (now.state === 'reverting' && event.kind === 'found-active') return now.commitStands === true;
   if (event.kind === 'signed') return 'receipt' in now && now.receipt === null;
   if (event.kind === 'acknowledged') return 'receipt' in now && now.receipt !== null;
@@ -282,7 +285,6 @@ const enter = (name: StateName, now: InstallState, event: InstallEvent): Install
     case 'accepted':
       return { state: name, ...common };
     case 'waiting':
-    case 'fetching':
     case 'verified':
     case 'ready':
     case 'activating':
@@ -290,9 +292,10 @@ const enter = (name: StateName, now: InstallState, event: InstallEvent): Install
       const slot = event.kind === 'manifest-checked' ? event.slot : 'slot' in now ? now.slot : bug(name, now, event);
       return { state: name, ...common, slot };
     }
+    case 'fetching':
     case 'trial': {
       const slot = 'slot' in now ? now.slot : bug(name, now, event);
-      const began = now.state === 'trial' ? now.began : event.kind === 'booted-trial' ? event.uptime : undefined;
+      const began = now.state === name ? now.began : 'uptime' in event ? event.uptime : undefined;
       return { state: name, ...common, slot, began };
     }
     case 'reverting': {

@@ -32,8 +32,8 @@ export type SlotSeed = { file: string; artifact: Artifact };
 
 /** What runs from the slots, as far as the agent itself runs it. The supervisor fits. */
 export type WatchedProcess = {
-  /** Null when it does not run now. `since` is in milliseconds since 1970. */
-  running(): { since?: number } | null;
+  /** Null when it does not run now. `ranMs`: for how long it has, whatever was done to the clock. */
+  running(): { ranMs?: number } | null;
   listen(listener: (exit: { code: number | null; signal: NodeJS.Signals | null }) => void): () => void;
 };
 

@@ -28,8 +28,9 @@ export type MeteredOptions = {
   config: MeteredConfig;
   /** Where the command runs. */
   folder: string;
-  /** When this fetch began, and when it is in vain; by `now`. */
-  since: number;
+  /** For how long this fetch has gone on, in earlier lives of the agent too. */
+  elapsedMs: number;
+  /** When it is in vain, by `now`. */
   expires: number;
   now: () => number;
   log: Pick<Log, 'info'>;
@@ -41,7 +42,8 @@ export type MeteredOptions = {
 export const openMetered = (options: MeteredOptions) => {
   const { config, now, log } = options;
   const lookMs = options.lookMs ?? LOOK_MS;
-  const until = config.policy === 'delay' ? options.since + config.delayMs : Number.POSITIVE_INFINITY;
+  const until =
+    config.policy === 'delay' ? performance.now() + config.delayMs - options.elapsedMs : Number.POSITIVE_INFINITY;
   let freeUntil = Number.NEGATIVE_INFINITY;
 
   const isMetered = async (signal: AbortSignal): Promise<boolean> => {
@@ -54,16 +56,16 @@ export const openMetered = (options: MeteredOptions) => {
   return async (fetched: number, bytes: number, signal: AbortSignal): Promise<boolean> => {
     if (config.policy === 'allow' || fetched + bytes <= config.bytesFree) return true;
     for (let told = false; performance.now() >= freeUntil; told = true) {
-      if (now() >= until) return true;
+      if (performance.now() >= until) return true;
       if (!(await isMetered(signal))) {
         freeUntil = performance.now() + lookMs;
         return true;
       }
       if (signal.aborted || now() >= options.expires) return false;
       if (!told) log.info({ event: 'metered' }, 'the link is metered: the download waits for another');
-      await sleep(Math.max(1, Math.min(lookMs, until - now(), options.expires - now())), undefined, { signal }).catch(
-        () => undefined,
-      );
+      await sleep(Math.max(1, Math.min(lookMs, until - performance.now(), options.expires - now())), undefined, {
+        signal,
+      }).catch(() => undefined);
     }
     return true;
   };

@@ -36,8 +36,8 @@ export type TransferOptions = {
   freeBytes?: FreeBytes;
 };
 
-/** What is fetched for: the slot, since when, and until when it is worth it. */
-export type Errand = { slot: SlotName; manifest: Manifest; since: number; expires: number };
+/** What is fetched for: the slot, for how long already, and until when it is worth it. */
+export type Errand = { slot: SlotName; manifest: Manifest; elapsedMs: number; expires: number };
 
 export const openTransfer = (options: TransferOptions) => {
   const { folders, slots, log, config } = options;

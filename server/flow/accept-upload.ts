@@ -41,6 +41,7 @@ export type Uploads = {
 
 export const openUploads = (deps: {
   objects: Objects;
+  /** Monotonic: for how long uploads are kept. */
   now: () => number;
   limits?: UploadLimits;
   pace?: { limit: Pace; monotonic: () => number };

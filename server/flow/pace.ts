@@ -10,20 +10,20 @@ export class TooSlow extends Error {}
 
 /**
  * Passes a body on, and throws `TooSlow` when it falls behind. Only waiting for the sender counts: what this server needs to
- * write a part is not the sender's fault. `now` is monotonic, in milliseconds. Leaving early does not close the source.
+ * write a part is not the sender's fault. `monotonic` is in milliseconds. Leaving early does not close the source.
  */
 export async function* inPace(
   body: AsyncIterable<Uint8Array>,
   pace: Pace,
-  now: () => number,
+  monotonic: () => number,
 ): AsyncGenerator<Uint8Array, void> {
   const source = body[Symbol.asyncIterator]();
   let [waitedMs, bytes] = [0, 0];
   for (;;) {
-    const since = now();
+    const since = monotonic();
     const next = await source.next();
     if (next.done === true) return;
-    waitedMs += now() - since;
+    waitedMs += monotonic() - since;
     bytes += next.value.length;
     if (waitedMs >= pace.windowMs) {
       const perSecond = Math.floor((bytes * 1000) / waitedMs);

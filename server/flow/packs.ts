@@ -40,11 +40,11 @@ export const startPacks = (deps: PacksDeps): Packs => {
   let working: Promise<void> | undefined;
   /** Each is tried once in an hour at most: it may fail again, or drive out another that is then made again. */
   let tried = new Set<string>();
-  let triedSince = deps.now();
+  let triedSince = performance.now();
 
   const work = async (): Promise<void> => {
     while (!signal.aborted) {
-      if (deps.now() - triedSince >= AGAIN_MS) [tried, triedSince] = [new Set(), deps.now()];
+      if (performance.now() - triedSince >= AGAIN_MS) [tried, triedSince] = [new Set(), performance.now()];
       asked = false;
       const jobs = await planNow(deps);
       const job = jobs.find((one) => !tried.has(keyOf(one)));
@@ -106,7 +106,7 @@ const perform = async (deps: PacksDeps, job: PackJob, signal: AbortSignal): Prom
   });
   const { level } = job;
   const from = job.from?.index ?? null;
-  const since = deps.now();
+  const since = performance.now();
   try {
     const input = { to: files(job.to), from: job.from === null ? null : files(job.from), level };
     const staged = await deps.objects.produce((out) => makePackFile({ ...input, out }, signal));
@@ -119,7 +119,7 @@ const perform = async (deps: PacksDeps, job: PackJob, signal: AbortSignal): Prom
     await deps.objects.keep(staged.value);
     const at = deps.now();
     await deps.store.savePack({ to: job.to.index, from, level, sha256, bytes, madeAt: at, usedAt: at });
-    deps.report.made({ to: job.to.index, from, level, bytes, ms: at - since });
+    deps.report.made({ to: job.to.index, from, level, bytes, ms: Math.round(performance.now() - since) });
     for (const evicted of await deps.store.evictPacks(deps.bytesMax)) await deps.objects.remove(evicted);
   } catch (error) {
     if (!signal.aborted) deps.report.failed(error);

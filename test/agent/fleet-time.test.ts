@@ -42,16 +42,20 @@ test('unheard, time is the clock’s, and never earlier than is certain', () => 
   expect(clocks(EARLIEST + 5).time.now()).toBe(EARLIEST + 5);
 });
 
-test('when the clock is set, or the device slept, the server’s word has aged by nobody knows how much', () => {
-  const { at, time } = clocks(EARLIEST);
-  time.learn(EARLIEST + 1_000_000);
-  at.wall += 59_999;
-  expect(time.known()).toBe(true);
-  at.wall += 1;
-  expect(time.known()).toBe(false);
-  expect(time.now()).toBe(EARLIEST + 60_000);
-  time.learn(EARLIEST + 2_000_000);
-  expect(time.now()).toBe(EARLIEST + 2_000_000);
+test('when the clock is set, by hours or years, the server is asked again, and its word goes on until then', () => {
+  for (const setBy of [60_000, -60_000, 3_600_000, -3_600_000, 31_536_000_000, -31_536_000_000]) {
+    const { at, time, pass } = clocks(EARLIEST);
+    time.learn(EARLIEST + 1_000_000);
+    at.wall += Math.sign(setBy) * 59_999;
+    expect(time.known()).toBe(true);
+    at.wall += setBy - Math.sign(setBy) * 59_999;
+    pass(5_000);
+    expect(time.known()).toBe(false);
+    expect(time.now()).toBe(EARLIEST + 1_005_000);
+    time.learn(EARLIEST + 2_000_000);
+    expect(time.known()).toBe(true);
+    expect(time.now()).toBe(EARLIEST + 2_000_000);
+  }
 });
 
 test('unconfirmed activation needs permission, a clock, an offer that stands, and a server that was looked for', () => {

@@ -20,7 +20,7 @@ export const fakeSupervisor = (): Supervisor & { application: Application | null
     return { ok: true };
   },
   running() {
-    return this.application === null ? null : { slot: this.application.slot, pid: 2, since: 0 };
+    return this.application === null ? null : { slot: this.application.slot, pid: 2, ranMs: 0 };
   },
   keepRunning() {
     if (this.application !== null) this.application = { ...this.application, onExit: 'restart' };

@@ -4,8 +4,10 @@ import { mkdtemp, readdir, readFile, realpath, rm, stat, symlink, writeFile } fr
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, onTestFinished, test, vi } from 'vitest';
+import { performCheck } from '#agent/checks.ts';
 import { lookUpProcess, machineBootId, processesWithEnvironment } from '#agent/process-table.ts';
 import { type Application, type ApplicationExit, openSupervisor, type SupervisorOptions } from '#agent/supervisor.ts';
+import { HealthCheck } from '#shared/manifest.ts';
 
 const apps = join(import.meta.dirname, 'apps');
 const until = (check: () => unknown): Promise<unknown> =>
@@ -67,6 +69,29 @@ test('stopping ends the application by SIGTERM and leaves neither process nor pi
   expect(await supervisor.lastOutput(1_000)).toContain('ending');
   expect(await readdir(dir)).toEqual(['application.log']);
   expect(exits).toEqual([]);
+});
+
+test('a clock that is set, by hours or years, either way, changes nothing about how long the application has run', async () => {
+  const { supervisor, exits } = await supervise({ port: 0 });
+  await supervisor.start(application('serve.mjs'));
+  await until(() => (supervisor.running()?.ranMs ?? 0) >= 20);
+  const look = async (upMs: number) =>
+    performCheck(
+      HealthCheck.parse({ kind: 'process', upMs }),
+      { folder: '/', process: supervisor },
+      new AbortController().signal,
+    );
+  onTestFinished(() => void vi.useRealTimers());
+  for (const setBy of [-31_536_000_000, -3_600_000, 3_600_000, 31_536_000_000]) {
+    vi.useFakeTimers({ toFake: ['Date'], now: Date.now() + setBy });
+    expect([setBy, (await look(20)).ok, (await look(3_000_000)).ok]).toEqual([setBy, true, false]);
+    vi.useRealTimers();
+  }
+  vi.useFakeTimers({ toFake: ['Date'], now: Date.now() - 3_600_000 });
+  process.kill(supervisor.running()!.pid, 'SIGKILL');
+  await until(() => exits.length === 1);
+  expect(exits[0]!.ranMs).toBeGreaterThanOrEqual(20);
+  expect(exits[0]!.ranMs).toBeLessThan(3_000_000);
 });
 
 test('what ignores SIGTERM, or has left the process group, is killed', async () => {

@@ -48,7 +48,7 @@ const openSupervisor = (onStart: (application: Application) => void): Supervisor
       onStart(next);
       return { ok: true };
     },
-    running: () => (application === null ? null : { slot: application.slot, pid: 2, since: 0 }),
+    running: () => (application === null ? null : { slot: application.slot, pid: 2, ranMs: 0 }),
     keepRunning: () => {
       if (application !== null) application = { ...application, onExit: 'restart' };
     },

@@ -121,7 +121,7 @@ export const openSlots = (
 
   const supervisor: Supervisor = {
     start: async () => ({ ok: true }),
-    running: () => (running === null ? null : { slot: running.slot, pid: 2, since: running.since }),
+    running: () => (running === null ? null : { slot: running.slot, pid: 2, ranMs: world.time.now() - running.since }),
     keepRunning: () => {},
     listen: (listener) => {
       listeners.add(listener);

@@ -47,6 +47,15 @@ test('an installed version waits for its time, or for a renewed instruction with
   expect(stepInstall(renewed.next, { kind: 'confirmed', at: HOUR }).next.state).toBe('activating');
 });
 
+test('the fleet’s time decides, not the device’s clock, however wrong that is', () => {
+  for (const at of [0, 9 * HOUR, 11 * HOUR, 1e13]) {
+    const inside = stepInstall(stateWith('waiting', { windows: WINDOWS }), { kind: 'permitted', at, time: 11 * HOUR });
+    expect(inside.next.state).toBe('fetching');
+    const outside = stepInstall(stateWith('ready', { windows: WINDOWS }), { kind: 'confirmed', at, time: 20 * HOUR });
+    expect(outside.next.state).toBe('ready');
+  }
+});
+
 test('an install that runs may finish outside of its window', () => {
   const verified: InstallState = { ...stateWith('waiting', { windows: WINDOWS }), state: 'verified' } as InstallState;
   expect(stepInstall(verified, { kind: 'installed', at: 20 * HOUR }).next.state).toBe('ready');

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
 import { MeteredConfig, openMetered } from '#agent/transfer/metered.ts';
 
-const openLink = async (config: object, times: { since?: number; expires?: number } = {}) => {
+const openLink = async (config: object, times: { elapsedMs?: number; expires?: number } = {}) => {
   const folder = await mkdtemp(join(tmpdir(), 'sluice-metered-'));
   onTestFinished(() => rm(folder, { recursive: true, force: true }));
   const file = join(folder, 'metered');
@@ -13,7 +13,7 @@ const openLink = async (config: object, times: { since?: number; expires?: numbe
   const ask = openMetered({
     config: MeteredConfig.parse({ file, ...config }),
     folder,
-    since: times.since ?? Date.now(),
+    elapsedMs: times.elapsedMs ?? 0,
     expires: times.expires ?? Date.now() + 60_000,
     now: Date.now,
     log: { info: (...words: unknown[]) => void said.push(String(words[1])) },
@@ -52,7 +52,7 @@ test('a delay is over after its time, counted from the beginning of the fetch', 
   const link = await openLink({ policy: 'delay', delayMs: 30 });
   await link.metered();
   expect(await link.may(0, 1000)).toBe(true);
-  const resumed = await openLink({ policy: 'delay', delayMs: 3_600_000 }, { since: Date.now() - 3_600_001 });
+  const resumed = await openLink({ policy: 'delay', delayMs: 3_600_000 }, { elapsedMs: 3_600_001 });
   await resumed.metered();
   expect(await resumed.may(0, 1000)).toBe(true);
   expect(resumed.said).toEqual([]);

@@ -64,7 +64,7 @@ const openSite = async (options: { image?: boolean; keep?: 'raw' | 'zstd' | 'non
   const errand = (artifact: Artifact) => ({
     slot: 'b' as const,
     manifest: manifestOf(artifact),
-    since: 0,
+    elapsedMs: 0,
     expires: Number.MAX_SAFE_INTEGER,
   });
   return { first, second, v1: v1!, v2: v2!, data, slotB, folders, progress, openOn, errand };
