@@ -13,6 +13,7 @@ import {
   type BootPair,
   DONE,
   type Filling,
+  isEmpty,
   type Rebooting,
   type Refused,
   refuse,
@@ -97,6 +98,8 @@ const targetOf = async (pair: BootPair, slot: SlotName, manifest: Manifest): Pro
     );
   const found = pair.filling.artifactOf(manifest);
   if (!found.ok) return found;
+  const empty = isEmpty(found.artifact);
+  if (empty !== undefined) return empty;
   const checked = await pair.filling.check(slot, found.artifact);
   return checked.ok ? { ...checked, artifact: found.artifact } : checked;
 };

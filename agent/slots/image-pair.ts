@@ -65,6 +65,9 @@ export const refuse = (message: string, code: Refused['code'] = 'PRECONDITION'):
   code,
   message,
 });
+/** Nothing would be written, and whatever the slot held before would run in its name. */
+export const isEmpty = ({ name, bytes }: Artifact): Refused | undefined =>
+  bytes > 0 ? undefined : refuse(`${name} has no bytes: nothing of this release would be in the slot`);
 export const DONE: SlotResult = { ok: true };
 
 /** Which slot is active and which on trial, or why that can not be told: then nothing at all is written (faults 11). */

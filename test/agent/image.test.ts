@@ -64,10 +64,12 @@ test('19: image bigger than the slot, start: rejected before any write (and what
   const tree = { kind: 'tree', compression: 'none' };
   const app = { name: 'app', bytes: 1, sha256: 'a'.repeat(64), install: tree };
   const noImage = await pair.release('2.0.2', { artifacts: [app] });
-  for (const { fetched } of [large, foreign, noImage]) await rm(fetched[0]!.file);
+  const empty = await pair.release('2.0.3', {}, 0);
+  for (const { fetched } of [large, foreign, noImage, empty]) await rm(fetched[0]!.file);
   expect(await fits(large)).toMatchObject({ ok: false, code: 'NO_SPACE' });
   expect(await fits(foreign)).toMatchObject({ ok: false, code: 'INCOMPATIBLE_HARDWARE' });
   expect(await fits(noImage)).toMatchObject(REFUSED);
+  expect(await fits(empty)).toMatchObject({ ...REFUSED, message: expect.stringContaining('no bytes') });
   expect(await slots.place!('b', large.manifest, large.manifest.artifacts[0]!)).toMatchObject({ code: 'NO_SPACE' });
   expect(await slots.prepare('a')).toMatchObject({ ...REFUSED, message: 'slot a is the active one' });
   expect(await snapshot(pair.dir)).toEqual(before);

@@ -31,6 +31,8 @@ export type CommandPair = {
 export type Known = Selection & {
   ok: true;
   running: SlotName | null;
+  /** What the installer itself said; empty when it says nothing. */
+  told: Told;
   records: Record<SlotName, ImageRecord | undefined>;
 };
 
@@ -73,7 +75,7 @@ export const know = async (pair: CommandPair): Promise<Known | Refused> => {
   const running = told.running === undefined ? await readBooted(pair) : told.running;
   const active = told.active ?? (told.active === null ? null : (own.active ?? running));
   const records = { a: await contentOf(pair, told, 'a'), b: await contentOf(pair, told, 'b') };
-  return { ok: true, active, trial: trialOf(told, own, active), running, records };
+  return { ok: true, active, trial: trialOf(told, own, active), running, told, records };
 };
 
 const trialOf = ({ trial }: Told, own: Selection, active: SlotName | null): Selection['trial'] => {

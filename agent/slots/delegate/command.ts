@@ -8,7 +8,7 @@ import { storageRefusal } from '#agent/system-error.ts';
 import { Sha256 } from '#shared/ids.ts';
 import type { Artifact, Manifest } from '#shared/manifest.ts';
 import { openBootSelector, type Selection } from '../boot-selector.ts';
-import { DONE, type Refused, refuse } from '../image-pair.ts';
+import { DONE, isEmpty, type Refused, refuse } from '../image-pair.ts';
 import { contentOf, removeImageRecord, writeImageRecord } from '../image-record.ts';
 import type { FetchedArtifact, SlotName, SlotResult, Slots } from '../slots.ts';
 import { booting, change } from './command-boot.ts';
@@ -17,6 +17,7 @@ import type { CommandConfig } from './delegate-config.ts';
 import type { DelegateOptions } from './delegate-options.ts';
 import { delegatedTo, isAsFetched } from './delegated.ts';
 import { openInstaller } from './installer.ts';
+import type { Told, VerbEnd } from './verbs.ts';
 
 /** Opens the pair, and ends an installer that an agent has left when it was killed. */
 export const openCommandSlots = async (options: DelegateOptions<CommandConfig>): Promise<Slots> => {
@@ -64,7 +65,8 @@ const fits = (pair: CommandPair, manifest: Manifest): { ok: true; artifact: Arti
   const { compatible, config } = pair;
   if (manifest.compatible !== compatible)
     return refuse(`this is a ${compatible}, and the release for a ${manifest.compatible}`, 'INCOMPATIBLE_HARDWARE');
-  return delegatedTo(config.handler, manifest);
+  const found = delegatedTo(config.handler, manifest);
+  return (found.ok ? isEmpty(found.artifact) : undefined) ?? found;
 };
 
 const prepare = async (pair: CommandPair, slot: SlotName, manifest?: Manifest): Promise<SlotResult> => {
@@ -135,12 +137,23 @@ const write = async (pair: CommandPair, slot: SlotName, what: Writing): Promise<
   return DONE;
 };
 
+/** That the slot holds it is never taken for granted: the installer reads it back, or says what its slots hold. */
+const proven = (compared: VerbEnd, { contents }: Told, slot: SlotName): VerbEnd =>
+  !compared.ok || compared.known || typeof contents?.[slot] === 'string'
+    ? compared
+    : {
+        ok: false,
+        code: 'WRITE_VERIFY',
+        later: false,
+        message: 'nothing proves what the slot holds: the installer must know "verify", or say "contents" at "inspect"',
+      };
+
 const verify = async (pair: CommandPair, slot: SlotName): Promise<SlotResult> => {
   const known = await know(pair);
   if (!known.ok) return known;
   const record = known.records[slot];
   if (record === undefined) return refuse(`slot ${slot} has not been written`, 'WRITE_VERIFY');
-  const compared = await askVerb(pair, 'verify', [slot, record.artifact.sha256]);
+  const compared = proven(await askVerb(pair, 'verify', [slot, record.artifact.sha256]), known.told, slot);
   try {
     if (compared.ok && record.state !== 'bootable') await writeImageRecord(pair.dir, { ...record, state: 'bootable' });
     // Nothing unverified is ever bootable, whatever it was before. The active slot is better than none.

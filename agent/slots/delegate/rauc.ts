@@ -76,15 +76,20 @@ const readStored = async (
   const { names, all } = await client.status();
   const mine = all.filter(({ name, parent }) => name === names[slot] || parent === names[slot]);
   const stored = [];
+  let here = 0;
   for (const image of await client.images(bundle)) {
     const target = mine.find((one) => one.class === image.class);
-    if (target === undefined || UNPACKED.test(image.filename)) continue;
+    if (target === undefined) continue;
+    here += 1;
+    if (UNPACKED.test(image.filename)) continue;
     stored.push({
       file: await realpath(target.device),
       bytes: image.bytes,
       sha256: image.sha256,
     });
   }
+  // RAUC is content to install a bundle of which nothing is for this side; what it held before would then run in its name.
+  if (here === 0) return refuse(`${artifact.name} has no image for the slots of ${names[slot]}`, 'WRITE_VERIFY');
   const compared = await compareStored({ artifact, stored });
   return compared.ok ? { ok: true, stored } : { ...compared, code: 'WRITE_VERIFY' };
 };

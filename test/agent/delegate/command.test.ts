@@ -59,10 +59,25 @@ test('what is in vain is refused before the installer is asked', async () => {
   expect(await slots.prepare('b', foreign)).toMatchObject({ ok: false, code: 'INCOMPATIBLE_HARDWARE' });
   expect(await slots.prepare('b', { ...manifest, artifacts: [other] })).toMatchObject(REFUSED);
   expect(await slots.prepare('a', manifest)).toMatchObject(REFUSED);
+  const empty = { ...manifest, artifacts: [{ ...artifact!, bytes: 0 }] };
+  expect(await slots.prepare('b', empty)).toMatchObject({ ...REFUSED, message: expect.stringContaining('no bytes') });
   expect(await pair.asked()).toEqual([]);
 });
 
 describe('an installer that does not do as it is told', () => {
+  test('one that proves nothing of what its slots hold gets no further than the install', async () => {
+    const pair = await mcuPair();
+    await pair.before('verify', 'exit 64');
+    await pair.before('inspect', 'exit 64');
+    const slots = await pair.open();
+    const { manifest, digest, fetched } = await pair.release('1.1.0');
+    expect(await slots.prepare('b', manifest)).toEqual(OK);
+    expect(await slots.write('b', manifest, digest, fetched)).toEqual(OK);
+    const unproven = { ok: false, code: 'WRITE_VERIFY', message: expect.stringContaining('nothing proves') };
+    expect(await slots.verify('b')).toMatchObject(unproven);
+    expect(await slots.activate('b', TRIAL)).toMatchObject({ ok: false });
+  });
+
   test('one that hangs is ended with its children, at the limit of its verb', async () => {
     const pair = await mcuPair({ installMs: 400 });
     const slots = await pair.open();
