@@ -17,8 +17,8 @@ import {
   writeFile,
 } from 'node:fs/promises';
 import { join } from 'node:path';
+import type { TreeSize } from '#shared/tree-map.ts';
 import { flushTree } from './flush.ts';
-import type { TreeSize } from './room.ts';
 import { errorCode } from './system-error.ts';
 
 /** What can not be copied, in a sentence. */

@@ -31,7 +31,7 @@ export const openDevice = async (life: Life) => {
   });
   const relaunching = new AbortController();
   const onInstalled = (bytesDone: number, bytesTotal: number) => void news.emit('installed', bytesDone, bytesTotal);
-  const slots = await bootingItself(await openSlots(config, { supervisor, log, onInstalled }), {
+  const slots = await bootingItself(await openSlots(config, { supervisor, log, owner, onInstalled }), {
     dataDir,
     env: process.env,
     program: ownAgentFile(),

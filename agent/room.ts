@@ -1,6 +1,7 @@
 /** Room on the disk: what is free, what of it stays free, and whether something fits (faults 18, 19). */
 import { statfs } from 'node:fs/promises';
 import type { Artifact } from '#shared/manifest.ts';
+import type { TreeSize } from '#shared/tree-map.ts';
 
 /** Stays free for everything else on that disk: the journal, logs, the application's data. */
 export const RESERVE_BYTES = 4 * 1024 * 1024;
@@ -8,8 +9,6 @@ export const RESERVE_BYTES = 4 * 1024 * 1024;
 const BLOCK_BYTES = 4096;
 /** While a tree is written, free space is looked up after this much. A look costs some microseconds; others may fill the disk meanwhile. */
 const LOOK_BYTES = 1024 * 1024;
-
-export type TreeSize = { bytes: number; entries: number };
 
 /** What a tree may take on the disk at most. */
 export const spaceFor = ({ bytes, entries }: TreeSize): number => bytes + entries * BLOCK_BYTES;
@@ -29,8 +28,7 @@ export const noRoomFor = (wanted: number, free: number): string | undefined =>
 
 /** What a tree unpacks to, where its manifest says so. */
 export const unpackedSize = ({ install }: Pick<Artifact, 'install'>): TreeSize | undefined =>
-  // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- the schema's next version has it
-  'unpacked' in install ? (install.unpacked as TreeSize | undefined) : undefined;
+  install.kind === 'tree' ? install.unpacked : undefined;
 
 /** What an artifact of a manifest takes in a folder. Of a compressed tree whose size is not pinned only this much is known. */
 export const placedBytes = (artifact: Pick<Artifact, 'bytes' | 'install'>): number => {

@@ -1,9 +1,11 @@
 /** Fills one empty folder, never outside of it, and says of every file, folder and link what it wrote. */
 import { createHash } from 'node:crypto';
-import { chmod, type FileHandle, link, mkdir, open, stat, symlink } from 'node:fs/promises';
+import { chmod, chown, type FileHandle, link, mkdir, open, stat, symlink } from 'node:fs/promises';
 import { join, posix } from 'node:path';
 import { z } from 'zod';
 import type { DeviceErrorCode } from '#shared/deployment.ts';
+import { entryPath } from '#shared/tree-map.ts';
+import { usualMode } from '#shared/tree-mode.ts';
 import { linkFault, pathFault } from '#shared/tree-path.ts';
 import { flushTree } from './flush.ts';
 import { writeHashed } from './hashed-write.ts';
@@ -17,8 +19,11 @@ export const TreeEntry = z.discriminatedUnion('kind', [
     bytes: z.number().int(),
     executable: z.boolean(),
     sha256: z.string(),
+    /** Where it is not the usual one. Agents of earlier builds look at `executable` alone. */
+    mode: z.number().int().optional(),
   }),
-  z.object({ kind: z.literal('folder'), path: z.string() }),
+  /** Told again when it turns out to have another mode than a folder that only a path below it named. */
+  z.object({ kind: z.literal('folder'), path: z.string(), mode: z.number().int().optional() }),
   z.object({ kind: z.literal('link'), path: z.string(), to: z.string() }),
 ]);
 export type TreeEntry = z.infer<typeof TreeEntry>;
@@ -36,10 +41,10 @@ export class TreeRefused extends Error {
 
 /** Every method throws `TreeRefused`, or the system's error. Paths are relative, as `checkPath` returns them. */
 export type TreeWriter = {
-  folder(path: string): Promise<void>;
-  file(path: string, options: { bytes: number; executable: boolean }, body: AsyncIterable<Uint8Array>): Promise<void>;
+  folder(path: string, mode?: number): Promise<void>;
+  file(path: string, options: { bytes: number; mode: number }, body: AsyncIterable<Uint8Array>): Promise<void>;
   /** A file that is on this file system already, whose hash is known, without copying it; false when the system can not. */
-  adopt(path: string, options: { bytes: number; executable: boolean; sha256: string; file: string }): Promise<boolean>;
+  adopt(path: string, options: { bytes: number; mode: number; sha256: string; file: string }): Promise<boolean>;
   link(path: string, to: string): Promise<void>;
   /** Waits until everything is on the disk; only then is anything of it certain. */
   finish(): Promise<void>;
@@ -53,8 +58,8 @@ const SMALL_AT_ONCE_MAX = 16;
 
 /** The path as it may be written; `./` in front and `/` at the end are dropped. '' is the root. Throws `TreeRefused`. */
 export const checkPath = (name: string): string => {
-  const path = name.replace(/^(\.\/)+/, '').replace(/\/+$/, '');
-  if (path === '' || path === '.') return '';
+  const path = entryPath(name);
+  if (path === '') return '';
   const fault = pathFault(path);
   if (fault !== undefined) throw new TreeRefused('WRITE_FAILED', `the path ${quoted(path)} ${fault}`);
   return path;
@@ -77,7 +82,7 @@ export const openTreeWriter = (
   root: string,
   limits: TreeLimits,
   onEntry: (entry: TreeEntry) => void,
-  room: RoomWatch = openRoomWatch(root),
+  { room = openRoomWatch(root), owner = null }: { room?: RoomWatch; owner?: FileOwner | null } = {},
 ): TreeWriter => {
   const folders = new Set(['']);
   const files: string[] = [];
@@ -126,18 +131,22 @@ export const openTreeWriter = (
     await spend(entryBytes(0), path);
     await once(path, mkdir(join(root, path)));
     room.written(entryBytes(0));
-    // As with files: the application may be another user than the agent, whose umask is its own.
-    await chmod(join(root, path), 0o755);
+    await setMode(path, FOLDER_MODE);
     folders.add(path);
     onEntry({ kind: 'folder', path });
   };
+  /** As with files: not by making it so, since the process's umask would take bits away. */
+  const setMode = async (path: string, mode: number): Promise<void> => {
+    await chmod(join(root, path), mode);
+    if (owner !== null && isPrivate(mode)) await chown(join(root, path), owner.uid, owner.gid);
+  };
   /** Exclusive: neither an earlier entry nor a link that it planted is ever written through. */
-  const fill = async <T>(path: string, executable: boolean, write: (handle: FileHandle) => Promise<T>): Promise<T> => {
-    const handle = await once(path, open(join(root, path), 'wx', 0o644));
+  const fill = async <T>(path: string, mode: number, write: (handle: FileHandle) => Promise<T>): Promise<T> => {
+    const handle = await once(path, open(join(root, path), 'wx', 0o600));
     try {
       const written = await write(handle);
-      // Not by opening with it: the process's umask would take bits away.
-      await handle.chmod(modeOf(executable));
+      await handle.chmod(mode);
+      if (owner !== null && isPrivate(mode)) await handle.chown(owner.uid, owner.gid);
       return written;
     } finally {
       await handle.close();
@@ -146,7 +155,14 @@ export const openTreeWriter = (
   const parentOf = (path: string): string => (path.includes('/') ? posix.dirname(path) : '');
 
   return {
-    folder: ensureFolder,
+    folder: async (path, mode = FOLDER_MODE) => {
+      await ensureFolder(path);
+      // The agent has to get in, also where it is not root.
+      const wanted = mode | 0o700;
+      if (path === '' || wanted === FOLDER_MODE) return;
+      await setMode(path, wanted);
+      onEntry({ kind: 'folder', path, mode: wanted });
+    },
     file: async (path, options, body) => {
       await ensureFolder(parentOf(path));
       count(options.bytes, path);
@@ -158,7 +174,7 @@ export const openTreeWriter = (
         hash.update(content);
         await spend(entryBytes(content.length), path);
         await inBackground(async () => {
-          await fill(path, options.executable, (handle) => handle.writeFile(content));
+          await fill(path, options.mode, (handle) => handle.writeFile(content));
           room.written(entryBytes(content.length));
         });
       } else {
@@ -168,11 +184,11 @@ export const openTreeWriter = (
           room.written(bytes - written);
           written = bytes;
         };
-        await fill(path, options.executable, (handle) => writeHashed(handle, pieces, hash, onWritten));
+        await fill(path, options.mode, (handle) => writeHashed(handle, pieces, hash, onWritten));
         if (written !== options.bytes) throw short();
       }
       files.push(path);
-      onEntry({ kind: 'file', path, ...options, sha256: hash.digest('hex') });
+      onEntry(fileEntry(path, { ...options, sha256: hash.digest('hex') }));
     },
     adopt: async (path, { file, ...options }) => {
       await ensureFolder(parentOf(path));
@@ -185,9 +201,9 @@ export const openTreeWriter = (
       const there = await stat(join(root, path));
       if (there.size !== options.bytes) throw new TreeRefused('TARGET_HASH', `${file} has not the size it had`);
       count(options.bytes, path);
-      await chmod(join(root, path), modeOf(options.executable));
+      await setMode(path, options.mode);
       files.push(path);
-      onEntry({ kind: 'file', path, ...options });
+      onEntry(fileEntry(path, options));
       return true;
     },
     link: async (path, to) => {
@@ -210,7 +226,18 @@ export const openTreeWriter = (
   };
 };
 
-const modeOf = (executable: boolean): number => (executable ? 0o755 : 0o644);
+const FOLDER_MODE = 0o755;
+/** Who reads what not everyone may read: the application's user, where that is another than the agent. */
+export type FileOwner = { uid: number; gid: number };
+const isPrivate = (mode: number): boolean => (mode & 0o004) === 0;
+
+const fileEntry = (
+  path: string,
+  { mode, ...rest }: { mode: number; bytes: number; sha256: string },
+): Extract<TreeEntry, { kind: 'file' }> => {
+  const executable = (mode & 0o100) !== 0;
+  return { kind: 'file', path, ...rest, executable, ...(mode === usualMode(executable) ? {} : { mode }) };
+};
 
 /** All of the body; undefined when it is not as long as announced. */
 const takeSmall = async (body: AsyncIterable<Uint8Array>, bytes: number): Promise<Buffer | undefined> => {

@@ -3,11 +3,12 @@
  * inside, within limits; memory does not grow with it.
  */
 import { pipeline, Transform } from 'node:stream';
-import { constants, createGunzip, createZstdDecompress } from 'node:zlib';
 import { extract, type Header } from 'tar-stream';
 import type { DeviceErrorCode } from '#shared/deployment.ts';
 import type { InstallKind } from '#shared/manifest.ts';
-import type { TreeSize } from './room.ts';
+import type { TreeSize } from '#shared/tree-map.ts';
+import { keptMode, usualMode } from '#shared/tree-mode.ts';
+import { entryFault, treeDecompressor } from '#shared/tree-tar.ts';
 import { errorCode, isSystemError, storageRefusal } from './system-error.ts';
 import { checkPath, TreeRefused, type TreeWriter } from './tree-writer.ts';
 
@@ -33,7 +34,7 @@ export const unpackTree = async (
   // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- a streamx stream: not node's class, but the same behaviour
   const sink = tar as unknown as NodeJS.WritableStream;
   const ended = new Promise<void>((resolve) => {
-    pipeline([source, ...decompressor(compression), limitBytes(tarBytesMax), sink], (error) => {
+    pipeline([source, ...treeDecompressor(compression), limitBytes(tarBytesMax), sink], (error) => {
       broken ??= error ?? undefined;
       resolve();
     });
@@ -63,16 +64,18 @@ export const unpackTree = async (
 
 const unpackEntry = async (header: Header, body: Body, writer: TreeWriter): Promise<void> => {
   const path = checkPath(header.name);
-  if (header.type === 'file' && path !== '') {
-    // Set-user-id, group and other bits are nobody's business here.
-    const executable = ((header.mode ?? 0) & 0o111) !== 0;
-    await writer.file(path, { bytes: header.size ?? 0, executable }, body);
+  const unfit = entryFault(header);
+  if (unfit !== undefined) throw new TreeRefused('WRITE_FAILED', `${path} ${unfit}`);
+  if (path === '' && header.type !== 'directory')
+    throw new TreeRefused('WRITE_FAILED', 'the root of the slot cannot be a file or a link');
+  const mode = header.mode === undefined ? undefined : keptMode(header.mode).mode;
+  if (header.type === 'file') {
+    await writer.file(path, { bytes: header.size ?? 0, mode: mode ?? usualMode(false) }, body);
     return;
   }
   body.resume();
-  if (header.type === 'directory') await writer.folder(path);
-  else if (header.type === 'symlink' && path !== '') await writer.link(path, header.linkname ?? '');
-  else throw new TreeRefused('WRITE_FAILED', `${path}: a ${header.type ?? 'thing of unknown type'} is not allowed`);
+  if (header.type === 'directory') await writer.folder(path, mode);
+  else await writer.link(path, header.linkname ?? '');
 };
 
 /** Throws `TreeRefused` for the entry with which there is more than the manifest says. */
@@ -86,13 +89,6 @@ const counted = (unpacked: TreeSize | undefined): ((header: Header) => void) => 
     const said = `${unpacked.bytes} bytes in ${unpacked.entries} entries`;
     throw new TreeRefused('ENDLESS_DATA', `unpacks to more than its manifest says: ${said}`);
   };
-};
-
-const decompressor = (compression: Compression): NodeJS.ReadWriteStream[] => {
-  if (compression === 'none') return [];
-  if (compression === 'gzip') return [createGunzip({ chunkSize: 256 * 1024 })];
-  // 8 MiB, which RFC 8878 (3.1.1.1.2) asks every decoder to support, is also the most that a device should give.
-  return [createZstdDecompress({ chunkSize: 256 * 1024, params: { [constants.ZSTD_d_windowLogMax]: 23 } })];
 };
 
 const limitBytes = (bytesMax: number): Transform => {

@@ -4,7 +4,8 @@ import { createReadStream } from 'node:fs';
 import { stat } from 'node:fs/promises';
 import { setTimeout as pause } from 'node:timers/promises';
 import { routes } from '#shared/api.ts';
-import { type BundlePart, type CompressedArtifact, readBundle } from '#shared/bundle.ts';
+import { type BundlePart, type CompressedArtifact, type LostOfArtifact, readBundle } from '#shared/bundle.ts';
+import { artifactOf, openContentCheck } from '#shared/bundle-content.ts';
 import { type Id, manifestPath, releaseRef, Sha256 } from '#shared/ids.ts';
 import type { Manifest } from '#shared/manifest.ts';
 import type { RouteAnswer } from '#shared/route.ts';
@@ -14,7 +15,7 @@ import type { PublicKey } from '#shared/trust/keys.ts';
 import type { Signer } from '#shared/trust/signers.ts';
 import type { Client } from './client.ts';
 import { CliFailure, EXIT, valueOf } from './failure.ts';
-import { printError } from './terminal.ts';
+import { harmless, printError } from './terminal.ts';
 
 /** Somebody else published in between, or the connection broke: tries altogether. */
 const ATTEMPTS_MAX = 5;
@@ -47,27 +48,42 @@ export const checkBundle = async (
     }
   }
   const compressed: CompressedArtifact[] = [];
+  const content = openContentCheck();
+  let announced: Manifest | undefined;
   const look = async (part: BundlePart, body: AsyncIterable<Uint8Array>): Promise<void> => {
-    const how = part.kind === 'artifact' ? compressedInside(await headOf(body)) : undefined;
+    const artifact = announced && artifactOf(announced, part);
+    if (artifact === undefined) return;
+    let head = Buffer.alloc(0);
+    async function* withHead(): AsyncGenerator<Uint8Array> {
+      for await (const piece of body) {
+        if (head.length < HEAD_BYTES) head = Buffer.concat([head, piece.subarray(0, HEAD_BYTES)]);
+        yield piece;
+      }
+    }
+    valueOf(await content.artifact(artifact, withHead), file);
+    if (head.length === 0) for await (const _ of withHead());
+    const how = compressedInside(head);
     if (how !== undefined) compressed.push({ name: part.name, how });
   };
-  const read = await readBundle(source(), { manifest: async () => {}, part: look });
+  const read = await readBundle(source(), { manifest: async (_, manifest) => void (announced = manifest), part: look });
   const { manifest, manifestBytes } = valueOf(read, file);
+  valueOf(content.end(manifest), file);
   return { file, bytes, sha256: Sha256.parse(hash.digest('hex')), manifest, manifestBytes, compressed };
 };
 
 const HEAD_BYTES = 64;
-const headOf = async (body: AsyncIterable<Uint8Array>): Promise<Uint8Array> => {
-  let head = Buffer.alloc(0);
-  for await (const piece of body) {
-    if (head.length < HEAD_BYTES) head = Buffer.concat([head, piece.subarray(0, HEAD_BYTES)]);
-  }
-  return head;
-};
 
 /** On the error stream, so that what scripts read stays as it is. */
 export const warnOfCompressed = ({ file, compressed }: { file: string; compressed: CompressedArtifact[] }): void => {
   for (const { name, how } of compressed) printError(`${file}: ${compressedWarning(name, how)}`);
+};
+
+/** What devices will not get, likewise. */
+export const warnOfLost = ({ file, lost }: { file: string; lost: LostOfArtifact[] }): void => {
+  for (const { artifact, what, files, first } of lost) {
+    const more = files === 1 ? '' : ` and of ${files - 1} more`;
+    printError(harmless(`${file}: ${artifact}: devices do not get ${what} of ${first}${more}`));
+  }
 };
 
 export type PublishSteps = {

@@ -6,18 +6,21 @@
  */
 import { createHash, randomUUID } from 'node:crypto';
 import { createReadStream, createWriteStream } from 'node:fs';
-import { rename, rm } from 'node:fs/promises';
+import { rename, rm, stat } from 'node:fs/promises';
 import { basename, dirname } from 'node:path';
 import { Transform } from 'node:stream';
 import type { z } from 'zod';
+import { openContentCheck } from './bundle-content.ts';
 import { syncFolder } from './durable.ts';
-import { Sha256 } from './ids.ts';
-import { type Artifact, BUNDLE_BYTES_MAX, type InstallKind, MANIFEST_BYTES_MAX, Manifest } from './manifest.ts';
+import { Id, Sha256 } from './ids.ts';
+import { type Artifact, BUNDLE_BYTES_MAX, InstallKind, MANIFEST_BYTES_MAX, Manifest } from './manifest.ts';
 import { manifestFaults } from './new-manifest.ts';
 import { accept, type Refusal, type Result, refuse } from './problems.ts';
 import { type AddTarEntry, TAR_BLOCK as BLOCK, packTar, tarHead } from './tar.ts';
 import { type DescribedFile, describeFile } from './transfer/describe-file.ts';
-import { type TreeCompression, writeTree } from './tree.ts';
+import { type Lost, type TreeCompression, writeTree } from './tree.ts';
+import { entryPath } from './tree-map.ts';
+import { keptMode, usualMode } from './tree-mode.ts';
 import { canonicalJson } from './trust/canonical.ts';
 
 const END_BYTES = 2 * BLOCK;
@@ -174,11 +177,23 @@ const readManifestEntry = async (reader: ByteReader): Promise<Buffer> => {
   const digits = /^([0-7]{11}) $/.exec(head.subarray(124, 136).toString('latin1'))?.[1];
   const bytes = digits === undefined ? Number.NaN : Number.parseInt(digits, 8);
   const wanted = Number.isSafeInteger(bytes) ? await tarHead(MANIFEST_NAME, bytes) : ZEROS;
-  if (!head.equals(wanted)) throw fault('bundle-invalid', 'this is not a bundle: it does not begin with manifest.json');
+  if (!head.equals(wanted)) throw fault('bundle-invalid', `this is not a bundle: ${beginningOf(head)}`);
   if (bytes > MANIFEST_BYTES_MAX) throw fault('too-large', 'the manifest is larger than 256 KiB');
   const manifest = await reader.take(bytes);
   await expectBytes(reader, ZEROS.subarray(0, paddingOf(bytes)), 'the padding of manifest.json');
   return manifest;
+};
+
+/** What somebody has in their hands instead: bundles are easily unpacked and packed again, or compressed. */
+const beginningOf = (head: Buffer): string => {
+  if (head.readUInt16BE(0) === 0x1f8b || head.readUInt32LE(0) === 0xfd2fb528)
+    return 'it is compressed; publish the file that sluice bundle create made';
+  if (head.subarray(257, 262).toString('latin1') !== 'ustar') return 'it is no tar that begins with manifest.json';
+  const name = head.subarray(0, 100).toString('utf8').replace(/\0.*$/s, '');
+  const isFile = [0, 0x30].includes(head[156]!);
+  return isFile && entryPath(name) !== MANIFEST_NAME
+    ? `it begins with ${JSON.stringify(name)}, not with manifest.json`
+    : 'its tar was written by another program, and a bundle has exactly one form; publish the file that sluice bundle create made';
 };
 
 const expectBytes = async (reader: ByteReader, wanted: Buffer, what: string): Promise<void> => {
@@ -241,7 +256,10 @@ export type CreatedBundle = {
   manifest: Manifest;
   manifestBytes: Buffer;
   compressed: CompressedArtifact[];
+  /** What devices do not get of the files that they do get: each kind of it once for each artifact. */
+  lost: LostOfArtifact[];
 };
+export type LostOfArtifact = { artifact: string; what: string; files: number; first: string };
 /** An artifact that deltas will be large for. */
 export type CompressedArtifact = { name: string; how: string };
 
@@ -255,10 +273,23 @@ export const createBundle = async (description: BundleDescription): Promise<Resu
   try {
     const files: string[] = [];
     const compressed: CompressedArtifact[] = [];
+    const lost = openLosses();
+    let current = '';
+    const content = openContentCheck((one) => lost.add(current, one));
     const artifacts: z.input<typeof Artifact>[] = [];
     for (const source of description.artifacts) {
-      const { file, part: found, install } = await prepareArtifact(source, `${work}.${files.length}`, temporary);
+      current = source.name;
+      const prepared = await prepareArtifact(source, `${work}.${files.length}`, temporary, (one) =>
+        lost.add(current, one),
+      );
+      const { file, part: found } = prepared;
       const { compressed: how, ...part } = found;
+      const install = InstallKind.parse(prepared.install);
+      const size = await content.artifact({ name: Id.parse(source.name), bytes: part.bytes, install }, () =>
+        createReadStream(file),
+      );
+      if (!size.ok) return size;
+      if (install.kind === 'tree' && size.value !== null) install.unpacked = size.value;
       files.push(file);
       if (how !== undefined) compressed.push({ name: source.name, how });
       artifacts.push({ name: source.name, ...part, install });
@@ -271,6 +302,8 @@ export const createBundle = async (description: BundleDescription): Promise<Resu
     }
     const checked = checkManifest({ ...description.manifest, format: 1, artifacts, attachments });
     if (!checked.ok) return checked;
+    const ended = content.end(checked.value);
+    if (!ended.ok) return ended;
     // With every default written out, so that the bundle means the same to a later version with other defaults.
     const manifest = checked.value;
     const manifestBytes = Buffer.from(canonicalJson(manifest));
@@ -281,7 +314,7 @@ export const createBundle = async (description: BundleDescription): Promise<Resu
     const written = await writeBundle(work, manifestBytes, manifest, files, description.onProgress);
     await rename(work, description.out);
     await syncFolder(dirname(description.out));
-    return accept({ file: description.out, ...written, manifest, manifestBytes, compressed });
+    return accept({ file: description.out, ...written, manifest, manifestBytes, compressed, lost: lost.all() });
   } catch (error) {
     if (error instanceof BundleFault) return error.refusal;
     throw error;
@@ -296,12 +329,16 @@ const prepareArtifact = async (
   source: ArtifactSource,
   work: string,
   temporary: string[],
+  onLost: (lost: Lost) => void,
 ): Promise<{ file: string; part: DescribedFile; install: z.input<typeof InstallKind> }> => {
-  if ('file' in source) return { file: source.file, part: await described(source.file), install: source.install };
+  if ('file' in source) {
+    const part = await described(source.file);
+    return { file: source.file, part, install: await withMode(source.file, source.install, onLost) };
+  }
   // Uncompressed unless told: transfers compress by themselves, and deltas between compressed trees are several times larger.
   const compression = source.compression ?? 'none';
   temporary.push(work);
-  const written = await writeTree(source.folder, compression, work);
+  const written = await writeTree(source.folder, compression, work, onLost);
   if (!written.ok) throw new BundleFault(written);
   return { file: work, part: await described(work), install: { kind: 'tree', compression } };
 };
@@ -330,7 +367,7 @@ const writeBundle = async (
       done(null, chunk);
     },
   });
-  const entryOf = (name: string, size: number) => ({ kind: 'file' as const, name, bytes: size, executable: false });
+  const entryOf = (name: string, size: number) => ({ kind: 'file' as const, name, bytes: size, mode: 0o644 });
   const fill = async (add: AddTarEntry): Promise<void> => {
     await add(entryOf(MANIFEST_NAME, manifestBytes.length), oneChunk(manifestBytes));
     for (const [index, part] of partsOf(manifest).entries()) {
@@ -354,3 +391,30 @@ async function* verifiedFile(file: string, part: BundlePart): AsyncGenerator<Uin
   }
   if (hash.digest('hex') !== part.sha256) throw fault('bundle-invalid', `${file} changed while it was read`);
 }
+
+/** A file that is placed by itself keeps its mode where that is stricter than usual; whether it is executable its description says. */
+const withMode = async (
+  file: string,
+  install: z.input<typeof InstallKind>,
+  onLost: (lost: Lost) => void,
+): Promise<z.input<typeof InstallKind>> => {
+  if (install.kind !== 'file' || install.mode !== undefined) return install;
+  const there = keptMode((await stat(file)).mode & 0o7777);
+  for (const what of there.lost) onLost({ path: install.path, what });
+  const readable = there.mode & 0o444;
+  const mode = 0o600 | readable | (install.executable === true ? readable >> 2 : 0);
+  return mode === usualMode(install.executable === true) ? install : { ...install, mode: `0${mode.toString(8)}` };
+};
+
+const openLosses = () => {
+  const all = new Map<string, LostOfArtifact>();
+  return {
+    add: (artifact: string, { path, what }: Lost): void => {
+      const key = `${artifact} ${what}`;
+      const known = all.get(key);
+      if (known === undefined) all.set(key, { artifact, what, files: 1, first: path });
+      else known.files += 1;
+    },
+    all: (): LostOfArtifact[] => [...all.values()],
+  };
+};

@@ -24,9 +24,32 @@ const Command = z.array(z.string().min(1).max(4096)).min(1).max(64);
 /** How an artifact gets into a slot. */
 export const InstallKind = z.discriminatedUnion('kind', [
   /** A tar, unpacked at the root of the slot. */
-  z.strictObject({ kind: z.literal('tree'), compression: z.enum(['none', 'gzip', 'zstd']) }),
+  z.strictObject({
+    kind: z.literal('tree'),
+    compression: z.enum(['none', 'gzip', 'zstd']),
+    /** What it unpacks to: the bytes of all files, and how many files, folders and links there are. A device refuses more. Absent in bundles of earlier builds. */
+    unpacked: z
+      .strictObject({
+        bytes: z
+          .number()
+          .int()
+          .min(0)
+          .max(2 ** 44),
+        entries: z.number().int().min(0).max(1_000_000),
+      })
+      .optional(),
+  }),
   /** One file, placed at `path`. */
-  z.strictObject({ kind: z.literal('file'), path: SlotPath, executable: z.boolean().default(false) }),
+  z.strictObject({
+    kind: z.literal('file'),
+    path: SlotPath,
+    executable: z.boolean().default(false),
+    /** Where it is not the usual 0644, or 0755 of what is executable. */
+    mode: z
+      .string()
+      .regex(/^0[0-7][0145][0145]$/, 'must be a mode such as 0600; only its owner may write')
+      .optional(),
+  }),
   /** The whole of a slot that boots the device: a raw image, from the first byte of the slot's partition. Stands alone. */
   z.strictObject({ kind: z.literal('image') }),
   /** Handed as it is to an installer on the device: `rauc`, `swupdate`, or one of the device's own (docs/delegate.md). Stands alone. */

@@ -6,15 +6,15 @@ import { type Header, pack } from 'tar-stream';
 export const TAR_BLOCK = 512;
 
 export type TarEntry =
-  | { kind: 'file'; name: string; bytes: number; executable: boolean }
-  | { kind: 'folder'; name: string }
+  | { kind: 'file'; name: string; bytes: number; mode: number }
+  | { kind: 'folder'; name: string; mode: number }
   | { kind: 'link'; name: string; to: string };
 
 const headerOf = (entry: TarEntry): Partial<Header> & Pick<Header, 'name'> => {
-  const anonymous = { name: entry.name, uid: 0, gid: 0, mtime: new Date(0), mode: 0o755 };
-  if (entry.kind === 'folder') return { ...anonymous, type: 'directory' };
-  if (entry.kind === 'link') return { ...anonymous, type: 'symlink', linkname: entry.to };
-  return { ...anonymous, type: 'file', size: entry.bytes, mode: entry.executable ? 0o755 : 0o644 };
+  const anonymous = { name: entry.name, uid: 0, gid: 0, mtime: new Date(0) };
+  if (entry.kind === 'folder') return { ...anonymous, mode: entry.mode, type: 'directory' };
+  if (entry.kind === 'link') return { ...anonymous, mode: 0o755, type: 'symlink', linkname: entry.to };
+  return { ...anonymous, type: 'file', size: entry.bytes, mode: entry.mode };
 };
 
 /** Adds one entry; the body of a file must have exactly the announced size. */
@@ -43,7 +43,7 @@ export const packTar = async (
 /** The header blocks of a file entry, as the tar library writes them (names over 100 characters take a PAX header). */
 export const tarHead = async (name: string, bytes: number): Promise<Buffer> => {
   const tar = pack();
-  const entry = tar.entry(headerOf({ kind: 'file', name, bytes, executable: false }));
+  const entry = tar.entry(headerOf({ kind: 'file', name, bytes, mode: 0o644 }));
   entry.on('error', () => {}); // Never filled: destroyed as soon as the header is there.
   const blocks: Buffer[] = [];
   for await (const block of tar) {

@@ -6,18 +6,29 @@ import { Transform } from 'node:stream';
 import { createGzip, createZstdCompress } from 'node:zlib';
 import { accept, type Result, refuse } from './problems.ts';
 import { type AddTarEntry, packTar, type TarEntry } from './tar.ts';
+import { keptMode } from './tree-mode.ts';
 import { linkFault, pathFault } from './tree-path.ts';
 
 export type TreeCompression = 'none' | 'gzip' | 'zstd';
 export const TREE_ENTRIES_MAX = 200_000;
+/** Below this nobody makes holes on purpose. */
+const SPARSE_BYTES_MIN = 1024 * 1024;
+
+/** What a device does not get of a file that it does get. */
+export type Lost = { path: string; what: string };
 
 /**
- * Writes `folder` as a tar to `out`: entries sorted by name, times 0, owner 0, modes 0644 or 0755, symbolic links kept.
+ * Writes `folder` as a tar to `out`: entries sorted by name, times 0, owner 0, modes as tree-mode.ts says, symbolic links kept.
  * Refusal: `bundle-invalid` for what no device would unpack: a device, socket or pipe, a name or link that is not allowed
  * (tree-path.ts), too many entries, or nothing inside.
  */
-export const writeTree = async (folder: string, compression: TreeCompression, out: string): Promise<Result<void>> => {
-  const listed = await listTree(folder);
+export const writeTree = async (
+  folder: string,
+  compression: TreeCompression,
+  out: string,
+  onLost: (lost: Lost) => void = () => undefined,
+): Promise<Result<void>> => {
+  const listed = await listTree(folder, onLost);
   if (!listed.ok) return listed;
   const fill = async (add: AddTarEntry): Promise<void> => {
     for (const entry of listed.value) {
@@ -46,7 +57,7 @@ const withoutGzipOrigin = (): Transform => {
   });
 };
 
-const listTree = async (root: string): Promise<Result<TarEntry[]>> => {
+const listTree = async (root: string, onLost: (lost: Lost) => void): Promise<Result<TarEntry[]>> => {
   const entries: TarEntry[] = [];
   const folders = [''];
   for (let folder = folders.pop(); folder !== undefined; folder = folders.pop()) {
@@ -54,7 +65,7 @@ const listTree = async (root: string): Promise<Result<TarEntry[]>> => {
     if (names === undefined) return refuse('bundle-invalid', `${join(root, folder)} can not be read as a folder`);
     for (const part of names) {
       const name = posix.join(folder, part);
-      const entry = await describeEntry(join(root, name), name);
+      const entry = await describeEntry(join(root, name), name, onLost);
       if (!entry.ok) return entry;
       entries.push(entry.value);
       if (entry.value.kind === 'folder') folders.push(name);
@@ -67,14 +78,19 @@ const listTree = async (root: string): Promise<Result<TarEntry[]>> => {
   return accept(entries.sort((a, b) => Buffer.compare(Buffer.from(a.name), Buffer.from(b.name))));
 };
 
-const describeEntry = async (path: string, name: string): Promise<Result<TarEntry>> => {
+const describeEntry = async (path: string, name: string, onLost: (lost: Lost) => void): Promise<Result<TarEntry>> => {
   const unnamable = pathFault(name);
   if (unnamable !== undefined)
     return refuse('bundle-invalid', `devices refuse the path ${JSON.stringify(path)}: it ${unnamable}`);
   const there = await lstat(path);
-  if (there.isDirectory()) return accept({ kind: 'folder', name });
+  const { mode, lost } = keptMode(there.mode & 0o7777);
+  if (there.isDirectory() || there.isFile()) for (const what of lost) onLost({ path: name, what });
+  if (there.isDirectory()) return accept({ kind: 'folder', name, mode });
   if (there.isFile()) {
-    return accept({ kind: 'file', name, bytes: there.size, executable: (there.mode & 0o100) !== 0 });
+    if (there.nlink > 1) onLost({ path: name, what: 'that it is one file with another name (a hard link)' });
+    if (there.size >= SPARSE_BYTES_MIN && there.blocks * 512 < there.size / 2)
+      onLost({ path: name, what: 'its holes (a sparse file takes its whole size)' });
+    return accept({ kind: 'file', name, bytes: there.size, mode });
   }
   if (!there.isSymbolicLink())
     return refuse('bundle-invalid', `${path} is neither a file, a folder nor a symbolic link`);

@@ -6,13 +6,14 @@ import { join, posix } from 'node:path';
 import { Readable } from 'node:stream';
 import { finished } from 'node:stream/promises';
 import { syncFolder } from '#shared/durable.ts';
-import type { Artifact, Manifest } from '#shared/manifest.ts';
+import type { Artifact, InstallKind, Manifest } from '#shared/manifest.ts';
 import { TREE_ENTRIES_MAX } from '#shared/tree.ts';
+import { usualMode } from '#shared/tree-mode.ts';
 import { readChunks } from '../hashed-write.ts';
 import { openStoredReader } from '../read-back.ts';
 import { freeOn, noRoomFor, placedBytes, unpackedSize } from '../room.ts';
 import { storageRefusal } from '../system-error.ts';
-import { openTreeWriter, TreeEntry, TreeRefused, type TreeWriter } from '../tree-writer.ts';
+import { type FileOwner, openTreeWriter, TreeEntry, TreeRefused, type TreeWriter } from '../tree-writer.ts';
 import { fileListOf, slotFolder } from './slot-record.ts';
 import type { FetchedArtifact, SlotName, SlotResult } from './slots.ts';
 
@@ -66,17 +67,19 @@ export const writeContent = async (
   slot: SlotName,
   artifacts: { artifact: Artifact; file: string }[],
   slotBytesMax: number,
+  owner: FileOwner | null = null,
 ): Promise<{ ok: true; files: string } | Refused> => {
   const listHash = createHash('sha256');
   const list = createWriteStream(fileListOf(dir, slot), { flush: true });
   const listed = finished(list);
   listed.catch(() => undefined);
   const limits = { entriesMax: TREE_ENTRIES_MAX, bytesMax: slotBytesMax };
-  const writer = openTreeWriter(slotFolder(dir, slot), limits, (entry) => {
+  const onEntry = (entry: TreeEntry): void => {
     const line = `${JSON.stringify(entry)}\n`;
     listHash.update(line);
     list.write(line);
-  });
+  };
+  const writer = openTreeWriter(slotFolder(dir, slot), limits, onEntry, { owner });
   try {
     for (const { artifact, file } of artifacts) {
       const placed = await placeArtifact(artifact, file, slotBytesMax, writer);
@@ -104,13 +107,13 @@ const placeArtifact = async (
 ): Promise<SlotResult> => {
   const { install, bytes, sha256 } = artifact;
   if (install.kind === 'file') {
-    const options = { bytes, executable: install.executable };
+    const options = { bytes, mode: modeOfFile(install) };
     // The digest was checked when the file was fetched, and is checked again when the slot is read back.
     if (await writer.adopt(install.path, { ...options, sha256, file })) return { ok: true };
   }
   const hash = createHash('sha256');
   const source = hashing(file, hash);
-  if (install.kind === 'file') await writer.file(install.path, { bytes, executable: install.executable }, source);
+  if (install.kind === 'file') await writer.file(install.path, { bytes, mode: modeOfFile(install) }, source);
   else if (install.kind === 'tree') {
     // Every entry takes a block for its header and pads its body to one.
     const limits = { tarBytesMax: slotBytesMax + 4 * 512 * TREE_ENTRIES_MAX, unpacked: unpackedSize(artifact) };
@@ -122,6 +125,9 @@ const placeArtifact = async (
   if (hash.digest('hex') === sha256) return { ok: true };
   return refuse('TARGET_HASH', `${artifact.name} has changed on the disk since it was fetched`);
 };
+
+const modeOfFile = ({ mode, executable }: Extract<InstallKind, { kind: 'file' }>): number =>
+  mode === undefined ? usualMode(executable) : Number.parseInt(mode, 8);
 
 async function* hashing(file: string, hash: Hash): AsyncGenerator<Buffer> {
   for await (const chunk of readChunks(file, 256 * 1024)) {
@@ -187,9 +193,9 @@ const compareFiles = async (root: string, expected: Map<string, TreeEntry>): Pro
     for (const entry of files) {
       if (wrong !== undefined) return;
       const file = join(root, entry.path);
-      const executable = ((await lstat(file)).mode & 0o100) !== 0;
+      const { mode } = await lstat(file);
       const stored = await reader.hash(file);
-      const same = stored.bytes === entry.bytes && stored.sha256 === entry.sha256 && executable === entry.executable;
+      const same = stored.bytes === entry.bytes && stored.sha256 === entry.sha256 && isMode(mode, entry);
       if (!same) wrong ??= `${entry.path} is not on the disk as it was written`;
     }
   };
@@ -197,6 +203,10 @@ const compareFiles = async (root: string, expected: Map<string, TreeEntry>): Pro
   await Promise.all(Array.from({ length: Math.min(READERS, expected.size) }, work));
   return wrong;
 };
+
+/** An earlier build wrote down only whether the owner may execute it; and an application may well open a usual file to others. */
+const isMode = (mode: number, { mode: written, executable }: Extract<TreeEntry, { kind: 'file' }>): boolean =>
+  written === undefined ? ((mode & 0o100) !== 0) === executable : (mode & 0o7777) === written;
 
 /** The artifacts of the manifest with their files, or what is missing. */
 export const matchArtifacts = async (

@@ -14,6 +14,7 @@ import { commandOf } from '../agent-file.ts';
 import { crashPoint } from '../crash-point.ts';
 import type { Supervisor } from '../supervisor.ts';
 import { asFarAsPossible, storageRefusal } from '../system-error.ts';
+import type { FileOwner } from '../tree-writer.ts';
 import { type BootSelector, openBootSelector, type Selection } from './boot-selector.ts';
 import { checkRoom, emptySlot, fitsSlot, matchArtifacts, verifyContent, writeContent } from './content.ts';
 import { readSlotRecord, removeSlotRecord, type SlotRecord, slotFolder, writeSlotRecord } from './slot-record.ts';
@@ -29,6 +30,8 @@ export type DirectorySlotsOptions = {
   dataDir?: string;
   /** The most that one slot may take on the disk. Default 8 GiB. */
   slotBytesMax?: number;
+  /** The application's user, where that is another than the agent: what not everyone may read is its own. */
+  owner?: FileOwner | null;
   /** Called after every durable step; tests cut the power there. Default agent/crash-point.ts. */
   crashPoint?: (name: string) => void;
 };
@@ -164,7 +167,7 @@ const directorySlots = (options: DirectorySlotsOptions, selector: BootSelector):
       await emptySlot(dir, slot);
       const room = await checkRoom(dir, matched.artifacts, slotBytesMax);
       if (!room.ok) return room;
-      const content = await writeContent(dir, slot, matched.artifacts, slotBytesMax);
+      const content = await writeContent(dir, slot, matched.artifacts, slotBytesMax, options.owner);
       if (!content.ok) return await discarded(slot, content);
       cut('slots.write.content');
       await writeSlotRecord(dir, recordOf(slot, manifest, manifestSha256, content.files));

@@ -6,6 +6,7 @@ import type { AgentConfig } from '../config.ts';
 import type { Log } from '../log.ts';
 import type { Supervisor } from '../supervisor.ts';
 import { asFarAsPossible } from '../system-error.ts';
+import type { FileOwner } from '../tree-writer.ts';
 import type { DelegateOptions } from './delegate/delegate-options.ts';
 import { openDelegateSlots } from './delegate/open-delegate.ts';
 import { openDirectorySlots } from './directories.ts';
@@ -15,7 +16,12 @@ import type { Slots } from './slots.ts';
 
 export const openSlots = async (
   config: Pick<AgentConfig, 'slots' | 'dataDir' | 'slotBytesMax' | 'compatible'>,
-  parts: { supervisor: Supervisor; log: Log; onInstalled?: DelegateOptions<unknown>['onInstalled'] },
+  parts: {
+    supervisor: Supervisor;
+    log: Log;
+    owner?: FileOwner | null;
+    onInstalled?: DelegateOptions<unknown>['onInstalled'];
+  },
 ): Promise<Slots> => {
   const dir = join(config.dataDir, 'slots');
   await asFarAsPossible(mkdir(dir, { recursive: true }));
@@ -26,6 +32,7 @@ export const openSlots = async (
         supervisor: parts.supervisor,
         dataDir: join(config.dataDir, 'application'),
         slotBytesMax: config.slotBytesMax,
+        owner: parts.owner ?? null,
       });
     case 'image':
       return openImageSlots({

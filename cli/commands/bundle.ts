@@ -9,7 +9,7 @@ import { sha256Hex } from '#shared/trust/canonical.ts';
 import { withExamples } from '../command.ts';
 import { createBundles, parseDescription, readDescription } from '../description.ts';
 import { CliFailure, usageFailure } from '../failure.ts';
-import { type CheckedBundle, checkBundle, warnOfCompressed } from '../publish.ts';
+import { type CheckedBundle, checkBundle, warnOfCompressed, warnOfLost } from '../publish.ts';
 import { facts, formatBytes, harmless, paint, print, printJson, table, withProgress } from '../terminal.ts';
 import { collect, collectText, pair, wholeNumber } from '../values.ts';
 
@@ -97,8 +97,11 @@ const addCreate = (group: Command): void => {
       );
       // The artifacts are the same for each compatible.
       created.slice(0, 1).forEach(warnOfCompressed);
+      created.slice(0, 1).forEach(warnOfLost);
       if (flags.json === true) {
-        return printJson(created.map(({ file, bytes, sha256, manifest }) => ({ file, bytes, sha256, manifest })));
+        return printJson(
+          created.map(({ file, bytes, sha256, manifest, lost }) => ({ file, bytes, sha256, manifest, lost })),
+        );
       }
       print(
         table(

@@ -3,7 +3,9 @@
  * files, so a restart forgets them and CI uploads again. Nothing of a refused or broken upload remains.
  */
 import { createHash } from 'node:crypto';
+import { createReadStream } from 'node:fs';
 import { readBundle } from '#shared/bundle.ts';
+import { artifactOf, openContentCheck } from '#shared/bundle-content.ts';
 import type { Sha256 } from '#shared/ids.ts';
 import { BUNDLE_BYTES_MAX, type Manifest } from '#shared/manifest.ts';
 import { accept, type Refusal, type Result, refuse } from '#shared/problems.ts';
@@ -27,7 +29,7 @@ export type UploadLimits = { countMax: number; bytesMax: number; keepMs: number 
 const UPLOAD_LIMITS: UploadLimits = { countMax: 64, bytesMax: 64 * 1024 ** 3, keepMs: 3_600_000 };
 
 export type Uploads = {
-  /** Refusals: those of `readBundle`, `digest-mismatch` with the URL, `chunks-mismatch`, `insufficient-storage`, `rate-limited`, `too-slow`. */
+  /** Refusals: those of `readBundle`, `digest-mismatch` with the URL, `bundle-invalid` for trees that no device would unpack, `chunks-mismatch`, `insufficient-storage`, `rate-limited`, `too-slow`. */
   accept(input: { sha256: Sha256; body: AsyncIterable<Uint8Array>; by: string }): Promise<Result<Upload>>;
   /** Also makes it wait for `keepMs` once more, so that nothing expires while it is being published. */
   get(sha256: Sha256): Upload | undefined;
@@ -65,6 +67,7 @@ export const openUploads = (deps: {
     });
     let kept = false;
     let manifest: Manifest | undefined;
+    const content = openContentCheck();
     try {
       const read = await readBundle(meter.body, {
         manifest: async (_, parsed) => void (manifest = parsed),
@@ -72,9 +75,15 @@ export const openUploads = (deps: {
           const result = await stagePart(deps.objects, manifest!, part, body);
           if (!result.ok) throw new StageRefused(result);
           staged.push(...result.value);
+          // Read once more, from the disk: what a device would refuse to unpack is not kept.
+          const artifact = artifactOf(manifest!, part);
+          const held = artifact && (await content.artifact(artifact, () => createReadStream(result.value[0].file)));
+          if (held?.ok === false) throw new StageRefused(held);
         },
       });
       if (!read.ok) return read;
+      const whole = content.end(read.value.manifest);
+      if (!whole.ok) return whole;
       if (meter.digest() !== input.sha256) {
         return refuse('digest-mismatch', `the body is not the ${input.sha256} that the URL names`);
       }

@@ -18,7 +18,7 @@ export const stagePart = async (
   manifest: Manifest,
   part: BundlePart,
   body: AsyncIterable<Uint8Array>,
-): Promise<Result<StagedObject[]>> => {
+): Promise<Result<[StagedObject, ...StagedObject[]]>> => {
   const chunks = chunksOf(manifest, part);
   const indexer = openIndexer();
   const limit = { bytesMax: part.bytes, sha256: part.sha256 };

@@ -18,7 +18,7 @@ const dir = process.argv[1];
 await emptySlot(dir, 'a');
 const writer = openTreeWriter(slotFolder(dir, 'a'), { entriesMax: 9, bytesMax: 99 }, () => undefined);
 await writer.folder('empty');
-await writer.file('lib/deep/main.js', { bytes: 2, executable: false }, Readable.from([Buffer.from('ok')]));
+await writer.file('lib/deep/main.js', { bytes: 2, mode: 0o644 }, Readable.from([Buffer.from('ok')]));
 await writer.finish();
 `;
 

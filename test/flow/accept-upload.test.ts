@@ -1,9 +1,12 @@
 import { createHash } from 'node:crypto';
+import { mkdir, mkdtemp, readFile, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import { beforeEach, expect, test } from 'vitest';
 import { openUploads } from '#server/flow/accept-upload.ts';
 import type { Objects } from '#server/store/objects.ts';
-import { Sha256 } from '#shared/ids.ts';
-import { type BundleFile, bodyOf, filesOf, makeBundle, upload, worldOfEachTest } from './world.ts';
+import { createBundle } from '#shared/bundle.ts';
+import { Id, Sha256 } from '#shared/ids.ts';
+import { type BundleFile, bodyOf, filesOf, makeBundle, must, upload, worldOfEachTest } from './world.ts';
 
 const world = worldOfEachTest({ countMax: 2, bytesMax: 1_000_000, keepMs: 3_600_000 });
 let bundle: BundleFile;
@@ -156,4 +159,24 @@ test('an artifact whose chunk index is not that of its bytes is refused, and lea
   // As it was made, it is fine: the artifact waits, and its index with it.
   expect(await send(big.bytes)).toMatchObject({ ok: true, value: { manifest: { version: '1.0.0' } } });
   expect(world.uploads.get(big.sha256)?.staged.map(({ sha256 }) => sha256)).toContain(index);
+});
+
+test('a tree that is not what its manifest says is refused, and leaves nothing behind', async () => {
+  const work = await mkdtemp(join(world.dir, 'tree-'));
+  await mkdir(join(work, 'tree'));
+  await writeFile(join(work, 'tree', 'app'), 'the application');
+  const out = join(work, 'out.sluice');
+  const manifest = { product: Id.parse('gateway'), version: '1.0.0', compatible: Id.parse('gw2'), securityCounter: 0 };
+  must(await createBundle({ manifest, artifacts: [{ name: 'app', folder: join(work, 'tree') }], out }));
+  const good = await readFile(out, 'latin1');
+  const changed = good.replace('"unpacked":{"bytes":15,"entries":1}', '"unpacked":{"bytes":15,"entries":2}');
+  expect(changed).not.toBe(good);
+  const why = 'unpacks to 15 bytes in 1 entries; its manifest says 15 in 2';
+  expect(await send(Buffer.from(changed, 'latin1'))).toMatchObject({
+    ok: false,
+    code: 'bundle-invalid',
+    detail: expect.stringContaining(why),
+  });
+  expect(await filesOf(world)).toEqual([]);
+  expect(await send(Buffer.from(good, 'latin1'))).toMatchObject({ ok: true });
 });

@@ -1,9 +1,9 @@
-import { createHash } from 'node:crypto';
+import { createHash, randomBytes } from 'node:crypto';
 import { createReadStream } from 'node:fs';
 import { chmod, mkdir, mkdtemp, readdir, readFile, rm, symlink, truncate, utimes, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { gunzipSync } from 'node:zlib';
+import { gunzipSync, gzipSync } from 'node:zlib';
 import * as fc from 'fast-check';
 import { extract, pack } from 'tar-stream';
 import { afterAll, beforeAll, expect, test } from 'vitest';
@@ -241,7 +241,8 @@ test('the same folder gives the same bundle, whatever its times and the order of
       await writeFile(join(folder, name), `content of ${name}`);
       await utimes(join(folder, name), 1_000 + bundles.length, 2_000 + bundles.length);
     }
-    await chmod(join(folder, 'sub/c.mjs'), 0o700 + bundles.length);
+    // As another umask leaves it.
+    await chmod(join(folder, 'sub/c.mjs'), bundles.length === 0 ? 0o755 : 0o775);
     await symlink('a.txt', join(folder, 'link'));
     for (const compression of ['none', 'gzip', 'zstd'] as const) {
       bundles.push(await readFile(await create({ artifacts: [{ name: 'app', folder, compression }] })));
@@ -336,9 +337,13 @@ test('a folder is not compressed unless told, and what is compressed inside is n
     if (!result.ok) throw new Error(result.detail);
     return [result.value.manifest.artifacts[0]!.install, result.value.compressed];
   };
-  expect(await made({})).toEqual([{ kind: 'tree', compression: 'none' }, []]);
+  const unpacked = { bytes: 15, entries: 1 };
+  expect(await made({})).toEqual([{ kind: 'tree', compression: 'none', unpacked }, []]);
   for (const compression of ['gzip', 'zstd'] as const) {
-    expect(await made({ compression })).toEqual([{ kind: 'tree', compression }, [{ name: 'app', how: compression }]]);
+    expect(await made({ compression })).toEqual([
+      { kind: 'tree', compression, unpacked },
+      [{ name: 'app', how: compression }],
+    ]);
   }
 });
 
@@ -351,4 +356,21 @@ test('a version that other tools cannot compare is refused when it is made, and 
     code: 'manifest-invalid',
     detail: expect.stringContaining('is too large'),
   });
+});
+
+test('a bundle that was packed again, or is something else, is told apart in words', async () => {
+  const manifest = manifestOf();
+  const repacked = pack();
+  repacked.entry({ name: './manifest.json', mode: 0o600, mtime: new Date(5) }, manifest);
+  repacked.finalize();
+  const random = await put(randomBytes(2_000));
+  const whole = await readFile(await create({ attachments: [{ kind: 'other', file: random }] }));
+  const why = async (bytes: Buffer): Promise<string> => {
+    const { result } = await collect(inPieces(bytes));
+    return result.ok ? 'accepted' : result.detail;
+  };
+  expect(await why(await gather(repacked))).toMatch(/written by another program.*exactly one form/);
+  expect(await why(await tarOf([['artifacts/app', 'abc']]))).toMatch(/begins with "artifacts\/app", not with manifest/);
+  expect(await why(gzipSync(whole))).toMatch(/it is compressed/);
+  expect(await why(Buffer.concat([Buffer.alloc(512), whole]))).toMatch(/no tar that begins with manifest.json/);
 });
