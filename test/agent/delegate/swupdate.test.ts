@@ -21,7 +21,13 @@ const swupdatePair = async () => {
     ...DELEGATED,
     installer: 'swupdate',
     command: [program],
-    ...{ a, b, selector, running, reboot, rebootMs, bootId },
+    a,
+    b,
+    selector,
+    running,
+    reboot,
+    rebootMs,
+    bootId,
   });
   if (config.kind !== 'delegate') throw new Error('nothing is delegated');
   const open = (): Promise<Slots> =>
