@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { readFileIfThere, writeFileDurably } from '#shared/durable.ts';
 import type { Id } from '#shared/ids.ts';
+import type { Uptime } from '#shared/machine-uptime.ts';
 import {
   askFor,
   type ConsentPolicy,
@@ -18,7 +19,6 @@ import {
   wordByPresentClock,
 } from './domain/consent.ts';
 import type { Moment } from './domain/moment.ts';
-import type { Uptime } from './domain/trial-time.ts';
 import type { Log } from './log.ts';
 import { seal, unseal } from './slots/sealed.ts';
 

@@ -3,12 +3,11 @@ import { randomBytes } from 'node:crypto';
 import { EventEmitter } from 'node:events';
 import { join } from 'node:path';
 import { Id } from '#shared/ids.ts';
+import { machineUptime, type Uptime } from '#shared/machine-uptime.ts';
 import type { AgentConfig } from './config.ts';
 import { type Disk, openDisk } from './disk.ts';
 import type { Backoff } from './domain/retry.ts';
-import type { Uptime } from './domain/trial-time.ts';
 import type { Log } from './log.ts';
-import { machineUptime } from './process-table.ts';
 import type { ProxyFor } from './proxy.ts';
 
 export type Life = {

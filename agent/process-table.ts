@@ -3,9 +3,7 @@
  * alone says little, because pids are used again.
  */
 import { readdir, readFile } from 'node:fs/promises';
-import { uptime } from 'node:os';
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { Uptime } from './domain/trial-time.ts';
 import { errorCode } from './system-error.ts';
 
 /** When the process started, in clock ticks since the machine's boot (proc(5), field 22), with its state; undefined if there is none. */
@@ -30,16 +28,6 @@ export const processEnds = async (pid: number, startTicks: string, msMax: number
     await sleep(10);
   }
 };
-
-/** Changes with every boot of the machine. */
-export const machineBootId = async (): Promise<string> =>
-  (await readFile('/proc/sys/kernel/random/boot_id', 'utf8').catch(() => 'unknown')).trim();
-
-/** With the time that it slept. */
-export const machineUptime = async (): Promise<Uptime> => ({
-  bootId: await machineBootId(),
-  uptimeMs: Math.round(uptime() * 1_000),
-});
 
 /**
  * Every living process whose environment holds exactly `NAME=value`. An application's descendants inherit it even when

@@ -6,6 +6,7 @@ import { readFileSync } from 'node:fs';
 import type { FastifyInstance } from 'fastify';
 import type { Logger } from 'pino';
 import type { Id } from '#shared/ids.ts';
+import { machineUptime } from '#shared/machine-uptime.ts';
 import { MqttUrl } from '#shared/mqtt-url.ts';
 import { isLoopback, localUrl, networkUrl } from './addresses.ts';
 import { runServer } from './command-line.ts';
@@ -18,6 +19,7 @@ import { authenticateDevice } from './flow/authenticate-device.ts';
 import { reconcileDelegations } from './flow/create-product.ts';
 import { makeEnrolDevice } from './flow/enrol-device.ts';
 import { type FindDevice, gatherDevices } from './flow/find-device.ts';
+import { followClock } from './flow/follow-clock.ts';
 import { grantGrace, noteAlive } from './flow/grant-grace.ts';
 import { makeGreeter } from './flow/greet-device.ts';
 import { startHousekeeping } from './flow/housekeeping.ts';
@@ -40,6 +42,7 @@ import { makeLog } from './log.ts';
 import { type Broker, startBroker } from './mqtt/broker.ts';
 import { type Connections, makeConnections } from './mqtt/connections.ts';
 import { cannotStart, explainListen, StartFailure } from './start-failure.ts';
+import { openSteadyClock, type SteadyClock } from './steady-clock.ts';
 import { type Objects, openObjects } from './store/objects.ts';
 import { openSqliteStore } from './store/sqlite/open.ts';
 import type { Store } from './store/store.ts';
@@ -63,11 +66,12 @@ export type RunningServer = {
  */
 export const startServer = async (
   config: ServerConfig,
-  options: { now?: () => number } = {},
+  options: { now?: () => number; clock?: SteadyClock } = {},
 ): Promise<RunningServer> => {
   const closers = makeClosers();
   try {
-    return await openAll(config, options.now ?? Date.now, closers);
+    const { now, clock = now === undefined ? openSteadyClock() : openSteadyClock(now, now) } = options;
+    return await openAll(config, clock, closers);
   } catch (error) {
     await closers.closeAll(() => undefined);
     throw error;
@@ -94,6 +98,7 @@ const makeClosers = (): Closers => {
 
 type Parts = {
   config: ServerConfig;
+  clock: SteadyClock;
   now: () => number;
   log: Logger;
   version: string;
@@ -109,7 +114,8 @@ type Parts = {
   sharedKeys: SharedKeys;
 };
 
-const openAll = async (config: ServerConfig, now: () => number, closers: Closers): Promise<RunningServer> => {
+const openAll = async (config: ServerConfig, clock: SteadyClock, closers: Closers): Promise<RunningServer> => {
+  const { now } = clock;
   const log = await makeLog(config.log);
   const tls = readTls(config, now(), log);
   const version = readVersion();
@@ -126,10 +132,11 @@ const openAll = async (config: ServerConfig, now: () => number, closers: Closers
   await store.setAllOffline();
   closers.add(() => store.setAllOffline());
   // Before anything is judged. Devices that were on trial while nobody listened are late, not silent.
-  const grace = await grantGrace({ store, now }, config.restartGraceMs);
+  const grace = await grantGrace({ store, now, uptime: machineUptime }, config.restartGraceMs);
+  if (grace.stepMs !== 0) log.warn({ event: 'clock-set', ...grace }, CLOCK_SET);
   if (grace.deployments > 0)
     log.info({ event: 'grace-granted', ...grace }, 'deadlines were moved: the server was away');
-  closers.add(() => noteAlive({ store, now }));
+  closers.add(() => noteAlive({ store, now, uptime: machineUptime }));
 
   const connected = makeConnections();
   const metrics = makeMetrics({ store, connectedDevices: () => connected.count(), version });
@@ -137,7 +144,7 @@ const openAll = async (config: ServerConfig, now: () => number, closers: Closers
   closers.add(() => sharedKeys.stop());
   const connections = forgettingBoots(connected, sharedKeys);
   const findDevice = gatherDevices(store);
-  const opened = { config, now, log, version, tls, keyring, repository, store, objects };
+  const opened = { config, clock, now, log, version, tls, keyring, repository, store, objects };
   const { observer } = metrics;
   const { blockBytesPerSecond: bytesPerSecond } = config.mqtt;
   const blocks = openDeviceBlocks({ bytesPerSecond, connections, findDevice, observer, log });
@@ -199,12 +206,18 @@ const initialise = async (parts: Pick<Parts, 'config' | 'now' | 'store' | 'repos
   return adminToken;
 };
 
-const openRollouts = ({ store, now, log, keyring, connections }: Parts, closers: Closers): Rollouts => {
+const CLOCK_SET = 'the clock of this machine was set; what rollouts count from moved along';
+
+const openRollouts = ({ store, clock, now, log, keyring, connections }: Parts, closers: Closers): Rollouts => {
   const rollouts = startRollouts({
     store,
     now,
     director: keyring.director,
     link: connections.link,
+    followClock: async () => {
+      const moved = await followClock({ store, clock });
+      if (moved !== undefined) log.warn({ event: 'clock-set', ...moved }, CLOCK_SET);
+    },
     onError: (error, rolloutId) =>
       log.error({ event: 'rollout-failed', rolloutId, err: error }, 'a rollout could not go on; it is tried again'),
   });
@@ -300,6 +313,7 @@ const openHttp = async (
     packs,
     log: keyring.log,
     now,
+    uptime: machineUptime,
     decisionsKeptDays: config.decisions.keptDays,
     report: {
       done: (task) => metrics.housekeeping(task, 'done'),

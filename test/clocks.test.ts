@@ -18,7 +18,7 @@ const READS: Record<string, string> = {
   'cli/commands/rollout-watch.ts': 'a date for people',
   'cli/demo/story.ts': 'expiry of metadata',
   'cli/values.ts': 'a time that a person gives as a distance from now',
-  'server/main.ts': 'the one place from which the server has its wall clock',
+  'server/steady-clock.ts': 'the one place from which the server has its wall clock',
   'server/store/objects.ts': 'the times of files are the wall clock’s',
 };
 const SUBTRACTIONS: Record<string, string> = {
@@ -28,6 +28,7 @@ const SUBTRACTIONS: Record<string, string> = {
   'server/flow/housekeeping.ts': 'how old records are, in days',
   'server/flow/keep-logs.ts': 'how old records are, in days',
   'server/flow/pack-targets.ts': 'how old a record is',
+  'server/steady-clock.ts': 'by how much the clock was set',
   'server/store/objects.ts': READS['server/store/objects.ts']!,
 };
 

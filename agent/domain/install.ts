@@ -6,10 +6,10 @@
 import { z } from 'zod';
 import { DeviceError, type Outcome } from '#shared/deployment.ts';
 import { Millis, unreachable } from '#shared/ids.ts';
+import { Uptime } from '#shared/machine-uptime.ts';
 import { Instruction, Signed } from '#shared/messages.ts';
 import { mayActivateAt, mayInstallAt } from '#shared/windows.ts';
 import { whenExceeded } from './exceeded.ts';
-import { Uptime } from './trial-time.ts';
 
 const Slot = z.enum(['a', 'b']);
 

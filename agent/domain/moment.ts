@@ -3,7 +3,7 @@
  * After a reboot the clock says it, which may have been set meanwhile; what this boot has lasted is certain.
  */
 import { z } from 'zod';
-import { Uptime } from './trial-time.ts';
+import { Uptime } from '#shared/machine-uptime.ts';
 
 export const Moment = Uptime.extend({ wall: z.number().int() });
 export type Moment = z.infer<typeof Moment>;

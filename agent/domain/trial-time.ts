@@ -2,11 +2,7 @@
  * How much of its deadline a trial has used: not by the device's clock, which is set when the network comes, by years where no
  * battery keeps it, but by the machine's uptime, which nobody sets, and which begins anew with every boot.
  */
-import { z } from 'zod';
-
-/** A moment of the machine's uptime. */
-export const Uptime = z.object({ bootId: z.string().max(128), uptimeMs: z.number().int().min(0) });
-export type Uptime = z.infer<typeof Uptime>;
+import type { Uptime } from '#shared/machine-uptime.ts';
 
 /**
  * Never more than has really passed, whatever the clock did. What an earlier boot used is forgotten, since nothing tells how long the machine was off: each boot

@@ -5,6 +5,7 @@ import { Id, Millis, Sha256 } from '#shared/ids.ts';
 import { Signed } from '#shared/messages.ts';
 import { STAY_REASONS, STAYS } from '#shared/recall.ts';
 import { canonicalJson } from '#shared/trust/canonical.ts';
+import { durationWords } from './explain.ts';
 import { plural, sentenceOfHalt } from './halt-words.ts';
 import { HaltReason } from './rollout.ts';
 
@@ -22,6 +23,8 @@ export const AuditEvent = z.discriminatedUnion('kind', [
   line('server-initialised', { rootSha256: z.string() }),
   /** `size` and `root`: the log as the backup had it. What came after that is not in it any more. */
   line('server-restored', { backupAt: Millis, size: count, root: z.string() }),
+  /** By how much this machine's clock was set; what rollouts count from moved along. */
+  line('clock-set', { stepMs: z.number().int() }),
   line('operator-created', { name: z.string(), role: z.string() }),
   line('operator-revoked', { name: z.string() }),
   line('product-created', { product: Id, keys: z.array(z.string()) }),
@@ -188,6 +191,8 @@ const WORDS: Words = {
   'server-initialised': (e) => `The server made its keys; its trust root has the digest ${e.rootSha256}.`,
   'server-restored': (e) =>
     `The server was restored from a backup of ${new Date(e.backupAt).toISOString()}; the log had ${e.size} entries then, with the root ${e.root}.`,
+  'clock-set': (e) =>
+    `The server's clock was set ${e.stepMs < 0 ? 'back' : 'forward'} by ${durationWords(Math.abs(e.stepMs))}; deadlines and soak times moved along.`,
   'operator-created': (e) => `${e.by} created operator ${e.name} with the role ${e.role}.`,
   'operator-revoked': (e) => `${e.by} revoked operator ${e.name}.`,
   'product-created': (e) =>

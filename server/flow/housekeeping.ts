@@ -1,6 +1,7 @@
 /** What has to be done now and then, whoever is or is not looking. Each task is idempotent, so missing or repeating one is harmless. */
 import { CronJob } from 'cron';
 import type { Id } from '#shared/ids.ts';
+import type { Uptime } from '#shared/machine-uptime.ts';
 import type { Signer } from '#shared/trust/signers.ts';
 import type { Objects } from '../store/objects.ts';
 import type { Store } from '../store/store.ts';
@@ -32,6 +33,7 @@ export type HousekeepingDeps = {
   /** The audit log's key. */
   log: Signer;
   now: () => number;
+  uptime?: () => Promise<Uptime>;
   /** Of rollouts that are over; 0: for ever. */
   decisionsKeptDays: number;
   /** For the log and metrics. */

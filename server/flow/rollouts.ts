@@ -19,7 +19,11 @@ export type Rollouts = {
 };
 
 export type RolloutsDeps = RunDeps &
-  Parameters<typeof performEffects>[0] & { onError(error: unknown, rollout?: Id): void };
+  Parameters<typeof performEffects>[0] & {
+    /** Before anything is judged by it. */
+    followClock?: () => Promise<unknown>;
+    onError(error: unknown, rollout?: Id): void;
+  };
 
 export const startRollouts = (deps: RolloutsDeps): Rollouts => {
   const woken = new Set<Id>();
@@ -50,6 +54,7 @@ export const startRollouts = (deps: RolloutsDeps): Rollouts => {
       .slice(0, DUE_MAX);
   };
   const round = async (): Promise<void> => {
+    if (deps.followClock !== undefined) await attempt(deps.followClock);
     const ids = new Set(woken);
     woken.clear();
     if (clockSays) {

@@ -109,6 +109,11 @@ export type RolloutStore = {
   /** At start: deadlines before `until`, passed ones too, are moved to it; nobody could report while the server was away. How many they were. */
   extendDeadlines(until: Millis): Promise<number>;
   /**
+   * The clock was set by `byMs`, to `now`: in rollouts that are not over, and for when devices were heard, the times that something counts
+   * from move along. They are due at once. How many they were.
+   */
+  moveTimes(byMs: number, now: Millis, audit: AuditLine[]): Promise<{ rollouts: number; deployments: number }>;
+  /**
    * The record half of "record, then act": saves the next state when `revision` still holds, makes the offers and
    * withdrawals that the step asked for, their desired documents and outbox lines, and the audit, all in one transaction.
    * Where `nextTickAt` is null but a deployment has a deadline, the rollout stays due at the earliest: nobody else keeps it.

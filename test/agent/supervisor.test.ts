@@ -5,8 +5,9 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, onTestFinished, test, vi } from 'vitest';
 import { performCheck } from '#agent/checks.ts';
-import { lookUpProcess, machineBootId, processesWithEnvironment } from '#agent/process-table.ts';
+import { lookUpProcess, processesWithEnvironment } from '#agent/process-table.ts';
 import { type Application, type ApplicationExit, openSupervisor, type SupervisorOptions } from '#agent/supervisor.ts';
+import { machineBootId } from '#shared/machine-uptime.ts';
 import { HealthCheck } from '#shared/manifest.ts';
 
 const apps = join(import.meta.dirname, 'apps');

@@ -21,6 +21,10 @@ const SAMPLES: [AuditEvent, string][] = [
     { ...server, kind: 'server-restored', backupAt: 1_700_000_000_000, size: 12, root: 'abc' },
     'The server was restored from a backup of 2023-11-14T22:13:20.000Z; the log had 12 entries then, with the root abc.',
   ],
+  [
+    { ...server, kind: 'clock-set', stepMs: -3_600_000 },
+    "The server's clock was set back by 1 h; deadlines and soak times moved along.",
+  ],
   [{ ...alice, kind: 'operator-created', name: 'bob', role: 'ci' }, 'alice created operator bob with the role ci.'],
   [{ ...alice, kind: 'operator-revoked', name: 'bob' }, 'alice revoked operator bob.'],
   [

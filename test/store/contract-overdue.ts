@@ -113,6 +113,31 @@ export const describeOverdue = (open: OpenStore): void => {
       expect(await store.extendDeadlines(until)).toBe(0);
     });
 
+    test('when the clock is set, what counts from a time moves along, in rollouts that are not over', async (store) => {
+      await enrolFleet(store, ['gw-1', 'gw-2']);
+      await plan(store, 'r1', ['gw-1']);
+      await save(store, 'r1', { offers: [offer('r1')] });
+      const [first] = await store.listDeployments({ rollout: id('r1') }, { limit: 1 });
+      const accepted = { state: 'trial' as const, acceptedAt: T0 + 1, stateAt: T0 + 2, deadlineAt: T0 + 60_000 };
+      await store.saveReports([report('gw-1', 1, { at: T0 + 2, deployments: [{ ...first!, ...accepted }] })]);
+      const before = (await store.getRollout(id('r1')))!;
+      const line = { payload: '{"kind":"clock-set"}' };
+      const by = -3_600_000;
+      expect(await store.moveTimes(by, T0 + by, [line])).toEqual({ rollouts: 1, deployments: 1 });
+      expect((await store.listDeployments({ rollout: id('r1') }, { limit: 1 }))[0]).toMatchObject({
+        acceptedAt: T0 + 1 + by,
+        stateAt: T0 + 2 + by,
+        deadlineAt: T0 + 60_000 + by,
+        decidedAt: null,
+      });
+      const after = (await store.getRollout(id('r1')))!;
+      expect(after.revision).toBe(before.revision + 1);
+      expect((await store.getDevice(id('gw-1')))?.lastSeenAt).toBe(T0 + 2 + by);
+      expect((await store.getDevice(id('gw-2')))?.lastSeenAt ?? null).toBeNull();
+      expect(await lastLine(store)).toMatchObject({ kind: 'clock-set' });
+      expect(await store.moveTimes(-4e12, 0, [line])).toEqual({ rollouts: 1, deployments: 1 });
+    });
+
     test('no more are marked overdue at once than asked for', async (store) => {
       await enrolFleet(store, ['gw-1', 'gw-2', 'gw-3']);
       await plan(store, 'r1', ['gw-1', 'gw-2', 'gw-3']);

@@ -1,6 +1,7 @@
 /** Every method of the store on one SQLite database, synchronous, each one transaction. It runs in a worker, or in-process for simulations. */
 import { audit } from './audit.ts';
 import { changes } from './changes.ts';
+import { clock } from './clock.ts';
 import { cohorts } from './cohorts.ts';
 import { decisions } from './decisions.ts';
 import { deployments } from './deployments.ts';
@@ -30,6 +31,7 @@ export const implementStore = (sql: Sql): SyncStore => {
     ...changes(sql),
     ...operators(sql),
     ...devices(sql),
+    ...clock(sql),
     ...cohorts(sql),
     ...rollouts(sql),
     ...deployments(sql),

@@ -2,9 +2,9 @@
 import { type Effect, type InstallEvent, type InstallState, type Offer, outcomeOf } from '#agent/domain/install.ts';
 import type { Memory } from '#agent/domain/memory.ts';
 import { evidenceOf, standbyOf } from '#agent/domain/resume.ts';
-import type { Uptime } from '#agent/domain/trial-time.ts';
 import type { SlotName } from '#agent/slots/slots.ts';
 import { Id, manifestPath, Sha256, unreachable } from '#shared/ids.ts';
+import type { Uptime } from '#shared/machine-uptime.ts';
 import type { Signed } from '#shared/messages.ts';
 
 const PRODUCT = Id.parse('gateway');
