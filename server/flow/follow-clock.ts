@@ -3,7 +3,6 @@
  * and halt a good release, and one that is put back would leave nothing to be judged for as long.
  */
 import { auditLine, BY_SERVER } from '../domain/audit.ts';
-import type { SteadyClock } from '../steady-clock.ts';
 import type { Store } from '../store/store.ts';
 
 export type MovedTimes = { stepMs: number; rollouts: number; deployments: number };
@@ -17,7 +16,8 @@ export const moveTimes = async (store: Pick<Store, 'moveTimes'>, stepMs: number,
 /** Undefined as long as it was not set. Until the times have moved the server goes by its old clock. */
 export const followClock = async (deps: {
   store: Pick<Store, 'moveTimes'>;
-  clock: SteadyClock;
+  /** Goes on evenly; `stepMs` is how far the machine's clock is from it, until it is followed. */
+  clock: { now(): number; stepMs(): number; follow(stepMs: number): void };
 }): Promise<MovedTimes | undefined> => {
   const stepMs = deps.clock.stepMs();
   if (stepMs === 0) return undefined;
