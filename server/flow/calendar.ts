@@ -19,7 +19,7 @@ const cache = new Map<string, { from: number; until: number; spans: OpenSpan[] }
 
 /** Asked with every report of a device, and a formatter takes a tenth of a millisecond to make. */
 const zones = new Map<string, boolean>();
-const isTimeZone = (zone: string): boolean => {
+export const isTimeZone = (zone: string): boolean => {
   const known = zones.get(zone);
   if (known !== undefined) return known;
   if (zones.size >= CACHED_MAX) zones.clear();

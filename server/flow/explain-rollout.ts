@@ -16,7 +16,7 @@ import type { RolloutRecord } from '../store/rollouts.ts';
 import type { Store } from '../store/store.ts';
 import { readIndex } from './device-history.ts';
 import { reportRollout } from './report-rollout.ts';
-import { blockersNow } from './rollout-time.ts';
+import { blockersNow, unknownZones } from './rollout-time.ts';
 import { factsNow, type RunDeps } from './run-rollout.ts';
 
 /** A decision writes few lines, but as many as there are batches of devices. */
@@ -52,6 +52,7 @@ export const explainRollout = async (deps: RunDeps, id: Id, asked: Asked): Promi
   const { explanation, coolingDown, refusing, sharing } = await reportRollout(deps, record);
   const cooling =
     coolingDown === undefined ? [] : [{ about: 'retries', sentence: coolDownWords(coolingDown, facts.now) }];
+  const zones = (await unknownZones(deps.store, record.plan)).map((sentence) => ({ about: 'window', sentence }));
   const refused = refusing === undefined ? [] : [{ about: 'refusals', sentence: refusing }];
   const shared = sharing === undefined ? [] : [{ about: 'keys', sentence: sharing }];
   return accept({
@@ -59,7 +60,7 @@ export const explainRollout = async (deps: RunDeps, id: Id, asked: Asked): Promi
     now: {
       at: facts.now,
       explanation,
-      reasons: [...reasonsOf(rollout, facts, figures, waitsFor), ...cooling, ...refused, ...shared],
+      reasons: [...reasonsOf(rollout, facts, figures, waitsFor), ...zones, ...cooling, ...refused, ...shared],
       inputs: inputsOf(rollout, facts, figures),
       waitsFor,
     },

@@ -16,7 +16,7 @@ import type { RolloutPlan } from '../domain/rollout.ts';
 import type { WindowFacts } from '../domain/rollout-events.ts';
 import type { OfferRequest, ShutWindow } from '../store/rollouts.ts';
 import type { Store } from '../store/store.ts';
-import { spansAt } from './calendar.ts';
+import { isTimeZone, spansAt } from './calendar.ts';
 
 const RENEWED_AT_ONCE = 1_000;
 
@@ -95,6 +95,24 @@ export type BlockerDeps = {
 /** The rollouts that keep planned devices of this one waiting at this moment. */
 export const blockersNow = async ({ store, now }: BlockerDeps, rollout: Id): Promise<Blocker[]> =>
   store.listBlockers(rollout, await shutAbove(store, rollout, now()));
+
+const ZONES_NAMED_MAX = 5;
+
+/** Devices that report a zone that is not known here have their windows in the policy's: in a sentence for each cohort. */
+export const unknownZones = async (store: Pick<Store, 'listTimeZones'>, plan: RolloutPlan): Promise<string[]> => {
+  const ofDevices = plan.cohorts.filter(({ cohort }) => windowsOf(plan, cohort).some(({ ofDevice }) => ofDevice));
+  if (ofDevices.length === 0) return [];
+  const reported = await store.listTimeZones(plan.id, 'all');
+  return ofDevices.flatMap(({ cohort }) => {
+    const unknown = reported
+      .filter((one) => one.cohort === cohort && one.zone !== '' && !isTimeZone(one.zone))
+      .map(({ zone }) => JSON.stringify(zone));
+    if (unknown.length === 0) return [];
+    const more = unknown.length > ZONES_NAMED_MAX ? ', ...' : '';
+    const own = [...new Set(windowsOf(plan, cohort).map(({ timeZone }) => timeZone))].join(', ');
+    return `${cohort}: some devices report a time zone that is not known here (${unknown.slice(0, ZONES_NAMED_MAX).join(', ')}${more}); theirs is ${own}, as the policy says`;
+  });
+};
 
 /** Until when a device of the rollout is held back, by what it was or would be told now. */
 export const heldBack = (plan: RolloutPlan, cohort: Id, attributes: Record<string, string>, now: number): HeldBack => {

@@ -157,7 +157,7 @@ export type RolloutStore = {
   /** The rollouts that run and come before this one. */
   listRunningAbove(rollout: Id): Promise<RolloutPlan[]>;
   /** Time zones that the planned devices of a rollout report, by cohort; '' for none. */
-  listTimeZones(rollout: Id): Promise<{ cohort: Id; zone: string }[]>;
+  listTimeZones(rollout: Id, who?: 'planned' | 'all'): Promise<{ cohort: Id; zone: string }[]>;
   /** Ends the waits that are over: what is installed counts as accepted `now`, and has `withinMs` to activate. How many. */
   releaseHeld(rollout: Id, now: Millis, withinMs: number): Promise<number>;
   /** Devices that have not activated and were told only of windows that are past, or of those of another time zone than they report now. */

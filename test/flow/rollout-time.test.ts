@@ -293,3 +293,20 @@ test('a plan with a window that never opens, or an end before its start, is refu
   });
   expect(await plan({}, T0 - 1)).toMatchObject({ ok: false, code: 'invalid-request' });
 });
+
+test('a device that reports an unknown time zone has its windows in the policy’s, and the explanation says so', async () => {
+  await releaseOf(world, '1.1.0');
+  const [gw1, gw2] = await enrolFleet(world, 2);
+  const zones: [Id, string][] = [
+    [gw1!, 'CET-1CEST,M3.5.0,M10.5.0/3'],
+    [gw2!, 'Europe/Paris'],
+  ];
+  const windows = [{ cron: '0 2 * * *', durationMs: HOUR, timeZone: 'Europe/Rome' }];
+  const rollout = await startRollout(world, '1.1.0', { policy: { windows } });
+  for (const [device, timezone] of zones) await say(device, 'accepted', { timezone }).catch(() => undefined);
+  await run(world, rollout);
+  const { now } = must(await explainDecisions(world, rollout, { limit: 1, verify: false }));
+  const [sentence] = now.reasons.map((reason) => reason.sentence).filter((text) => text.includes('not known here'));
+  expect(sentence).toMatch(/"CET-1CEST,M3\.5\.0,M10\.5\.0\/3"\); theirs is Europe\/Rome/);
+  expect(sentence).not.toContain('Paris');
+});

@@ -111,12 +111,13 @@ export const timing = (sql: Sql) =>
           rollout,
         )
         .map(({ plan }) => fromJson<RolloutPlan>(plan)),
-    listTimeZones: (rollout) =>
+    listTimeZones: (rollout, who = 'planned') =>
       sql.all<{ cohort: Id; zone: string }>(
         `SELECT DISTINCT cohort, ifnull(attributes ->> '$.timezone', '') AS zone
          FROM deployments CROSS JOIN devices ON devices.id = device
-         WHERE rollout = ? AND deployments.state = 'planned' ORDER BY 1, 2 LIMIT 10000`,
+         WHERE rollout = ? AND (deployments.state = 'planned' OR ?) ORDER BY 1, 2 LIMIT 10000`,
         rollout,
+        who === 'all' ? 1 : 0,
       ),
     releaseHeld: (rollout, now, withinMs) => release(sql, rollout, now, withinMs),
     listOutOfWindows: (rollout, now, limit) =>
