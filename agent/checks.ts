@@ -8,6 +8,7 @@ import type { HealthCheck } from '#shared/manifest.ts';
 import { runCommand } from './command.ts';
 import { type FileAges, openFileAges } from './file-ages.ts';
 import { httpClient } from './node-http.ts';
+import { lookIntoProcess, lookOutside } from './outside.ts';
 import { lookUpProcess } from './process-table.ts';
 import { CUT } from './redact.ts';
 import type { WatchedProcess } from './slots/slots.ts';
@@ -55,9 +56,9 @@ const tryCheck = async (check: HealthCheck, options: CheckOptions, signal: Abort
     case 'tcp':
       return checkTcp(check, options, signal);
     case 'process':
-      return checkProcess(check, options);
+      return checkProcess(check, options, signal);
     case 'file':
-      return checkFile(check, options);
+      return checkFile(check, options, signal);
     default:
       return unreachable(check);
   }
@@ -149,14 +150,15 @@ export const connectOnce = async (host: string, port: number, signal: AbortSigna
   }
 };
 
-const checkProcess = async (check: Of<'process'>, options: CheckOptions): Promise<CheckResult> => {
+const checkProcess = async (check: Of<'process'>, options: CheckOptions, signal: AbortSignal): Promise<CheckResult> => {
   const { program, pidFile, upMs } = check;
   if (program === undefined && pidFile === undefined) {
     const running = options.process?.running() ?? null;
     if (running === null) return bad(options.process === null ? 'the agent runs no application' : 'it does not run');
     return upLongEnough('the application', running.ranMs ?? Number.POSITIVE_INFINITY, upMs);
   }
-  const found = program === undefined ? await pidIn(placeOf(pidFile!, options)) : await processesNamed(program);
+  const found =
+    program === undefined ? await pidIn(placeOf(pidFile!, options), signal) : await processesNamed(program, signal);
   const what = program ?? `the process of ${pidFile}`;
   const ages = (await Promise.all(found.map(ageOf))).filter((age) => age !== undefined);
   return ages.length === 0 ? bad(`${what} does not run`) : upLongEnough(what, Math.max(...ages), upMs);
@@ -165,20 +167,21 @@ const checkProcess = async (check: Of<'process'>, options: CheckOptions): Promis
 const upLongEnough = (what: string, ageMs: number, upMs: number): CheckResult =>
   ageMs >= upMs ? GOOD : bad(`${what} has run for only ${Math.max(0, Math.round(ageMs))} ms`);
 
-const pidIn = async (file: string): Promise<number[]> => {
-  const text = await readFile(file, 'utf8').catch(() => '');
+const pidIn = async (file: string, signal: AbortSignal): Promise<number[]> => {
+  const text = await lookOutside(() => readFile(file, 'utf8'), { signal }).catch(() => '');
   const pid = Number(/^\s*(\d{1,10})\s*$/.exec(text)?.[1] ?? 0);
   return pid > 1 ? [pid] : [];
 };
 
-const processesNamed = async (program: string): Promise<number[]> => {
+const processesNamed = async (program: string, signal: AbortSignal): Promise<number[]> => {
   const pids = (await readdir('/proc').catch(() => [])).map(Number).filter(Number.isInteger);
   const named = await Promise.all(
     pids.map(async (pid) => {
       const comm = (await readFile(`/proc/${pid}/comm`, 'utf8').catch(() => '')).trimEnd();
       if (comm === program.slice(0, COMM_CHARS)) return true;
       // A thread may have renamed itself; the command line still has the program.
-      const [first] = (await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '')).split('\0');
+      const read = () => readFile(`/proc/${pid}/cmdline`, 'utf8');
+      const [first] = (await lookIntoProcess(read, { signal }).catch(() => '')).split('\0');
       return first !== undefined && first !== '' && basename(first) === program;
     }),
   );
@@ -192,11 +195,11 @@ const ageOf = async (pid: number): Promise<number | undefined> => {
   return uptime() * 1_000 - Number(there.startTicks) * MS_PER_TICK;
 };
 
-const checkFile = async (check: Of<'file'>, options: CheckOptions): Promise<CheckResult> => {
+const checkFile = async (check: Of<'file'>, options: CheckOptions, signal: AbortSignal): Promise<CheckResult> => {
   const file = placeOf(check.path, options);
   const { ages = openFileAges() } = options;
   try {
-    const ageMs = ages.see(file, (await stat(file)).mtimeMs, check.withinMs);
+    const ageMs = ages.see(file, (await lookOutside(() => stat(file), { signal })).mtimeMs, check.withinMs);
     // The clock was set back; what writes the file will soon write it again.
     if (ageMs === 'future') return bad(`${file} was modified in the future`);
     return ageMs <= check.withinMs ? GOOD : bad(`${file} was modified ${Math.round(ageMs)} ms ago`);

@@ -1,15 +1,12 @@
 /** Runs one command to its end: a health check or a hook. Bounded in time and output, and its whole process group ends with it. */
 import { once } from 'node:events';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { signalProcess } from './process-table.ts';
+import { startBounded, whyNotRun } from './bounded-child.ts';
 import { CUT } from './redact.ts';
-import { startChild } from './start-child.ts';
 import { applicationEnvironment, resolveCommand } from './supervisor.ts';
-import { errorCode } from './system-error.ts';
 
 const OUTPUT_BYTES_MAX = 4096;
 const PIPE_MS_MAX = 1_000;
-const TIMER_MS_MAX = 2 ** 31 - 1;
 
 export type CommandOptions = {
   /** `node` as the first word is the Node that runs the agent. */
@@ -27,7 +24,7 @@ export type CommandResult =
   | { ok: true; output: string }
   | { ok: false; message: string; exitCode: number | null; output: string };
 
-/** Never rejects. When it resolves everything of the command's group has ended, or been killed. */
+/** Never rejects. When it resolves everything of the command's group has ended, but for what cannot be killed. */
 export const runCommand = async (options: CommandOptions): Promise<CommandResult> => {
   const [word, ...rest] = resolveCommand(options.command);
   const failed = (message: string, exitCode: number | null = null): CommandResult => ({
@@ -40,15 +37,17 @@ export const runCommand = async (options: CommandOptions): Promise<CommandResult
   let isCut = false;
   const said = (): string => `${isCut ? CUT : ''}${output.toString('utf8')}`;
   if (options.signal?.aborted === true) return failed('stopped');
-  const unable = (error: unknown): CommandResult =>
-    failed(`${word} cannot be run: ${errorCode(error) || String(error)}`);
-  const started = startChild(word!, rest, {
-    cwd: options.folder,
-    detached: true,
-    env: applicationEnvironment(options.environment ?? {}, options.port),
-    stdio: ['ignore', 'pipe', 'pipe'],
-  });
-  if (!started.ok) return unable(started.error);
+  const { timeoutMs, signal } = options;
+  const started = await startBounded(
+    [word!, ...rest],
+    {
+      cwd: options.folder,
+      env: applicationEnvironment(options.environment ?? {}, options.port),
+      stdio: ['ignore', 'pipe', 'pipe'],
+    },
+    { timeoutMs, signal },
+  );
+  if (!started.ok) return failed(`${word} ${started.why}`);
   const { child } = started;
   const keep = (bytes: Buffer): void => {
     const all = Buffer.concat([output, bytes]);
@@ -58,29 +57,18 @@ export const runCommand = async (options: CommandOptions): Promise<CommandResult
   child.stdout?.on('data', keep);
   child.stderr?.on('data', keep);
   const closed = once(child, 'close').catch(() => undefined);
-  let ended = 'by-itself' as 'by-itself' | 'too-late' | 'stopped';
-  const end = (why: 'too-late' | 'stopped'): void => {
-    ended = why;
-    if (child.pid !== undefined) signalProcess(-child.pid, 'SIGKILL');
-  };
-  const stop = (): void => end('stopped');
-  const timer = setTimeout(() => end('too-late'), Math.min(options.timeoutMs, TIMER_MS_MAX));
-  options.signal?.addEventListener('abort', stop);
   try {
-    await once(child, 'exit');
-    if (ended === 'too-late') return failed(`${word} did not end within ${options.timeoutMs} ms`);
-    if (ended === 'stopped') return failed('stopped');
-    signalProcess(-child.pid!, 'SIGKILL');
+    const end = await started.ended;
+    if (end === 'too-late') return failed(`${word} did not end within ${timeoutMs} ms`);
+    if (end === 'aborted') return failed('stopped');
     // What it has written may still be in the pipe; a descendant that left the group and holds the pipe must not hold us.
     await Promise.race([closed, sleep(PIPE_MS_MAX, undefined, { ref: false })]);
-    const { exitCode: code, signalCode: signal } = child;
+    const { exitCode: code, signalCode } = child;
     if (code === 0) return { ok: true, output: said() };
-    return failed(`${word} ended with ${signal ?? `exit code ${code}`}`, code);
+    return failed(`${word} ended with ${signalCode ?? `exit code ${code}`}`, code);
   } catch (error) {
-    return unable(error);
+    return failed(`${word} ${whyNotRun(error)}`);
   } finally {
-    clearTimeout(timer);
-    options.signal?.removeEventListener('abort', stop);
     child.stdout?.destroy();
     child.stderr?.destroy();
   }

@@ -2,10 +2,9 @@
  * Makes a tree that was just written durable. One `syncfs` of its file system costs about as much as one fsync, while
  * thousands of fsyncs take most of an installation's time. Node has no `syncfs`, but coreutils' `sync -f` is that one call.
  */
-import { execFile } from 'node:child_process';
 import { open } from 'node:fs/promises';
 import { join } from 'node:path';
-import { promisify } from 'node:util';
+import { endsWell } from './bounded-child.ts';
 
 /** Up to so many one by one, which does not make this device wait for what other programs have written. */
 const ONE_BY_ONE_MAX = 64;
@@ -37,12 +36,7 @@ export const flushTree = async (root: string, paths: readonly string[], syncComm
 const syncFileSystem = async (root: string, syncCommand: string): Promise<boolean> => {
   // Elsewhere `sync` only begins to write (POSIX asks for no more).
   if (process.platform !== 'linux') return false;
-  try {
-    await promisify(execFile)(syncCommand, ['-f', root], { timeout: SYNC_MS_MAX, killSignal: 'SIGKILL' });
-    return true;
-  } catch {
-    return false;
-  }
+  return endsWell([syncCommand, '-f', root], {}, { timeoutMs: SYNC_MS_MAX });
 };
 
 const syncPath = async (path: string): Promise<void> => {

@@ -28,9 +28,11 @@ export type TrialVerdict =
   | { verdict: 'aborted' };
 
 const TICK_MS_MAX = 250;
+/** From the verdict until checks are left alone that cannot be ended. */
+const ROUNDS_MS_MAX = 4_000;
 const TIMER_MS_MAX = 2 ** 31 - 1;
 
-/** Resolves by the deadline (and a tick) at the latest. None of its checks runs any more when it does. */
+/** Resolves by the deadline, and the few seconds that it takes to end checks. None of them runs any more when it does, but for what cannot be killed. */
 export const runTrialHealth = async (options: TrialHealthOptions): Promise<TrialVerdict> => {
   const { policy, process } = options;
   const began = performance.now();
@@ -73,7 +75,8 @@ export const runTrialHealth = async (options: TrialHealthOptions): Promise<Trial
     clearInterval(ticking);
     unlisten?.();
     stop.abort();
-    await rounds;
+    // They end soon; the verdict waits for none that does not.
+    await Promise.race([rounds, sleep(ROUNDS_MS_MAX, undefined, { ref: false })]);
   }
 };
 

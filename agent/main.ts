@@ -2,6 +2,7 @@
 import { mkdir, stat } from 'node:fs/promises';
 import type { Logger } from 'pino';
 import { AgentStopped } from './agent-stopped.ts';
+import { leftBehind } from './bounded-child.ts';
 import type { AgentConfig } from './config.ts';
 import { readEnrolled, trustedRoot } from './enrol.ts';
 import { lockFolder } from './folder-lock.ts';
@@ -62,6 +63,9 @@ const runLocked = async (config: AgentConfig, log: Logger, recent: RecentLines, 
   const { proxyFor, problems } = openProxies(config, process.env);
   for (const problem of problems) log.warn({ event: 'proxy-unusable' }, problem);
   const life = beginLife(config, proxyFor, log);
+  leftBehind.on('left', ({ command, group }) =>
+    log.error({ event: 'process-left-behind', pid: group }, `cannot be killed, and is left behind: ${command}`),
+  );
   await removeLeftovers(config.dataDir);
   const known = { ...(await readIdentity(life)), recent };
   log.info(

@@ -1,4 +1,5 @@
 /** Who speaks for the agent: to its server, to local programs, to the service manager. */
+import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { attributesOf, illnessOf } from './attributes.ts';
 import type { Life } from './life.ts';
@@ -22,7 +23,12 @@ export const openSpeakers = async (life: Life, parts: Parts) => {
   const { config, news, log } = life;
   const { machine, holds } = parts.deployments;
   const status = openStatus(life, parts);
-  const manager = openServiceManager({ env: process.env, writingMs: machine.writingMs, log });
+  const manager = openServiceManager({
+    env: process.env,
+    writingMs: machine.writingMs,
+    served: () => stat(config.dataDir),
+    log,
+  });
   const { reporter, steady } = await openReports(life, parts);
   news.on('entered', (sentence) => manager.says(sentence));
   news.on('reported', () => reporter.changed());

@@ -4,15 +4,20 @@
  */
 import { readdir, readFile } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { lookIntoProcess } from './outside.ts';
 import { errorCode } from './system-error.ts';
 
-/** When the process started, in clock ticks since the machine's boot (proc(5), field 22), with its state; undefined if there is none. */
-export const lookUpProcess = async (pid: number): Promise<{ startTicks: string; zombie: boolean } | undefined> => {
+const ENVIRONMENT_MS_MAX = 1_000;
+
+type Found = { startTicks: string; group: number; zombie: boolean };
+
+/** When the process started, in clock ticks since the machine's boot (proc(5), field 22), with its group and state; undefined if there is none. */
+export const lookUpProcess = async (pid: number): Promise<Found | undefined> => {
   const stat = await readFile(`/proc/${pid}/stat`, 'utf8').catch(() => undefined);
   // The second field is the program's name, which may itself contain spaces and parentheses.
   const fields = stat?.slice(stat.lastIndexOf(')') + 2).split(' ');
   if (fields?.[19] === undefined) return undefined;
-  return { startTicks: fields[19], zombie: fields[0] === 'Z' || fields[0] === 'X' };
+  return { startTicks: fields[19], group: Number(fields[2]), zombie: fields[0] === 'Z' || fields[0] === 'X' };
 };
 
 /**
@@ -29,6 +34,20 @@ export const processEnds = async (pid: number, startTicks: string, msMax: number
   }
 };
 
+/** Whether something of this process group runs. Its dead for which no one has waited do not count. */
+export const groupRuns = async (group: number): Promise<boolean> => {
+  try {
+    process.kill(-group, 0);
+  } catch (error) {
+    if (errorCode(error) === 'ESRCH') return false;
+  }
+  for (const name of await readdir('/proc').catch(() => [])) {
+    const found = /^\d+$/.test(name) ? await lookUpProcess(Number(name)) : undefined;
+    if (found?.group === group && !found.zombie) return true;
+  }
+  return false;
+};
+
 /**
  * Every living process whose environment holds exactly `NAME=value`. An application's descendants inherit it even when
  * they leave its process group, so this finds what a signal to the group misses.
@@ -43,8 +62,9 @@ export const processesWithEnvironment = async (
   for (const entry of names) {
     const pid = Number(entry);
     if (!Number.isInteger(pid) || pid === process.pid) continue;
-    // Not ours to read, or gone in the meantime: not ours to kill either.
-    const environment = await readFile(`/proc/${pid}/environ`).catch(() => undefined);
+    // Not ours to read, or gone in the meantime: not ours to kill either. Of a process that is stuck in the kernel this may not return.
+    const read = () => readFile(`/proc/${pid}/environ`);
+    const environment = await lookIntoProcess(read, { msMax: ENVIRONMENT_MS_MAX }).catch(() => undefined);
     if (environment === undefined || !Buffer.concat([Buffer.from('\0'), environment]).includes(wanted)) continue;
     const there = await lookUpProcess(pid);
     if (there !== undefined && !there.zombie) found.push({ pid, startTicks: there.startTicks });

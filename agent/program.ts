@@ -7,6 +7,8 @@ import type { AgentConfig } from './config.ts';
 import { chooseAgent, guardTrial, launchEnvironment } from './launch.ts';
 import { answerQuestion } from './questions.ts';
 
+const LAST_MS_MAX = 5_000;
+
 export const runProgram = async (run: (config: AgentConfig, signal: AbortSignal) => Promise<void>): Promise<void> => {
   if (process.argv[2] === BECOME) return becomeUser(process.argv.slice(3));
   const read = readCommandLine(process.argv.slice(2), process.env);
@@ -22,7 +24,10 @@ export const runProgram = async (run: (config: AgentConfig, signal: AbortSignal)
   const { config, question, launch, ...how } = read.value;
   try {
     if (launch) await becomeChosen(config);
-    if (question === undefined) return await run(config, stopSignal());
+    if (question === undefined) {
+      await run(config, stopSignal());
+      return endAtLast();
+    }
     const answer = await answerQuestion(question, config, how);
     process.stdout.write(answer.text);
     process.exitCode = answer.exitCode;
@@ -46,6 +51,9 @@ const becomeChosen = async (config: AgentConfig): Promise<void> => {
   if (!started.ok) throw new AgentStopped(`${file} can not be started: ${started.why}`);
   process.execve?.(started.command[0]!, [...started.command, ...words], process.env);
 };
+
+/** All is done. A call that hangs in the kernel would keep this process until the service manager loses patience. */
+const endAtLast = (): void => void setTimeout(() => process.kill(process.pid, 'SIGKILL'), LAST_MS_MAX).unref();
 
 const stopSignal = (): AbortSignal => {
   const stopping = new AbortController();

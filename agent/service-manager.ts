@@ -3,9 +3,8 @@
  * file system, so that systemd's own `systemd-notify` sends the words: a short process now and then (docs/decisions/0010). Not run by
  * systemd, all of this does nothing.
  */
-import { once } from 'node:events';
+import { endsWell } from './bounded-child.ts';
 import type { Log } from './log.ts';
-import { startChild } from './start-child.ts';
 
 export type ServiceManager = {
   /** The agent is up. It need not have reached its server: a device that is offline has started, too. */
@@ -20,17 +19,20 @@ export type ServiceManagerOptions = {
   env: Record<string, string | undefined>;
   /** For how long a write of the journal has been going on, in milliseconds; 0 when none does. */
   writingMs: () => number;
+  /** Resolves, or rejects, when the threads that serve files serve one more. */
+  served: () => Promise<unknown>;
   log: Log;
 };
 
 const NOTIFY_MS_MAX = 5_000;
 const SENTENCE_LENGTH_MAX = 200;
 
-export const openServiceManager = ({ env, writingMs, log }: ServiceManagerOptions): ServiceManager => {
+export const openServiceManager = ({ env, writingMs, served, log }: ServiceManagerOptions): ServiceManager => {
   const socket = env['NOTIFY_SOCKET'];
   if (socket === undefined || socket === '')
     return { ready: () => undefined, says: () => undefined, stopping: async () => undefined };
   let broken = false;
+  let asking = false;
   let turn: Promise<void> = Promise.resolve();
 
   const send = (...words: string[]): Promise<void> => {
@@ -53,9 +55,15 @@ export const openServiceManager = ({ env, writingMs, log }: ServiceManagerOption
       ? undefined
       : setInterval(() => {
           // This runs, so the event loop turns. A disk on which a write hangs is what a restart may help; a full one it does not.
-          if (writingMs() < limitMs) void send('WATCHDOG=1');
-          else
-            log.error({ event: 'watchdog-starved' }, 'the journal hangs: systemd is not told that the agent is alive');
+          const hangs = writingMs() >= limitMs ? 'the journal hangs' : asking ? 'no file is served' : undefined;
+          if (hangs !== undefined)
+            return log.error({ event: 'watchdog-starved' }, `${hangs}: systemd is not told that the agent is alive`);
+          asking = true;
+          const answered = (): void => {
+            asking = false;
+            void send('WATCHDOG=1');
+          };
+          served().then(answered, answered);
         }, limitMs / 3);
   feeding?.unref();
 
@@ -76,19 +84,7 @@ const watchdogMs = (env: Record<string, string | undefined>): number | undefined
   return isOurs && Number.isInteger(usec) && usec >= 1_000 ? usec / 1_000 : undefined;
 };
 
-const notify = async (socket: string, words: string[]): Promise<boolean> => {
-  const started = startChild('systemd-notify', words, {
-    env: { PATH: process.env['PATH'] ?? '/usr/bin:/bin', NOTIFY_SOCKET: socket },
-    stdio: 'ignore',
-    timeout: NOTIFY_MS_MAX,
-    killSignal: 'SIGKILL',
-  });
-  if (!started.ok) return false;
-  const { child } = started;
-  try {
-    await once(child, 'exit');
-    return child.exitCode === 0;
-  } catch {
-    return false; // It is not installed.
-  }
+const notify = (socket: string, words: string[]): Promise<boolean> => {
+  const env = { PATH: process.env['PATH'] ?? '/usr/bin:/bin', NOTIFY_SOCKET: socket };
+  return endsWell(['systemd-notify', ...words], { env }, { timeoutMs: NOTIFY_MS_MAX });
 };

@@ -348,11 +348,18 @@ const parsePidFile = (text: string): z.infer<typeof PidFile> | undefined => {
 
 /** Kills whatever still carries the mark, again while it forks: descendants that left the group, or the whole application if its pid file was lost. */
 const sweep = async (place: Place): Promise<void> => {
+  const stuck = new Set<string>();
   for (let round = 0; round < 20; round += 1) {
-    const left = await processesWithEnvironment(MARK, place.dir);
+    const marked = await processesWithEnvironment(MARK, place.dir);
+    // What outlives its SIGKILL is not waited for again.
+    const left = marked.filter(({ pid, startTicks }) => !stuck.has(`${pid} ${startTicks}`));
     if (left.length === 0) return;
     for (const { pid } of left) signalProcess(pid, 'SIGKILL');
-    await Promise.all(left.map(({ pid, startTicks }) => processEnds(pid, startTicks, KILL_MS_MAX)));
+    await Promise.all(
+      left.map(async ({ pid, startTicks }) => {
+        if (!(await processEnds(pid, startTicks, KILL_MS_MAX))) stuck.add(`${pid} ${startTicks}`);
+      }),
+    );
   }
 };
 

@@ -5,6 +5,8 @@ import { z } from 'zod';
 import { DurationMs } from '#shared/ids.ts';
 import { runCommand } from '../command.ts';
 import type { Log } from '../log.ts';
+import { lookOutside } from '../outside.ts';
+import { errorCode } from '../system-error.ts';
 
 export const MeteredConfig = z.strictObject({
   /** `allow`: fetch anyway. `delay`: wait for another link, but not for ever. `forbid`: wait as long as it takes. */
@@ -48,7 +50,7 @@ export const openMetered = (options: MeteredOptions) => {
 
   const isMetered = async (signal: AbortSignal): Promise<boolean> => {
     const { file, command } = config;
-    if (file !== undefined && (await stat(file).catch(() => undefined)) !== undefined) return true;
+    if (file !== undefined && (await isThere(file, signal))) return true;
     if (command === undefined) return false;
     const ran = await runCommand({ command, folder: options.folder, timeoutMs: COMMAND_MS_MAX, signal });
     return ran.ok || ran.exitCode === null;
@@ -70,3 +72,10 @@ export const openMetered = (options: MeteredOptions) => {
     return true;
   };
 };
+
+/** One that does not answer counts as there: a link that costs money is the worse mistake. */
+const isThere = (file: string, signal: AbortSignal): Promise<boolean> =>
+  lookOutside(() => stat(file), { signal }).then(
+    () => true,
+    (error: unknown) => errorCode(error) === 'ETIMEDOUT',
+  );

@@ -50,7 +50,7 @@ test('systemd is told that the agent is ready, alive, what it does, and that it 
   expect(told).toContain('STATUS=gateway@1.0.0: trial (slot a)');
 });
 
-test('an agent whose journal hangs in a write is not said to be alive', async () => {
+test.each(['journal', 'files'])('an agent whose %s hang is not said to be alive', async (what) => {
   const { words, path } = await noteWords();
   const before = process.env['PATH'];
   process.env['PATH'] = path;
@@ -63,10 +63,12 @@ test('an agent whose journal hangs in a write is not said to be alive', async ()
     error: (fields: { event: string }) => void events.push(fields.event),
   };
   let writingMs = 0;
+  let serve = async (): Promise<unknown> => undefined;
   const env = { NOTIFY_SOCKET: '/run/notify', WATCHDOG_USEC: '90000', WATCHDOG_PID: String(process.pid) };
-  const manager = openServiceManager({ env, writingMs: () => writingMs, log: log as never });
+  const manager = openServiceManager({ env, writingMs: () => writingMs, served: () => serve(), log: log as never });
   await until('it is fed', async () => (await words()).includes('WATCHDOG=1'));
-  writingMs = 1_000;
+  if (what === 'journal') writingMs = 1_000;
+  else serve = () => new Promise(() => undefined);
   await until('it starves', () => events.includes('watchdog-starved'));
   await manager.stopping();
   expect((await words()).at(-1)).toBe('STOPPING=1');

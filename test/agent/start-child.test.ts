@@ -71,7 +71,12 @@ test('an application that the system does not start is started as soon as it doe
 test('a word for systemd that cannot be sent does not keep the next one back', async () => {
   const warned: string[] = [];
   const log = pino({ level: 'warn' }, { write: (line: string) => void warned.push(line) });
-  const manager = openServiceManager({ env: { NOTIFY_SOCKET: '/nowhere' }, writingMs: () => 0, log });
+  const manager = openServiceManager({
+    env: { NOTIFY_SOCKET: '/nowhere' },
+    writingMs: () => 0,
+    served: async () => undefined,
+    log,
+  });
   manager.says('a\0b');
   await manager.stopping();
   expect(warned).toHaveLength(1);

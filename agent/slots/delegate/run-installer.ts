@@ -2,10 +2,9 @@
 import type { ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { startBounded, whyNotRun } from '#agent/bounded-child.ts';
 import { lookUpProcess, processEnds, processesWithEnvironment, signalProcess } from '#agent/process-table.ts';
-import { startChild } from '#agent/start-child.ts';
 import { applicationEnvironment, resolveCommand } from '#agent/supervisor.ts';
-import { errorCode } from '#agent/system-error.ts';
 
 const ANSWER_BYTES_MAX = 64 * 1024;
 const SAID_BYTES_MAX = 2 * 1024;
@@ -38,45 +37,39 @@ export const progressOf = (line: string): number | undefined => {
   return percent <= 100 ? percent : undefined;
 };
 
-/** Never rejects. Nothing of it runs any more when it resolves. */
+/** Never rejects. Nothing of it runs any more when it resolves, but for what cannot be killed. */
 export const runInstaller = async (run: InstallerRun): Promise<InstallerEnd> => {
-  const { signal } = run;
-  const [word, ...rest] = resolveCommand([...run.command, ...run.words]);
-  if (signal?.aborted === true) return { exitCode: null, answer: '', said: '', why: 'stopped' };
-  const unable = (error: unknown): string => `${word} cannot be run: ${errorCode(error) || String(error)}`;
-  const started = startChild(word!, rest, {
-    cwd: run.dir,
-    detached: true,
-    env: { ...applicationEnvironment(run.environment, undefined), [MARK]: run.dir },
-    stdio: ['ignore', 'pipe', 'pipe'],
-  });
-  if (!started.ok) return { exitCode: null, answer: '', said: '', why: unable(started.error) };
+  const command = resolveCommand([...run.command, ...run.words]);
+  const [word] = command;
+  const never = (why: string): InstallerEnd => ({ exitCode: null, answer: '', said: '', why });
+  if (run.signal?.aborted === true) return never('stopped');
+  const tooMuch = new AbortController();
+  const { timeoutMs } = run;
+  const signal = AbortSignal.any([tooMuch.signal, ...(run.signal === undefined ? [] : [run.signal])]);
+  const env = { ...applicationEnvironment(run.environment, undefined), [MARK]: run.dir };
+  const started = await startBounded(
+    command,
+    { cwd: run.dir, env, stdio: ['ignore', 'pipe', 'pipe'] },
+    { timeoutMs, signal },
+  );
+  if (!started.ok) return never(`${word} ${started.why}`);
   const { child } = started;
-  const output = listenTo(child, run.onProgress, () => end('it wrote too much'));
+  const output = listenTo(child, run.onProgress, () => tooMuch.abort());
   const closed = once(child, 'close').catch(() => undefined);
-  let why = '';
-  const end = (reason: string): void => {
-    why ||= reason;
-    if (child.pid !== undefined) signalProcess(-child.pid, 'SIGKILL');
-  };
-  const stop = (): void => end('stopped');
-  const timer = setTimeout(() => end(`it did not end within ${run.timeoutMs} ms`), run.timeoutMs);
-  signal?.addEventListener('abort', stop);
   try {
-    await once(child, 'exit');
-    // What it has left running in its group, and where it did not end by itself, out of it as well.
-    signalProcess(-child.pid!, 'SIGKILL');
-    if (why !== '') await endInstallers(run.dir);
+    const end = await started.ended;
+    // What it has left running out of its group, where it did not end by itself.
+    if (end !== 'by-itself') await endInstallers(run.dir);
     await Promise.race([closed, sleep(PIPE_MS_MAX, undefined, { ref: false })]);
     const { exitCode, signalCode } = child;
-    if (why === '') why = exitCode === null ? `it was ended by ${signalCode}` : `it ended with exit code ${exitCode}`;
-    else return { exitCode: null, ...output(), why };
+    if (end === 'too-late') return { exitCode: null, ...output(), why: `it did not end within ${timeoutMs} ms` };
+    if (tooMuch.signal.aborted) return { exitCode: null, ...output(), why: 'it wrote too much' };
+    if (end === 'aborted') return { exitCode: null, ...output(), why: 'stopped' };
+    const why = exitCode === null ? `it was ended by ${signalCode}` : `it ended with exit code ${exitCode}`;
     return { exitCode, ...output(), why };
   } catch (error) {
-    return { exitCode: null, ...output(), why: unable(error) };
+    return { exitCode: null, ...output(), why: `${word} ${whyNotRun(error)}` };
   } finally {
-    clearTimeout(timer);
-    signal?.removeEventListener('abort', stop);
     child.stdout?.destroy();
     child.stderr?.destroy();
   }
@@ -84,12 +77,15 @@ export const runInstaller = async (run: InstallerRun): Promise<InstallerEnd> => 
 
 /** Ends whatever runs for this pair: of a verb that has ended, or of an agent that was killed. */
 export const endInstallers = async (dir: string): Promise<void> => {
-  for (const { pid, startTicks } of await processesWithEnvironment(MARK, dir)) {
-    // A pid alone says little: it may be another's by now.
-    if ((await lookUpProcess(pid))?.startTicks !== startTicks) continue;
-    signalProcess(pid, 'SIGKILL');
-    await processEnds(pid, startTicks, END_MS_MAX);
-  }
+  const left = await processesWithEnvironment(MARK, dir);
+  await Promise.all(
+    left.map(async ({ pid, startTicks }) => {
+      // A pid alone says little: it may be another's by now.
+      if ((await lookUpProcess(pid))?.startTicks !== startTicks) return;
+      signalProcess(pid, 'SIGKILL');
+      await processEnds(pid, startTicks, END_MS_MAX);
+    }),
+  );
 };
 
 const listenTo = (child: ChildProcess, onProgress: InstallerRun['onProgress'], tooMuch: () => void) => {
