@@ -165,6 +165,9 @@ const ask = async (options: FetchOptions, have: number, etag: string | undefined
   try {
     const response = await options.get(objectPath(options.artifact.sha256), headers, stop.signal);
     const tag = response.headers.get('etag');
+    const encoding = response.headers.get('content-encoding') ?? 'identity';
+    if (response.status < 300 && encoding !== 'identity')
+      return await refuse(failed(`the server answered in the encoding "${encoding.slice(0, 30)}"`), response);
     if (response.status === 200) return { kind: 'body', start: 0, etag: tag, response, stop };
     if (response.status === 416)
       return await refuse({ kind: 'restart', why: 'the server does not have that range' }, response);

@@ -32,7 +32,7 @@ export type PieceSource = {
 };
 
 export const openPieceSource = ({ artifact, records, lacks, open }: PieceOptions): PieceSource => {
-  let run: { stream: ByteStream; end: number } | undefined;
+  let run: { stream: ByteStream; end: number; skipMax: number } | undefined;
   /** What the server does not have; it may know chunks of none but new artifacts, or keep no whole ones. */
   let noChunks = false;
   let noWhole = false;
@@ -53,11 +53,14 @@ export const openPieceSource = ({ artifact, records, lacks, open }: PieceOptions
   };
   const begin = async (offset: number, end: number): Promise<void> => {
     closeRun();
-    run = { stream: await open(objectPath(artifact.sha256), offset, end, artifact.bytes, false), end };
+    const stream = await open(objectPath(artifact.sha256), offset, end, artifact.bytes, false);
+    // Who knows no ranges sends all of it each time: so it is read on.
+    const isAll = stream.position() < offset;
+    run = { stream, end: isAll ? artifact.bytes : end, skipMax: isAll ? artifact.bytes : SKIP_BYTES_MAX };
   };
   const reaches = (offset: number, bytes: number): boolean => {
     const gap = run === undefined ? -1 : offset - run.stream.position();
-    return gap >= 0 && gap <= SKIP_BYTES_MAX && offset + bytes <= run!.end;
+    return gap >= 0 && gap <= run!.skipMax && offset + bytes <= run!.end;
   };
   const fromRun = async (offset: number, bytes: number): Promise<Buffer> => {
     const { stream, end } = run!;

@@ -57,14 +57,28 @@ export const openStream = async (options: StreamOptions): Promise<ByteStream> =>
   }
 };
 
+/** Where the server cannot give the range, or gives another one, it is asked once more for all of the object (RFC 9110, 14.2 and 15.5.17). */
 const ask = async (options: StreamOptions, stop: AbortController): Promise<HttpAnswer> => {
-  const { get, path, start, end, bytes, limits, signal } = options;
+  const { start, end, bytes } = options;
+  const range = start === 0 && end === bytes ? undefined : `bytes=${start}-${end - 1}`;
+  const first = await askOnce(options, range, stop);
+  const answer = first === 'other-range' && range !== undefined ? await askOnce(options, undefined, stop) : first;
+  if (answer === 'other-range')
+    throw new Trouble('FETCH_FAILED', 'the server answered with a part that was not asked for');
+  return answer;
+};
+
+const askOnce = async (
+  options: StreamOptions,
+  range: string | undefined,
+  stop: AbortController,
+): Promise<HttpAnswer | 'other-range'> => {
+  const { get, path, limits, signal } = options;
   if (signal.aborted) throw stopped();
-  const whole = start === 0 && end === bytes;
   // A compressed transfer has other lengths than the object's.
   const headers = {
     'accept-encoding': options.zstd ? 'zstd' : 'identity',
-    ...(whole ? {} : { range: `bytes=${start}-${end - 1}` }),
+    ...(range === undefined ? {} : { range }),
   };
   const timer = setTimeout(() => stop.abort(), limits.headersMs ?? HEADERS_MS);
   let answer: HttpAnswer;
@@ -76,37 +90,41 @@ const ask = async (options: StreamOptions, stop: AbortController): Promise<HttpA
   } finally {
     clearTimeout(timer);
   }
-  const wrong = wrongAnswer(options, answer);
+  const wrong = wrongAnswer(options, range, answer);
   if (wrong === undefined) return answer;
   await answer.body?.cancel().catch(() => undefined);
+  if (wrong === 'other-range') return wrong;
   throw wrong;
 };
 
 /** A whole object instead of a range is fine: what is before the range is read over. */
-const wrongAnswer = (options: StreamOptions, answer: HttpAnswer): Trouble | undefined => {
-  const { start, end, bytes } = options;
+const wrongAnswer = (
+  options: StreamOptions,
+  range: string | undefined,
+  answer: HttpAnswer,
+): Trouble | 'other-range' | undefined => {
   const { status, headers } = answer;
-  const announced = Number(headers.get('content-length') ?? Number.NaN);
-  const most = limitOf(options, answer) - (status === 206 ? start : 0);
   if (status === 200 || status === 206) {
-    if (announced > most)
-      return new Trouble('ENDLESS_DATA', `the server announces ${announced} bytes instead of ${most}`);
-    if (status === 200) return undefined;
-    const range = headers.get('content-range') ?? '';
-    const parsed = /^bytes (\d+)-(\d+)\/(\d+|\*)$/.exec(range);
-    const fits =
-      parsed !== null &&
-      Number(parsed[1]) === start &&
-      Number(parsed[2]) < end &&
-      (parsed[3] === '*' || Number(parsed[3]) === bytes);
-    const asked = `bytes=${start}-${end - 1}`;
-    return fits
-      ? undefined
-      : new Trouble('FETCH_FAILED', `the server answered with the range "${range.slice(0, 100)}" to "${asked}"`);
+    const encoding = headers.get('content-encoding') ?? 'identity';
+    if (encoding !== 'identity' && !isFrame(options, answer))
+      return new Trouble('FETCH_FAILED', `the server answered in the encoding "${encoding.slice(0, 30)}"`);
+    if (status === 206 && !isOfRange(options, range, headers.get('content-range') ?? '')) return 'other-range';
+    const announced = Number(headers.get('content-length') ?? Number.NaN);
+    const most = limitOf(options, answer) - (status === 206 ? options.start : 0);
+    return announced > most
+      ? new Trouble('ENDLESS_DATA', `the server announces ${announced} bytes instead of ${most}`)
+      : undefined;
   }
+  if (status === 416 && range !== undefined) return 'other-range';
   // The server will not change its mind about these by itself.
   const retry = ![400, 405, 410].includes(status);
   return new Trouble('FETCH_FAILED', `the server answered ${status}`, { retry, missing: !retry || status === 404 });
+};
+
+const isOfRange = ({ start, end, bytes }: StreamOptions, range: string | undefined, answered: string): boolean => {
+  const [, from, to, all] = /^bytes (\d+)-(\d+)\/(\d+|\*)$/.exec(answered) ?? [];
+  const known = all === '*' || Number(all) === bytes;
+  return Number(from) === start && (start === 0 || range !== undefined) && Number(to) < end && known;
 };
 
 const isFrame = ({ zstd }: StreamOptions, { status, headers }: HttpAnswer): boolean =>

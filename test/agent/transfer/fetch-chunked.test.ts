@@ -324,6 +324,7 @@ for (const [what, headers, status] of [
   ['another range', { 'content-range': 'bytes 0-99/100' }, 206],
   ['no range', {}, 206],
   ['of another length', { 'content-range': 'bytes 1000-2000/2001' }, 206],
+  ['416', {}, 416],
 ] as const) {
   test(`a range that is answered with ${what} is not believed`, async () => {
     const rig = await openRig(V1, { pack: false, chunks: false });
@@ -331,16 +332,63 @@ for (const [what, headers, status] of [
     await writeFile(rig.part, V1.subarray(0, 500_000));
     let lies = 0;
     rig.state.misbehave = ({ path, range }, response) => {
-      if (path !== `/o/${rig.artifact.sha256}` || range === undefined || lies > 2) return false;
+      if (path !== `/o/${rig.artifact.sha256}` || range === undefined) return false;
       lies += 1;
       response.writeHead(status, headers);
       response.end(noise('mixed', 10_000));
       return true;
     };
     expect(await rig.outcome(await rig.fetch())).toBe('whole');
-    expect(lies).toBe(3);
+    // Asked once more without a range, all of it comes, and is read on.
+    expect([lies, rig.counts.attempts]).toEqual([1, 0]);
   });
 }
+
+for (const status of [206, 416] as const) {
+  test(`a server that answers ${status} to everything is tried for a while, and nothing of it is believed`, async () => {
+    const rig = await openRig(V1, { pack: false });
+    rig.state.misbehave = ({ path }, response) => {
+      if (path !== `/o/${sha256(rig.index)}`) return false;
+      response.writeHead(status, { 'content-range': 'bytes 5-9/10' }).end('wrong');
+      return true;
+    };
+    expect(await rig.outcome(await rig.fetch())).toBe('FETCH_FAILED');
+    expect([rig.counts.attempts, rig.asked.length]).toEqual([59, 60]);
+  });
+}
+
+test('where ranges are never given, a pack and the artifact are each read from end to end, once', async () => {
+  for (const pack of [true, false]) {
+    const rig = await openRig(V1, { pack, chunks: false });
+    await mkdir(dirname(rig.part), { recursive: true });
+    await writeFile(rig.part, V1.subarray(0, 300_000));
+    rig.state.misbehave = ({ range }, response) =>
+      range !== undefined && response.writeHead(416, { 'content-range': 'bytes */5' }).end() !== undefined;
+    expect(await rig.outcome(await rig.fetch())).toBe('whole');
+    expect(rig.counts.attempts).toBe(0);
+    expect(rig.asked.filter(({ range }) => range !== undefined).length).toBeLessThanOrEqual(2);
+  }
+});
+
+test('an answer without a body, or in an encoding that was not asked for, is tried again', async () => {
+  for (const [status, headers] of [
+    [204, {}],
+    [304, {}],
+    [302, {}],
+    [200, { 'content-encoding': 'gzip' }],
+  ] as const) {
+    const rig = await openRig(V1, { pack: false });
+    let left = 3;
+    rig.state.misbehave = ({ path }, response, object) => {
+      if (object === undefined || path === `/o/${sha256(rig.index)}` || left === 0) return false;
+      left -= 1;
+      response.writeHead(status, headers).end(status === 200 ? object : undefined);
+      return true;
+    };
+    expect([status, await rig.outcome(await rig.fetch())]).toEqual([status, 'whole']);
+    expect(left).toBe(0);
+  }
+});
 
 test('a server that answers 200 to a range is read over up to where the range begins', async () => {
   const rig = await openRig(V1, { pack: false, chunks: false });

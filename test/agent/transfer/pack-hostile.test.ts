@@ -73,7 +73,7 @@ for (const [what, lie] of lies) {
       return true;
     };
     expect(await rig.outcome(await rig.fetch())).toBe('whole');
-    expect(asked).toBeLessThanOrEqual(9);
+    expect(asked).toBeLessThanOrEqual(18);
   });
 }
 
