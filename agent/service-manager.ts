@@ -3,6 +3,7 @@
  * file system, so that systemd's own `systemd-notify` sends the words: a short process now and then (docs/decisions/0010). Not run by
  * systemd, all of this does nothing.
  */
+import { setTimeout as sleep } from 'node:timers/promises';
 import { endsWell } from './bounded-child.ts';
 import type { Log } from './log.ts';
 
@@ -25,6 +26,7 @@ export type ServiceManagerOptions = {
 };
 
 const NOTIFY_MS_MAX = 5_000;
+const STOPPING_MS_MAX = 5_000;
 const SENTENCE_LENGTH_MAX = 200;
 
 export const openServiceManager = ({ env, writingMs, served, log }: ServiceManagerOptions): ServiceManager => {
@@ -72,7 +74,8 @@ export const openServiceManager = ({ env, writingMs, served, log }: ServiceManag
     says: (sentence) => void send(`STATUS=${sentence.replaceAll(/[\r\n]+/g, ' ').slice(0, SENTENCE_LENGTH_MAX)}`),
     stopping: async () => {
       clearInterval(feeding);
-      await send('STOPPING=1');
+      // What was said before may hang; the application must not wait for that.
+      await Promise.race([send('STOPPING=1'), sleep(STOPPING_MS_MAX, undefined, { ref: false })]);
     },
   };
 };

@@ -92,7 +92,7 @@ const PidFile = z.object({
 /** In the environment of everything that a supervisor started; its value is the supervisor's own folder. */
 const MARK = 'SLUICE_SUPERVISOR';
 const INHERITED = ['HOME', 'LANG', 'LC_ALL', 'TZ', 'TMPDIR', 'USER'];
-const KILL_MS_MAX = 10_000;
+const KILL_MS_MAX = 5_000;
 /**
  * Waits for a line before it becomes the application, keeping its pid: the pid file is there before the application is.
  * If the agent dies in between, the line never comes, and this ends.
@@ -131,7 +131,7 @@ export const resolveCommand = (command: string[]): string[] =>
 export const openSupervisor = async (options: SupervisorOptions): Promise<Supervisor> => {
   await asFarAsPossible(mkdir(options.dir, { recursive: true }));
   const dir = await realpath(options.dir).catch(() => resolve(options.dir));
-  const place = { dir, stopMs: options.stopMs ?? 5_000 };
+  const place = { dir, stopMs: options.stopMs ?? 5_000, stuck: new Set<string>() };
   await killOrphan(place);
   const { output: config, logBytesMax: fileBytesMax, log } = options;
   const output = await openApplicationOutput({
@@ -143,7 +143,8 @@ export const openSupervisor = async (options: SupervisorOptions): Promise<Superv
   return supervise(place, output, options);
 };
 
-type Place = { dir: string; stopMs: number };
+/** `stuck`: what has outlived its SIGKILL, and is not waited for again. */
+type Place = { dir: string; stopMs: number; stuck: Set<string> };
 const pidFileOf = (place: Place): string => join(place.dir, 'application.json');
 
 const supervise = (place: Place, output: ApplicationOutput, options: SupervisorOptions): Supervisor => {
@@ -348,16 +349,14 @@ const parsePidFile = (text: string): z.infer<typeof PidFile> | undefined => {
 
 /** Kills whatever still carries the mark, again while it forks: descendants that left the group, or the whole application if its pid file was lost. */
 const sweep = async (place: Place): Promise<void> => {
-  const stuck = new Set<string>();
   for (let round = 0; round < 20; round += 1) {
     const marked = await processesWithEnvironment(MARK, place.dir);
-    // What outlives its SIGKILL is not waited for again.
-    const left = marked.filter(({ pid, startTicks }) => !stuck.has(`${pid} ${startTicks}`));
+    const left = marked.filter(({ pid, startTicks }) => !place.stuck.has(`${pid} ${startTicks}`));
     if (left.length === 0) return;
     for (const { pid } of left) signalProcess(pid, 'SIGKILL');
     await Promise.all(
       left.map(async ({ pid, startTicks }) => {
-        if (!(await processEnds(pid, startTicks, KILL_MS_MAX))) stuck.add(`${pid} ${startTicks}`);
+        if (!(await processEnds(pid, startTicks, KILL_MS_MAX))) place.stuck.add(`${pid} ${startTicks}`);
       }),
     );
   }

@@ -1,5 +1,7 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { expect, onTestFinished, test } from 'vitest';
@@ -110,6 +112,30 @@ test.runIf(isUnkillable)('a release that wedges its health hook is reverted, and
   server.desire((await server.publishRelease('1.2.0', APPS.good)).instruction);
   expect(await outcomeOf('1.2.0')).toMatchObject({ outcome: 'committed' });
   expect(await agent.stop()).toEqual({ code: 0, signal: null });
+});
+
+test.runIf(isUnkillable)('an application that cannot be killed does not keep the next one from running', async () => {
+  const dir = await mkdtemp(join(tmpdir(), 'sluice-stuck-'));
+  onTestFinished(() => rm(dir, { recursive: true, force: true }));
+  const mark = `application-${process.pid}`;
+  onTestFinished(() => killStuck(mark));
+  const { said, ended } = withoutKill(`
+    import { openSupervisor } from '#agent/supervisor.ts';
+    const supervisor = await openSupervisor({ dir: '${dir}', stopMs: 100 });
+    const start = (command) =>
+      supervisor.start({ slot: 'a', command, folder: '/', environment: { STUCK: '${mark}' }, onExit: 'report' });
+    console.log(JSON.stringify(await start(${JSON.stringify(STUCK)})));
+    const { pid } = supervisor.running();
+    const { readFileSync } = process.getBuiltinModule('node:fs');
+    while (!/^Uid:\\s+65534/m.test(readFileSync('/proc/' + pid + '/status', 'utf8'))) await new Promise(setImmediate);
+    await supervisor.stop();
+    console.log(JSON.stringify(await start(['sleep', '600'])));
+    console.log(JSON.stringify(supervisor.running().pid !== pid));
+    await supervisor.stop();
+    process.exit(0);
+  `);
+  expect([await said(), await said(), await said()]).toEqual([{ ok: true }, { ok: true }, true]);
+  expect(await ended).toEqual([0, null]);
 });
 
 test('what a command leaves running has ended with it', async () => {
