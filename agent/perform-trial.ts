@@ -97,7 +97,9 @@ export const trialEffects = (options: PerformOptions) => {
   /** The boot selector's writes are few and small: a failure of one is tried again before anything is concluded. */
   const insist = async (act: () => Promise<SlotResult>, signal: AbortSignal): Promise<SlotResult> => {
     for (let attempt = 0; ; attempt += 1) {
-      const result = await act();
+      const result = await act().catch(
+        (error: unknown): SlotResult => ({ ok: false, code: 'WRITE_FAILED', message: String(error) }),
+      );
       if (result.ok || signal.aborted || attempt + 1 >= SELECTOR_ATTEMPTS_MAX) return result;
       log.warn({ event: 'selector-retried', code: result.code }, result.message);
       await pause(attempt, signal);
@@ -163,8 +165,10 @@ export const trialEffects = (options: PerformOptions) => {
     if (slots.process !== null) await options.keepLog(journey.offer.install, 'application');
     const before = await slots.inspect();
     const committed = before.ok ? committedAnyway(before.view, journey) : undefined;
-    const reverted: SlotResult = committed === undefined ? await insist(() => slots.revert(), signal) : { ok: true };
+    const answer: SlotResult = committed === undefined ? await insist(() => slots.revert(), signal) : { ok: true };
     if (signal.aborted) return undefined;
+    // Here, too, the boot selector knows better than the answer.
+    const reverted: SlotResult = !answer.ok && (await isOver(journey)) ? { ok: true } : answer;
     if (committed?.kind === 'found-active') return committed;
     if (committed !== undefined || !reverted.ok) {
       // No try of a trial can be counted either, so what boots is what ran before. A boot loader counts by itself, and is not asked.
@@ -186,6 +190,11 @@ export const trialEffects = (options: PerformOptions) => {
     if (booted.booted === journey.slot)
       return failed('REVERT_FAILED', `slot ${journey.slot} still runs after the revert`);
     return { kind: 'booted-other', why: '' };
+  };
+
+  const isOver = async (journey: InSlot): Promise<boolean> => {
+    const seen = await slots.inspect().catch(() => undefined);
+    return seen?.ok === true && seen.view.trial === null && seen.view.active !== journey.slot;
   };
 
   const verifyRevert = async (journey: InSlot, signal: AbortSignal): Done => {

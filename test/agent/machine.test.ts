@@ -98,6 +98,27 @@ test('a new state ends what was being done for the old one, and waits until that
   expect(machine.memory()).toMatchObject({ install: { state: 'withdrawn' }, desiredSeq: 2 });
 });
 
+test('what an effect keeps is durable before it goes on; one that is not wanted any more does not wait for that', async () => {
+  const hookRuns = [{ hook: 0, runs: 1, good: false }];
+  const kept: [boolean, number][] = [];
+  const { machine, journal } = open(async (effect, _, signal) => {
+    if (effect !== 'check-manifest') return undefined;
+    const keep = () => machine.keep((memory) => ({ ...memory, hookRuns }), signal);
+    kept.push([await keep(), journal.records.length]);
+    // This has its turn first, and waits for the end of this effect.
+    machine.send({ kind: 'withdrawn', seq: 2 });
+    kept.push([await keep(), journal.records.length]);
+    return undefined;
+  });
+  machine.send(offered);
+  await until('it is withdrawn', () => machine.memory().install.state === 'withdrawn');
+  expect(kept).toEqual([
+    [true, 2],
+    [false, 2],
+  ]);
+  expect(journal.records[1]).toMatchObject({ install: { state: 'accepted' }, hookRuns });
+});
+
 test('an effect that throws fails the deployment, not the agent', async () => {
   const { machine } = open(async (effect) => {
     if (effect === 'check-manifest') throw new Error('a bug');

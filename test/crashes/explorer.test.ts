@@ -1,7 +1,7 @@
 /** Each adapter, killed and cut off at one in twelve of its points; `npm run explore:crashes` takes all of them, in every way. */
 import { describe, expect, test } from 'vitest';
 import { readSlotRecord, writeSlotRecord } from '#agent/slots/slot-record.ts';
-import type { Slots } from '#agent/slots/slots.ts';
+import type { SlotResult, Slots } from '#agent/slots/slots.ts';
 import { Sha256 } from '#shared/ids.ts';
 import { DATA, PAIR } from './device.ts';
 import { KINDS } from './devices.ts';
@@ -36,6 +36,25 @@ describe.each(KINDS.map((kind, number) => ({ ...kind, number })))('$name', ({ nu
     600_000,
   );
 });
+
+describe.each(KINDS.map((kind, number) => ({ ...kind, number })))(
+  'the outcome is what the boot selector says, $name:',
+  ({ number, ...kind }) => {
+    const lost = async (done: Promise<SlotResult>): Promise<SlotResult> => {
+      const { ok } = await done;
+      if (ok && number % 2 === 0) throw new Error('the answer is lost');
+      return { ok: false, code: 'WRITE_FAILED', message: 'the answer is lost' };
+    };
+    test.each([
+      ['commit', 'good'],
+      ['revert', 'unhealthy'],
+    ] as const)('a %s that succeeds without an answer', async (what, scenario) => {
+      const wrap = (slots: Slots): Slots => ({ ...slots, [what]: () => lost(slots[what]()) });
+      const found = await explore({ kind, scenario, plant: { wrap }, deaths: some(number, EVERY_REFUSED) });
+      expect(found.violations).toEqual([]);
+    });
+  },
+);
 
 describe('a bug that is planted is found:', () => {
   const [directories] = KINDS;
