@@ -16,7 +16,9 @@ test('each limit is what the application finds, and one that is not set is left 
   expect(await shell({ files: 64 }, 'ulimit -n')).toBe('64');
   expect(await shell({ memoryBytes: 64 * 1024 ** 2 }, 'ulimit -d')).toBe('65536');
   expect(await shell({ fileBytes: 1024 ** 2 }, 'ulimit -f')).toBe('2048');
-  expect(await shell({ nice: 7 }, 'nice')).toBe('7');
+  // On top of what the tests themselves run with; 19 is the most there is.
+  const own = Number(await shell({}, 'nice'));
+  expect(await shell({ nice: 7 }, 'nice')).toBe(String(Math.min(19, own + 7)));
   expect(await shell({ processes: 50 }, 'grep "Max processes" /proc/self/limits')).toMatch(/processes +50 +50 /);
   expect(await shell({}, 'ulimit -n; nice')).toBe(await shell({ memoryBytes: 2 ** 40 }, 'ulimit -n; nice'));
 });
