@@ -65,6 +65,7 @@ export const trialEffects = (options: PerformOptions) => {
   const bootTrial = async (journey: InSlot, signal: AbortSignal): Done => {
     const booted = await slots.boot(signal);
     if (booted.booted === journey.slot && booted.trial) return { kind: 'booted-trial', uptime: await options.uptime() };
+    if (booted.uncounted !== undefined) return failed(booted.uncounted.code, booted.uncounted.message);
     const why =
       booted.booted === null
         ? booted.why
@@ -120,6 +121,7 @@ export const trialEffects = (options: PerformOptions) => {
       const booted = await bootTrial(journey, signal);
       if (signal.aborted) return undefined;
       if (booted?.kind === 'booted-other') return failed('TRIAL_CRASHED', booted.why);
+      if (booted?.kind === 'failed') return booted;
     }
     const answer = await insist(() => slots.commit(), signal);
     if (signal.aborted) return undefined;

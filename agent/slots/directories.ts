@@ -228,7 +228,12 @@ const directorySlots = (options: DirectorySlotsOptions, selector: BootSelector):
       );
       if (counted.ok) return start(onTrial, true);
       // A try that can not be counted must not be used, or a full disk would make a bad version boot for ever.
+      return { ...(await bootActive(active)), uncounted: counted };
     }
+    return bootActive(active);
+  };
+
+  const bootActive = async (active: SlotName | null): ReturnType<Slots['boot']> => {
     const record = active === null ? undefined : await readSlotRecord(dir, active);
     if (record?.state === 'bootable') return start(record, false);
     await supervisor.stop();

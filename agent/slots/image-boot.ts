@@ -2,7 +2,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Id } from '#shared/ids.ts';
 import { runCommand } from '../command.ts';
-import { attempt, type BootPair, DONE, refuse, select } from './image-pair.ts';
+import { attempt, type BootPair, DONE, type Refused, refuse, select } from './image-pair.ts';
 import { readImageRecord, readTrialNote, writeTrialNote } from './image-record.ts';
 import type { Slots } from './slots.ts';
 
@@ -71,8 +71,9 @@ const boot = async (pair: BootPair, signal?: AbortSignal): Promise<Booted> => {
   const here: Booted = { booted: running, trial: false };
   if (trial !== null && trial.triesLeft > 0) {
     const record = await readImageRecord(pair.dir, trial.slot);
-    const command = record?.state === 'bootable' ? await trialReboot(pair) : undefined;
-    return command === undefined ? here : reboot(pair, command, signal);
+    const due = record?.state === 'bootable' ? await trialReboot(pair) : undefined;
+    if (due?.ok === false) return { ...here, uncounted: due };
+    return due === undefined ? here : reboot(pair, due.command, signal);
   }
   if (running !== active) return reboot(pair, pair.config.reboot, signal);
   if (trial === null) {
@@ -83,7 +84,13 @@ const boot = async (pair: BootPair, signal?: AbortSignal): Promise<Booted> => {
 };
 
 /** The command that boots the trial, counted; undefined when it is not to be tried (again). */
-const trialReboot = async ({ dir, selector, config, bootId, log }: BootPair): Promise<string[] | undefined> => {
+const trialReboot = async ({
+  dir,
+  selector,
+  config,
+  bootId,
+  log,
+}: BootPair): Promise<{ ok: true; command: string[] } | Refused | undefined> => {
   let command: string[] | undefined;
   const counted = await attempt('the reboot can not be counted', async () => {
     const own = await selector.arm();
@@ -101,8 +108,11 @@ const trialReboot = async ({ dir, selector, config, bootId, log }: BootPair): Pr
     } else log.error({ event: 'trial-not-booted' }, 'the boot loader does not boot the trial that it was told to');
   });
   // A reboot that can not be counted must not be, or a full disk would make a bad version boot for ever.
-  if (!counted.ok) log.error({ event: 'boot-selector-not-written', code: counted.code }, counted.message);
-  return counted.ok ? command : undefined;
+  if (!counted.ok) {
+    log.error({ event: 'boot-selector-not-written', code: counted.code }, counted.message);
+    return counted;
+  }
+  return command === undefined ? undefined : { ok: true, command };
 };
 
 /** Ends with this process, if all is well. */

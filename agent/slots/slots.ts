@@ -71,9 +71,13 @@ export type Slots = {
   /**
    * Boot the slot that the selector names. The directories adapter (re)starts the application from it, counting a try down first. Where a
    * slot boots the whole device this is a reboot, if another slot runs: it does not return then, but for `signal` or a reboot that
-   * fails. `booted` is what now runs.
+   * fails. `booted` is what now runs. `uncounted`: the trial was not begun, since its try could not be counted: the disk's fault, and not the version's.
    */
-  boot(signal?: AbortSignal): Promise<{ booted: SlotName; trial: boolean } | { booted: null; why: string }>;
+  boot(signal?: AbortSignal): Promise<
+    ({ booted: SlotName; trial: boolean } | { booted: null; why: string }) & {
+      uncounted?: Extract<SlotResult, { ok: false }>;
+    }
+  >;
   /** The disk is full: lets go of what there is of a slot that is not finished, unless it is being written now. Absent where slots have their own room. */
   letGo?(): Promise<void>;
   /** Which slot runs now, by the evidence of the running system. */

@@ -1,4 +1,4 @@
-import { spawn } from 'node:child_process';
+import { execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { chmod, mkdir, mkdtemp, readdir, readFile, rm, stat, symlink, truncate, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -117,6 +117,25 @@ test.skipIf(!canMount())(
     expect(least).toBeGreaterThanOrEqual(RESERVE_BYTES);
     expect(await readdir(join(dir, 'pair/a'))).toEqual([]);
     expect(await freeOn(dir)).toBeGreaterThanOrEqual(freeBefore - 8_192);
+  },
+);
+
+test.skipIf(!canMount())(
+  'a trial whose try can not be counted is not begun, and that it was the disk is said (on a file system that can only be read, which needs root)',
+  async () => {
+    const dir = await smallDisk(24 * 1024 * 1024);
+    const supervisor = fakeSupervisor();
+    const slots = await openDirectorySlots({ dir: join(dir, 'pair'), supervisor });
+    const { release } = await pair();
+    await deploy(slots, 'a', await release('1.0.0'), 'd1');
+    await install(slots, 'b', await release('2.0.0'));
+    expect(await slots.activate('b', { tries: 2, deployment: 'd2' })).toEqual({ ok: true });
+    execFileSync('mount', ['-o', 'remount,ro', dir]);
+    const uncounted = { ok: false, code: 'WRITE_FAILED', message: 'the boot selector can not be written: EROFS' };
+    const again = await openDirectorySlots({ dir: join(dir, 'pair'), supervisor });
+    for (const opened of [slots, again]) expect(await opened.boot()).toEqual({ booted: 'a', trial: false, uncounted });
+    execFileSync('mount', ['-o', 'remount,rw', dir]);
+    expect(await again.boot()).toEqual({ booted: 'b', trial: true });
   },
 );
 

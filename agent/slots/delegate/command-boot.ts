@@ -71,7 +71,7 @@ const boot = async (pair: CommandPair, signal: AbortSignal | undefined): Promise
     // Counted before it runs: a version that takes the whole target down with it has used its try.
     const left = { ...trial, triesLeft: trial.triesLeft - 1 };
     const counted = await change(pair, { active: known.active, trial: left }, 'slots.boot.counted');
-    if (!counted.ok) return bootActive(pair, known, signal);
+    if (!counted.ok) return { ...(await bootActive(pair, known, signal)), uncounted: counted };
     const booted = await bootSlot(pair, trial.slot, signal);
     if (booted.ok) return { booted: trial.slot, trial: true };
     if (signal?.aborted === true) return { booted: null, why: booted.message };
