@@ -5,6 +5,7 @@ import { mayActivateAt, type Timing } from '#shared/windows.ts';
 import { leafOf, sameInstall } from './desired.ts';
 import { asksForServer, isEnough } from './domain/contact.ts';
 import type { Journey } from './domain/install.ts';
+import { turnAt } from './domain/spread.ts';
 import { mayActivateUnconfirmed } from './domain/unconfirmed.ts';
 import { type Done, failed, type PerformOptions, partsOf } from './perform-parts.ts';
 
@@ -75,7 +76,9 @@ export const confirming = (options: PerformOptions) => {
       if (install.state !== state) return undefined;
       // Of an unknown time only this is known: whatever waits for a time has to wait.
       const present = time.now() ?? 0;
-      const at = allowedAt(install.offer.install, present);
+      const allowed = allowedAt(install.offer.install, present);
+      const turn = { device: options.identity.device, since: install.since, spreadMs: options.spread.ms() };
+      const at = allowed === undefined ? undefined : turnAt(install.offer.install, allowed, turn);
       if (at !== undefined && at <= present) return told ? performance.now() + CONFIRMED_WITHIN_MS : 0;
       if (!told) log.info({ event: 'held-back', until: at ?? null }, `${state}: ${waitWords(at)}`);
       if (performance.now() - askedAt >= share * (time.known() ? ASK_AGAIN_MS : ASK_RETRY_MS)) {

@@ -7,6 +7,7 @@ import { type Desired, DesiredLeaf, Instruction } from '#shared/messages.ts';
 import { type InstallState, isBeforeActivation, type Offer } from './domain/install.ts';
 import type { Memory } from './domain/memory.ts';
 import { type Backoff, backoffMs } from './domain/retry.ts';
+import { spreadBackoff } from './domain/spread.ts';
 import type { Log } from './log.ts';
 import type { EventOf } from './machine.ts';
 import type { DeviceTrust } from './trust/device-trust.ts';
@@ -59,6 +60,8 @@ export const openInbox = (options: {
   /** There is another refusal, or none any more. */
   changed?: () => void;
   backoff: Backoff;
+  /** Over how long the fleet comes back while the server is lost. Default 0. */
+  spreadMs?: () => number;
   log: Log;
 }): Inbox => {
   const { trust, memory, send, log } = options;
@@ -95,7 +98,8 @@ export const openInbox = (options: {
   };
   const later = (): void => {
     if (stopped) return;
-    timer = setTimeout(consider, backoffMs(attempt, options.backoff, Math.random()));
+    const backoff = spreadBackoff(options.backoff, options.spreadMs?.() ?? 0);
+    timer = setTimeout(consider, backoffMs(attempt, backoff, Math.random()));
     attempt += 1;
   };
 

@@ -9,6 +9,7 @@ import { Ack, Desired, LogAck, MESSAGE_BYTES_MAX, type Online, parseMessage } fr
 import { parseMqttUrl } from '#shared/mqtt-url.ts';
 import { DOWN, type DownChannel, down, type UpChannel, up } from '#shared/topics.ts';
 import { type Backoff, backoffMs } from './domain/retry.ts';
+import { spreadBackoff } from './domain/spread.ts';
 import type { Log } from './log.ts';
 import { connectMqtt } from './mqtt-client.ts';
 import type { ProxyFor } from './proxy.ts';
@@ -24,6 +25,8 @@ export type LinkOptions = {
   login(): string;
   boot: Id;
   backoff: Backoff;
+  /** Over how long the fleet comes back after a loss. Default 0. */
+  spreadMs?: () => number;
   waits?: LinkWaits;
   proxyFor?: ProxyFor;
   log: Log;
@@ -108,7 +111,7 @@ export const openLink = (options: LinkOptions): Link => {
     for (let count = 0; !stopping.signal.aborted; count += 1) {
       const heldMs = await attempt();
       if (heldMs > STABLE_MS) count = 0;
-      const waitMs = backoffMs(count, options.backoff, Math.random());
+      const waitMs = backoffMs(count, spreadBackoff(options.backoff, options.spreadMs?.() ?? 0), Math.random());
       await sleep(waitMs, undefined, { signal: stopping.signal }).catch(() => undefined);
     }
   })();

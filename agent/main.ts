@@ -123,8 +123,8 @@ const readIdentity = async ({ config, disk }: Life) => {
 
 const connect = (
   { config, boot, proxyFor, log }: Life,
-  { link, membership, identity, clock, logs, trouble }: ServerSide,
-  { inbox, poll }: Deployments,
+  { link, membership, identity, clock, logs, spread, trouble }: ServerSide,
+  { inbox, machine, poll }: Deployments,
   { reporter, status }: Speakers,
 ): void =>
   link.open({
@@ -133,6 +133,8 @@ const connect = (
     login: () => identity.login(clock.now()),
     boot,
     backoff: config.reconnect,
+    // What is on trial needs its server soon.
+    spreadMs: () => (machine.memory().install.state === 'trial' ? 0 : spread.ms()),
     proxyFor,
     log,
     on: {
@@ -148,7 +150,10 @@ const connect = (
         if (refused) poll.nudge();
       },
       desired: inbox.receive,
-      ack: reporter.ack,
+      ack: (ack) => {
+        spread.learn(ack.spreadMs);
+        reporter.ack(ack);
+      },
       logAck: logs.acknowledged,
     },
   });

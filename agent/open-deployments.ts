@@ -60,7 +60,9 @@ export const openDeployments = async (life: Life, device: DeviceParts, server: S
     recorded,
     perform: (effect, state, aborted) => perform(effect, state, aborted),
   });
+  const lostSpreadMs = (): number => (link.connected() ? 0 : server.spread.ms());
   const inbox = openInbox({
+    spreadMs: lostSpreadMs,
     trust,
     memory: machine.memory,
     send: machine.send,
@@ -73,6 +75,7 @@ export const openDeployments = async (life: Life, device: DeviceParts, server: S
     log,
   });
   const poll = openPoll({
+    onSpread: server.spread.learn,
     http,
     connected: link.connected,
     hurried: () => machine.memory().install.state === 'trial',
@@ -93,6 +96,7 @@ export const openDeployments = async (life: Life, device: DeviceParts, server: S
     ...device,
     ...server,
     holds,
+    lostSpreadMs,
     folders: { data: dataDir, downloads: join(dataDir, 'downloads') },
     machine: () => machine,
     inbox: () => inbox,

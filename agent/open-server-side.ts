@@ -11,6 +11,7 @@ import { type Life, makeFolder } from './life.ts';
 import { openMembership } from './membership.ts';
 import type { DeviceParts } from './open-device.ts';
 import type { RecentLines } from './recent-lines.ts';
+import { openSpread } from './spread.ts';
 import { openTroubles } from './trouble.ts';
 import { openDeviceTrust } from './trust/device-trust.ts';
 import { inTurns } from './turns.ts';
@@ -58,6 +59,7 @@ export const openServerSide = async (
     earliest: () => trust.earliest(),
     trusted: () => trust.time(),
   });
+  const spread = await openSpread(config.dataDir, disk);
   const logs = await openKeptLogs({
     dir: await makeFolder(life, 'kept-logs', 0o700),
     boot,
@@ -90,5 +92,5 @@ export const openServerSide = async (
     await logs.stop();
     await link.stop();
   };
-  return { identity, clock, link, http, trust, time, logs, membership, trouble, stop };
+  return { identity, clock, link, http, trust, time, spread, logs, membership, trouble, stop };
 };

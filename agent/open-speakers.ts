@@ -64,6 +64,7 @@ const openStatus = ({ config, startedAt, now, disk }: Life, { device, server, de
     refusal: inbox.refusal(),
     trouble: server.link.connected() ? null : server.trouble.now(),
     install: machine.memory().install,
+    spreadMs: server.spread.ms(),
     hold: holds.hold(),
     since: startedAt,
     last: machine.memory().last,

@@ -15,7 +15,7 @@ const MANIFEST_ATTEMPTS_MAX = 60;
 
 export const installEffects = (options: PerformOptions, transfer: Transfer) => {
   const { config, folders, slots, trust } = options;
-  const { pause, hooks, keptManifest } = partsOf(options);
+  const { pauseFetch, hooks, keptManifest } = partsOf(options);
   const { untilTime, confirmOffer } = confirming(options);
 
   const checkManifest = async (journey: Journey, signal: AbortSignal): Done => {
@@ -34,7 +34,7 @@ export const installEffects = (options: PerformOptions, transfer: Transfer) => {
       if (!maybeLater || attempt >= MANIFEST_ATTEMPTS_MAX) {
         return failed(checked.code, checked.message);
       }
-      await pause(attempt, signal);
+      await pauseFetch(attempt, signal);
     }
   };
 

@@ -25,6 +25,7 @@ import type { KeptLogs } from './kept-logs.ts';
 import type { Log } from './log.ts';
 import type { EventOf, Machine } from './machine.ts';
 import type { SlotName, SlotResult, Slots } from './slots/slots.ts';
+import type { Spread } from './spread.ts';
 import type { Supervisor } from './supervisor.ts';
 import { hookEnvironment } from './surroundings.ts';
 import type { Progress } from './transfer/transfer.ts';
@@ -68,6 +69,10 @@ export type PerformOptions = {
   uptime: () => Promise<Uptime>;
   /** For windows and activation. */
   time: FleetTime;
+  /** Over how long the fleet takes turns. */
+  spread: Pick<Spread, 'ms'>;
+  /** The same between attempts while the server is lost; 0 while it is there. */
+  lostSpreadMs: () => number;
   log: Log;
   backoff: Backoff;
 };
@@ -110,6 +115,13 @@ export const partsOf = (options: PerformOptions) => {
   const pause = (attempt: number, signal: AbortSignal): Promise<unknown> =>
     sleep(backoffMs(attempt, options.backoff, Math.random()), undefined, { signal }).catch(() => undefined);
 
+  /** Before the network is tried again. By then it is known whether the server is lost, and with it everybody's download at one moment. */
+  const pauseFetch = async (attempt: number, signal: AbortSignal): Promise<void> => {
+    await pause(attempt, signal);
+    const ms = attempt > 1 ? 0 : Math.random() * options.lostSpreadMs();
+    if (ms > 0) await sleep(ms, undefined, { signal }).catch(() => undefined);
+  };
+
   const hooks = async (when: HookMoment, manifest: Manifest, journey: Journey, signal: AbortSignal) => {
     if (!manifest.hooks.some((hook) => hook.when === when)) return { ok: true as const };
     const { memory, keep } = options.machine();
@@ -142,5 +154,5 @@ export const partsOf = (options: PerformOptions) => {
     return Manifest.parse(JSON.parse(bytes.toString('utf8')));
   };
 
-  return { pause, hooks, keptManifest };
+  return { pause, pauseFetch, hooks, keptManifest };
 };

@@ -65,8 +65,8 @@ export const openPerformer = (options: PerformOptions) => {
 
 const effectsOf = (options: PerformOptions) => {
   const { folders, slots, now, log } = options;
-  const { pause, keptManifest } = partsOf(options);
-  const transfer = openTransfer({ ...options, pause });
+  const { pauseFetch, keptManifest } = partsOf(options);
+  const transfer = openTransfer({ ...options, pause: pauseFetch });
   const install = installEffects(options, transfer);
   const trial = trialEffects(options);
 

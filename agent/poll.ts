@@ -15,6 +15,8 @@ export type PollOptions = {
   hurried(): boolean;
   /** Undefined: it cannot be understood. */
   onDesired(desired: Desired | undefined): void;
+  /** Over how long the fleet comes back, as the server says. */
+  onSpread?: (ms: number | undefined) => void;
   /** What came of asking: null, or why there was no answer. */
   onAnswer?: (trouble: string | null) => void;
   /** The server answers, and can be told what this device has to say without MQTT. */
@@ -56,7 +58,8 @@ export const openPoll = (options: PollOptions): Poll => {
     options.onAnswer?.(result.ok ? null : result.message);
     if (result.ok) {
       answeredAt = performance.now();
-      const { desired } = result.value;
+      const { desired, spreadMs } = result.value;
+      options.onSpread?.(spreadMs);
       if (desired !== null) options.onDesired(Desired.safeParse(desired).data);
       await options.tell?.(stopping.signal);
     } else {
@@ -74,7 +77,7 @@ export const openPoll = (options: PollOptions): Poll => {
     }
     const now = performance.now();
     const isNudged = nudged && now - lastAskedAt >= NUDGE_GAP_MS;
-    const limitMs = options.hurried() ? Math.min(HURRIED_MS, dueMs) : dueMs;
+    const limitMs = options.hurried() ? Math.min((HURRIED_MS * dueMs) / options.pollMs, dueMs) : dueMs;
     if (!isNudged && now - askedAt < limitMs) return;
     dueMs = jitteredMs(options.pollMs, Math.random());
     askedAt = now;

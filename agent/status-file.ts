@@ -7,6 +7,7 @@ import { mayActivateAt, mayInstallAt } from '#shared/windows.ts';
 import type { Refusal } from './desired.ts';
 import type { DiskTrouble } from './disk.ts';
 import type { InstallState } from './domain/install.ts';
+import { turnAt } from './domain/spread.ts';
 import type { Hold } from './holds.ts';
 import { isSystemError } from './system-error.ts';
 import type { Progress } from './transfer/transfer.ts';
@@ -23,6 +24,8 @@ export type Facts = {
   /** What keeps it from its server. */
   trouble: Trouble | null;
   install: InstallState;
+  /** Over how long the fleet takes turns. */
+  spreadMs: number;
   /** What is wrong with the disk that the data folder is on. */
   disk: DiskTrouble | null;
   /** What holds the update back on this device. */
@@ -36,7 +39,7 @@ export type Status = ReturnType<typeof statusOf>;
 export type StatusFile = ReturnType<typeof openStatusFile>;
 
 /** `at` is in milliseconds since 1970; `refusal` is why the newest desired document is not acted on. */
-const statusOf = ({ install, ...facts }: Facts) => {
+const statusOf = ({ install, spreadMs, ...facts }: Facts) => {
   const offered = install.state === 'idle' ? null : install.offer.install;
   return {
     v: 1,
@@ -46,18 +49,19 @@ const statusOf = ({ install, ...facts }: Facts) => {
     state: install.state,
     stateSince: install.state === 'idle' ? null : install.since,
     /** By the offer's windows and activation time; null: at once, or when told. */
-    nextAt: nextAt(install, facts.at),
+    nextAt: nextAt(install, { device: facts.device, spreadMs }, facts.at),
     deployment: offered?.deployment ?? null,
     release: offered === null ? null : releaseRef(offered.product, offered.version),
     error: 'error' in install ? install.error : null,
   };
 };
 
-/** When the offer lets the device go on, where that is later than now. */
-const nextAt = (install: InstallState, now: number): number | null => {
+/** When the device goes on by its offer and its turn, where that is later than now. */
+const nextAt = (install: InstallState, turn: { device: string; spreadMs: number }, now: number): number | null => {
   if (install.state !== 'waiting' && install.state !== 'ready') return null;
   const allowed = install.state === 'waiting' ? mayInstallAt : mayActivateAt;
-  const at = allowed(install.offer.install, now);
+  const may = allowed(install.offer.install, now);
+  const at = may === undefined ? may : turnAt(install.offer.install, may, { ...turn, since: install.since });
   return at === undefined || at <= now ? null : at;
 };
 

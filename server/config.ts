@@ -51,6 +51,8 @@ export const ServerConfig = z.strictObject({
       /** Each device may send this many messages a second on average, and this many at once. */
       messagesPerSecond: z.coerce.number().min(0.1).max(10_000).default(10),
       messagesBurst: z.coerce.number().int().min(1).max(100_000).default(100),
+      /** How many devices may connect in a second after a loss: a larger fleet is told to take longer. */
+      connectsPerSecond: z.coerce.number().int().min(1).max(1_000_000).default(500),
       /** What each device may read over MQTT a second, where HTTP does not reach. */
       blockBytesPerSecond: z.coerce
         .number()
@@ -112,6 +114,7 @@ export const SETTINGS = [
   'mqtt.connectionsPerAddressMax',
   'mqtt.messagesPerSecond',
   'mqtt.messagesBurst',
+  'mqtt.connectsPerSecond',
   'mqtt.blockBytesPerSecond',
   'tls.certFile',
   'tls.keyFile',

@@ -30,6 +30,7 @@ import { ensureAdministrator } from './flow/operators.ts';
 import { type Packs, startPacks } from './flow/packs.ts';
 import { type Rollouts, startRollouts } from './flow/rollouts.ts';
 import { type SharedKeys, watchSharedKeys } from './flow/shared-keys.ts';
+import { makeSpread } from './flow/spread.ts';
 import { apiRoutes } from './http/api.ts';
 import { buildApp } from './http/app.ts';
 import { closeApp } from './http/close-app.ts';
@@ -99,6 +100,8 @@ const makeClosers = (): Closers => {
 type Parts = {
   config: ServerConfig;
   clock: SteadyClock;
+  /** What devices are told of it. */
+  spreadMs: () => number | undefined;
   now: () => number;
   log: Logger;
   version: string;
@@ -138,13 +141,18 @@ const openAll = async (config: ServerConfig, clock: SteadyClock, closers: Closer
     log.info({ event: 'grace-granted', ...grace }, 'deadlines were moved: the server was away');
   closers.add(() => noteAlive({ store, now, uptime: machineUptime }));
 
-  const connected = makeConnections();
+  const spreadMs = await makeSpread({
+    store,
+    connectsPerSecond: config.mqtt.connectsPerSecond,
+    onError: (error) => log.error({ event: 'devices-not-counted', err: error }, 'the devices could not be counted'),
+  });
+  const connected = makeConnections(spreadMs);
   const metrics = makeMetrics({ store, connectedDevices: () => connected.count(), version });
   const sharedKeys = watchSharedKeys({ store, now, observer: metrics.observer, log });
   closers.add(() => sharedKeys.stop());
   const connections = forgettingBoots(connected, sharedKeys);
   const findDevice = gatherDevices(store);
-  const opened = { config, clock, now, log, version, tls, keyring, repository, store, objects };
+  const opened = { config, spreadMs, clock, now, log, version, tls, keyring, repository, store, objects };
   const { observer } = metrics;
   const { blockBytesPerSecond: bytesPerSecond } = config.mqtt;
   const blocks = openDeviceBlocks({ bytesPerSecond, connections, findDevice, observer, log });
@@ -359,7 +367,7 @@ const openHttp = async (
   };
   apiRoutes(app, { ...shared, channels: config.channels, log: keyring.log });
   const enrol = makeEnrolDevice({ store, link, ingest, now, rootSha256, mqttUrl });
-  deviceApi(app, { store, objects, now, director: keyring.director, enrol, logs });
+  deviceApi(app, { store, objects, now, director: keyring.director, enrol, logs, spreadMs: parts.spreadMs });
   tufRoutes(app, { repository, open: config.artifacts.public });
   objectRoutes(app, { objects, store, open: config.artifacts.public });
   const { host, port } = config.http;

@@ -1,7 +1,7 @@
 /** The devices' API under /device/v1. Everything but enrolment carries `authorization: Device <login token>`. */
 import { z } from 'zod';
 import { Compatible, Id, Millis, Sha256, text } from './ids.ts';
-import { Desired, LogPiece, Signed } from './messages.ts';
+import { Desired, LogPiece, Signed, SpreadMs } from './messages.ts';
 import { MqttUrl } from './mqtt-url.ts';
 import { route } from './route.ts';
 
@@ -58,7 +58,7 @@ export const deviceRoutes = {
     roles: ['device'],
     tags: ['device'],
     summary: 'What this device should run: asked once more right before activation',
-    answer: z.object({ desired: Desired.nullable(), serverTime: Millis }),
+    answer: z.object({ desired: Desired.nullable(), serverTime: Millis, spreadMs: SpreadMs.optional() }),
   }),
   refusal: route({
     method: 'POST',

@@ -108,6 +108,9 @@ export const StateReport = z.object({
 });
 export type StateReport = z.infer<typeof StateReport>;
 
+/** Not signed: a device believes ten minutes at most. */
+export const SpreadMs = z.number().int().min(0);
+
 /** Nobody signs what numbers were used: whoever makes it up must leave a device enough of them. */
 const SEQ_TOLD_MAX = Math.floor(Number.MAX_SAFE_INTEGER / 2);
 
@@ -119,6 +122,8 @@ export const Ack = z.object({
   boot: Id,
   seq: z.number().int().min(1),
   highest: z.number().int().min(1).max(SEQ_TOLD_MAX).optional(),
+  /** How long this device may wait before it connects again after a loss, so that a large fleet does not come back at once. Absent: about a second. */
+  spreadMs: SpreadMs.optional(),
 });
 export type Ack = z.infer<typeof Ack>;
 

@@ -5,7 +5,9 @@ export type Backoff = { firstMs: number; maxMs: number };
 /** The wait before attempt `attempt` (the first retry is 0), given a random number from 0 to 1. Never below a tenth of the first wait. */
 export const backoffMs = (attempt: number, { firstMs, maxMs }: Backoff, random: number): number => {
   const ceilingMs = Math.min(maxMs, firstMs * 2 ** Math.min(attempt, 30));
-  return Math.round(Math.max(firstMs / 10, random * ceilingMs));
+  const [leastMs, waitMs] = [firstMs / 10, random * ceilingMs];
+  // What would be too short is spread over all of it as well: at the least wait a tenth of a fleet would come at one moment.
+  return Math.round(waitMs >= leastMs ? waitMs : leastMs + random * 10 * (ceilingMs / firstMs) * (ceilingMs - leastMs));
 };
 
 /** A period of `meanMs` spread by a fifth to both sides. */

@@ -5,6 +5,7 @@
 import { randomBytes } from 'node:crypto';
 import { BLOCK_BYTES_MAX, type BlockHeader, type BlockRequest, parseBlock } from '#shared/blocks.ts';
 import { Id } from '#shared/ids.ts';
+import { jitteredMs } from '../domain/retry.ts';
 import type { HttpAnswer, HttpGet } from '../request.ts';
 
 const WINDOW_FIRST = 4;
@@ -61,7 +62,7 @@ export const openBlocks = (options: BlocksOptions): Blocks => {
       const request: BlockRequest = { v: 1, id: Id.parse(`${session}-${count}`), path, offset, bytes };
       const began = performance.now();
       const waitMs = Math.min(repeatMs.max, Math.max(repeatMs.min, 4 * usualMs) * 2 ** Math.min(repeats, 4));
-      const answer = await once(request, waitMs, signal);
+      const answer = await once(request, jitteredMs(waitMs, Math.random()), signal);
       if (answer !== undefined) {
         usualMs += (performance.now() - began - usualMs) / 8;
         window = Math.min(WINDOW_MAX, window + 1 / window);

@@ -5,6 +5,7 @@
 import { hash } from 'node:crypto';
 import { TUF_TARGETS } from '#shared/device-api.ts';
 import { MANIFEST_BYTES_MAX } from '#shared/manifest.ts';
+import { jitteredMs } from '../domain/retry.ts';
 import type { Log } from '../log.ts';
 import type { ProxyFor } from '../proxy.ts';
 import { type HttpAnswer, type HttpGet, request } from '../request.ts';
@@ -32,7 +33,8 @@ export const openCache = (options: {
   let badUntil = Number.NEGATIVE_INFINITY;
   const leave = (ms: number, why: string): void => {
     if (performance.now() >= badUntil) log.info({ event: 'cache-left', cacheUrl }, `the cache is left alone: ${why}`);
-    badUntil = performance.now() + ms;
+    // The devices of a site leave it together, and come back one by one.
+    badUntil = performance.now() + jitteredMs(ms, Math.random());
   };
 
   const ask: HttpGet = async (path, headers, signal) => {

@@ -1,4 +1,5 @@
 /** HTTP first. While it can not be reached but MQTT can, the same requests go over MQTT; now and then HTTP is tried again. */
+import { jitteredMs } from '../domain/retry.ts';
 import type { Log } from '../log.ts';
 import type { HttpGet } from '../request.ts';
 import { reasonOf } from './trouble.ts';
@@ -43,7 +44,7 @@ export const firstReachable = (options: ReachOptions): HttpGet => {
         if (signal.aborted || blocks === undefined) throw error;
         if (!down) log.info({ event: 'http-away' }, `HTTP can not be reached, so MQTT it is: ${reasonOf(error)}`);
         down = true;
-        downUntil = performance.now() + (options.againMs ?? AGAIN_MS);
+        downUntil = performance.now() + jitteredMs(options.againMs ?? AGAIN_MS, Math.random());
       }
     }
     return (options.blocks() ?? http)(path, headers, signal);

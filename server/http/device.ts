@@ -15,6 +15,7 @@ export const deviceApi = (
     Parameters<typeof findPack>[0] & { store: Pick<Store, 'noteRefusal'> } & {
       enrol: ReturnType<typeof makeEnrolDevice>;
       logs: LogKeeper;
+      spreadMs: () => number | undefined;
     },
 ): void => {
   handle(app, deviceRoutes.enrol, ({ body }) => deps.enrol(body), makeEnrolmentGate());
@@ -24,7 +25,9 @@ export const deviceApi = (
   });
   handle(app, deviceRoutes.pack, async ({ query }) => accept({ pack: await findPack(deps, query) }));
   handle(app, deviceRoutes.logs, async ({ body, who }) => deps.logs.keep(who.device, body.pieces));
-  handle(app, deviceRoutes.desired, async ({ who }) =>
-    accept({ desired: await desiredOf(deps, who.device), serverTime: deps.now() }),
-  );
+  handle(app, deviceRoutes.desired, async ({ who }) => {
+    const spreadMs = deps.spreadMs();
+    const desired = await desiredOf(deps, who.device);
+    return accept({ desired, serverTime: deps.now(), ...(spreadMs === undefined ? {} : { spreadMs }) });
+  });
 };

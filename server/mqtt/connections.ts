@@ -37,7 +37,8 @@ export type Connections = {
 /** aedes calls back without looking whether there is a callback, and throws when there is none. A failed write closes the connection by itself. */
 const noAnswerNeeded = (): void => {};
 
-export const makeConnections = (): Connections => {
+/** `spreadMs` goes along with every acknowledgement of a report, which each device sends as soon as it is connected. */
+export const makeConnections = (spreadMs: () => number | undefined = () => undefined): Connections => {
   const connections = new Map<Id, Connection>();
   let epoch = 0;
 
@@ -69,7 +70,7 @@ export const makeConnections = (): Connections => {
       acknowledge(device: Id, ack: Ack): void {
         const connection = connections.get(device);
         // QoS 0: a lost acknowledgement costs one repeated report.
-        if (connection !== undefined) send(device, connection, 'ack', ack, 0);
+        if (connection !== undefined) send(device, connection, 'ack', { ...ack, spreadMs: spreadMs() }, 0);
       },
       disconnect(device: Id): void {
         epoch += 1;

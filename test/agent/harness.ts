@@ -89,6 +89,8 @@ export const startTestServer = async (
     devices: new Map<string, string>(),
     admit: true,
     acknowledge: true,
+    /** Over how long the fleet is to take turns. */
+    spreadMs: undefined as number | undefined,
     answerDesired: true,
     answerMetadata: true,
     /** What was said over HTTP of why the device does not act. */
@@ -158,7 +160,8 @@ export const startTestServer = async (
     if (report === undefined) throw new Error(`a report that is not of the contract's form: ${payload.toString()}`);
     state.reports.push(report);
     for (const signed of report.receipts) receive(parsed.device, signed);
-    if (state.acknowledge) publish(down(parsed.device, 'ack'), { boot: report.boot, seq: report.seq });
+    if (state.acknowledge)
+      publish(down(parsed.device, 'ack'), { boot: report.boot, seq: report.seq, spreadMs: state.spreadMs });
   };
   const receive = (device: Id, signed: Signed): void => {
     const key = ed25519PublicKey(state.devices.get(device) ?? '');
@@ -213,7 +216,7 @@ export const startTestServer = async (
     }
     if (path === '/device/v1/desired') {
       if (!state.answerDesired) return json(503, { code: 'unavailable' });
-      return json(200, { desired: state.desired, serverTime: now() });
+      return json(200, { desired: state.desired, serverTime: now(), spreadMs: state.spreadMs });
     }
     if (!state.answerMetadata && path.startsWith('/tuf/')) return json(503, { code: 'unavailable' });
     const [kind, prefix] = path.startsWith(TUF_METADATA)

@@ -1,5 +1,8 @@
+import { readFile, rm } from 'node:fs/promises';
+import { join } from 'node:path';
 import { expect, test } from 'vitest';
-import { APPS, openDevice, type RunningAgent, startTestServer, until } from './harness.ts';
+import { SPREAD_MS_MAX, turnAt } from '#agent/domain/spread.ts';
+import { APPS, DEVICE, openDevice, type RunningAgent, startTestServer, until } from './harness.ts';
 
 const events = (agent: RunningAgent): (string | undefined)[] => agent.lines.map(({ event }) => event);
 
@@ -24,4 +27,29 @@ test('a device waits for its window, installs, stays ready until it is told to a
   await until('it has committed', () => server.state.receipts.length === 1);
   expect(server.state.receipts).toMatchObject([{ outcome: 'committed' }]);
   await agent.stop();
+});
+
+test('where the fleet is large a device takes its turn in the window, says when, and keeps to it after a restart', async () => {
+  const server = await startTestServer();
+  server.state.spreadMs = 10 ** 9;
+  const device = await openDevice(server);
+  const agent = device.start();
+  const one = await server.publishRelease('1.0.0', APPS.good);
+  const opens = Date.now() + 2_000;
+  const windows = [{ opens, closes: opens + 4 * 3_600_000 }];
+  const turn = turnAt({ windows }, opens, { device: DEVICE, since: 0, spreadMs: SPREAD_MS_MAX });
+  expect(turn).toBeGreaterThan(opens + 60_000);
+  const nextAt = async () => {
+    const text = await readFile(join(device.dataDir, 'status.json'), 'utf8').catch(() => '{}');
+    return JSON.parse(text === '' ? '{}' : text).nextAt;
+  };
+  server.desire({ ...one.instruction, windows });
+  await until('it says when', async () => (await nextAt()) === turn);
+  await until('the window is open', () => Date.now() > opens + 200);
+  await agent.stop();
+  await rm(join(device.dataDir, 'status.json'));
+  const again = device.start();
+  await until('it says so again', async () => (await nextAt()) === turn);
+  expect(again.states()).not.toContain('fetching');
+  await again.stop();
 });

@@ -123,6 +123,8 @@ export const live = async (options: LifeOptions): Promise<{ machine: Machine; sl
     machine: () => machine,
     inbox: () => inbox,
     contact: () => (link.connected() ? { reach: 'broker' } : { reach: 'unknown' }),
+    spread: { ms: () => 0 },
+    lostSpreadMs: () => 0,
     ...PLAIN,
     onReceipt: () => reporter.changed(),
     now,

@@ -1,6 +1,6 @@
 import { connect as connectTcp } from 'node:net';
 import mqtt, { type IClientOptions, type MqttClient } from 'mqtt';
-import { afterEach, beforeEach, expect, test } from 'vitest';
+import { afterEach, beforeEach, expect, onTestFinished, test } from 'vitest';
 import { type Broker, type BrokerHandlers, type BrokerOptions, startBroker } from '#server/mqtt/broker.ts';
 import { type Connections, makeConnections } from '#server/mqtt/connections.ts';
 import { Id, Sha256 } from '#shared/ids.ts';
@@ -33,8 +33,9 @@ const HANDLERS: BrokerHandlers = {
     void seen.messages.push(`${device} ${channel} ${Buffer.from(payload).toString().slice(0, 40)}`),
 };
 
+let spreadMs: number | undefined;
 const start = async (more: Partial<BrokerOptions> = {}, handlers: Partial<BrokerHandlers> = {}): Promise<void> => {
-  connections = makeConnections();
+  connections = makeConnections(() => spreadMs);
   broker = await startBroker(
     {
       host: '127.0.0.1',
@@ -143,6 +144,11 @@ test('acknowledgements reach the device they are for, and nobody else', async ()
   connections.link.acknowledge(Id.parse('gw-unknown'), { boot: Id.parse('b1'), seq: 4 });
   await until(() => heard.length === 1, 'ack');
   expect(heard).toEqual([`gw-1 ${down(GW1, 'ack')} {"boot":"b1","seq":4}`]);
+  spreadMs = 20_000;
+  onTestFinished(() => void (spreadMs = undefined));
+  connections.link.acknowledge(GW2, { boot: Id.parse('b1'), seq: 5 });
+  await until(() => heard.length === 2, 'ack');
+  expect(heard[1]).toBe(`gw-2 ${down(GW2, 'ack')} {"boot":"b1","seq":5,"spreadMs":20000}`);
 });
 
 test('what is pushed before the device has subscribed waits for the greeting', async () => {

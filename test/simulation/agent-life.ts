@@ -124,6 +124,8 @@ export const live = async (
     inbox: () => inbox,
     contact: () =>
       link.connected() ? { reach: 'broker' } : poll.answeredLately() ? { reach: 'http' } : { reach: 'unknown' },
+    spread: { ms: () => 0 },
+    lostSpreadMs: () => 0,
     ...PLAIN,
     onReceipt: () => reporter.changed(),
     now,
