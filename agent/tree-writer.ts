@@ -43,7 +43,7 @@ export class TreeRefused extends Error {
 export type TreeWriter = {
   folder(path: string, mode?: number): Promise<void>;
   file(path: string, options: { bytes: number; mode: number }, body: AsyncIterable<Uint8Array>): Promise<void>;
-  /** A file that is on this file system already, whose hash is known, without copying it; false when the system can not. */
+  /** A file that is on this file system already, whose hash is known, without copying it; false when that cannot be. */
   adopt(path: string, options: { bytes: number; mode: number; sha256: string; file: string }): Promise<boolean>;
   link(path: string, to: string): Promise<void>;
   /** Waits until everything is on the disk; only then is anything of it certain. */
@@ -191,6 +191,9 @@ export const openTreeWriter = (
       onEntry(fileEntry(path, { ...options, sha256: hash.digest('hex') }));
     },
     adopt: async (path, { file, ...options }) => {
+      // All names of a file have one mode: another artifact of the same content may have been given its own.
+      const { nlink, mode } = await stat(file);
+      if (nlink > 1 && (mode & 0o7777) !== options.mode) return false;
       await ensureFolder(parentOf(path));
       try {
         await link(file, join(root, path));

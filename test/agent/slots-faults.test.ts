@@ -9,6 +9,7 @@ import { freeOn, RESERVE_BYTES } from '#agent/room.ts';
 import { openDirectorySlots, slotFolder } from '#agent/slots/directories.ts';
 import { other, type Slots } from '#agent/slots/slots.ts';
 import { Sha256 } from '#shared/ids.ts';
+import { Manifest } from '#shared/manifest.ts';
 import { writeTree } from '#shared/tree.ts';
 import {
   COPIES,
@@ -68,6 +69,32 @@ test('an artifact that changed on the disk after it was fetched is refused', asy
   expect(await slots.write('a', manifest, digest, fetched)).toMatchObject({ ok: false, code: 'TARGET_HASH' });
   await rm(fetched[1]!.file);
   expect(await slots.write('a', manifest, digest, fetched)).toMatchObject(REFUSED);
+});
+
+test('files of the same content keep modes of their own', async () => {
+  const { dir, pairDir, slots } = await pair();
+  const file = join(dir, 'settings');
+  await writeFile(file, 'the same');
+  const names = ['open', 'also-open', 'private', 'tool'];
+  const installs = [{}, {}, { mode: '0600' }, { executable: true }];
+  const artifacts = installs.map((more, index) => ({
+    name: names[index],
+    bytes: 8,
+    sha256: sha256('the same'),
+    install: { kind: 'file', path: names[index], ...more },
+  }));
+  const manifest = Manifest.parse({
+    format: 1,
+    product: 'gateway',
+    version: '1.0.0',
+    compatible: 'gw',
+    securityCounter: 0,
+    artifacts,
+  });
+  const fetched = names.map((name) => ({ name, file }));
+  await install(slots, 'a', { manifest, digest: sha256(JSON.stringify(manifest)), fetched });
+  const modes = await Promise.all(names.map(async (name) => (await stat(join(pairDir, 'a', name))).mode & 0o7777));
+  expect(modes).toEqual([0o644, 0o644, 0o600, 0o755]);
 });
 
 test('a compressed tree that grows bigger than the slot is endless data', async () => {
