@@ -81,9 +81,10 @@ const unpackEntry = async (header: Header, body: Body, writer: TreeWriter): Prom
 /** Throws `TreeRefused` for the entry with which there is more than the manifest says. */
 const counted = (unpacked: TreeSize | undefined): ((header: Header) => void) => {
   const met = { bytes: 0, entries: 0 };
-  return ({ name, size }) => {
+  return ({ name, type, size }) => {
     if (unpacked === undefined) return;
-    met.bytes += size ?? 0;
+    // Some programs write a size for folders and links, too.
+    if (type === 'file') met.bytes += size ?? 0;
     if (checkPath(name) !== '') met.entries += 1;
     if (met.bytes <= unpacked.bytes && met.entries <= unpacked.entries) return;
     const said = `${unpacked.bytes} bytes in ${unpacked.entries} entries`;

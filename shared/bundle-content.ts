@@ -9,7 +9,7 @@ import { scanTree } from './tree-tar.ts';
 export type ContentCheck = {
   /** Artifacts in the manifest's order; `open` gives the bytes, where they are looked at. Refusal: `bundle-invalid`, with the artifact's name. */
   artifact(
-    artifact: Pick<Artifact, 'name' | 'bytes' | 'install'>,
+    artifact: Pick<Artifact, 'bytes' | 'install'> & { name: string },
     open: () => AsyncIterable<Uint8Array>,
   ): Promise<Result<TreeSize | null>>;
   /** After the last one. */
@@ -30,6 +30,8 @@ export const openContentCheck = (onLost: (lost: Lost) => void = () => undefined)
       if (!scanned.ok) return refuse(scanned.code, `artifact ${name}: ${scanned.detail}`);
       const after = map.size();
       const size = { bytes: after.bytes - before.bytes, entries: after.entries - before.entries };
+      // As with images: nothing at all would be installed, and run by no one, with success.
+      if (size.entries === 0) return refuse('bundle-invalid', `artifact ${name}: there is nothing in the tree`);
       const { unpacked } = install;
       if (unpacked === undefined || (unpacked.bytes === size.bytes && unpacked.entries === size.entries))
         return accept(size);
@@ -39,9 +41,9 @@ export const openContentCheck = (onLost: (lost: Lost) => void = () => undefined)
       );
     },
     end: ({ agent }) =>
-      agent === undefined || map.has(agent.path)
+      agent === undefined || map.hasFile(agent.path)
         ? accept(undefined)
-        : refuse('bundle-invalid', `the agent's own file ${agent.path} is in none of the artifacts`),
+        : refuse('bundle-invalid', `the agent's own file ${agent.path} is no file in any of the artifacts`),
   };
 };
 

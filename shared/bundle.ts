@@ -12,7 +12,7 @@ import { Transform } from 'node:stream';
 import type { z } from 'zod';
 import { openContentCheck } from './bundle-content.ts';
 import { syncFolder } from './durable.ts';
-import { Id, Sha256 } from './ids.ts';
+import { Sha256 } from './ids.ts';
 import { type Artifact, BUNDLE_BYTES_MAX, InstallKind, MANIFEST_BYTES_MAX, Manifest } from './manifest.ts';
 import { manifestFaults } from './new-manifest.ts';
 import { accept, type Refusal, type Result, refuse } from './problems.ts';
@@ -284,10 +284,12 @@ export const createBundle = async (description: BundleDescription): Promise<Resu
       );
       const { file, part: found } = prepared;
       const { compressed: how, ...part } = found;
-      const install = InstallKind.parse(prepared.install);
-      const size = await content.artifact({ name: Id.parse(source.name), bytes: part.bytes, install }, () =>
-        createReadStream(file),
-      );
+      const parsed = InstallKind.safeParse(prepared.install);
+      if (!parsed.success)
+        return refuse('manifest-invalid', `artifact ${source.name}: ${describeIssues(parsed.error)}`);
+      const install = parsed.data;
+      const { bytes } = part;
+      const size = await content.artifact({ name: source.name, bytes, install }, () => createReadStream(file));
       if (!size.ok) return size;
       if (install.kind === 'tree' && size.value !== null) install.unpacked = size.value;
       files.push(file);

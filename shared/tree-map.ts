@@ -13,7 +13,8 @@ export type TreeMap = {
   link(path: string, to: string): string | undefined;
   /** Folders that only a path below them names count too. */
   size(): TreeSize;
-  has(path: string): boolean;
+  /** Whether a file is there, or a link that may lead to one. */
+  hasFile(path: string): boolean;
 };
 
 /** The path of a tar's entry: `./` in front and `/` at the end do not count. '' is the root. */
@@ -63,6 +64,6 @@ export const openTreeMap = (): TreeMap => {
       return fault === undefined ? add(path, 'link') : `the symbolic link ${quoted(path)} -> ${quoted(to)} ${fault}`;
     },
     size: () => ({ bytes, entries: there.size + again }),
-    has: (path) => there.has(path),
+    hasFile: (path) => ['file', 'link'].includes(there.get(path) ?? ''),
   };
 };

@@ -101,6 +101,11 @@ test.each<[string, () => Promise<ArtifactSource[]>, RegExp]>([
     async () => [await tree('one', [{ name: 'a', body: 'x', pax: { 'GNU.sparse.major': '1' } }])],
     /stored as a sparse file/,
   ],
+  ['a tree of nothing', async () => [await tree('one', [])], /artifact one: there is nothing in the tree/],
+  ['a tree of no bytes', async () => [{ ...(await tree('one', [])), file: await put('') }], /nothing in the tree/],
+  ['a file above the slot', async () => [await file('one', '../a')], /artifact one: path: must not contain . or ../],
+  ['a file at an absolute path', async () => [await file('one', '/a')], /artifact one: path: must be a relative path/],
+  ['a name that cannot be a name', async () => [await file('o/ne', 'a')], /name: must be 1 to 64 letters/],
   ['a name that is too long', async () => [await tree('one', [{ name: 'n'.repeat(256) }])], /longer than 255 bytes/],
   [
     'an image of no bytes',
@@ -134,6 +139,9 @@ test('an agent of its own that is in no artifact is refused', async () => {
   const agent = { path: 'agent.mjs' };
   expect(await create([await tree('one', [A])], { agent })).toMatchObject({
     detail: expect.stringContaining('agent.mjs'),
+  });
+  expect(await create([await tree('one', [{ name: 'agent.mjs', type: 'directory' }, A])], { agent })).toMatchObject({
+    ok: false,
   });
   expect(await create([await tree('one', [{ name: 'agent.mjs', body: 'x' }])], { agent })).toMatchObject({ ok: true });
 });
@@ -169,6 +177,32 @@ test('what a tree unpacks to stands in the manifest, and is held against the tre
   });
   expect(await check({ bytes: 5, entries: 5 })).toMatchObject({ ok: false });
 });
+
+test('what other programs write as the size of a folder or link counts neither here nor on the device', async () => {
+  const tar = await tarOf([
+    { name: 'd/', type: 'directory' },
+    { name: 'd/a', body: 'x' },
+    { name: 'l', type: 'symlink', linkname: 'd' },
+  ]);
+  for (const at of [0, 1536]) writeSize(tar.subarray(at, at + 512), at === 0 ? 4096 : 1);
+  const artifact = { name: 'app', bytes: tar.length, install: { kind: 'tree', compression: 'none' } } as const;
+  const size = await openContentCheck().artifact(artifact, () => Readable.from([tar]));
+  if (!size.ok || size.value === null) throw new Error(size.ok ? 'no size' : size.detail);
+  const slot = fresh();
+  await mkdir(slot);
+  const writer = openTreeWriter(slot, { entriesMax: 9, bytesMax: 9 }, () => undefined);
+  const limits = { tarBytesMax: 1e6, unpacked: size.value };
+  expect(await unpackTree(Readable.from([tar]), 'none', limits, writer)).toEqual({ ok: true });
+  await writer.finish();
+});
+
+/** Into a header (POSIX.1-1988, ustar), with its checksum. */
+const writeSize = (header: Buffer, bytes: number): void => {
+  header.write(`${bytes.toString(8).padStart(11, '0')} `, 124, 'latin1');
+  header.fill(' ', 148, 156);
+  const sum = header.reduce((total, byte) => total + byte, 0);
+  header.write(`${sum.toString(8).padStart(6, '0')}\0 `, 148, 'latin1');
+};
 
 test('a file keeps who may read it, alone and in a folder; what devices do not get is said', async () => {
   const folder = fresh();
