@@ -16,14 +16,15 @@ export const inDataFolder = (dir: string) => ({
 
 /** Makes the folder and takes it for this process, or says in words why that is not possible. */
 export const takeDataFolder = (dir: string): FolderLock => {
+  let lock: ReturnType<typeof lockDataFolder>;
   try {
     makeFolder(dir);
     accessSync(dir, constants.R_OK | constants.W_OK | constants.X_OK);
+    lock = lockDataFolder(dir);
   } catch (cause) {
     const code = cause instanceof Error && 'code' in cause ? String(cause.code) : 'unknown error';
     throw new StartFailure(`the data folder ${dir} can not be used (${code}): choose another with --data-dir`, cause);
   }
-  const lock = lockDataFolder(dir);
   if (!lock.ok) throw new StartFailure(lock.detail);
   return lock.value;
 };

@@ -126,10 +126,12 @@ const openAll = async (config: ServerConfig, clock: SteadyClock, closers: Closer
   const lock = takeDataFolder(config.dataDir);
   closers.add(() => lock.release());
   const keyring = await openKeyring(folder.keys).catch(cannotStart('the keys can not be used'));
-  const repository = await openRepository({ dir: folder.repository, keyring, now });
+  const repository = await openRepository({ dir: folder.repository, keyring, now }).catch(
+    cannotStart(`the metadata in ${folder.repository} cannot be used`),
+  );
   const store = await openSqliteStore(folder.database).catch(cannotStart(folder.database));
   closers.add(() => store.close());
-  const objects = await openObjects(config.dataDir);
+  const objects = await openObjects(config.dataDir).catch(cannotStart('the files of releases cannot be kept'));
   const adminToken = await initialise({ config, now, store, repository });
   // Nobody is connected yet, whatever the last process wrote, and nobody is connected any more when this one has ended.
   await store.setAllOffline();

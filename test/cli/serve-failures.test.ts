@@ -63,6 +63,21 @@ test.concurrent.each<[string, () => Promise<string[]>, RegExp]>([
     async () => ['--data-dir', join(await put('badkey/keys/log.pem', '{'), '..', '..')],
     /the keys can not be used: .*log\.pem/,
   ],
+  [
+    'damaged metadata',
+    async () => ['--data-dir', join(await put('badroot/tuf/metadata/1.root.json', '{'), '..', '..', '..')],
+    /the metadata in .*tuf cannot be used: .*malformed/,
+  ],
+  [
+    'a file in the place of the objects',
+    async () => ['--data-dir', join(await put('badobjects/objects', ''), '..')],
+    /the files of releases cannot be kept: .*objects/,
+  ],
+  [
+    'a folder in the place of the lock',
+    async () => ['--data-dir', join(await put('badlock/lock.db/x', ''), '..', '..')],
+    /the data folder .*badlock can not be used/,
+  ],
 ])('%s ends the start with a sentence', async (name, flags, sentence) => {
   const folder = join(dir, name.replaceAll(/\W/g, '-'));
   const ran = await runSluice([
