@@ -62,9 +62,9 @@ const CAUGHT: Record<Bug, Caught> = {
   'withdrawal-lost': { from: 3, by: /still has its offer|with the faults off/ },
   'confirmation-skipped': { by: /without having asked/ },
   'receipt-not-needed': { by: /without a receipt that proves it/ },
-  'receipt-dropped': { from: 3, by: /the server does not have its receipt/, size: only([], ['slot-full']) },
+  'receipt-dropped': { from: 8, by: /the server does not have its receipt/, size: only([], ['slot-full']) },
   'acknowledged-by-deployment': {
-    from: 4,
+    from: 2,
     by: /takes its receipt for delivered/,
     size: only(['retries'], ['late-ack', 'slot-full']),
   },
