@@ -26,11 +26,11 @@ afterAll(async () => {
   await lives;
 });
 
-const STAYS = 'sleep 600';
 /** What the hook does whenever it runs. `$DATA` is the agent's folder. */
 const BEHAVIOURS = {
-  'stops the agent': `kill -TERM $PPID; ${STAYS}`,
-  'kills the agent': `kill -KILL $PPID; ${STAYS}`,
+  'stops the agent': 'kill -TERM $PPID; sleep 600',
+  // What outlives an agent that was killed ends by itself.
+  'kills the agent': 'kill -KILL $PPID',
   // As `reboot` and `systemctl restart` do: it has ended, and the agent knows that, before the agent is killed.
   'ends well, and the agent is killed a moment later': `export AGENT=$PPID; setsid sh -c '
       : > $DATA/left
