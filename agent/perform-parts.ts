@@ -118,8 +118,8 @@ export const partsOf = (options: PerformOptions) => {
   /** Before the network is tried again. By then it is known whether the server is lost, and with it everybody's download at one moment. */
   const pauseFetch = async (attempt: number, signal: AbortSignal): Promise<void> => {
     await pause(attempt, signal);
-    const ms = attempt > 1 ? 0 : Math.random() * options.lostSpreadMs();
-    if (ms > 0) await sleep(ms, undefined, { signal }).catch(() => undefined);
+    const spreadMs = attempt > 1 ? 0 : options.lostSpreadMs();
+    if (spreadMs > 0) await sleep(Math.random() * spreadMs, undefined, { signal }).catch(() => undefined);
   };
 
   const hooks = async (when: HookMoment, manifest: Manifest, journey: Journey, signal: AbortSignal) => {
