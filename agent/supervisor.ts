@@ -21,7 +21,7 @@ import { becoming } from './become.ts';
 import { type Limits, limitScript } from './limits.ts';
 import type { Log } from './log.ts';
 import type { ProcessOwner } from './process-owner.ts';
-import { lookUpProcess, processEnds, processesWithEnvironment, signalProcess } from './process-table.ts';
+import { groupRuns, lookUpProcess, processEnds, processesWithEnvironment, signalProcess } from './process-table.ts';
 import type { SlotName } from './slots/slots.ts';
 import { startChild } from './start-child.ts';
 import { asFarAsPossible } from './system-error.ts';
@@ -58,7 +58,7 @@ export type Supervisor = {
   listen(listener: (exit: ApplicationExit) => void): () => void;
   /** The last lines that the application wrote (stdout and stderr), at most `bytesMax` bytes of them. */
   lastOutput(bytesMax: number): Promise<string>;
-  /** SIGTERM to the group, SIGKILL after `stopMs`; returns when nothing of it runs any more. Idempotent. */
+  /** SIGTERM to all of it, SIGKILL after `stopMs` to what is left; returns when nothing of it runs any more. Idempotent. */
   stop(): Promise<void>;
 };
 
@@ -154,6 +154,8 @@ const supervise = (place: Place, output: ApplicationOutput, options: SupervisorO
   let child: Child | null = null;
   let restart: NodeJS.Timeout | undefined;
   let crashes = 0;
+  /** What an application that ended by itself has left of its group, until that has ended too. */
+  let leaving: Promise<unknown> = Promise.resolve();
   let turn: Promise<unknown> = Promise.resolve();
 
   /** One start or stop at a time. */
@@ -177,6 +179,7 @@ const supervise = (place: Place, output: ApplicationOutput, options: SupervisorO
   };
 
   const start = async (application: Application): Promise<{ ok: true } | { ok: false; message: string }> => {
+    await leaving;
     const started = await launch(application, place, output, options);
     if (!started.ok) return started;
     child = started.child;
@@ -188,10 +191,10 @@ const supervise = (place: Place, output: ApplicationOutput, options: SupervisorO
     const { exitCode: code, signalCode: signal } = gone.process;
     const ranMs = ranMsOf(gone);
     output.note(`slot ${gone.application.slot} ended after ${ranMs} ms: ${signal ?? `exit code ${code}`}`);
-    // What the application has left of its group must not live on, or hold the port against its successor.
-    signalProcess(-gone.pid, 'SIGKILL');
     if (child !== gone) return;
     child = null;
+    // It must not live on, or hold the port against its successor; but it may have something to write.
+    leaving = endGroup(gone.pid, place.stopMs);
     if (wanted === null) return;
     if (ranMs >= backoff.max) crashes = 0;
     const restartInMs = wanted.onExit === 'restart' ? scheduleRestart() : null;
@@ -203,7 +206,8 @@ const supervise = (place: Place, output: ApplicationOutput, options: SupervisorO
     wanted = null;
     const old = child;
     child = null;
-    const stopped = old === null || (await endChild(old, place.stopMs));
+    const stopped = old === null || (await endApplication(place, old));
+    await leaving;
     await sweep(place);
     if (stopped) await forget(place);
     return stopped;
@@ -304,34 +308,58 @@ const recordProcess = async (place: Place, pid: number): Promise<void> => {
   }
 };
 
-/** SIGTERM, and SIGKILL when that was not enough. False when it outlives even that: it is stuck in the kernel. */
-const endChild = async (child: Child, stopMs: number): Promise<boolean> => {
-  const exitsWithin = async (ms: number): Promise<boolean> => {
-    const clock = new AbortController();
-    const ended = await Promise.race([
-      child.exited.then(() => true),
-      sleep(ms, false, { signal: clock.signal }).catch(() => false),
-    ]);
-    clock.abort();
-    return ended;
-  };
-  signalProcess(-child.pid, 'SIGTERM');
-  if (await exitsWithin(stopMs)) return true;
-  signalProcess(-child.pid, 'SIGKILL');
-  return exitsWithin(KILL_MS_MAX);
+/** Looked up again after so long, and more and more rarely. */
+const LOOK_MS = { first: 10, max: 100 };
+
+/** Whether it comes to be true within `msMax`. */
+const within = async (msMax: number, isTrue: () => Promise<boolean>): Promise<boolean> => {
+  const until = performance.now() + msMax;
+  for (let waitMs = LOOK_MS.first; !(await isTrue()); waitMs = Math.min(LOOK_MS.max, 2 * waitMs)) {
+    const leftMs = until - performance.now();
+    if (leftMs <= 0) return false;
+    await sleep(Math.min(waitMs, leftMs));
+  }
+  return true;
+};
+
+/**
+ * SIGTERM, and after `stopMs` SIGKILL to what is left: of the whole group, since a shell that started the application may end at once and leave it
+ * writing. False when something outlives even that: it is stuck in the kernel.
+ */
+const endGroup = async (group: number, stopMs: number): Promise<boolean> => {
+  const hasEnded = async (): Promise<boolean> => !(await groupRuns(group));
+  signalProcess(-group, 'SIGTERM');
+  if (await within(stopMs, hasEnded)) return true;
+  signalProcess(-group, 'SIGKILL');
+  return within(KILL_MS_MAX, hasEnded);
+};
+
+/** Also asks what has left its group, which the sweep afterwards would kill. */
+const endApplication = async (place: Place, { pid }: Child): Promise<boolean> => {
+  const [stopped] = await Promise.all([endGroup(pid, place.stopMs), askToEnd(place, pid)]);
+  return stopped;
+};
+
+/** SIGTERM to whatever carries the mark, outside of that group; waits until it has ended, `stopMs` at most. */
+const askToEnd = async (place: Place, group: number | null): Promise<void> => {
+  const marked = await processesWithEnvironment(MARK, place.dir);
+  const found = await Promise.all(
+    marked.map(async (one) => ({ ...one, group: (await lookUpProcess(one.pid))?.group })),
+  );
+  const asked = found.filter((one) => one.group !== group && !place.stuck.has(`${one.pid} ${one.startTicks}`));
+  for (const { pid } of asked) signalProcess(pid, 'SIGTERM');
+  await Promise.all(asked.map(({ pid, startTicks }) => processEnds(pid, startTicks, place.stopMs)));
 };
 
 const killOrphan = async (place: Place): Promise<void> => {
   const text = await readFileIfThere(pidFileOf(place));
   const known = text === undefined ? undefined : parsePidFile(text.toString('utf8'));
-  if (known !== undefined && known.machineBoot === (await machineBootId())) {
-    const { pid, startTicks } = known;
-    if (!(await processEnds(pid, startTicks, 0))) {
-      signalProcess(-pid, 'SIGTERM');
-      if (!(await processEnds(pid, startTicks, place.stopMs))) signalProcess(-pid, 'SIGKILL');
-      await processEnds(pid, startTicks, KILL_MS_MAX);
-    }
-  }
+  const leads = known !== undefined && known.machineBoot === (await machineBootId());
+  const isThere = leads && !(await processEnds(known.pid, known.startTicks, 0));
+  await Promise.all([
+    isThere ? endGroup(known.pid, place.stopMs) : undefined,
+    askToEnd(place, isThere ? known.pid : null),
+  ]);
   await sweep(place);
   await forget(place);
 };

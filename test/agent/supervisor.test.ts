@@ -217,3 +217,54 @@ test('a pid file that names a process of somebody else kills nobody', async () =
   await supervise({ dir });
   expect(await alive(stranger.pid!)).toBe(true);
 });
+
+/** A worker that has something to write when it is asked to end, and says what it did; `$1`: where. */
+const WORKER = `const { appendFileSync } = require('node:fs');
+const file = process.argv[1];
+process.on('SIGTERM', () => {
+  appendFileSync(file, 'asked ');
+  setTimeout(() => { appendFileSync(file, 'flushed '); process.exit(0); }, 200);
+});
+appendFileSync(file, 'runs ');
+setInterval(() => undefined, 1_000);`;
+
+const wrapped = async (script: (worker: string) => string, more: Partial<SupervisorOptions> = {}) => {
+  const opened = await supervise(more);
+  const file = join(opened.dir, 'worker-says');
+  const said = () => readFile(file, 'utf8').catch(() => '');
+  const worker = `'${process.execPath}' -e "$WORKER" '${file}'`;
+  const command = ['sh', '-c', script(worker)];
+  await opened.supervisor.start(application('', { command, environment: { WORKER } }));
+  await until(async () => (await said()).includes('runs'));
+  return { ...opened, said };
+};
+
+test('a shell that started the application without exec ends at once: the application has its time to end all the same', async () => {
+  const { supervisor, said, dir } = await wrapped((worker) => `${worker}; echo never`);
+  await supervisor.stop();
+  expect(await said()).toBe('runs asked flushed ');
+  expect(await leftOf(dir)).toEqual([]);
+});
+
+test('what has left the group is asked to end too, and has the same time', async () => {
+  const { supervisor, said } = await wrapped((worker) => `setsid ${worker} & wait`);
+  await supervisor.stop();
+  expect(await said()).toBe('runs asked flushed ');
+});
+
+test('an application that ends by itself leaves a worker: it is asked to end before another starts', async () => {
+  const { supervisor, exits, said } = await wrapped((worker) => `${worker} & wait`);
+  process.kill(supervisor.running()!.pid, 'SIGKILL');
+  await until(() => exits.length === 1);
+  await supervisor.start(application('serve.mjs'));
+  expect(await said()).toBe('runs asked flushed ');
+});
+
+test('a shell that ignores SIGTERM is killed once its time is over, the worker has ended by then', async () => {
+  const { supervisor, said, dir } = await wrapped((worker) => `trap '' TERM; ${worker}; while :; do sleep 1; done`, {
+    stopMs: 1_500,
+  });
+  await supervisor.stop();
+  expect(await said()).toMatch(/^runs/);
+  expect(await leftOf(dir)).toEqual([]);
+});
