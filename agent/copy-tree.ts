@@ -76,7 +76,13 @@ export const measureTree = async (root: string, bytesMax: number): Promise<TreeS
  * `to` must not exist. Where the file system can, files share their blocks until one of them is written (hard links would share the
  * writes too). When this resolves all of it is on the disk. Throws `TreeNotCopied` or the system's error, and leaves what it made.
  */
-export const copyTree = async (source: string, to: string, bytesMax: number, onEntry: () => void): Promise<void> => {
+export const copyTree = async (
+  source: string,
+  to: string,
+  bytesMax: number,
+  onEntry: () => void,
+  signal?: AbortSignal,
+): Promise<void> => {
   const from = await realpath(source);
   const meter = openMeter(bytesMax);
   /** Of files with several names: the first that was copied. */
@@ -84,6 +90,7 @@ export const copyTree = async (source: string, to: string, bytesMax: number, onE
   const folders: Entry[] = [];
   const written: string[] = [];
   for await (const entry of walk(from)) {
+    signal?.throwIfAborted();
     meter.add(entry);
     const { path, stats } = entry;
     if (stats.isDirectory()) {

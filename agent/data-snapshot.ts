@@ -28,7 +28,7 @@ export type DataSnapshots = {
   /** Whether a snapshot is possible, and fits: `NO_SPACE`, `PRECONDITION`. Changes nothing; the application may run. */
   check(bytesMax: number): Promise<SlotResult>;
   /** The application must not run, and nothing older may be unsettled. Durable when it resolves. */
-  take(trial: { slot: SlotName; deployment: string }, bytesMax: number): Promise<SlotResult>;
+  take(trial: { slot: SlotName; deployment: string }, bytesMax: number, signal?: AbortSignal): Promise<SlotResult>;
   /** Does with a snapshot what the boot selector says. The application must not run, unless it is on trial or committed. */
   settle(view: Pick<SlotsView, 'active' | 'trial'>): Promise<SlotResult>;
 };
@@ -79,15 +79,16 @@ export const openDataSnapshots = (
       return DONE;
     });
 
-  const take: DataSnapshots['take'] = (trial, bytesMax) =>
+  const take: DataSnapshots['take'] = (trial, bytesMax, signal) =>
     asResult(async () => {
       const known = await readdir(root);
       const older = known.find((name) => SNAPSHOT.test(name));
       if (older !== undefined) throw new TreeNotCopied('PRECONDITION', `${older} has not been settled`);
       await rm(at(WORTHLESS.copying), { recursive: true, force: true });
       try {
-        await copyTree(at(DATA), at(WORTHLESS.copying), bytesMax, () => cut('data.copying'));
+        await copyTree(at(DATA), at(WORTHLESS.copying), bytesMax, () => cut('data.copying'), signal);
       } catch (error) {
+        if (signal?.aborted === true) return { ok: false, code: 'PRECONDITION', message: 'stopped' };
         // What was copied may be what fills the disk.
         await rm(at(WORTHLESS.copying), { recursive: true, force: true }).catch(() => undefined);
         throw error;

@@ -12,6 +12,7 @@ import type { InSlot, PerformOptions } from './perform-parts.ts';
 export const isInstalled = async (
   { slots, log }: Pick<PerformOptions, 'slots' | 'log'>,
   { slot, offer }: InSlot,
+  signal: AbortSignal,
 ): Promise<boolean> => {
   const inspected = await slots.inspect();
   // A forgotten trial of the slot has to be ended first, as `prepare` does.
@@ -19,7 +20,8 @@ export const isInstalled = async (
   const content = inspected.view.slots[slot];
   if (content.state !== 'bootable' || content.running.manifest !== offer.install.sha256) return false;
   const { version } = content.running;
-  const verified = await slots.verify(slot);
+  const verified = await slots.verify(slot, signal);
+  if (signal.aborted) return false;
   if (verified.ok)
     log.info({ event: 'found-installed', slot }, `slot ${slot} holds ${version} already: nothing is fetched`);
   else log.warn({ event: 'found-damaged', slot }, `slot ${slot} held ${version}, and is damaged: ${verified.message}`);

@@ -73,5 +73,5 @@ const writeAll = async (handle: FileHandle, pieces: Uint8Array[], bytes: number)
 };
 
 /** The bytes of a file, in pieces of `pieceBytes`. */
-export const readChunks = (file: string, pieceBytes: number): AsyncIterable<Buffer> =>
-  createReadStream(file, { highWaterMark: pieceBytes });
+export const readChunks = (file: string, pieceBytes: number, signal?: AbortSignal): AsyncIterable<Buffer> =>
+  createReadStream(file, { highWaterMark: pieceBytes, ...(signal === undefined ? {} : { signal }) });

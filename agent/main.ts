@@ -101,9 +101,10 @@ const runLocked = async (config: AgentConfig, log: Logger, recent: RecentLines, 
   } finally {
     log.info({ event: 'agent-stopping' }, 'stopping');
     life.disk.stop();
-    await speakers.stop();
-    await deployments.stop();
+    // The application is asked to end at once, whatever an installation still has to wait for.
+    await Promise.all([speakers.stop(), deployments.stop(), device.slots.stop()]);
     await server.stop();
+    // What went on until it was called off may have started it once more.
     await device.slots.stop();
     await speakers.status.settled();
   }

@@ -45,10 +45,9 @@ export const openSpeakers = async (life: Life, parts: Parts) => {
       local = await openLocalApi({ socket, mode: Number.parseInt(config.local.mode, 8), status, holds, log });
     },
     stop: async (): Promise<void> => {
-      await manager.stopping();
-      await local?.stop();
+      // First of all nothing is said any more: an application that is being stopped is not ill.
       reporter.stop();
-      await steady.stop();
+      await Promise.all([steady.stop(), manager.stopping(), local?.stop()]);
     },
   };
 };

@@ -68,7 +68,7 @@ export const installEffects = (options: PerformOptions, transfer: Transfer) => {
 
   const fetch = async (journey: InSlot, signal: AbortSignal): Done => {
     const manifest = await keptManifest(journey);
-    if (await isInstalled(options, journey)) return { kind: 'found-installed' };
+    if (await isInstalled(options, journey, signal)) return { kind: 'found-installed' };
     if (signal.aborted) return undefined;
     const prepared = await slots.prepare(journey.slot, manifest);
     if (!prepared.ok) return failed(prepared.code, prepared.message);
@@ -89,14 +89,16 @@ export const installEffects = (options: PerformOptions, transfer: Transfer) => {
     const written = await slots.write(journey.slot, manifest, journey.offer.install.sha256, files, signal);
     if (signal.aborted) return undefined;
     if (!written.ok) return spoilt(written);
-    const verified = await slots.verify(journey.slot);
+    const verified = await slots.verify(journey.slot, signal);
+    if (signal.aborted) return undefined;
     if (!verified.ok) return failed(verified.code, verified.message);
     const after = await hooks('after-install', manifest, journey, signal);
     return after.ok ? { kind: 'installed' } : failed('HOOK_FAILED', after.message);
   };
 
-  const recheck = async (journey: InSlot): Done => {
-    const verified = await slots.verify(journey.slot);
+  const recheck = async (journey: InSlot, signal: AbortSignal): Done => {
+    const verified = await slots.verify(journey.slot, signal);
+    if (signal.aborted) return undefined;
     return verified.ok ? { kind: 'installed' } : failed(verified.code, verified.message);
   };
 

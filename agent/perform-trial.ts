@@ -43,7 +43,8 @@ export const trialEffects = (options: PerformOptions) => {
     const before = await hooks('before-activate', manifest, journey, signal);
     if (!before.ok) return failed('HOOK_FAILED', before.message);
     if (signal.aborted) return undefined;
-    const kept = await keepData(manifest, journey);
+    const kept = await keepData(manifest, journey, signal);
+    if (signal.aborted) return undefined;
     if (!kept.ok) return failed(kept.code, kept.message);
     const { deployment } = journey.offer.install;
     const activated = await slots.activate(journey.slot, { tries: config.trialTries, deployment });
@@ -52,14 +53,14 @@ export const trialEffects = (options: PerformOptions) => {
   };
 
   /** The trial's own snapshot of the data, if it is to have one. From here to its boot no application runs. */
-  const keepData = async (manifest: Manifest, journey: InSlot): Promise<SlotResult> => {
+  const keepData = async (manifest: Manifest, journey: InSlot, signal: AbortSignal): Promise<SlotResult> => {
     const limit = slots.process === null ? null : snapshotLimit(manifest, config);
     if (limit === null) return { ok: true };
     const fits = await options.data.check(limit.bytesMax);
     if (!fits.ok) return fits;
     await slots.stop();
     const { deployment } = journey.offer.install;
-    return options.data.take({ slot: journey.slot, deployment }, limit.bytesMax);
+    return options.data.take({ slot: journey.slot, deployment }, limit.bytesMax, signal);
   };
 
   const bootTrial = async (journey: InSlot, signal: AbortSignal): Done => {

@@ -15,9 +15,9 @@ const READ = constants.O_RDONLY | constants.O_NOFOLLOW;
 export type StoredReader = {
   /**
    * SHA-256 and length of the content of a file or block device as stored, of its first `bytesMax` bytes; not for two at once.
-   * Throws the system's error.
+   * Throws the system's error, or the reason of `signal`.
    */
-  hash(file: string, bytesMax?: number): Promise<{ sha256: string; bytes: number }>;
+  hash(file: string, bytesMax?: number, signal?: AbortSignal): Promise<{ sha256: string; bytes: number }>;
 };
 
 /** A reader with two buffers of its own (2 MiB): one is filled while the other is hashed. */
@@ -29,6 +29,7 @@ export const openStoredReader = (): StoredReader => {
     handle: FileHandle,
     start: number,
     bytesMax: number,
+    signal: AbortSignal | undefined,
   ): Promise<{ sha256: string; bytes: number }> => {
     const pieces = [0, 1].map((index) => {
       const at = start + index * PIECE_BYTES;
@@ -39,6 +40,7 @@ export const openStoredReader = (): StoredReader => {
     let reading = handle.read(pieces[0]!, 0, PIECE_BYTES, 0);
     for (let turn = 0; ; turn += 1) {
       const { bytesRead } = await reading;
+      signal?.throwIfAborted();
       const wanted = Math.min(bytesRead, bytesMax - bytes);
       bytes += wanted;
       // A short read of a regular file is its end, and with O_DIRECT no position after it would be aligned.
@@ -50,13 +52,13 @@ export const openStoredReader = (): StoredReader => {
   };
 
   return {
-    hash: async (file, bytesMax = Number.POSITIVE_INFINITY) => {
+    hash: async (file, bytesMax = Number.POSITIVE_INFINITY, signal = undefined) => {
       if (alignment !== 'none') {
         const direct = await open(file, READ | constants.O_DIRECT).catch(ignoreUnsupported);
         try {
           if (direct !== undefined) {
             if (alignment === 'unknown') alignment = findAlignment(direct, memory);
-            if (typeof alignment === 'number') return await hashWith(direct, alignment, bytesMax);
+            if (typeof alignment === 'number') return await hashWith(direct, alignment, bytesMax, signal);
           }
         } catch (error) {
           ignoreUnsupported(error);
@@ -66,7 +68,7 @@ export const openStoredReader = (): StoredReader => {
       }
       const handle = await open(file, READ);
       try {
-        return await hashWith(handle, 0, bytesMax);
+        return await hashWith(handle, 0, bytesMax, signal);
       } finally {
         await handle.close();
       }

@@ -76,13 +76,18 @@ const quoted = (text: string): string => JSON.stringify(text.slice(0, 200));
 
 /**
  * `onEntry` hears of every file, folder and link in the order in which they come; a small file may not be written yet. Nothing is written
- * that would leave less free on the disk than its reserve: others would have nothing left to write to.
+ * that would leave less free on the disk than its reserve: others would have nothing left to write to. Once `signal` is aborted every method throws its
+ * reason, before it writes anything more.
  */
 export const openTreeWriter = (
   root: string,
   limits: TreeLimits,
   onEntry: (entry: TreeEntry) => void,
-  { room = openRoomWatch(root), owner = null }: { room?: RoomWatch; owner?: FileOwner | null } = {},
+  {
+    room = openRoomWatch(root),
+    owner = null,
+    signal,
+  }: { room?: RoomWatch; owner?: FileOwner | null; signal?: AbortSignal | undefined } = {},
 ): TreeWriter => {
   const folders = new Set(['']);
   const files: string[] = [];
@@ -104,6 +109,7 @@ export const openTreeWriter = (
   };
 
   const spend = async (more: number, path: string): Promise<void> => {
+    signal?.throwIfAborted();
     const why = await room.spend(more);
     if (why !== undefined) throw new TreeRefused('NO_SPACE', `there is no room for ${path}: ${why}`);
   };
@@ -221,6 +227,7 @@ export const openTreeWriter = (
     finish: async () => {
       await Promise.all(underWay);
       if (failure !== undefined) throw failure;
+      signal?.throwIfAborted();
       await flushTree(root, [...files, ...folders]);
     },
     abandon: async () => {

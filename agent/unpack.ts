@@ -20,7 +20,7 @@ type Compression = Extract<InstallKind, { kind: 'tree' }>['compression'];
 type UnpackLimits = { tarBytesMax: number; unpacked?: TreeSize | undefined };
 
 /**
- * Codes: `ENDLESS_DATA` past these limits or the writer's own,
+ * Throws only what aborts the writer. Codes: `ENDLESS_DATA` past these limits or the writer's own,
  * `NO_SPACE`, `WRITE_FAILED` for a tar that is damaged or holds what is not allowed, and for a failing disk. After a refusal the folder holds a part of the tree.
  */
 export const unpackTree = async (
@@ -53,7 +53,8 @@ export const unpackTree = async (
     tar.destroy();
     await ended;
     // An error of the pipeline is the cause of the iterator's error, if there are both: but not of the disk's, which ended the pipeline.
-    const cause = error instanceof TreeRefused || isSystemError(error) ? error : (broken ?? error);
+    const cause = error instanceof TreeRefused || isSystemError(error) || isAbort(error) ? error : (broken ?? error);
+    if (isAbort(cause)) throw cause;
     if (cause instanceof TreeRefused) return { ok: false, code: cause.code, message: cause.message };
     const damaged = damageSentence(cause);
     return damaged === undefined
@@ -61,6 +62,8 @@ export const unpackTree = async (
       : { ok: false, code: 'WRITE_FAILED', message: `the tar is damaged: ${damaged}` };
   }
 };
+
+const isAbort = (error: unknown): boolean => error instanceof Error && error.name === 'AbortError';
 
 const unpackEntry = async (header: Header, body: Body, writer: TreeWriter): Promise<void> => {
   const path = checkPath(header.name);

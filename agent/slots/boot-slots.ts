@@ -128,7 +128,7 @@ const writing = (pair: BootPair): Pick<Slots, 'prepare' | 'place' | 'write' | 'v
   },
   write: (slot, manifest, manifestSha256, fetched, signal = new AbortController().signal) =>
     write(pair, slot, { manifest, manifestSha256, fetched }, signal),
-  verify: (slot) => verify(pair, slot),
+  verify: (slot, signal) => verify(pair, slot, signal),
 });
 
 type Writing = { manifest: Manifest; manifestSha256: string; fetched: FetchedArtifact[] };
@@ -163,12 +163,14 @@ const write = async (pair: BootPair, slot: SlotName, what: Writing, signal: Abor
   });
 };
 
-const verify = async (pair: BootPair, slot: SlotName): Promise<SlotResult> => {
+const verify = async (pair: BootPair, slot: SlotName, signal?: AbortSignal): Promise<SlotResult> => {
   const selected = await select(pair);
   if (!selected.ok) return selected;
   const record = await readImageRecord(pair.dir, slot);
   if (record === undefined) return refuse(`slot ${slot} has not been written`, 'WRITE_VERIFY');
-  const compared = await pair.filling.compare(slot, record);
+  const compared = await pair.filling.compare(slot, record, signal);
+  // Nothing is known of it now.
+  if (signal?.aborted === true) return refuse('stopped', 'WRITE_VERIFY');
   const standsBy = selected.selection.active !== slot && selected.running !== slot;
   const marked = await attempt(`slot ${slot} can not be marked`, async () => {
     if (compared.ok) {

@@ -21,6 +21,8 @@ const READERS = 4;
 
 type Refused = Extract<SlotResult, { ok: false }>;
 const refuse = (code: Refused['code'], message: string): Refused => ({ ok: false, code, message });
+/** Called off: no word about the slot, which stays as far as it is. */
+export const STOPPED: Refused = refuse('WRITE_FAILED', 'stopped');
 
 /** Empties the slot's folder; afterwards it is there and empty, durably. Throws the system's error. */
 export const emptySlot = async (dir: string, slot: SlotName): Promise<void> => {
@@ -67,7 +69,7 @@ export const writeContent = async (
   slot: SlotName,
   artifacts: { artifact: Artifact; file: string }[],
   slotBytesMax: number,
-  owner: FileOwner | null = null,
+  { owner = null, signal }: { owner?: FileOwner | null | undefined; signal?: AbortSignal | undefined } = {},
 ): Promise<{ ok: true; files: string } | Refused> => {
   const listHash = createHash('sha256');
   const list = createWriteStream(fileListOf(dir, slot), { flush: true });
@@ -79,7 +81,7 @@ export const writeContent = async (
     listHash.update(line);
     list.write(line);
   };
-  const writer = openTreeWriter(slotFolder(dir, slot), limits, onEntry, { owner });
+  const writer = openTreeWriter(slotFolder(dir, slot), limits, onEntry, { owner, signal });
   try {
     for (const { artifact, file } of artifacts) {
       const placed = await placeArtifact(artifact, file, slotBytesMax, writer);
@@ -91,6 +93,7 @@ export const writeContent = async (
     await syncFolder(dir);
     return { ok: true, files: listHash.digest('hex') };
   } catch (error) {
+    if (signal?.aborted === true) return STOPPED;
     if (error instanceof TreeRefused) return refuse(error.code, error.message);
     return storageRefusal(error, `slot ${slot} can not be written`);
   } finally {
@@ -137,14 +140,21 @@ async function* hashing(file: string, hash: Hash): AsyncGenerator<Buffer> {
 }
 
 /** Reads all of the slot from the disk and compares: what differs, is missing or is too much is `WRITE_VERIFY`. */
-export const verifyContent = async (dir: string, slot: SlotName, listSha256: string): Promise<SlotResult> => {
+export const verifyContent = async (
+  dir: string,
+  slot: SlotName,
+  listSha256: string,
+  signal?: AbortSignal,
+): Promise<SlotResult> => {
   try {
     const expected = await readFileList(dir, slot, listSha256);
     if (expected === undefined) return refuse('WRITE_VERIFY', `the list of files of slot ${slot} is damaged`);
     const wrong =
-      (await compareFolders(slotFolder(dir, slot), expected)) ?? (await compareFiles(slotFolder(dir, slot), expected));
+      (await compareFolders(slotFolder(dir, slot), expected)) ??
+      (await compareFiles(slotFolder(dir, slot), expected, signal));
     return wrong === undefined ? { ok: true } : refuse('WRITE_VERIFY', `slot ${slot}: ${wrong}`);
   } catch (error) {
+    if (signal?.aborted === true) return STOPPED;
     const refused = storageRefusal(error, `slot ${slot} can not be read`);
     return { ...refused, code: 'WRITE_VERIFY' };
   }
@@ -185,7 +195,11 @@ const compareFolders = async (root: string, expected: Map<string, TreeEntry>): P
   return met === expected.size ? undefined : `${expected.size - met} files, folders or links are missing`;
 };
 
-const compareFiles = async (root: string, expected: Map<string, TreeEntry>): Promise<string | undefined> => {
+const compareFiles = async (
+  root: string,
+  expected: Map<string, TreeEntry>,
+  signal: AbortSignal | undefined,
+): Promise<string | undefined> => {
   const files = expected.values().filter((entry) => entry.kind === 'file');
   let wrong: string | undefined;
   const work = async (): Promise<void> => {
@@ -194,7 +208,7 @@ const compareFiles = async (root: string, expected: Map<string, TreeEntry>): Pro
       if (wrong !== undefined) return;
       const file = join(root, entry.path);
       const { mode } = await lstat(file);
-      const stored = await reader.hash(file);
+      const stored = await reader.hash(file, undefined, signal);
       const same = stored.bytes === entry.bytes && stored.sha256 === entry.sha256 && isMode(mode, entry);
       if (!same) wrong ??= `${entry.path} is not on the disk as it was written`;
     }

@@ -16,7 +16,7 @@ import type { Supervisor } from '../supervisor.ts';
 import { asFarAsPossible, storageRefusal } from '../system-error.ts';
 import type { FileOwner } from '../tree-writer.ts';
 import { type BootSelector, openBootSelector, type Selection } from './boot-selector.ts';
-import { checkRoom, emptySlot, fitsSlot, matchArtifacts, verifyContent, writeContent } from './content.ts';
+import { checkRoom, emptySlot, fitsSlot, matchArtifacts, STOPPED, verifyContent, writeContent } from './content.ts';
 import { readSlotRecord, removeSlotRecord, type SlotRecord, slotFolder, writeSlotRecord } from './slot-record.ts';
 import type { FetchedArtifact, SlotContent, SlotName, SlotResult, Slots, SlotsView } from './slots.ts';
 
@@ -152,6 +152,7 @@ const directorySlots = (options: DirectorySlotsOptions, selector: BootSelector):
     manifest: Manifest,
     manifestSha256: string,
     fetched: FetchedArtifact[],
+    signal?: AbortSignal,
   ): Promise<SlotResult> => {
     const selected = await standby(slot);
     if (!selected.ok) return selected;
@@ -167,7 +168,12 @@ const directorySlots = (options: DirectorySlotsOptions, selector: BootSelector):
       await emptySlot(dir, slot);
       const room = await checkRoom(dir, matched.artifacts, slotBytesMax);
       if (!room.ok) return room;
-      const content = await writeContent(dir, slot, matched.artifacts, slotBytesMax, options.owner);
+      const content = await writeContent(dir, slot, matched.artifacts, slotBytesMax, {
+        owner: options.owner,
+        signal,
+      });
+      // Emptying it takes as long as filling it; whatever writes there next does so first.
+      if (signal?.aborted === true) return STOPPED;
       if (!content.ok) return await discarded(slot, content);
       cut('slots.write.content');
       await writeSlotRecord(dir, recordOf(slot, manifest, manifestSha256, content.files));
@@ -180,12 +186,14 @@ const directorySlots = (options: DirectorySlotsOptions, selector: BootSelector):
     }
   };
 
-  const verify = async (slot: SlotName): Promise<SlotResult> => {
+  const verify = async (slot: SlotName, signal?: AbortSignal): Promise<SlotResult> => {
     const selected = await select();
     if (!selected.ok) return selected;
     const record = await readSlotRecord(dir, slot);
     if (record === undefined) return { ok: false, code: 'WRITE_VERIFY', message: `slot ${slot} has not been written` };
-    const written = await verifyContent(dir, slot, record.files);
+    const written = await verifyContent(dir, slot, record.files, signal);
+    // Nothing is known of it now.
+    if (signal?.aborted === true) return STOPPED;
     const compared = written.ok ? await verifyAgent(dir, slot, record) : written;
     const standsBy = selected.selection.active !== slot && runningSlot() !== slot;
     try {

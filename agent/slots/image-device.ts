@@ -71,20 +71,26 @@ export const isMountedAt = async (path: string, point: string): Promise<boolean>
 };
 
 /** Streams the file into the slot, from its first byte; flushed when this resolves. What is in the slot already is only flushed. */
-export const writeImage = async ({ file }: SlotDevice, artifact: Artifact, source: string): Promise<SlotResult> => {
+export const writeImage = async (
+  { file }: SlotDevice,
+  artifact: Artifact,
+  source: string,
+  signal?: AbortSignal,
+): Promise<SlotResult> => {
   const doing = `${file} can not be written`;
   let handle: FileHandle | undefined;
   try {
     handle = await open(file, WRITE_ALONE);
     if ((await realpath(source)) !== file) {
       const hash = createHash('sha256');
-      await writeHashed(handle, readChunks(source, PIECE_BYTES), hash);
+      await writeHashed(handle, readChunks(source, PIECE_BYTES, signal), hash);
       if (hash.digest('hex') !== artifact.sha256)
         return refuse('TARGET_HASH', `${artifact.name} has changed on the disk since it was fetched`);
     }
     await handle.sync();
     return { ok: true };
   } catch (error) {
+    if (signal?.aborted === true) return refuse('WRITE_FAILED', 'stopped');
     return storageRefusal(error, doing);
   } finally {
     await handle?.close();
@@ -92,12 +98,17 @@ export const writeImage = async ({ file }: SlotDevice, artifact: Artifact, sourc
 };
 
 /** Reads the image from the disk, past the page cache where that is possible (faults 15). */
-export const verifyImage = async ({ file }: SlotDevice, artifact: Artifact): Promise<SlotResult> => {
+export const verifyImage = async (
+  { file }: SlotDevice,
+  artifact: Artifact,
+  signal?: AbortSignal,
+): Promise<SlotResult> => {
   try {
-    const stored = await openStoredReader().hash(file, artifact.bytes);
+    const stored = await openStoredReader().hash(file, artifact.bytes, signal);
     if (stored.bytes === artifact.bytes && stored.sha256 === artifact.sha256) return { ok: true };
     return refuse('WRITE_VERIFY', `${artifact.name} is not in ${file} as it was written`);
   } catch (error) {
+    if (signal?.aborted === true) return refuse('WRITE_VERIFY', 'stopped');
     return { ...storageRefusal(error, `${file} can not be read`), code: 'WRITE_VERIFY' };
   }
 };

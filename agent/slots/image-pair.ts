@@ -24,7 +24,7 @@ export type Filling = {
     signal: AbortSignal,
   ): Promise<{ ok: true; stored?: NonNullable<ImageRecord['stored']> } | Refused>;
   /** Reads it back from the disk. */
-  compare(slot: SlotName, record: ImageRecord): Promise<SlotResult>;
+  compare(slot: SlotName, record: ImageRecord, signal?: AbortSignal): Promise<SlotResult>;
   /** The slot's own file, if it holds the artifact's bytes as they were fetched. */
   seed?(slot: SlotName): Promise<string | undefined>;
   /** The artifact's bytes are assembled in the slot itself, at `check`'s file. */

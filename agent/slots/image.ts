@@ -40,13 +40,13 @@ const imageFilling = (config: ImageConfig): Filling => ({
     const checked = await checkDevice(config[slot], artifact);
     return checked.ok ? { ok: true, file: checked.device.file } : checked;
   },
-  fill: async (slot, artifact, source) => {
+  fill: async (slot, artifact, source, signal) => {
     const checked = await checkDevice(config[slot], artifact);
-    return checked.ok ? writeImage(checked.device, artifact, source) : checked;
+    return checked.ok ? writeImage(checked.device, artifact, source, signal) : checked;
   },
-  compare: async (slot, { artifact }) => {
+  compare: async (slot, { artifact }, signal) => {
     const found = await findDevice(config[slot]);
-    return found.ok ? verifyImage(found.device, artifact) : found;
+    return found.ok ? verifyImage(found.device, artifact, signal) : found;
   },
   seed: async (slot) => {
     const found = await findDevice(config[slot]);

@@ -64,8 +64,8 @@ export type Slots = {
     artifacts: FetchedArtifact[],
     signal?: AbortSignal,
   ): Promise<SlotResult>;
-  /** Read the slot back from the disk, compare, and only then mark it bootable. `WRITE_VERIFY`. */
-  verify(slot: SlotName): Promise<SlotResult>;
+  /** Read the slot back from the disk, compare, and only then mark it bootable. `WRITE_VERIFY`. What it says after `signal` was aborted means nothing. */
+  verify(slot: SlotName, signal?: AbortSignal): Promise<SlotResult>;
   /** The boot selector's one durable write: boot this slot next, on trial. Refuses a slot that is not bootable. */
   activate(slot: SlotName, trial: { tries: number; deployment: string }): Promise<SlotResult>;
   /**

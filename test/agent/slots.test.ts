@@ -69,3 +69,20 @@ test('a real application is started from its slot, crashes on trial, and the old
   expect(await slots.boot()).toEqual({ booted: 'a', trial: false });
   expect(await slots.running()).toEqual({ slot: 'a', trial: false });
 });
+
+test('writing and reading back stop when they are called off, and say nothing about the slot', async () => {
+  const { slots, release, pairDir } = await pair();
+  const { manifest, digest, fetched } = await release('1.0.0');
+  expect(await slots.prepare('b')).toEqual({ ok: true });
+  const calledOff = AbortSignal.abort();
+  expect(await slots.write('b', manifest, digest, fetched, calledOff)).toMatchObject({ ok: false, message: 'stopped' });
+  expect(await readdir(join(pairDir, 'b'))).toEqual([]);
+  expect((await viewOf(slots)).slots.b).toEqual({ state: 'unbootable' });
+  // The next life goes on.
+  expect(await slots.write('b', manifest, digest, fetched)).toEqual({ ok: true });
+  expect(await slots.verify('b', calledOff)).toMatchObject({ ok: false, message: 'stopped' });
+  expect((await viewOf(slots)).slots.b).toMatchObject({ state: 'unbootable' });
+  expect(await slots.verify('b')).toEqual({ ok: true });
+  expect(await slots.verify('b', calledOff)).toMatchObject({ ok: false });
+  expect((await viewOf(slots)).slots.b).toMatchObject({ state: 'bootable' });
+});

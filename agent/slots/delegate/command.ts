@@ -37,7 +37,7 @@ export const openCommandSlots = async (options: DelegateOptions<CommandConfig>):
     prepare: (slot, manifest) => prepare(pair, slot, manifest),
     write: (slot, manifest, manifestSha256, fetched, signal) =>
       write(pair, slot, { manifest, manifestSha256, fetched, signal }),
-    verify: (slot) => verify(pair, slot),
+    verify: (slot, signal) => verify(pair, slot, signal),
     // What runs behind the installer goes on.
     stop: async () => undefined,
     workFolder: () => dir,
@@ -148,12 +148,14 @@ const proven = (compared: VerbEnd, { contents }: Told, slot: SlotName): VerbEnd 
         message: 'nothing proves what the slot holds: the installer must know "verify", or say "contents" at "inspect"',
       };
 
-const verify = async (pair: CommandPair, slot: SlotName): Promise<SlotResult> => {
+const verify = async (pair: CommandPair, slot: SlotName, signal?: AbortSignal): Promise<SlotResult> => {
   const known = await know(pair);
   if (!known.ok) return known;
   const record = known.records[slot];
   if (record === undefined) return refuse(`slot ${slot} has not been written`, 'WRITE_VERIFY');
-  const compared = proven(await askVerb(pair, 'verify', [slot, record.artifact.sha256]), known.told, slot);
+  const compared = proven(await askVerb(pair, 'verify', [slot, record.artifact.sha256], { signal }), known.told, slot);
+  // Nothing is known of it now.
+  if (signal?.aborted === true) return refuse('stopped', 'WRITE_VERIFY');
   try {
     if (compared.ok && record.state !== 'bootable') await writeImageRecord(pair.dir, { ...record, state: 'bootable' });
     // Nothing unverified is ever bootable, whatever it was before. The active slot is better than none.

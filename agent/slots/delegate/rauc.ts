@@ -51,7 +51,7 @@ const raucFilling = (config: RaucConfig, client: RaucClient): Filling => ({
         return refuse('RAUC has activated what it installed: its system.conf must say activate-installed=false');
       return readStored(client, slot, artifact, source);
     }),
-  compare: (_slot, record) => compareStored(record),
+  compare: (_slot, record, signal) => compareStored(record, signal),
 });
 
 const refusing = async <T extends { ok: true }>(act: () => Promise<T | Refused>): Promise<T | Refused> => {

@@ -5,17 +5,18 @@ import { DONE, refuse } from '../image-pair.ts';
 import type { ImageRecord } from '../image-record.ts';
 import type { SlotResult } from '../slots.ts';
 
-export const compareStored = async ({
-  artifact,
-  stored,
-}: Pick<ImageRecord, 'artifact' | 'stored'>): Promise<SlotResult> => {
+export const compareStored = async (
+  { artifact, stored }: Pick<ImageRecord, 'artifact' | 'stored'>,
+  signal?: AbortSignal,
+): Promise<SlotResult> => {
   const reader = openStoredReader();
   for (const { file, bytes, sha256 } of stored ?? []) {
     try {
-      const there = await reader.hash(file, bytes);
+      const there = await reader.hash(file, bytes, signal);
       if (there.bytes !== bytes || there.sha256 !== sha256)
         return refuse(`${file} does not hold what was installed from ${artifact.name}`, 'WRITE_VERIFY');
     } catch (error) {
+      if (signal?.aborted === true) return refuse('stopped', 'WRITE_VERIFY');
       return { ...storageRefusal(error, `${file} can not be read`), code: 'WRITE_VERIFY' };
     }
   }

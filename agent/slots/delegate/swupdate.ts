@@ -57,7 +57,7 @@ const swupdateFilling = (config: SwupdateConfig, installer: Installer, dir: stri
     // A software set or a handler for something else than this slot: what it held before would run in this release's name.
     return refuse(`swupdate ended well, and left ${checked.device.file} as it was before`, 'WRITE_VERIFY');
   },
-  compare: (_slot, record) => compareStored(record),
+  compare: (_slot, record, signal) => compareStored(record, signal),
 });
 
 /** It has checked what it wrote against sw-description, which only it can read; that this stays so can be seen from outside. */
