@@ -52,7 +52,7 @@ export const openStoredReader = (): StoredReader => {
   };
 
   return {
-    hash: async (file, bytesMax = Number.POSITIVE_INFINITY, signal = undefined) => {
+    hash: async (file, bytesMax = Number.POSITIVE_INFINITY, signal?) => {
       if (alignment !== 'none') {
         const direct = await open(file, READ | constants.O_DIRECT).catch(ignoreUnsupported);
         try {
