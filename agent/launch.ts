@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import { z } from 'zod';
 import { readFileIfThere, writeFileDurably } from '#shared/durable.ts';
 import { Id, Sha256 } from '#shared/ids.ts';
+import { machineBootId } from '#shared/machine-uptime.ts';
 import { Manifest } from '#shared/manifest.ts';
 import { commandOf } from './agent-file.ts';
 import { openBootSelector } from './slots/boot-selector.ts';
@@ -15,17 +16,26 @@ import { readSlotRecord, slotFolder } from './slots/slot-record.ts';
 import type { SlotName } from './slots/slots.ts';
 import { startChild } from './start-child.ts';
 
-/** How often the agent of a version on trial may be started, and how often in a row one that was committed and never came up. */
+/** How often the agent of a version on trial may be started, and how often in a row one that was committed and has not proven itself since. */
 const TRIAL_STARTS_MAX = 3;
 const STARTS_MAX = 5;
+/** Over several boots of the machine: one that is switched on for a few minutes at a time is no crash. */
+const STARTS_OVER_BOOTS_MAX = 20;
 const GRACE_MS = { min: 2_000, max: 60_000 };
 const DEADLINE_MS = 600_000;
 
 const Launches = z.object({
   format: z.literal(1),
   trial: z.object({ deployment: Id, starts: z.number().int().min(0) }).nullable(),
-  /** Since it last came up. */
-  committed: z.object({ manifest: Sha256, starts: z.number().int().min(0) }).nullable(),
+  /** Since it last proved itself: in this boot of the machine, and in all. */
+  committed: z
+    .object({
+      manifest: Sha256,
+      starts: z.number().int().min(0),
+      boot: z.string().max(128).optional(),
+      all: z.number().int().min(0).optional(),
+    })
+    .nullable(),
 });
 type Launches = z.infer<typeof Launches>;
 
@@ -69,6 +79,14 @@ export const agentOf = async (dataDir: string, slot: SlotName, builtIn: string):
 
 /** Counts the start durably before it is made. Whatever is damaged, there is an answer: the installed agent. */
 export const chooseAgent = async (dataDir: string, builtIn: string): Promise<Choice> => {
+  try {
+    return await choose(dataDir, builtIn);
+  } catch {
+    return { file: builtIn, trial: null, fellBack: null, gaveWay: null };
+  }
+};
+
+const choose = async (dataDir: string, builtIn: string): Promise<Choice> => {
   const dir = join(dataDir, 'slots');
   const selected = await openBootSelector(dir).read();
   if (selected.state !== 'read') return { file: builtIn, trial: null, fellBack: null, gaveWay: null };
@@ -81,8 +99,14 @@ export const chooseAgent = async (dataDir: string, builtIn: string): Promise<Cho
     const starts = launches.trial?.deployment === deployment ? launches.trial.starts : 0;
     const isUsedUp = starts >= TRIAL_STARTS_MAX || (await hasExpired(dataDir, deployment));
     const next = { ...launches, trial: { deployment, starts: starts + 1 } };
-    // A start that can not be counted is not made: a full disk must not let a bad agent start for ever.
-    if (file !== undefined && !isUsedUp && (await canStart(file)) && (await keep(dataDir, next)))
+    // A start that can not be counted, or not be ended from outside, is not made: a full disk must not let a bad agent start for ever.
+    if (
+      file !== undefined &&
+      !isUsedUp &&
+      (await canStart(file)) &&
+      (await keep(dataDir, next)) &&
+      (await guardTrial(dataDir, deployment))
+    )
       return { file, trial: deployment, fellBack: null, gaveWay: null };
     if (file !== undefined) fellBack = deployment;
   }
@@ -91,16 +115,30 @@ export const chooseAgent = async (dataDir: string, builtIn: string): Promise<Cho
   if (record === undefined || file === undefined || file === builtIn)
     return { file: builtIn, trial: null, fellBack, gaveWay: null };
   const { manifest } = record.running;
-  const starts = launches.committed?.manifest === manifest ? launches.committed.starts : 0;
-  await keep(dataDir, { ...launches, committed: { manifest, starts: starts + 1 } });
-  if (starts < STARTS_MAX && (await canStart(file))) return { file, trial: null, fellBack, gaveWay: null };
+  const counted = countStart(launches.committed, manifest, await machineBootId());
+  // Where it can not be counted it is started all the same: it ran before, and it is what the state on this disk was written by.
+  await keep(dataDir, { ...launches, committed: counted });
+  const isGivenUp = counted.starts > STARTS_MAX || counted.all > STARTS_OVER_BOOTS_MAX;
+  if (!isGivenUp && (await canStart(file))) return { file, trial: null, fellBack, gaveWay: null };
   return { file: builtIn, trial: null, fellBack, gaveWay: manifest };
+};
+
+const countStart = (known: Launches['committed'], manifest: Sha256, boot: string) => {
+  const before = known?.manifest === manifest ? known : undefined;
+  const isSameBoot = before !== undefined && (before.boot === undefined || before.boot === boot);
+  return {
+    manifest,
+    boot,
+    starts: (isSameBoot ? before.starts : 0) + 1,
+    all: (before?.all ?? before?.starts ?? 0) + 1,
+  };
 };
 
 const canStart = async (file: string): Promise<boolean> => (await commandOf(file)).ok;
 
 const readLaunches = async (dataDir: string): Promise<Launches> => {
-  const bytes = await readFileIfThere(launchesFile(dataDir));
+  // What can not be read can hardly be written: then no start is counted, and none of a trial made.
+  const bytes = await readFileIfThere(launchesFile(dataDir)).catch(() => undefined);
   return (bytes === undefined ? undefined : unseal(bytes, Launches)) ?? { format: 1, trial: null, committed: null };
 };
 
@@ -110,8 +148,8 @@ const keep = (dataDir: string, launches: Launches): Promise<boolean> =>
     () => false,
   );
 
-/** A committed agent has come up: it may be started as often as need be. */
-export const noteCameUp = async (dataDir: string): Promise<void> => {
+/** A committed agent has proven itself, or was told to end: it may be started as often as need be. On a disk that can not be written it stays counted. */
+export const forgetStarts = async (dataDir: string): Promise<void> => {
   const launches = await readLaunches(dataDir);
   if (launches.committed !== null) await keep(dataDir, { ...launches, committed: null });
 };
@@ -126,12 +164,16 @@ const hasExpired = async (dataDir: string, deployment: Id): Promise<boolean> =>
 const GUARD =
   'left=$1; while [ "$left" -gt 0 ]; do sleep 1; [ "$(cat "$2" 2>/dev/null)" = "$3" ] || exit 0; left=$((left - 1)); done; mv "$2" "$4"; kill -KILL "$5"';
 
-export const guardTrial = async (dataDir: string, deployment: Id): Promise<void> => {
+const guardTrial = async (dataDir: string, deployment: Id): Promise<boolean> => {
   const deadlineMs = await deadlineOf(dataDir);
   const graceMs = Math.min(GRACE_MS.max, Math.max(GRACE_MS.min, deadlineMs / 2));
   const seconds = Math.ceil((deadlineMs + graceMs) / 1_000);
   const mark = `${deployment} ${randomBytes(8).toString('hex')}`;
-  await writeFileDurably(trialFile(dataDir), mark, 0o600);
+  try {
+    await writeFileDurably(trialFile(dataDir), mark, 0o600);
+  } catch {
+    return false;
+  }
   const words = [String(seconds), trialFile(dataDir), mark, expiredFile(dataDir), String(process.pid)];
   // Without a guard its starts are still counted, and the unit has a watchdog.
   const guard = startChild('/bin/sh', ['-c', GUARD, 'sluice-agent-guard', ...words], {
@@ -139,6 +181,7 @@ export const guardTrial = async (dataDir: string, deployment: Id): Promise<void>
     stdio: 'ignore',
   });
   if (guard.ok) guard.child.unref();
+  return true;
 };
 
 /** That of the release on trial, whose manifest was kept. */

@@ -3,6 +3,7 @@ import { mkdir, stat } from 'node:fs/promises';
 import type { Logger } from 'pino';
 import { AgentStopped } from './agent-stopped.ts';
 import { leftBehind } from './bounded-child.ts';
+import { watchComingUp } from './coming-up.ts';
 import type { AgentConfig } from './config.ts';
 import { readEnrolled, trustedRoot } from './enrol.ts';
 import { lockFolder } from './folder-lock.ts';
@@ -78,6 +79,11 @@ const runLocked = async (config: AgentConfig, log: Logger, recent: RecentLines, 
   const server = await openServerSide(life, known, device, signal);
   const deployments = await openDeployments(life, device, server);
   const speakers = await openSpeakers(life, { device, server, deployments });
+  const comingUp = watchComingUp({
+    dataDir: config.dataDir,
+    env: process.env,
+    contact: () => server.link.connected() || deployments.poll.answeredLately(),
+  });
   try {
     // The application runs before anything is asked of a server.
     await deployments.resume();
@@ -104,6 +110,7 @@ const runLocked = async (config: AgentConfig, log: Logger, recent: RecentLines, 
     // The application is asked to end at once, whatever an installation still has to wait for.
     await Promise.all([speakers.stop(), deployments.stop(), device.slots.stop()]);
     await server.stop();
+    if (stop.aborted) await comingUp.stopped();
     // What went on until it was called off may have started it once more.
     await device.slots.stop();
     await speakers.status.settled();

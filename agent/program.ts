@@ -4,7 +4,7 @@ import { AgentStopped } from './agent-stopped.ts';
 import { BECOME, becomeUser } from './become.ts';
 import { readCommandLine } from './command-line.ts';
 import type { AgentConfig } from './config.ts';
-import { chooseAgent, guardTrial, launchEnvironment } from './launch.ts';
+import { chooseAgent, launchEnvironment } from './launch.ts';
 import { answerQuestion } from './questions.ts';
 
 const LAST_MS_MAX = 5_000;
@@ -42,13 +42,13 @@ export const runProgram = async (run: (config: AgentConfig, signal: AbortSignal)
 const becomeChosen = async (config: AgentConfig): Promise<void> => {
   const builtIn = ownAgentFile();
   const choice = await chooseAgent(config.dataDir, builtIn);
-  const { file, trial } = choice;
+  const { file } = choice;
   Object.assign(process.env, launchEnvironment(builtIn, choice));
-  if (trial !== null) await guardTrial(config.dataDir, trial);
   if (file === builtIn) return;
   const words = process.argv.slice(2).filter((word) => word !== '--launch');
   const started = await commandOf(file);
-  if (!started.ok) throw new AgentStopped(`${file} can not be started: ${started.why}`);
+  // It could be a moment ago. This agent runs the application at least.
+  if (!started.ok) return void process.stderr.write(`sluice agent: ${file} cannot be started: ${started.why}\n`);
   process.execve?.(started.command[0]!, [...started.command, ...words], process.env);
 };
 

@@ -8,9 +8,9 @@ import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import { Id, Sha256 } from '#shared/ids.ts';
-import { agentOf, LAUNCH_ENVIRONMENT, noteCameUp } from './launch.ts';
+import { agentOf, LAUNCH_ENVIRONMENT } from './launch.ts';
 import type { Log } from './log.ts';
-import type { Slots } from './slots/slots.ts';
+import type { Slots, SlotsView } from './slots/slots.ts';
 import { asFarAsPossible } from './system-error.ts';
 
 export type SelfUpdateOptions = {
@@ -29,23 +29,31 @@ export const bootingItself = async (slots: Slots, options: SelfUpdateOptions): P
   const builtIn = env[LAUNCH_ENVIRONMENT.builtIn];
   if (builtIn === undefined) return slots;
   const self = await digestOf(options.program);
+  const endFallenTrial = async (): Promise<void> => {
+    const inspected = await slots.inspect();
+    if (!inspected.ok || inspected.view.trial?.deployment !== fellBack) return;
+    const reverted = await slots.revert();
+    if (!reverted.ok) log.error({ event: 'revert-failed', code: reverted.code }, reverted.message);
+  };
   const fellBack = Id.safeParse(env[LAUNCH_ENVIRONMENT.fellBack]).data;
   if (fellBack !== undefined) {
     log.error(
       { event: 'agent-fell-back', deployment: fellBack },
       'the agent of the version on trial did not come up in time: going back',
     );
-    const reverted = await slots.revert();
-    if (!reverted.ok) log.error({ event: 'revert-failed', code: reverted.code }, reverted.message);
+    await endFallenTrial();
   }
   const gaveWay = Sha256.safeParse(env[LAUNCH_ENVIRONMENT.gaveWay]).data;
-  if (gaveWay === undefined) await noteCameUp(dataDir);
-  else log.error({ event: 'agent-gave-way', manifest: gaveWay }, 'the agent of what is committed does not come up');
+  if (gaveWay !== undefined)
+    log.error({ event: 'agent-gave-way', manifest: gaveWay }, 'the agent of what is committed does not come up');
+
+  /** What the launcher has chosen by, moments ago. It is asked again only about another: two that disagree would start each other without end. */
+  const decided = await selectionOf(slots);
 
   /** Undefined where the slots decide without an agent of theirs. */
   const dueAgent = async (): Promise<Sha256 | undefined> => {
     const inspected = await slots.inspect();
-    if (!inspected.ok) return undefined;
+    if (!inspected.ok || selectionIn(inspected.view) === decided) return undefined;
     const { active, trial } = inspected.view;
     const onTrial = trial !== null && trial.triesLeft > 0 ? await agentOf(dataDir, trial.slot, builtIn) : undefined;
     if (onTrial !== undefined) return digestOf(onTrial);
@@ -68,6 +76,8 @@ export const bootingItself = async (slots: Slots, options: SelfUpdateOptions): P
         ? { ok: false, code: 'TRIAL_CRASHED', message: 'the agent of this version did not come up in time' }
         : slots.activate(slot, trial),
     boot: async (signal) => {
+      // Not while it could not be forgotten: in this life it is over.
+      if (fellBack !== undefined) await endFallenTrial();
       const due = await dueAgent();
       if (due === undefined || due === self) return slots.boot(signal);
       log.info({ event: 'agent-relaunched', agent: due }, 'another agent belongs to what boots now: it is started');
@@ -78,6 +88,14 @@ export const bootingItself = async (slots: Slots, options: SelfUpdateOptions): P
     commit: async () => endTrial(await slots.commit()),
     revert: async () => endTrial(await slots.revert()),
   };
+};
+
+/** Which version boots: of a trial its tries do not matter. */
+const selectionIn = ({ active, trial }: Pick<SlotsView, 'active' | 'trial'>): string =>
+  `${active} ${trial === null ? '' : `${trial.slot} ${trial.deployment}`}`;
+const selectionOf = async (slots: Slots): Promise<string | undefined> => {
+  const inspected = await slots.inspect();
+  return inspected.ok ? selectionIn(inspected.view) : undefined;
 };
 
 /** Piece by piece: a program has a hundred megabytes. */

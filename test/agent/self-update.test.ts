@@ -1,6 +1,6 @@
 import { execFile } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
@@ -146,5 +146,26 @@ test('killed again and again while it changes over, the device ends with one age
   const { outcome: word } = await outcome('1.1.0');
   expect(['committed', 'reverted']).toContain(word);
   expect(server.state.receipts.filter(({ version }) => version === '1.1.0')).toHaveLength(1);
+  await agent.stop();
+});
+
+test('an agent that was committed and crashes a while after each start gives way to the installed one, and the application runs', async () => {
+  const { server, device, agent, outcome } = await settled();
+  await outcome('1.0.0');
+  const flag = join(dir, 'crash-late');
+  const late = `${bytes}\nsetInterval(() => { if (require('node:fs').existsSync(${JSON.stringify(flag)})) setTimeout(() => process.exit(1), 300); }, 100).unref();\n`;
+  server.desire((await publish(server, '1.1.0', late)).instruction);
+  expect(await outcome('1.1.0')).toMatchObject({ outcome: 'committed' });
+  const slot = join(device.dataDir, 'slots', 'b', 'sluice-agent.cjs');
+  expect(await programOf(agent.pid())).toBe(slot);
+  const starts = agent.starts();
+  await writeFile(flag, '');
+  const gaveWay = async () => (await programOf(agent.pid())) === installed && agent.lines().includes('agent-gave-way');
+  await until('it gives way', gaveWay, WAIT_MS_MAX, () => agent.lines().slice(-4_000));
+  expect(agent.starts() - starts).toBeLessThanOrEqual(7);
+  const pid = agent.pid();
+  const runs = async () => (await readFile(join(device.dataDir, 'status.json'), 'utf8')).includes('"version":"1.1.0"');
+  await until('the application of the version runs', runs, WAIT_MS_MAX);
+  expect(agent.pid()).toBe(pid);
   await agent.stop();
 });
