@@ -403,8 +403,8 @@ const withMode = async (
   if (install.kind !== 'file' || install.mode !== undefined) return install;
   const there = keptMode((await stat(file)).mode & 0o7777);
   for (const what of there.lost) onLost({ path: install.path, what });
-  const readable = there.mode & 0o444;
-  const mode = 0o600 | readable | (install.executable === true ? readable >> 2 : 0);
+  const executable = install.executable === true ? (there.mode & 0o444) >> 2 : 0;
+  const mode = (there.mode & 0o644) | executable;
   return mode === usualMode(install.executable === true) ? install : { ...install, mode: `0${mode.toString(8)}` };
 };
 

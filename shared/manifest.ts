@@ -47,7 +47,7 @@ export const InstallKind = z.discriminatedUnion('kind', [
     /** Where it is not the usual 0644, or 0755 of what is executable. */
     mode: z
       .string()
-      .regex(/^0[0-7][0145][0145]$/, 'must be a mode such as 0600; only its owner may write')
+      .regex(/^0[4-7][0145][0145]$/, 'must be a mode such as 0600: its owner may read it, and only its owner write')
       .optional(),
   }),
   /** The whole of a slot that boots the device: a raw image, from the first byte of the slot's partition. Stands alone. */

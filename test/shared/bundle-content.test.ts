@@ -184,7 +184,7 @@ test('what other programs write as the size of a folder or link counts neither h
     { name: 'd/a', body: 'x' },
     { name: 'l', type: 'symlink', linkname: 'd' },
   ]);
-  for (const at of [0, 1536]) writeSize(tar.subarray(at, at + 512), at === 0 ? 4096 : 1);
+  for (const at of [0, 1536]) writeOctal(tar.subarray(at, at + 512), 124, at === 0 ? 4096 : 1, 12);
   const artifact = { name: 'app', bytes: tar.length, install: { kind: 'tree', compression: 'none' } } as const;
   const size = await openContentCheck().artifact(artifact, () => Readable.from([tar]));
   if (!size.ok || size.value === null) throw new Error(size.ok ? 'no size' : size.detail);
@@ -197,8 +197,8 @@ test('what other programs write as the size of a folder or link counts neither h
 });
 
 /** Into a header (POSIX.1-1988, ustar), with its checksum. */
-const writeSize = (header: Buffer, bytes: number): void => {
-  header.write(`${bytes.toString(8).padStart(11, '0')} `, 124, 'latin1');
+const writeOctal = (header: Buffer, at: number, value: number, bytes: number): void => {
+  header.write(`${value.toString(8).padStart(bytes - 1, '0')} `, at, 'latin1');
   header.fill(' ', 148, 156);
   const sum = header.reduce((total, byte) => total + byte, 0);
   header.write(`${sum.toString(8).padStart(6, '0')}\0 `, 148, 'latin1');
@@ -212,6 +212,7 @@ test('a file keeps who may read it, alone and in a folder; what devices do not g
     ['group', 0o640],
     ['setuid', 0o4755],
     ['open/all', 0o666],
+    ['locked', 0o000],
   ] as const) {
     await writeFile(join(folder, name), name);
     await chmod(join(folder, name), mode);
@@ -226,6 +227,7 @@ test('a file keeps who may read it, alone and in a folder; what devices do not g
     { name: 'token', file: single, install: { kind: 'file', path: 'etc/token' } },
     { name: 'tool', file: single, install: { kind: 'file', path: 'etc/tool', executable: true } },
     { name: 'plain', file: await put('x', 0o664), install: { kind: 'file', path: 'etc/plain' } },
+    { name: 'read', file: await put('x', 0o440), install: { kind: 'file', path: 'etc/read' } },
   ]);
   if (!created.ok) throw new Error(created.detail);
   const { manifest, lost } = created.value;
@@ -233,6 +235,7 @@ test('a file keeps who may read it, alone and in a folder; what devices do not g
     { kind: 'file', path: 'etc/token', executable: false, mode: '0600' },
     { kind: 'file', path: 'etc/tool', executable: true, mode: '0700' },
     { kind: 'file', path: 'etc/plain', executable: false },
+    { kind: 'file', path: 'etc/read', executable: false, mode: '0440' },
   ]);
   const said = lost.map(({ artifact, what, files, first }) => `${artifact}: ${what}: ${files}: ${first}`);
   expect(said).toEqual(
@@ -282,10 +285,14 @@ test('what the agent unpacks has the modes that were kept', async () => {
   const tar = await tarOf([
     { name: 'secret', mode: 0o600, body: 'x' },
     { name: 'tool', mode: 0o2777, body: 'x' },
+    { name: 'locked', body: 'x' },
   ]);
+  // The library writes no such mode by itself.
+  writeOctal(tar.subarray(2048, 2560), 100, 0, 7);
   const writer = openTreeWriter(slot, { entriesMax: 9, bytesMax: 9 }, () => undefined);
   expect(await unpackTree(Readable.from([tar]), 'none', { tarBytesMax: 1e6 }, writer)).toEqual({ ok: true });
   await writer.finish();
+  expect((await stat(join(slot, 'locked'))).mode & 0o7777).toBe(0o400);
   expect((await stat(join(slot, 'secret'))).mode & 0o7777).toBe(0o600);
   expect((await stat(join(slot, 'tool'))).mode & 0o7777).toBe(0o755);
 });
