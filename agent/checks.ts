@@ -1,7 +1,6 @@
 /** Performs one health check once: what each kind means on this device. */
 import { readdir, readFile, stat } from 'node:fs/promises';
 import { connect } from 'node:net';
-import { uptime } from 'node:os';
 import { basename, resolve } from 'node:path';
 import { unreachable } from '#shared/ids.ts';
 import type { HealthCheck } from '#shared/manifest.ts';
@@ -188,11 +187,14 @@ const processesNamed = async (program: string, signal: AbortSignal): Promise<num
   return pids.filter((_, index) => named[index]);
 };
 
-/** Undefined when it does not run (any more). */
+/**
+ * Undefined when it does not run (any more). Reckoned from the agent's own start, which /proc counts from the same moment: the uptime of a
+ * container may be its own, and no clock is involved that is set.
+ */
 const ageOf = async (pid: number): Promise<number | undefined> => {
-  const there = await lookUpProcess(pid);
-  if (there === undefined || there.zombie) return undefined;
-  return uptime() * 1_000 - Number(there.startTicks) * MS_PER_TICK;
+  const [there, agent] = await Promise.all([lookUpProcess(pid), lookUpProcess(process.pid)]);
+  if (there === undefined || there.zombie || agent === undefined) return undefined;
+  return process.uptime() * 1_000 + (Number(agent.startTicks) - Number(there.startTicks)) * MS_PER_TICK;
 };
 
 const checkFile = async (check: Of<'file'>, options: CheckOptions, signal: AbortSignal): Promise<CheckResult> => {
