@@ -135,7 +135,15 @@ export const describeOverdue = (open: OpenStore): void => {
       expect((await store.getDevice(id('gw-1')))?.lastSeenAt).toBe(T0 + 2 + by);
       expect((await store.getDevice(id('gw-2')))?.lastSeenAt ?? null).toBeNull();
       expect(await lastLine(store)).toMatchObject({ kind: 'clock-set' });
-      expect(await store.moveTimes(-4e12, 0, [line])).toEqual({ rollouts: 1, deployments: 1 });
+      // What is over stays as it was, but where it would come to lie behind what goes on.
+      const [moved] = await store.listDeployments({ rollout: id('r1') }, { limit: 1 });
+      const over = { ...after, progress: { state: 'completed' as const, at: T0 }, nextTickAt: null };
+      await store.saveReports([
+        report('gw-1', 2, { deployments: [{ ...moved!, state: 'committed', decidedAt: T0, deadlineAt: null }] }),
+      ]);
+      await save(store, 'r1', { rollout: over });
+      expect(await store.moveTimes(3_600_000, T0, [line])).toEqual({ rollouts: 0, deployments: 0 });
+      expect(await store.moveTimes(by, T0, [line])).toEqual({ rollouts: 0, deployments: 1 });
     });
 
     test('no more are marked overdue at once than asked for', async (store) => {

@@ -5,7 +5,10 @@ import { appendAudit } from './audit.ts';
 import { fromJson, idList, type Sql } from './sql.ts';
 import type { SyncStore } from './sync.ts';
 
-/** Those that the clock may still do something to. Of what is over times are records. */
+/**
+ * Those that the clock may still do something to. Of what is over times are records; but which deployment of a device came later is told by
+ * them, so that all go back together.
+ */
 const LIVE = "next_tick_at IS NOT NULL OR state NOT IN ('completed', 'aborted')";
 const MOVED = ['offered_at', 'accepted_at', 'state_at', 'decided_at', 'deadline_at', 'grace_until'];
 const HEARD = ['last_seen_at', 'unhealthy_since', 'key_shared_at'];
@@ -31,8 +34,9 @@ export const clock = (sql: Sql) =>
          UPDATE deployments SET ${moving(MOVED)}, revision = revision + 1,
            attempts = iif(attempts ->> 'notBefore' IS NULL, attempts,
              json_set(attempts, '$.notBefore', max(0, (attempts ->> 'notBefore') + (SELECT by_ms FROM step))))
-         WHERE rollout IN (SELECT value FROM json_each(?)) AND (offered_at IS NOT NULL OR attempts IS NOT NULL)`,
+         WHERE (? OR rollout IN (SELECT value FROM json_each(?))) AND (offered_at IS NOT NULL OR attempts IS NOT NULL)`,
         byMs,
+        byMs < 0 ? 1 : 0,
         idList(live.map(({ id }) => id)),
       );
       sql.run(`WITH step (by_ms) AS (SELECT CAST(? AS INTEGER)) UPDATE devices SET ${moving(HEARD)}`, byMs);
