@@ -112,6 +112,8 @@ export const openLink = (options: LinkOptions): Link => {
       const heldMs = await attempt();
       if (heldMs > STABLE_MS) count = 0;
       const waitMs = backoffMs(count, spreadBackoff(options.backoff, options.spreadMs?.() ?? 0), Math.random());
+      if (!stopping.signal.aborted)
+        log.debug({ event: 'connect-waits', waitMs }, `the next attempt to connect comes in ${waitMs} ms`);
       await sleep(waitMs, undefined, { signal: stopping.signal }).catch(() => undefined);
     }
   })();

@@ -70,6 +70,20 @@ test.each<[string, Script, string]>([
   expect(whys()).toContain(why);
 });
 
+test('devices that lose their server at one moment wait over the width that it has told, each for another time', async () => {
+  const broker = await startScriptedBroker(() => HONEST);
+  const told = { spreadMs: () => 600_000, waits: LONG };
+  const links = Array.from({ length: 20 }, () => open(`mqtt://127.0.0.1:${broker.port}`, told));
+  await expect.poll(() => links.every(({ link }) => link.connected())).toBe(true);
+  for (const socket of broker.sockets) socket.destroy();
+  const waits = () =>
+    links.flatMap(({ heard }) => heard.lines.flatMap((line) => ('waitMs' in line ? [Number(line.waitMs)] : [])));
+  await expect.poll(() => waits().length).toBe(20);
+  expect(Math.min(...waits())).toBeGreaterThanOrEqual(60_000);
+  expect(Math.max(...waits())).toBeLessThanOrEqual(600_000);
+  expect(new Set(waits()).size).toBeGreaterThan(10);
+});
+
 test('a refused login, and refused subscriptions, are told as what they are', async () => {
   const refused: Script[] = [
     { connect: ({ send }) => send(connack(5)) },
