@@ -188,8 +188,10 @@ const readManifestEntry = async (reader: ByteReader): Promise<Buffer> => {
 const beginningOf = (head: Buffer): string => {
   if (head.readUInt16BE(0) === 0x1f8b || head.readUInt32LE(0) === 0xfd2fb528)
     return 'it is compressed; publish the file that sluice bundle create made';
-  if (head.subarray(257, 262).toString('latin1') !== 'ustar') return 'it is no tar that begins with manifest.json';
   const name = head.subarray(0, 100).toString('utf8').replace(/\0.*$/s, '');
+  // Old tars have no magic number.
+  const isTar = head.subarray(257, 262).toString('latin1') === 'ustar' || entryPath(name) === MANIFEST_NAME;
+  if (!isTar) return 'it is no tar that begins with manifest.json';
   const isFile = [0, 0x30].includes(head[156]!);
   return isFile && entryPath(name) !== MANIFEST_NAME
     ? `it begins with ${JSON.stringify(name)}, not with manifest.json`
