@@ -20,7 +20,7 @@ const FASTIFY_ERRORS: Record<string, readonly [ProblemCode, string]> = {
   FST_ERR_CTP_BODY_TOO_LARGE: ['too-large', 'the body is larger than this route takes'],
   FST_ERR_CTP_INVALID_MEDIA_TYPE: ['invalid-request', 'send application/json, or application/octet-stream to upload'],
   FST_ERR_CTP_EMPTY_JSON_BODY: ['invalid-request', 'the body is empty, but content-type says JSON'],
-  FST_ERR_CTP_INVALID_JSON_BODY: ['invalid-request', 'the body is not JSON'],
+  FST_ERR_CTP_INVALID_JSON_BODY: ['invalid-request', 'the body is not JSON, or something in it is named __proto__'],
   FST_ERR_CTP_INVALID_CONTENT_LENGTH: ['invalid-request', 'the body is not as long as content-length says'],
   FST_ERR_BAD_URL: ['invalid-request', 'the URL is not well formed'],
   FST_ERR_MAX_PARAM_LENGTH: ['invalid-request', 'a part of the path is too long'],

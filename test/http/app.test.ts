@@ -165,6 +165,14 @@ test.each([
   expect([answer.statusCode, Problem.parse(answer.json()).code]).toEqual([status, code]);
 });
 
+test('a member with a name that would be a prototype is named as what is wrong', async () => {
+  const made = await app(echoing);
+  const payload = '{"__proto__":"x"}';
+  const headers = { 'content-type': 'application/json' };
+  const answer = await made.inject({ method: 'POST', url: '/echo/a', payload, headers });
+  expect(answer.json()).toMatchObject({ detail: expect.stringContaining('named __proto__') });
+});
+
 test.each(['/nothing/here', '/api/v1/nothing', '/docs/static/../../package.json'])('%s does not exist', async (url) => {
   const made = await app(() => {});
   const answer = await made.inject({ url });
