@@ -79,7 +79,7 @@ export const bootingItself = async (slots: Slots, options: SelfUpdateOptions): P
       // Not while it could not be forgotten: in this life it is over.
       if (fellBack !== undefined) await endFallenTrial();
       const due = await dueAgent();
-      if (due === undefined || due === self) return slots.boot(signal);
+      if (due === undefined || due === self) return slots.boot(signal, fellBack);
       log.info({ event: 'agent-relaunched', agent: due }, 'another agent belongs to what boots now: it is started');
       options.relaunch();
       // Nothing that happens until then is for this agent to judge.

@@ -223,11 +223,12 @@ const directorySlots = (options: DirectorySlotsOptions, selector: BootSelector):
     return change({ active, trial: next }, 'slots.activate.written');
   };
 
-  const boot: Slots['boot'] = async () => {
+  const boot: Slots['boot'] = async (_signal, passedOver) => {
     const found = await selector.read();
     if (found.state !== 'read') return bootWithoutSelector(dir, start, `the boot selector is ${found.state}`);
     const { active, trial } = found.selection;
-    const onTrial = trial === null || trial.triesLeft === 0 ? undefined : await readSlotRecord(dir, trial.slot);
+    const mayTry = trial !== null && trial.triesLeft > 0 && trial.deployment !== passedOver;
+    const onTrial = mayTry ? await readSlotRecord(dir, trial.slot) : undefined;
     if (trial !== null && onTrial?.state === 'bootable') {
       // Counted before it runs: an application that takes the whole machine down with it has used its try.
       const counted = await change(

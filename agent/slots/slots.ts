@@ -72,8 +72,12 @@ export type Slots = {
    * Boot the slot that the selector names. The directories adapter (re)starts the application from it, counting a try down first. Where a
    * slot boots the whole device this is a reboot, if another slot runs: it does not return then, but for `signal` or a reboot that
    * fails. `booted` is what now runs. `uncounted`: the trial was not begun, since its try could not be counted: the disk's fault, and not the version's.
+   * `passedOver`: the deployment of a trial that is over, though the selector could not forget it yet: the active slot boots.
    */
-  boot(signal?: AbortSignal): Promise<
+  boot(
+    signal?: AbortSignal,
+    passedOver?: string,
+  ): Promise<
     ({ booted: SlotName; trial: boolean } | { booted: null; why: string }) & {
       uncounted?: Extract<SlotResult, { ok: false }>;
     }

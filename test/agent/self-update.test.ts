@@ -1,12 +1,15 @@
 import { execFile } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, open, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as pause } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, expect, test, vi } from 'vitest';
+import { processesWithEnvironment } from '#agent/process-table.ts';
 import { APPS, openDevice, startTestServer, type TestServer, until } from './harness.ts';
 import { keepRunning } from './kept-running.ts';
+import { canMount, smallDisk } from './small-disk.ts';
 
 const root = join(import.meta.dirname, '../..');
 let dir: string;
@@ -54,9 +57,9 @@ const programOf = async (pid: number | undefined): Promise<string> =>
   (await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '')).split('\0').find((word) => word.endsWith('.cjs')) ??
   '';
 
-const settled = async () => {
+const settled = async (settings: { dataDir?: string } = {}) => {
   const server = await startTestServer();
-  const device = await openDevice(server);
+  const device = await openDevice(server, settings);
   const agent = keepRunning([process.execPath, installed, '--launch', '--config', device.configFile]);
   const first = await publish(server, '1.0.0', `${bytes}// 1.0.0\n`);
   server.desire(first.instruction);
@@ -65,7 +68,7 @@ const settled = async () => {
     await until(`${version} is reported`, find, WAIT_MS_MAX, () => agent.lines().slice(-4_000));
     return find()!;
   };
-  return { server, device, agent, outcome };
+  return { server, device: { ...device, dataDir: settings.dataDir ?? device.dataDir }, agent, outcome };
 };
 const digest = (text: string): string => createHash('sha256').update(text).digest('hex');
 
@@ -169,3 +172,71 @@ test('an agent that was committed and crashes a while after each start gives way
   expect(agent.pid()).toBe(pid);
   await agent.stop();
 });
+
+test.skipIf(!canMount())(
+  'killed on trial while the disk is full, and stays so: the old version runs, nothing starts in turns, and it goes back once there is room',
+  async () => {
+    const disk = await smallDisk(64 * 1024 * 1024);
+    const { server, device, agent, outcome } = await settled({ dataDir: join(disk, 'data') });
+    await outcome('1.0.0');
+    const slot = (name: string): string => join(device.dataDir, 'slots', name, 'sluice-agent.cjs');
+    // It stays on trial for longer than this test takes.
+    const endless = { ...HEALTH, soakMs: 3_600_000, deadlineMs: 7_200_000 };
+    server.desire((await publish(server, '1.1.0', `${bytes}// 1.1.0\n`, { health: endless })).instruction);
+    await until(
+      'the agent of 1.1.0 is on trial',
+      async () => (await programOf(agent.pid())) === slot('b'),
+      WAIT_MS_MAX,
+    );
+    await until('its application runs', async () => (await applications(device.dataDir)).length > 0, WAIT_MS_MAX);
+
+    const full = await fill(disk);
+    const starts = agent.starts();
+    agent.kill();
+    const isBack = async () =>
+      agent.starts() > starts &&
+      (await programOf(agent.pid())) === slot('a') &&
+      (await applications(device.dataDir)).length > 0;
+    await until('the old agent and its application run', isBack, WAIT_MS_MAX, () => agent.lines().slice(-4_000));
+    expect(agent.lines()).toContain('agent-fell-back');
+    const [pid, running] = [agent.pid(), await applications(device.dataDir)];
+    await full.end();
+    expect(await outcome('1.1.0')).toMatchObject({ outcome: 'reverted', running: { version: '1.0.0', slot: 'a' } });
+    expect(agent.starts() - starts).toBeLessThanOrEqual(2);
+    expect(agent.pid()).toBe(pid);
+    expect(running.length).toBeGreaterThan(0);
+    await agent.stop();
+  },
+);
+
+/** What the agent's supervisor has started. */
+const applications = async (dataDir: string): Promise<unknown[]> =>
+  processesWithEnvironment('SLUICE_SUPERVISOR', join(dataDir, 'supervisor'));
+
+/** Fills the disk to the last byte, and again whenever something is given back, until it ends. */
+const fill = async (disk: string) => {
+  const file = await open(join(disk, 'filler'), 'a');
+  const piece = Buffer.alloc(256 * 1024);
+  const more = async (): Promise<void> => {
+    for (let bytes = piece.length; bytes >= 1; ) {
+      const written = await file.write(piece, 0, bytes).catch(() => undefined);
+      if (written === undefined) bytes = Math.floor(bytes / 2);
+    }
+  };
+  await more();
+  const ended = new AbortController();
+  const filling = (async () => {
+    while (!ended.signal.aborted) {
+      await more();
+      await pause(5);
+    }
+  })();
+  return {
+    end: async (): Promise<void> => {
+      ended.abort();
+      await filling;
+      await file.close();
+      await rm(join(disk, 'filler'));
+    },
+  };
+};
