@@ -194,7 +194,9 @@ const processesNamed = async (program: string, signal: AbortSignal): Promise<num
 const ageOf = async (pid: number): Promise<number | undefined> => {
   const [there, agent] = await Promise.all([lookUpProcess(pid), lookUpProcess(process.pid)]);
   if (there === undefined || there.zombie || agent === undefined) return undefined;
-  return process.uptime() * 1_000 + (Number(agent.startTicks) - Number(there.startTicks)) * MS_PER_TICK;
+  const ageMs = process.uptime() * 1_000 + (Number(agent.startTicks) - Number(there.startTicks)) * MS_PER_TICK;
+  // The agent's own clock begins a little after its process did.
+  return Math.max(0, ageMs);
 };
 
 const checkFile = async (check: Of<'file'>, options: CheckOptions, signal: AbortSignal): Promise<CheckResult> => {
