@@ -109,7 +109,11 @@ export const openLink = (options: LinkOptions): Link => {
   };
   const connecting = (async () => {
     for (let count = 0; !stopping.signal.aborted; count += 1) {
-      const heldMs = await attempt();
+      // Nor may what those who are told make of it end the attempts.
+      const heldMs = await attempt().catch((error: unknown) => {
+        log.error({ event: 'attempt-failed', err: error }, 'an attempt to connect ended unexpectedly');
+        return 0;
+      });
       if (heldMs > STABLE_MS) count = 0;
       const waitMs = backoffMs(count, spreadBackoff(options.backoff, options.spreadMs?.() ?? 0), Math.random());
       if (!stopping.signal.aborted)
