@@ -12,7 +12,7 @@ for (const name of Object.keys(process.env)) if (/_proxy$/i.test(name)) delete p
 /** These take over the clock and the file system of their process. */
 const ALONE = ['test/crashes/**/*.test.ts', 'test/simulation/**/*.test.ts', 'test/agent/every-write.test.ts'];
 /** These start processes, and wait for them. */
-const PROCESSES = ['test/{agent,cli,server}/**/*.test.ts', 'test/{demo,scripts}.test.ts'];
+const PROCESSES = ['test/{agent,cli}/**/*.test.ts', 'test/server/*.test.ts', 'test/{demo,scripts}.test.ts'];
 
 // Loading the modules of the system anew for each file would take as long as most files do: all share their workers but those above.
 export default defineConfig({

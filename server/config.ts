@@ -9,7 +9,7 @@ import { parse as parseYaml } from 'yaml';
 import { z } from 'zod';
 import { MqttUrl } from '#shared/mqtt-url.ts';
 import { accept, type Result, refuse } from '#shared/problems.ts';
-import { Channels } from './domain/channel.ts';
+import { Channels } from './domain/release/channel.ts';
 
 const Port = z.coerce.number().int().min(0).max(65_535);
 const Host = z.string().min(1).max(255);

@@ -2,8 +2,8 @@
 import type { FastifyInstance } from 'fastify';
 import type { Logger } from 'pino';
 import { BLOCK_BYTES_MAX } from '#shared/blocks.ts';
-import type { FindDevice } from './flow/find-device.ts';
-import type { Observer } from './flow/observer.ts';
+import type { FindDevice } from './flow/device/find-device.ts';
+import type { Observer } from './flow/device/observer.ts';
 import { makePasses, type Passes, readAs } from './http/inner.ts';
 import { type BlockServer, serveBlocks } from './mqtt/blocks.ts';
 import type { Connections } from './mqtt/connections.ts';

@@ -60,12 +60,12 @@ test('there are sources to hold against the architecture', () => {
 });
 
 test('an import that runs upward is noticed, and a launcher may do no more than launch', () => {
-  expect(mayImport('server/domain/judge.ts', 'server/store/store.ts')).toBe(false);
+  expect(mayImport('server/domain/rollout/judge.ts', 'server/store/store.ts')).toBe(false);
   expect(mayImport('agent/main.ts', 'server/config.ts')).toBe(false);
   expect(mayImport('cli/client.ts', 'server/main.ts')).toBe(false);
   expect(mayImport('cli/commands/serve.ts', 'server/main.ts')).toBe(true);
   expect(mayImport('cli/commands/serve.ts', 'agent/main.ts')).toBe(false);
-  expect(mayImport('server/flow/ingest.ts', 'server/domain/deployment.ts')).toBe(true);
+  expect(mayImport('server/flow/device/ingest.ts', 'server/domain/deployment/deployment.ts')).toBe(true);
 });
 
 test('imports run only downward', () => {

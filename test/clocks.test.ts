@@ -23,11 +23,11 @@ const READS: Record<string, string> = {
 };
 const SUBTRACTIONS: Record<string, string> = {
   'agent/transfer/metered.ts': 'the end of an offer is expiry',
-  'server/flow/collect-garbage.ts': 'how old a record is',
-  'server/flow/follow-cohorts.ts': 'kept over restarts; a clock that was set back makes it look at once',
+  'server/flow/release/collect-garbage.ts': 'how old a record is',
+  'server/flow/rollout/follow-cohorts.ts': 'kept over restarts; a clock that was set back makes it look at once',
   'server/flow/housekeeping.ts': 'how old records are, in days',
-  'server/flow/keep-logs.ts': 'how old records are, in days',
-  'server/flow/pack-targets.ts': 'how old a record is',
+  'server/flow/device/keep-logs.ts': 'how old records are, in days',
+  'server/flow/release/pack-targets.ts': 'how old a record is',
   'server/steady-clock.ts': 'by how much the clock was set',
   'server/store/objects.ts': READS['server/store/objects.ts']!,
 };

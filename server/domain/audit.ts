@@ -5,9 +5,9 @@ import { Id, Millis, Sha256 } from '#shared/ids.ts';
 import { Signed } from '#shared/messages.ts';
 import { STAY_REASONS, STAYS } from '#shared/recall.ts';
 import { canonicalJson } from '#shared/trust/canonical.ts';
-import { durationWords } from './explain.ts';
-import { plural, sentenceOfHalt } from './halt-words.ts';
-import { HaltReason } from './rollout.ts';
+import { durationWords } from './rollout/explain.ts';
+import { plural, sentenceOfHalt } from './rollout/halt-words.ts';
+import { HaltReason } from './rollout/rollout.ts';
 
 /** `by` of what the server decided itself. */
 export const BY_SERVER = 'server';

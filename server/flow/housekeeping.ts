@@ -6,12 +6,12 @@ import type { Signer } from '#shared/trust/signers.ts';
 import type { Objects } from '../store/objects.ts';
 import type { Store } from '../store/store.ts';
 import type { Repository } from '../trust/repository.ts';
-import type { Uploads } from './accept-upload.ts';
-import { collectGarbage } from './collect-garbage.ts';
-import { noteAlive } from './grant-grace.ts';
-import { keepCheckpoint } from './keep-checkpoint.ts';
-import { trimLogs } from './keep-logs.ts';
-import type { Packs } from './packs.ts';
+import { keepCheckpoint } from './audit/keep-checkpoint.ts';
+import { trimLogs } from './device/keep-logs.ts';
+import type { Uploads } from './release/accept-upload.ts';
+import { collectGarbage } from './release/collect-garbage.ts';
+import type { Packs } from './release/packs.ts';
+import { noteAlive } from './rollout/grant-grace.ts';
 
 export type HousekeepingDeps = {
   store: Pick<

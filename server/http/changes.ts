@@ -2,7 +2,7 @@ import type { FastifyInstance } from 'fastify';
 import { routes } from '#shared/api.ts';
 import { releaseRef } from '#shared/ids.ts';
 import { accept } from '#shared/problems.ts';
-import { diffReleases, findChange } from '../flow/find-change.ts';
+import { diffReleases, findChange } from '../flow/release/find-change.ts';
 import type { Store } from '../store/store.ts';
 import { handle } from './app.ts';
 import { pageOf } from './page.ts';

@@ -1,8 +1,8 @@
 import type { FastifyInstance } from 'fastify';
 import { routes } from '#shared/api.ts';
 import { accept, refuse } from '#shared/problems.ts';
-import { createCohort } from '../flow/create-cohort.ts';
-import { countMembers } from '../flow/resolve-cohort.ts';
+import { createCohort } from '../flow/rollout/create-cohort.ts';
+import { countMembers } from '../flow/rollout/resolve-cohort.ts';
 import type { Store } from '../store/store.ts';
 import { handle } from './app.ts';
 import { cohortView } from './views.ts';

@@ -2,10 +2,10 @@
 import type { FastifyInstance } from 'fastify';
 import { deviceRoutes } from '#shared/device-api.ts';
 import { accept } from '#shared/problems.ts';
-import { type DesiredDeps, desiredOf } from '../flow/desired.ts';
-import { type makeEnrolDevice, makeEnrolmentGate } from '../flow/enrol-device.ts';
-import type { LogKeeper } from '../flow/keep-logs.ts';
-import { findPack } from '../flow/pack-targets.ts';
+import { type DesiredDeps, desiredOf } from '../flow/device/desired.ts';
+import { type makeEnrolDevice, makeEnrolmentGate } from '../flow/device/enrol-device.ts';
+import type { LogKeeper } from '../flow/device/keep-logs.ts';
+import { findPack } from '../flow/release/pack-targets.ts';
 import type { Store } from '../store/store.ts';
 import { handle } from './app.ts';
 

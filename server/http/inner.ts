@@ -3,7 +3,7 @@ import { createHash, randomBytes, timingSafeEqual } from 'node:crypto';
 import type { FastifyInstance } from 'fastify';
 import { Id } from '#shared/ids.ts';
 import { accept, type Result, refuse } from '#shared/problems.ts';
-import type { FindDevice } from '../flow/find-device.ts';
+import type { FindDevice } from '../flow/device/find-device.ts';
 
 export type Passes = {
   /** Serves as a device's login in this process, and in no other. */

@@ -1,7 +1,7 @@
 /** Figures for Prometheus at `/metrics`, for whoever may read. docs/operations.md says what each means; a test holds it to that. */
 import type { FastifyInstance } from 'fastify';
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
-import type { Observer } from '../flow/observer.ts';
+import type { Observer } from '../flow/device/observer.ts';
 import type { Store } from '../store/store.ts';
 
 const SECONDS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10];

@@ -3,7 +3,7 @@ import { routes } from '#shared/api.ts';
 import { accept, refuse } from '#shared/problems.ts';
 import { roleOfProduct } from '#shared/trust/delegation.ts';
 import { keyIdOf } from '#shared/trust/keys.ts';
-import { createProduct, keysOf } from '../flow/create-product.ts';
+import { createProduct, keysOf } from '../flow/release/create-product.ts';
 import type { Store } from '../store/store.ts';
 import type { Repository } from '../trust/repository.ts';
 import { handle } from './app.ts';

@@ -18,12 +18,12 @@ import type {
   StateCounts,
 } from '#shared/views.ts';
 import { parseAuditEvent, sentenceOf } from '../domain/audit.ts';
-import type { DeploymentRecord } from '../domain/deployment.ts';
-import { didOf } from '../domain/did.ts';
-import { recalledOf } from '../domain/recall.ts';
-import { keysOf } from '../flow/create-product.ts';
-import type { Queued } from '../flow/queue-rollouts.ts';
-import type { RolloutReport } from '../flow/report-rollout.ts';
+import type { DeploymentRecord } from '../domain/deployment/deployment.ts';
+import { didOf } from '../domain/deployment/did.ts';
+import { recalledOf } from '../domain/rollout/recall.ts';
+import { keysOf } from '../flow/release/create-product.ts';
+import type { Queued } from '../flow/rollout/queue-rollouts.ts';
+import type { RolloutReport } from '../flow/rollout/report-rollout.ts';
 import type { AuditEntry } from '../store/audit.ts';
 import type { BundleRecord, ProductRecord, ReleaseRecord } from '../store/catalogue.ts';
 import type { CohortRecord, DeviceRecord } from '../store/devices.ts';

@@ -13,7 +13,7 @@ import { MESSAGE_BYTES_MAX } from '#shared/messages.ts';
 import type { Result } from '#shared/problems.ts';
 import { fullBucket, type Rate, type TokenBucket, take, waitMs } from '#shared/token-bucket.ts';
 import { down, parseUp, type UpChannel, up } from '#shared/topics.ts';
-import type { Observer } from '../flow/observer.ts';
+import type { Observer } from '../flow/device/observer.ts';
 import { perKey } from '../flow/token-bucket.ts';
 import { may, SUBSCRIPTIONS_MAX } from './access.ts';
 import type { Connections } from './connections.ts';

@@ -6,7 +6,7 @@ import type { Client } from 'aedes';
 import type { Id } from '#shared/ids.ts';
 import type { Ack, Desired, LogAck } from '#shared/messages.ts';
 import { down } from '#shared/topics.ts';
-import type { DeviceLink } from '../flow/device-link.ts';
+import type { DeviceLink } from '../flow/device/device-link.ts';
 
 /** A device that does not read while this much waits for it is cut off; it will come back and get what is newest. */
 const UNREAD_BYTES_MAX = 256 * 1024;

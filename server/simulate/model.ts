@@ -2,7 +2,7 @@
 import { z } from 'zod';
 import { DurationMs } from '#shared/ids.ts';
 import { CohortPlan, Policy } from '#shared/policy.ts';
-import { waveWithoutGrowth } from '../domain/waves.ts';
+import { waveWithoutGrowth } from '../domain/rollout/waves.ts';
 
 export const FleetModel = z.strictObject({
   devices: z.number().int().min(1).max(100_000).default(10_000),

@@ -2,10 +2,10 @@
 
 import { Id } from '#shared/ids.ts';
 import { CohortPlan } from '#shared/policy.ts';
-import { binMsOf } from '../domain/deployment.ts';
-import type { Millis, Rollout } from '../domain/rollout.ts';
-import { stepRollout } from '../domain/rollout-step.ts';
-import { planWaves } from '../domain/waves.ts';
+import { binMsOf } from '../domain/deployment/deployment.ts';
+import type { Millis, Rollout } from '../domain/rollout/rollout.ts';
+import { stepRollout } from '../domain/rollout/rollout-step.ts';
+import { planWaves } from '../domain/rollout/waves.ts';
 import type { FleetModel, RunOutcome, Trial } from './model.ts';
 import { randomOf } from './random.ts';
 import { SIMULATED, type VirtualFleet, virtualFleet } from './virtual-fleet.ts';

@@ -4,9 +4,15 @@
  */
 import { Id } from '#shared/ids.ts';
 import type { Policy } from '#shared/policy.ts';
-import { AGE_BINS, binMsOf, type DeploymentRecord, type OutcomeBin, outcomeOf } from '../domain/deployment.ts';
-import { type DeviceWord, stepDeployment } from '../domain/deployment-step.ts';
-import type { Millis, RolloutPlan } from '../domain/rollout.ts';
+import {
+  AGE_BINS,
+  binMsOf,
+  type DeploymentRecord,
+  type OutcomeBin,
+  outcomeOf,
+} from '../domain/deployment/deployment.ts';
+import { type DeviceWord, stepDeployment } from '../domain/deployment/deployment-step.ts';
+import type { Millis, RolloutPlan } from '../domain/rollout/rollout.ts';
 import { dueQueue } from './due-queue.ts';
 import type { FleetModel } from './model.ts';
 import { type Random, waitOf } from './random.ts';

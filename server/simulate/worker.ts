@@ -1,6 +1,6 @@
 /** A thread that runs rollouts: one message is one piece of work, one answer its outcomes. */
 import { parentPort, workerData } from 'node:worker_threads';
-import type { Rollout } from '../domain/rollout.ts';
+import type { Rollout } from '../domain/rollout/rollout.ts';
 import { Simulation } from './model.ts';
 import { planTrial, runOnce } from './run-once.ts';
 import type { Piece, PieceDone } from './simulate.ts';

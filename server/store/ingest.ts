@@ -2,8 +2,8 @@
 import type { Running } from '#shared/deployment.ts';
 import type { Id } from '#shared/ids.ts';
 import type { LogPiece } from '#shared/messages.ts';
-import type { DeploymentRecord } from '../domain/deployment.ts';
-import type { Millis } from '../domain/rollout.ts';
+import type { DeploymentRecord } from '../domain/deployment/deployment.ts';
+import type { Millis } from '../domain/rollout/rollout.ts';
 import type { AuditLine } from './audit.ts';
 
 export type HeartbeatRow = {

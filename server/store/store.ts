@@ -1,6 +1,6 @@
 /**
  * Everything that the server remembers. Each method is one transaction: all of it is committed, or none. One contract
- * suite (`test/store/contract.ts`) says what an engine must do; SQLite in a worker thread is the first engine.
+ * suite (`test/server/store/contract.ts`) says what an engine must do; SQLite in a worker thread is the first engine.
  *
  * Times are integer milliseconds. Lists are read in pages (page.ts). Every list of ids that is passed in holds at most 100,000.
  *

@@ -1,8 +1,9 @@
 /** Rollouts as they happen, on the real flows and store: what the golden histories are recorded from. The same each time, but for what the code decides. */
-import { type Decision, readRecord } from '#server/domain/decision.ts';
-import type { DeploymentRecord } from '#server/domain/deployment.ts';
-import { resumeRollout } from '#server/flow/resume-rollout.ts';
-import { steerRollout } from '#server/flow/steer-rollout.ts';
+
+import type { DeploymentRecord } from '#server/domain/deployment/deployment.ts';
+import { type Decision, readRecord } from '#server/domain/rollout/decision.ts';
+import { resumeRollout } from '#server/flow/rollout/resume-rollout.ts';
+import { steerRollout } from '#server/flow/rollout/steer-rollout.ts';
 import { Id } from '#shared/ids.ts';
 import type { Policy } from '#shared/policy.ts';
 import {
@@ -15,7 +16,7 @@ import {
   run,
   startRollout,
   type World,
-} from '../flow/world.ts';
+} from '../server/flow/world.ts';
 
 /** A decision as it is kept, the record as it is written, and what it led to. */
 export type KeptHistory = {

@@ -2,8 +2,14 @@
 import { globSync, readFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { describe, expect, test } from 'vitest';
-import { type Decision, isWorthRecording, readRecord, recordOf, replayDecisions } from '#server/domain/decision.ts';
-import { kindsOfDecision, reasonsOf, sentenceOfDecision } from '#server/domain/decision-words.ts';
+import {
+  type Decision,
+  isWorthRecording,
+  readRecord,
+  recordOf,
+  replayDecisions,
+} from '#server/domain/rollout/decision.ts';
+import { kindsOfDecision, reasonsOf, sentenceOfDecision } from '#server/domain/rollout/decision-words.ts';
 import { sha256Hex } from '#shared/trust/canonical.ts';
 import { decisionsIn, type KeptHistory, SCENARIOS } from './histories.ts';
 

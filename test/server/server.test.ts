@@ -4,7 +4,7 @@ import { createServer } from 'node:net';
 import { join } from 'node:path';
 import type { MqttClient } from 'mqtt';
 import { afterEach, beforeEach, expect, test } from 'vitest';
-import { ALIVE_META } from '#server/flow/grant-grace.ts';
+import { ALIVE_META } from '#server/flow/rollout/grant-grace.ts';
 import { type RunningServer, startServer } from '#server/main.ts';
 import { openInProcessStore } from '#server/store/sqlite/open.ts';
 import {

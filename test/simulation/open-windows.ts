@@ -1,5 +1,5 @@
 /** When maintenance windows are open, reckoned without the server's calendar: by looking back, minute by minute, for the moment at which one opened. */
-import type { RolloutPlan } from '#server/domain/rollout.ts';
+import type { RolloutPlan } from '#server/domain/rollout/rollout.ts';
 import type { Id } from '#shared/ids.ts';
 import type { MaintenanceWindow } from '#shared/windows.ts';
 
@@ -21,7 +21,7 @@ const opensAt = (cron: string, zone: string, at: number): boolean => {
   const [minute, hours] = cron.split(' ');
   const clock = clockIn(zone, at);
   const before = clockIn(zone, at - HOUR_MS);
-  // Where clocks change it may open at another minute: docs/states.md says which, test/flow/calendar.test.ts holds it.
+  // Where clocks change it may open at another minute: docs/states.md says which, test/server/flow/time/calendar.test.ts holds it.
   if ((before.hour * 60 + before.minute + 60) % 1440 !== clock.hour * 60 + clock.minute) return true;
   return clock.minute === Number(minute) && (hours === '*' || clock.hour % 2 === 0);
 };

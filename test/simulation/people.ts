@@ -1,16 +1,16 @@
 /** Those who plan rollouts and steer them, at random, through the server's real flows. */
 
 import { auditLine } from '#server/domain/audit.ts';
-import type { Channel } from '#server/domain/channel.ts';
-import { acceptDevice, rejectDevice } from '#server/flow/admit-device.ts';
-import { adoptDrift, reconcileDrift } from '#server/flow/drift.ts';
-import { planRollout } from '#server/flow/plan-rollout.ts';
-import { approveRelease, reportCheck } from '#server/flow/promote-release.ts';
-import { recallRollout } from '#server/flow/recall-rollout.ts';
-import { resumeRollout } from '#server/flow/resume-rollout.ts';
-import { promoteRelease } from '#server/flow/stage-release.ts';
-import { approveRollout, steerRollout } from '#server/flow/steer-rollout.ts';
-import { withdrawRelease } from '#server/flow/withdraw-release.ts';
+import type { Channel } from '#server/domain/release/channel.ts';
+import { acceptDevice, rejectDevice } from '#server/flow/device/admit-device.ts';
+import { approveRelease, reportCheck } from '#server/flow/release/promote-release.ts';
+import { promoteRelease } from '#server/flow/release/stage-release.ts';
+import { adoptDrift, reconcileDrift } from '#server/flow/rollout/drift.ts';
+import { planRollout } from '#server/flow/rollout/plan-rollout.ts';
+import { recallRollout } from '#server/flow/rollout/recall-rollout.ts';
+import { resumeRollout } from '#server/flow/rollout/resume-rollout.ts';
+import { approveRollout, steerRollout } from '#server/flow/rollout/steer-rollout.ts';
+import { withdrawRelease } from '#server/flow/rollout/withdraw-release.ts';
 import type { RolloutRecord } from '#server/store/rollouts.ts';
 import type { SyncStore } from '#server/store/sqlite/sync.ts';
 import type { Repository } from '#server/trust/repository.ts';

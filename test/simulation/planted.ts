@@ -1,6 +1,6 @@
 /** The planted bugs that live between a flow and its store: what is handed over is changed, or what was done is undone. */
 import { parseAuditEvent } from '#server/domain/audit.ts';
-import type { DeploymentRecord } from '#server/domain/deployment.ts';
+import type { DeploymentRecord } from '#server/domain/deployment/deployment.ts';
 import type { RolloutRecord } from '#server/store/rollouts.ts';
 import { OWNING_STATES } from '#server/store/sqlite/deployments.ts';
 import type { Sql } from '#server/store/sqlite/sql.ts';

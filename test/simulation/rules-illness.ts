@@ -1,6 +1,6 @@
 /** A device that committed and then calls itself unhealthy for as long as the policy says, while it is watched, does not stay committed. */
 
-import type { DeploymentRecord } from '#server/domain/deployment.ts';
+import type { DeploymentRecord } from '#server/domain/deployment/deployment.ts';
 import type { RolloutRecord } from '#server/store/rollouts.ts';
 import type { SyncStore } from '#server/store/sqlite/sync.ts';
 import type { Id } from '#shared/ids.ts';

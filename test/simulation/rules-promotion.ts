@@ -1,5 +1,5 @@
 /** A release is promoted only with all that the channel requires of it, by what the audit log says. */
-import type { Channel } from '#server/domain/channel.ts';
+import type { Channel } from '#server/domain/release/channel.ts';
 import type { SyncStore } from '#server/store/sqlite/sync.ts';
 import type { Event } from './rules-rows.ts';
 import type { World } from './world.ts';

@@ -1,5 +1,5 @@
 /** With the faults off, whoever runs a release because of a recalled rollout is back, or it is said why not. */
-import { recalledOf } from '#server/domain/recall.ts';
+import { recalledOf } from '#server/domain/rollout/recall.ts';
 import type { RolloutRecord } from '#server/store/rollouts.ts';
 import type { SyncStore } from '#server/store/sqlite/sync.ts';
 import type { Device } from './agent.ts';

@@ -1,6 +1,6 @@
 /** What must hold of each deployment whenever it moves. */
 
-import type { DeploymentRecord } from '#server/domain/deployment.ts';
+import type { DeploymentRecord } from '#server/domain/deployment/deployment.ts';
 import type { RolloutRecord } from '#server/store/rollouts.ts';
 import { OWNING_STATES } from '#server/store/sqlite/deployments.ts';
 import { Receipt } from '#shared/deployment.ts';

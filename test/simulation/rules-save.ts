@@ -1,11 +1,11 @@
 /** What must hold whenever a rollout's next state and its offers are saved. */
 
-import type { Channel } from '#server/domain/channel.ts';
-import type { DeploymentRecord, OutcomeBin } from '#server/domain/deployment.ts';
-import { binMsOf } from '#server/domain/deployment.ts';
-import { ruleOn } from '#server/domain/halting.ts';
-import { TRANSITIONS } from '#server/domain/rollout-step.ts';
-import { groupName, setAside, tallyOf } from '#server/domain/tally.ts';
+import type { DeploymentRecord, OutcomeBin } from '#server/domain/deployment/deployment.ts';
+import { binMsOf } from '#server/domain/deployment/deployment.ts';
+import type { Channel } from '#server/domain/release/channel.ts';
+import { ruleOn } from '#server/domain/rollout/halting.ts';
+import { TRANSITIONS } from '#server/domain/rollout/rollout-step.ts';
+import { groupName, setAside, tallyOf } from '#server/domain/rollout/tally.ts';
 import type { RolloutRecord } from '#server/store/rollouts.ts';
 import type { SyncStore } from '#server/store/sqlite/sync.ts';
 import type { Id } from '#shared/ids.ts';

@@ -1,11 +1,11 @@
 /** The server of a simulation: the real flows and shells, constructed as server/main.ts does, on a store that survives and a process that may die at any moment. */
 import type { Logger } from 'pino';
-import { desiredOf } from '#server/flow/desired.ts';
-import type { DeviceLink } from '#server/flow/device-link.ts';
-import { grantGrace, noteAlive } from '#server/flow/grant-grace.ts';
-import { makeGreeter } from '#server/flow/greet-device.ts';
-import { makeIngest } from '#server/flow/ingest.ts';
-import { type Rollouts, startRollouts } from '#server/flow/rollouts.ts';
+import { desiredOf } from '#server/flow/device/desired.ts';
+import type { DeviceLink } from '#server/flow/device/device-link.ts';
+import { makeGreeter } from '#server/flow/device/greet-device.ts';
+import { makeIngest } from '#server/flow/device/ingest.ts';
+import { grantGrace, noteAlive } from '#server/flow/rollout/grant-grace.ts';
+import { type Rollouts, startRollouts } from '#server/flow/rollout/rollouts.ts';
 import type { Sql } from '#server/store/sqlite/sql.ts';
 import type { SyncStore } from '#server/store/sqlite/sync.ts';
 import type { Store } from '#server/store/store.ts';

@@ -1,8 +1,8 @@
 /** Looks at every single call of the store, remembers what it has seen, and holds the rules (rules-*.ts) against it. */
 import { parseAuditEvent, sentenceOf } from '#server/domain/audit.ts';
-import type { Channel } from '#server/domain/channel.ts';
-import type { DeploymentRecord, OutcomeBin } from '#server/domain/deployment.ts';
-import { countOutcomes } from '#server/domain/deployment.ts';
+import type { DeploymentRecord, OutcomeBin } from '#server/domain/deployment/deployment.ts';
+import { countOutcomes } from '#server/domain/deployment/deployment.ts';
+import type { Channel } from '#server/domain/release/channel.ts';
 import type { RolloutRecord } from '#server/store/rollouts.ts';
 import type { SyncStore } from '#server/store/sqlite/sync.ts';
 import { Id, type Sha256 } from '#shared/ids.ts';

@@ -1,5 +1,5 @@
-import { moved, moveProgress } from '#server/domain/clock-step.ts';
-import type { RolloutState } from '#server/domain/rollout.ts';
+import { moved, moveProgress } from '#server/domain/rollout/clock-step.ts';
+import type { RolloutState } from '#server/domain/rollout/rollout.ts';
 import type { Id } from '#shared/ids.ts';
 import { appendAudit } from './audit.ts';
 import { fromJson, idList, type Sql } from './sql.ts';

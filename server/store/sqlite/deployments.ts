@@ -1,7 +1,7 @@
-import { SHARED_MS, SHARING_NAMED_MAX } from '#server/domain/boots.ts';
-import type { DeploymentRecord, OutcomeBin } from '#server/domain/deployment.ts';
-import { REFUSING_NAMED_MAX } from '#server/domain/refusing.ts';
-import type { Attempts } from '#server/domain/retry.ts';
+import type { DeploymentRecord, OutcomeBin } from '#server/domain/deployment/deployment.ts';
+import type { Attempts } from '#server/domain/deployment/retry.ts';
+import { SHARED_MS, SHARING_NAMED_MAX } from '#server/domain/device/boots.ts';
+import { REFUSING_NAMED_MAX } from '#server/domain/device/refusing.ts';
 import type { DeploymentState, DeviceError } from '#shared/deployment.ts';
 import type { Id } from '#shared/ids.ts';
 import type { DeploymentCount } from '../rollouts.ts';

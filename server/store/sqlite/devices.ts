@@ -1,4 +1,4 @@
-import { SHARED_MS } from '#server/domain/boots.ts';
+import { SHARED_MS } from '#server/domain/device/boots.ts';
 import type { Id } from '#shared/ids.ts';
 import type { DeviceRecord, DeviceState, EnrolmentTokenRecord } from '../devices.ts';
 import { appendAudit } from './audit.ts';

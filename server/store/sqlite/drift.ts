@@ -3,7 +3,7 @@
  * adopted; before any of these, what it ran when it was first heard.
  */
 import { auditLine, byDevice } from '#server/domain/audit.ts';
-import type { DeploymentRecord } from '#server/domain/deployment.ts';
+import type { DeploymentRecord } from '#server/domain/deployment/deployment.ts';
 import type { Running } from '#shared/deployment.ts';
 import { type Id, releaseRef } from '#shared/ids.ts';
 import type { DriftRecord } from '../devices.ts';

@@ -1,5 +1,5 @@
 /** What devices report, in batches: the hottest writes of the server. */
-import type { DeploymentRecord } from '#server/domain/deployment.ts';
+import type { DeploymentRecord } from '#server/domain/deployment/deployment.ts';
 import type { Id } from '#shared/ids.ts';
 import type { ReportRow } from '../ingest.ts';
 import { appendAudit } from './audit.ts';

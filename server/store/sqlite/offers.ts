@@ -1,9 +1,9 @@
 /** What a decision about a rollout does to devices: offers, withdrawals and deadlines. All within the caller's transaction. */
 
 import { type AuditEvent, auditLine, BY_SERVER } from '#server/domain/audit.ts';
-import { SHARED_MS } from '#server/domain/boots.ts';
-import { HEARD_WITHIN_MS } from '#server/domain/deadline.ts';
-import type { DeploymentRecord } from '#server/domain/deployment.ts';
+import { HEARD_WITHIN_MS } from '#server/domain/deployment/deadline.ts';
+import type { DeploymentRecord } from '#server/domain/deployment/deployment.ts';
+import { SHARED_MS } from '#server/domain/device/boots.ts';
 import type { DeploymentState, OverdueClass } from '#shared/deployment.ts';
 import type { Id } from '#shared/ids.ts';
 import type { Instruction } from '#shared/messages.ts';

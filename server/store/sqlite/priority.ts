@@ -1,7 +1,7 @@
 /** Which rollout comes first where several want the same device: the one with the higher priority, then the one that owns it. */
 
 import { auditLine, BY_SERVER } from '#server/domain/audit.ts';
-import { SHARED_MS } from '#server/domain/boots.ts';
+import { SHARED_MS } from '#server/domain/device/boots.ts';
 import type { Id } from '#shared/ids.ts';
 import type { OfferRequest, ShutWindow } from '../rollouts.ts';
 import { appendAudit } from './audit.ts';

@@ -1,4 +1,4 @@
-import type { ReleaseApproval, ReleaseCheck } from '#server/domain/promotion.ts';
+import type { ReleaseApproval, ReleaseCheck } from '#server/domain/release/promotion.ts';
 import type { Id } from '#shared/ids.ts';
 import { appendAudit } from './audit.ts';
 import type { Sql } from './sql.ts';

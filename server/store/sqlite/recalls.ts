@@ -1,6 +1,6 @@
 /** Rollouts that were recalled: who runs their release because of them, who goes back with which rollout, and who can not. */
-import type { DeploymentRecord } from '#server/domain/deployment.ts';
-import type { Recallable } from '#server/domain/recall.ts';
+import type { DeploymentRecord } from '#server/domain/deployment/deployment.ts';
+import type { Recallable } from '#server/domain/rollout/recall.ts';
 import type { Running } from '#shared/deployment.ts';
 import type { Id } from '#shared/ids.ts';
 import type { StayReason } from '#shared/recall.ts';

@@ -1,5 +1,5 @@
-import type { DeploymentRecord } from '#server/domain/deployment.ts';
-import type { RolloutPlan, RolloutState } from '#server/domain/rollout.ts';
+import type { DeploymentRecord } from '#server/domain/deployment/deployment.ts';
+import type { RolloutPlan, RolloutState } from '#server/domain/rollout/rollout.ts';
 import type { Id, Sha256 } from '#shared/ids.ts';
 import type { RolloutRecord } from '../rollouts.ts';
 import { appendAudit, sizeOfAudit } from './audit.ts';

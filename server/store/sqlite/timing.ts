@@ -1,7 +1,7 @@
 /** Devices that wait because they were told to: for a window, for a time, or for a command. */
 
-import type { DeploymentRecord } from '#server/domain/deployment.ts';
-import type { RolloutPlan } from '#server/domain/rollout.ts';
+import type { DeploymentRecord } from '#server/domain/deployment/deployment.ts';
+import type { RolloutPlan } from '#server/domain/rollout/rollout.ts';
 import type { Id } from '#shared/ids.ts';
 import type { Instruction } from '#shared/messages.ts';
 import { firstOpenAt, mayActivateAt, mayInstallAt } from '#shared/windows.ts';

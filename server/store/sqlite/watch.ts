@@ -1,6 +1,6 @@
 /** Devices that committed, watched by their heartbeats (domain/late-regression.ts). */
 
-import type { DeploymentRecord } from '#server/domain/deployment.ts';
+import type { DeploymentRecord } from '#server/domain/deployment/deployment.ts';
 import type { Sha256 } from '#shared/ids.ts';
 import type { WatchedDeployment } from '../rollouts.ts';
 import { appendAudit } from './audit.ts';

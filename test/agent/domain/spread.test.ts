@@ -2,7 +2,7 @@ import * as fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { backoffMs, jitteredMs } from '#agent/domain/retry.ts';
 import { clampedSpread, spreadBackoff, turnAt } from '#agent/domain/spread.ts';
-import { spreadFor } from '#server/flow/spread.ts';
+import { spreadFor } from '#server/flow/device/spread.ts';
 
 const FLEET = 10_000;
 const CONNECTS_PER_SECOND = 500;
