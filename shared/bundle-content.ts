@@ -1,5 +1,6 @@
 /** Whether what a bundle's artifacts hold fits into one slot, and is what its manifest says: so that nothing is published that no device can install. */
-import type { BundlePart } from './bundle.ts';
+
+import type { BundlePart } from './bundle-part.ts';
 import type { Artifact, Manifest } from './manifest.ts';
 import { accept, type Result, refuse } from './problems.ts';
 import type { Lost } from './tree.ts';

@@ -11,6 +11,7 @@ import { basename, dirname } from 'node:path';
 import { Transform } from 'node:stream';
 import type { z } from 'zod';
 import { openContentCheck } from './bundle-content.ts';
+import { type BundlePart, partsOf } from './bundle-part.ts';
 import { syncFolder } from './durable.ts';
 import { Sha256 } from './ids.ts';
 import { type Artifact, BUNDLE_BYTES_MAX, InstallKind, MANIFEST_BYTES_MAX, Manifest } from './manifest.ts';
@@ -26,13 +27,6 @@ import { canonicalJson } from './trust/canonical.ts';
 const END_BYTES = 2 * BLOCK;
 const MANIFEST_NAME = 'manifest.json';
 const ZEROS = Buffer.alloc(END_BYTES);
-export type BundlePart = { kind: 'artifact' | 'attachment'; name: string; bytes: number; sha256: Sha256 };
-
-/** The parts of a bundle in the order in which the tar holds them. */
-export const partsOf = (manifest: Manifest): BundlePart[] => [
-  ...manifest.artifacts.map(({ name, bytes, sha256 }) => ({ kind: 'artifact' as const, name, bytes, sha256 })),
-  ...manifest.attachments.map(({ name, bytes, sha256 }) => ({ kind: 'attachment' as const, name, bytes, sha256 })),
-];
 const entryName = (part: BundlePart): string => `${part.kind}s/${part.name}`;
 const paddingOf = (bytes: number): number => (BLOCK - (bytes % BLOCK)) % BLOCK;
 

@@ -27,6 +27,7 @@ export const Millis = z
   .min(0)
   .max(253_402_300_799_999)
   .meta({ examples: [1_795_219_200_000] });
+export type Millis = z.infer<typeof Millis>;
 /** A length of time in milliseconds, at most 400 days. */
 export const DurationMs = z.number().int().min(0).max(34_560_000_000);
 

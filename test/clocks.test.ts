@@ -25,7 +25,7 @@ const SUBTRACTIONS: Record<string, string> = {
   'agent/transfer/metered.ts': 'the end of an offer is expiry',
   'server/flow/release/collect-garbage.ts': 'how old a record is',
   'server/flow/rollout/follow-cohorts.ts': 'kept over restarts; a clock that was set back makes it look at once',
-  'server/flow/housekeeping.ts': 'how old records are, in days',
+  'server/housekeeping.ts': 'how old records are, in days',
   'server/flow/device/keep-logs.ts': 'how old records are, in days',
   'server/flow/release/pack-targets.ts': 'how old a record is',
   'server/steady-clock.ts': 'by how much the clock was set',

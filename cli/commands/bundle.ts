@@ -1,7 +1,7 @@
 /** `sluice bundle`: make bundles, and look into them. No server is needed. */
 import { dirname } from 'node:path';
 import { type Command, Option } from 'commander';
-import { partsOf } from '#shared/bundle.ts';
+import { partsOf } from '#shared/bundle-part.ts';
 import { releaseRef, Sha256, unreachable } from '#shared/ids.ts';
 import type { HealthCheck } from '#shared/manifest.ts';
 import { withoutLongWords } from '#shared/problems.ts';

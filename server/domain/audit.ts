@@ -5,9 +5,8 @@ import { Id, Millis, Sha256 } from '#shared/ids.ts';
 import { Signed } from '#shared/messages.ts';
 import { STAY_REASONS, STAYS } from '#shared/recall.ts';
 import { canonicalJson } from '#shared/trust/canonical.ts';
-import { durationWords } from './rollout/explain.ts';
-import { plural, sentenceOfHalt } from './rollout/halt-words.ts';
-import { HaltReason } from './rollout/rollout.ts';
+import { HaltReason, sentenceOfHalt } from './halt-reason.ts';
+import { durationWords, plural } from './words.ts';
 
 /** `by` of what the server decided itself. */
 export const BY_SERVER = 'server';

@@ -6,7 +6,7 @@ import { Socket } from 'node:net';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import type { Refusal } from '#shared/problems.ts';
 import { refuse } from '#shared/problems.ts';
-import { addressGroup } from '../flow/token-bucket.ts';
+import { addressGroup } from '#shared/token-bucket.ts';
 import { rawProblem } from './errors.ts';
 
 /** Of a route that names no other: the largest form that people and devices fill in. */

@@ -4,8 +4,7 @@
  */
 import type { Socket } from 'node:net';
 import type { Client } from 'aedes';
-import { fullBucket, type Rate, take } from '#shared/token-bucket.ts';
-import { addressGroup } from '../flow/token-bucket.ts';
+import { addressGroup, fullBucket, type Rate, take } from '#shared/token-bucket.ts';
 
 /** A CONNECT: id, user name, a login of some 400 bytes, a will. */
 const PACKET_BYTES_MAX_BEFORE_LOGIN = 4 * 1024;

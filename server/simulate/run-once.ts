@@ -1,9 +1,9 @@
 /** One rollout from its start to its end on a virtual clock. Every decision is `stepRollout`'s, as in the server. */
 
-import { Id } from '#shared/ids.ts';
+import { Id, type Millis } from '#shared/ids.ts';
 import { CohortPlan } from '#shared/policy.ts';
 import { binMsOf } from '../domain/deployment/deployment.ts';
-import type { Millis, Rollout } from '../domain/rollout/rollout.ts';
+import type { Rollout } from '../domain/rollout/rollout.ts';
 import { stepRollout } from '../domain/rollout/rollout-step.ts';
 import { planWaves } from '../domain/rollout/waves.ts';
 import type { FleetModel, RunOutcome, Trial } from './model.ts';

@@ -2,7 +2,7 @@
  * A fleet on a virtual clock, held to the domain's own rules: journeys move by `stepDeployment` and are counted by `outcomeOf`,
  * as the store does it. Only journeys that have begun exist as records, and the counts are kept as they change.
  */
-import { Id } from '#shared/ids.ts';
+import { Id, type Millis } from '#shared/ids.ts';
 import type { Policy } from '#shared/policy.ts';
 import {
   AGE_BINS,
@@ -12,7 +12,7 @@ import {
   outcomeOf,
 } from '../domain/deployment/deployment.ts';
 import { type DeviceWord, stepDeployment } from '../domain/deployment/deployment-step.ts';
-import type { Millis, RolloutPlan } from '../domain/rollout/rollout.ts';
+import type { RolloutPlan } from '../domain/rollout/rollout.ts';
 import { dueQueue } from './due-queue.ts';
 import type { FleetModel } from './model.ts';
 import { type Random, waitOf } from './random.ts';

@@ -1,8 +1,7 @@
 /** Products and their releases: what is in them, what has been said of them, and where they may go. */
-import type { Id, Sha256 } from '#shared/ids.ts';
+import type { Id, Millis, Sha256 } from '#shared/ids.ts';
 import type { Manifest } from '#shared/manifest.ts';
 import type { ReleaseApproval, ReleaseCheck } from '../domain/release/promotion.ts';
-import type { Millis } from '../domain/rollout/rollout.ts';
 import type { AuditLine } from './audit.ts';
 import type { Page } from './page.ts';
 

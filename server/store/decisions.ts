@@ -1,6 +1,5 @@
 /** What rollouts decided, and from what. */
-import type { Id, Sha256 } from '#shared/ids.ts';
-import type { Millis } from '../domain/rollout/rollout.ts';
+import type { Id, Millis, Sha256 } from '#shared/ids.ts';
 
 /**
  * A decision as domain/decision.ts records it, and its digest. `onlyIfOffered`: kept when somebody was offered something or skipped, and the first time

@@ -1,7 +1,6 @@
 /** What devices are told, and the outbox through which they are. */
-import type { Id } from '#shared/ids.ts';
+import type { Id, Millis } from '#shared/ids.ts';
 import type { Desired, Instruction } from '#shared/messages.ts';
-import type { Millis } from '../domain/rollout/rollout.ts';
 
 /** A desired document that is recorded but perhaps not signed yet. */
 export type DesiredRecord = { device: Id; seq: number; instruction: Instruction; document: Desired | null; at: Millis };

@@ -1,7 +1,6 @@
 /** Devices: how they come, what they said last, which of them drift, and what they are named by. */
 import type { Running } from '#shared/deployment.ts';
-import type { Id, Sha256 } from '#shared/ids.ts';
-import type { Millis } from '../domain/rollout/rollout.ts';
+import type { Id, Millis, Sha256 } from '#shared/ids.ts';
 import type { AuditLine } from './audit.ts';
 import type { Page } from './page.ts';
 

@@ -1,9 +1,8 @@
 /** What devices say: heartbeats, reports and logs. */
 import type { Running } from '#shared/deployment.ts';
-import type { Id } from '#shared/ids.ts';
+import type { Id, Millis } from '#shared/ids.ts';
 import type { LogPiece } from '#shared/messages.ts';
 import type { DeploymentRecord } from '../domain/deployment/deployment.ts';
-import type { Millis } from '../domain/rollout/rollout.ts';
 import type { AuditLine } from './audit.ts';
 
 export type HeartbeatRow = {

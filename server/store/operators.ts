@@ -1,6 +1,5 @@
 /** Who may ask the server for what. */
-import type { Sha256 } from '#shared/ids.ts';
-import type { Millis } from '../domain/rollout/rollout.ts';
+import type { Millis, Sha256 } from '#shared/ids.ts';
 import type { AuditLine } from './audit.ts';
 import type { Page } from './page.ts';
 

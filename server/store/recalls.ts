@@ -1,9 +1,8 @@
 /** Devices that go back to what they ran before. */
-import type { Id } from '#shared/ids.ts';
+import type { Id, Millis } from '#shared/ids.ts';
 import type { StayReason } from '#shared/recall.ts';
 import type { DeploymentRecord } from '../domain/deployment/deployment.ts';
 import type { Recallable } from '../domain/rollout/recall.ts';
-import type { Millis } from '../domain/rollout/rollout.ts';
 import type { AuditLine } from './audit.ts';
 import type { RolloutRecord } from './rollouts.ts';
 

@@ -1,6 +1,6 @@
 /** Rollouts and their deployments. */
 import type { DeploymentState, OverdueClass } from '#shared/deployment.ts';
-import type { Id, Sha256 } from '#shared/ids.ts';
+import type { Id, Millis, Sha256 } from '#shared/ids.ts';
 import type { Instruction } from '#shared/messages.ts';
 import type { OpenSpan } from '#shared/windows.ts';
 import type { DeploymentRecord, OutcomeBin } from '../domain/deployment/deployment.ts';
@@ -8,7 +8,7 @@ import type { WatchedHealth } from '../domain/deployment/late-regression.ts';
 import type { CoolingDown } from '../domain/deployment/retry.ts';
 import type { SharingKey } from '../domain/device/boots.ts';
 import type { Refusing } from '../domain/device/refusing.ts';
-import type { Millis, RolloutPlan, RolloutState } from '../domain/rollout/rollout.ts';
+import type { RolloutPlan, RolloutState } from '../domain/rollout/rollout.ts';
 import type { AuditLine } from './audit.ts';
 import type { DecisionToKeep } from './decisions.ts';
 import type { CohortRecord } from './devices.ts';

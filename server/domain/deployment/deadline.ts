@@ -1,7 +1,7 @@
 /** Until when a device that accepted has to come to the next state, and what it is called when it does not. */
 import type { DeploymentState } from '#shared/deployment.ts';
+import type { Millis } from '#shared/ids.ts';
 import type { Policy } from '#shared/policy.ts';
-import type { Millis } from '../rollout/rollout.ts';
 
 type Deadlines = Policy['deadlines'];
 type Times = {

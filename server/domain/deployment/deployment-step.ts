@@ -3,12 +3,12 @@
  * twice, or out of order, and then changes nothing. `docs/states.md` repeats the table below, and a test holds it there.
  */
 import type { AgentState, DeploymentState, DeviceError, Outcome } from '#shared/deployment.ts';
+import type { Millis } from '#shared/ids.ts';
 import type { Policy } from '#shared/policy.ts';
 import { type AuditEvent, byDevice } from '../audit.ts';
-import type { Millis } from '../rollout/rollout.ts';
 import { deadlineOf, readyWithinMs } from './deadline.ts';
-import { type DeploymentRecord, HELD_FOR_COMMAND } from './deployment.ts';
-import { type Attempts, isOver, retryOf, returnOf } from './retry.ts';
+import { type Attempts, type DeploymentRecord, HELD_FOR_COMMAND } from './deployment.ts';
+import { isOver, retryOf, returnOf } from './retry.ts';
 
 /** Either what a state report says (`state`), or what a receipt says whose signature was verified (`outcome`). Both fit as they are. */
 export type DeviceWord =

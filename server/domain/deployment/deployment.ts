@@ -1,9 +1,7 @@
 /** One device's journey in one rollout as the server keeps it, and how journeys are counted for the judge. */
 import type { DeploymentState, DeviceError, OverdueClass } from '#shared/deployment.ts';
-import { type Id, unreachable } from '#shared/ids.ts';
+import { type Id, type Millis, unreachable } from '#shared/ids.ts';
 import type { Policy } from '#shared/policy.ts';
-import type { Millis } from '../rollout/rollout.ts';
-import type { Attempts } from './retry.ts';
 
 export type DeploymentRecord = {
   id: Id;
@@ -129,4 +127,16 @@ export const countOutcomes = (deployments: DeploymentRecord[], binMs: number): O
     else bins.set(key, bin);
   }
   return [...bins.values()];
+};
+
+/** What became of a deployment's earlier attempts. */
+export type Attempts = {
+  /** Attempts that ended and are to be repeated, deferred ones too. */
+  ended: number;
+  /** Those of them that failed: what the policy limits. */
+  failed: number;
+  /** It is not offered again before. */
+  notBefore: Millis | null;
+  /** How often the device went on trial after it had said that it was withdrawn. */
+  returns: number;
 };

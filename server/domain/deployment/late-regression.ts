@@ -2,10 +2,9 @@
  * A device that committed and then turns out badly, seen from its heartbeats: for a while after its commit it is watched.
  * Its own bad news (`reverted`, `failed`) is taken at any time, by deployment-step.ts; this is for the device that says nothing.
  */
-import { type Sha256, unreachable } from '#shared/ids.ts';
+import { type Millis, type Sha256, unreachable } from '#shared/ids.ts';
 import type { Policy } from '#shared/policy.ts';
 import { BY_SERVER } from '../audit.ts';
-import type { Millis } from '../rollout/rollout.ts';
 import type { DeploymentRecord } from './deployment.ts';
 import type { DeploymentStep } from './deployment-step.ts';
 

@@ -3,9 +3,8 @@
  * it went. Bad news is taken at its word; good news would need its receipt, so whoever runs the release stays as it is.
  */
 import type { Running } from '#shared/deployment.ts';
-import type { Sha256 } from '#shared/ids.ts';
+import type { Millis, Sha256 } from '#shared/ids.ts';
 import { byDevice } from '../audit.ts';
-import type { Millis } from '../rollout/rollout.ts';
 import type { DeploymentRecord } from './deployment.ts';
 import type { DeploymentStep } from './deployment-step.ts';
 

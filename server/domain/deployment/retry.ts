@@ -3,23 +3,10 @@
  * and not at once: a device that flaps waits longer each time, and uses up neither the rollout nor the judge's patience.
  */
 import type { DeploymentState, DeviceErrorCode } from '#shared/deployment.ts';
+import type { Millis } from '#shared/ids.ts';
 import type { Policy } from '#shared/policy.ts';
-import { durationWords } from '../rollout/explain.ts';
-import { plural } from '../rollout/halt-words.ts';
-import type { Millis } from '../rollout/rollout.ts';
-import type { DeploymentRecord } from './deployment.ts';
-
-/** What became of a deployment's earlier attempts. */
-export type Attempts = {
-  /** Attempts that ended and are to be repeated, deferred ones too. */
-  ended: number;
-  /** Those of them that failed: what the policy limits. */
-  failed: number;
-  /** It is not offered again before. */
-  notBefore: Millis | null;
-  /** How often the device went on trial after it had said that it was withdrawn. */
-  returns: number;
-};
+import { durationWords, plural } from '../words.ts';
+import type { Attempts, DeploymentRecord } from './deployment.ts';
 
 /** The network, the disk or the server was at fault. Not a signature, a digest, a hook or a self-test: those fail again, and tell of the release. */
 export const RETRIED: ReadonlySet<DeviceErrorCode> = new Set([

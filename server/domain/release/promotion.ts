@@ -1,8 +1,7 @@
 /** What a channel requires of a release, and what of it is met: each requirement with one sentence that people can act on. */
-import type { Id } from '#shared/ids.ts';
-import { approvalsWords, countingApprovals } from '../rollout/approvals.ts';
-import { durationWords } from '../rollout/explain.ts';
-import type { Millis } from '../rollout/rollout.ts';
+import type { Id, Millis } from '#shared/ids.ts';
+import { approvalsWords, countingApprovals } from '../approvals.ts';
+import { durationWords } from '../words.ts';
 import type { Channel } from './channel.ts';
 
 /** The newest word of CI on one named check of a release. */

@@ -2,8 +2,10 @@
  * What it means that this machine's clock was set: how long something has lasted is not changed by it. What a rollout counts from
  * moves along; times that people named (a start, an end, an activation, a window) are the clock's, and stay.
  */
+
+import type { Millis } from '#shared/ids.ts';
 import type { Uptime } from '#shared/machine-uptime.ts';
-import type { Millis, RolloutState } from './rollout.ts';
+import type { RolloutState } from './rollout.ts';
 
 /** By less a clock is kept right all the time. */
 export const STEP_MS_MIN = 10_000;

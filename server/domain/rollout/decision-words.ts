@@ -1,10 +1,10 @@
 /** Decisions in words, for people who ask why: what was decided, and each of its reasons with the figures that made it one. */
 import { sentenceOf } from '../audit.ts';
+import { durationWords, percentOf, plural, short, waveName } from '../words.ts';
 import type { Blocker } from './blockers.ts';
 import type { Decision } from './decision.ts';
-import { durationWords, explainRollout } from './explain.ts';
+import { explainRollout } from './explain.ts';
 import type { Figures, GroupFigures } from './figures.ts';
-import { percentOf, plural, short, waveName } from './halt-words.ts';
 import { isMet } from './halting.ts';
 import type { Rollout } from './rollout.ts';
 import type { RolloutFacts } from './rollout-events.ts';

@@ -2,10 +2,10 @@
  * A decision about a rollout with everything that it was made from, so that anybody can make it again: `stepRollout` is pure, and
  * the same inputs must lead to the same outcome (docs/decisions/0007).
  */
-import type { Id, Sha256 } from '#shared/ids.ts';
+import type { Id, Millis, Sha256 } from '#shared/ids.ts';
 import type { OutcomeBin, OutcomeClass } from '../deployment/deployment.ts';
 import { type Figures, figuresOf } from './figures.ts';
-import type { Millis, Rollout, RolloutState } from './rollout.ts';
+import type { Rollout, RolloutState } from './rollout.ts';
 import type { RolloutEvent, RolloutFacts, RolloutStep } from './rollout-events.ts';
 import { stepRollout } from './rollout-step.ts';
 

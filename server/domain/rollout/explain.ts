@@ -1,26 +1,9 @@
 /** One sentence for people: why a rollout is where it is, and what it waits for. */
-import { unreachable } from '#shared/ids.ts';
-import { approvalsWords } from './approvals.ts';
-import { percentOf, sentenceOfHalt, short, waveName } from './halt-words.ts';
-import type { HaltReason, Hold, Millis, Rollout } from './rollout.ts';
-
-/** A length of time with at most two units: `45 s`, `3 min 20 s`, `2 h 5 min`, `4 d`. */
-export const durationWords = (ms: number): string => {
-  const seconds = Math.ceil(Math.max(0, ms) / 1000);
-  const parts: [number, string][] = [
-    [Math.floor(seconds / 86_400), 'd'],
-    [Math.floor(seconds / 3600) % 24, 'h'],
-    [Math.floor(seconds / 60) % 60, 'min'],
-    [seconds % 60, 's'],
-  ];
-  const from = parts.findIndex(([amount]) => amount > 0);
-  if (from === -1) return '0 s';
-  return parts
-    .slice(from, from + 2)
-    .filter(([amount]) => amount > 0)
-    .map(([amount, unit]) => `${amount} ${unit}`)
-    .join(' ');
-};
+import { type Millis, unreachable } from '#shared/ids.ts';
+import { approvalsWords } from '../approvals.ts';
+import { type HaltReason, sentenceOfHalt } from '../halt-reason.ts';
+import { durationWords, percentOf, short, waveName } from '../words.ts';
+import type { Hold, Rollout } from './rollout.ts';
 
 const noted = (note: string): string => (note === '' ? '' : `: ${note}`);
 

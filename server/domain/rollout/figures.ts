@@ -1,10 +1,10 @@
 /** The figures that a rollout is decided by, as docs/judge.md names them: what `rollout explain` shows, and what is recorded with each decision. */
-import type { Id } from '#shared/ids.ts';
+import type { Id, Millis } from '#shared/ids.ts';
 import type { EvidenceRule } from '#shared/policy.ts';
 import { binMsOf } from '../deployment/deployment.ts';
 import { type Gate, gateOf } from './halting.ts';
 import { EVIDENCE_MAX, logEvidence, offerBound, waitingOf } from './judge.ts';
-import type { Acknowledged, Millis, Rollout } from './rollout.ts';
+import type { Acknowledged, Rollout } from './rollout.ts';
 import type { RolloutFacts } from './rollout-events.ts';
 import { startLimit, startsOf } from './rollout-run.ts';
 import { type Group, groupsOf, judgeInputOf, setAside, stillToAcknowledge, tallyOf } from './tally.ts';

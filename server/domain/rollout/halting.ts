@@ -1,7 +1,7 @@
 /** Whether a rollout must halt, by the rule of its policy and by its gate; and how many more devices the judge lets each group offer. */
 
 import type { z } from 'zod';
-import { unreachable } from '#shared/ids.ts';
+import { type Millis, unreachable } from '#shared/ids.ts';
 import type {
   EvidenceRule,
   JudgeRule,
@@ -10,8 +10,8 @@ import type {
   WavePercentageRule,
 } from '#shared/policy.ts';
 import { binMsOf, type OutcomeBin } from '../deployment/deployment.ts';
+import type { HaltReason } from '../halt-reason.ts';
 import { judge } from './judge.ts';
-import type { HaltReason, Millis } from './rollout.ts';
 import { type Group, groupName, groupsOf, judgeInputOf, reachableOf, tallyOf, withoutAges } from './tally.ts';
 
 /** What the judge grants a group (its bins are without ages): at most so many devices between offer and outcome more; Infinity where only the rate limits. */

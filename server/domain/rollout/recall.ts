@@ -3,11 +3,12 @@
  * it (docs/decisions/0006-recall-is-an-install-that-finds-its-slot-written.md). Pure.
  */
 import type { Running } from '#shared/deployment.ts';
-import { type Id, releaseRef, type Sha256 } from '#shared/ids.ts';
+import { type Id, type Millis, releaseRef, type Sha256 } from '#shared/ids.ts';
 import { refuse } from '#shared/problems.ts';
 import { STAYS, type StayReason } from '#shared/recall.ts';
 import { BY_SERVER } from '../audit.ts';
-import type { HaltReason, Millis, Recalled, Rollout, RolloutPlan, RolloutState } from './rollout.ts';
+import type { HaltReason } from '../halt-reason.ts';
+import type { Recalled, Rollout, RolloutPlan, RolloutState } from './rollout.ts';
 import type { RolloutEvent, RolloutFacts, RolloutStep } from './rollout-events.ts';
 
 export const recalledOf = (progress: RolloutState): Recalled | undefined =>

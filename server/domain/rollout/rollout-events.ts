@@ -1,9 +1,9 @@
 /** What can happen to a rollout, what has to be known to decide on it, and what a decision is made of. */
-import type { Id } from '#shared/ids.ts';
+import type { Id, Millis } from '#shared/ids.ts';
 import type { Refusal } from '#shared/problems.ts';
 import type { AuditEvent } from '../audit.ts';
 import type { OutcomeBin } from '../deployment/deployment.ts';
-import type { Acknowledged, Millis, Recalled, Rollout } from './rollout.ts';
+import type { Acknowledged, Recalled, Rollout } from './rollout.ts';
 
 export type RolloutEvent =
   | { kind: 'tick' }

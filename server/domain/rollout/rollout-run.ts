@@ -1,11 +1,12 @@
 /** One tick of a running rollout that neither halts nor is told anything: gate, waves, offers, and what it waits for. */
 
+import type { Millis } from '#shared/ids.ts';
 import { type AuditEvent, BY_SERVER } from '../audit.ts';
 import type { OutcomeBin } from '../deployment/deployment.ts';
+import { waveName } from '../words.ts';
 import { acknowledgedIn } from './acknowledge.ts';
-import { waveName } from './halt-words.ts';
 import { type Gate, type Grant, gateOf, isMet, isUnheard } from './halting.ts';
-import type { Hold, Millis, Rollout, RolloutState, StartWindow } from './rollout.ts';
+import type { Hold, Rollout, RolloutState, StartWindow } from './rollout.ts';
 import type { Offer, RolloutFacts, RolloutStep, WindowFacts } from './rollout-events.ts';
 import { groupName, type Tally, tallyOf } from './tally.ts';
 

@@ -2,15 +2,16 @@
  * What happens to a rollout, decided: the next state, whom to offer to, what to withdraw, what to write down. Nothing is done here.
  * `docs/states.md` repeats the table, and a test holds it there.
  */
-import { unreachable } from '#shared/ids.ts';
+import { type Millis, unreachable } from '#shared/ids.ts';
 import { refuse } from '#shared/problems.ts';
 import { type AuditEvent, BY_SERVER } from '../audit.ts';
 import { binMsOf } from '../deployment/deployment.ts';
 import { watchEndsAt } from '../deployment/late-regression.ts';
+import type { HaltReason } from '../halt-reason.ts';
 import { acknowledgedIn } from './acknowledge.ts';
 import { gateOf, isOutOfReach, isUnheard, ruleOn } from './halting.ts';
 import { recall, recallAtHalt, recalledOf, refusedAsRecalled } from './recall.ts';
-import type { Acknowledged, HaltReason, Millis, Rollout, RolloutState } from './rollout.ts';
+import type { Acknowledged, Rollout, RolloutState } from './rollout.ts';
 import { approve } from './rollout-approval.ts';
 import type { RolloutEvent, RolloutFacts, RolloutStep } from './rollout-events.ts';
 import { runOn } from './rollout-run.ts';

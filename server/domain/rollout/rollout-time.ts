@@ -1,7 +1,9 @@
 /** What time and a person's word about time do to a rollout: its end, and the activation of what is installed. */
+
+import type { Millis } from '#shared/ids.ts';
 import { refuse } from '#shared/problems.ts';
 import { BY_SERVER } from '../audit.ts';
-import type { Millis, Rollout, RolloutPlan, RolloutState } from './rollout.ts';
+import type { Rollout, RolloutPlan, RolloutState } from './rollout.ts';
 import type { RolloutEvent, RolloutFacts, RolloutStep } from './rollout-events.ts';
 import { complete } from './rollout-run.ts';
 import { tallyOf } from './tally.ts';

@@ -2,11 +2,9 @@
  * A rollout: one campaign of one release, wave by wave. Pure: `step` takes a rollout, what happened and the facts, and
  * returns the next rollout and its effects as data. Nothing here knows of a clock, a database or a socket.
  */
-import { z } from 'zod';
-import { Id, type Millis as MillisSchema } from '#shared/ids.ts';
+import { Id, type Millis } from '#shared/ids.ts';
 import type { CohortPlan, Policy } from '#shared/policy.ts';
-
-export type Millis = z.infer<typeof MillisSchema>;
+import { HaltReason } from '../halt-reason.ts';
 
 /** What never changes after planning. */
 export type RolloutPlan = {
@@ -33,48 +31,6 @@ export type RolloutPlan = {
   /** When a person said that everybody may activate. The one thing of a plan, with the sizes of waves that follow their cohort, that changes later. */
   activatedAt?: Millis;
 };
-
-/** A number that may have decimals. Canonical JSON knows only integers, so the audit log holds others as text (see `auditLine`). */
-const Decimal = z.union([
-  z.number(),
-  z
-    .string()
-    .regex(/^-?\d+(\.\d+)?(e[+-]?\d+)?$/)
-    .transform(Number),
-]);
-
-const count = z.number().int().min(0);
-
-/** Why a rollout halted, with the figures that made it so: enough to reckon it again. `group` is `cohort/compatible`. */
-export const HaltReason = z.discriminatedUnion('kind', [
-  /** `evidence` is E of docs/judge.md, capped at `EVIDENCE_MAX`. */
-  z.object({ kind: z.literal('evidence'), failed: count, offered: count, evidence: Decimal, group: z.string() }),
-  /** `excess` is the failed devices beyond the tolerated share of those offered. */
-  z.object({
-    kind: z.literal('budget'),
-    failed: count,
-    offered: count,
-    excess: Decimal,
-    budget: Decimal,
-    group: z.string(),
-  }),
-  z.object({ kind: z.literal('percentage'), failed: count, decided: count, percent: Decimal, limitPercent: Decimal }),
-  /**
-   * Too many of the wave have failed: even if everybody else commits, `needed` is out of reach. Or, with `reachable` 0:
-   * nobody of it was heard, and there is no evidence to open the next wave on.
-   */
-  z.object({
-    kind: z.literal('gate-unreachable'),
-    wave: count,
-    committed: count,
-    failed: count,
-    reachable: count,
-    needed: count,
-    neverHeard: count,
-  }),
-  z.object({ kind: z.literal('release-withdrawn'), by: z.string() }),
-]);
-export type HaltReason = z.infer<typeof HaltReason>;
 
 /** Why a running rollout offers nothing at present. It ends by itself. */
 export type Hold =

@@ -7,9 +7,9 @@ import { ENROLMENT_TOKEN, EnrolmentPayload } from '#shared/device-api.ts';
 import type { Id, Sha256 } from '#shared/ids.ts';
 import type { Signed } from '#shared/messages.ts';
 import { accept, type Refusal, type Result, refuse } from '#shared/problems.ts';
+import { addressGroup, perKey } from '#shared/token-bucket.ts';
 import { sha256Hex } from '#shared/trust/canonical.ts';
 import { ed25519PublicKey, keyIdOf, verifySignature } from '#shared/trust/keys.ts';
-import { addressGroup, perKey } from '../token-bucket.ts';
 import type { DeviceLink } from './device-link.ts';
 import type { Ingest } from './ingest.ts';
 

@@ -8,8 +8,8 @@ import type { Store } from '#server/store/store.ts';
 import type { Id } from '#shared/ids.ts';
 import type { LogAck, LogPiece } from '#shared/messages.ts';
 import { accept, type Result, refuse } from '#shared/problems.ts';
+import { perKey } from '#shared/token-bucket.ts';
 import type { DeviceLogView } from '#shared/views.ts';
-import { perKey } from '../token-bucket.ts';
 import { readIndex } from './device-history.ts';
 
 /** Of each device: some twenty failures. */

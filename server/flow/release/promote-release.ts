@@ -1,5 +1,6 @@
 /** Promotion: what CI and people say of a release, what a channel requires of it, and the step from one channel to the next. */
 
+import { countingApprovals } from '#server/domain/approvals.ts';
 import { auditLine } from '#server/domain/audit.ts';
 import { type Channel, findChannel } from '#server/domain/release/channel.ts';
 import {
@@ -9,7 +10,6 @@ import {
   type Requirement,
   requirementsOf,
 } from '#server/domain/release/promotion.ts';
-import { countingApprovals } from '#server/domain/rollout/approvals.ts';
 import type { ReleaseRecord } from '#server/store/catalogue.ts';
 import type { Store } from '#server/store/store.ts';
 import { type Id, releaseRef } from '#shared/ids.ts';

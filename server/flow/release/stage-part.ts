@@ -1,7 +1,7 @@
 /** One part of a bundle on its way to the disk. What a manifest says of an artifact's chunks is computed again here: devices rely on it. */
 
 import type { Objects, StagedObject } from '#server/store/objects.ts';
-import type { BundlePart } from '#shared/bundle.ts';
+import type { BundlePart } from '#shared/bundle-part.ts';
 import type { Artifact, Manifest } from '#shared/manifest.ts';
 import { accept, type Result, refuse } from '#shared/problems.ts';
 import { encodeIndex, openIndexer } from '#shared/transfer/chunk-index.ts';

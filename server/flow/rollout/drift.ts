@@ -2,7 +2,7 @@
 
 import { auditLine } from '#server/domain/audit.ts';
 import type { Channel } from '#server/domain/release/channel.ts';
-import { plural } from '#server/domain/rollout/halt-words.ts';
+import { plural } from '#server/domain/words.ts';
 import type { CohortRecord, DriftRecord } from '#server/store/devices.ts';
 import type { Page } from '#server/store/page.ts';
 import type { RolloutRecord } from '#server/store/rollouts.ts';

@@ -1,5 +1,4 @@
-import type { DeploymentRecord, OutcomeBin } from '#server/domain/deployment/deployment.ts';
-import type { Attempts } from '#server/domain/deployment/retry.ts';
+import type { Attempts, DeploymentRecord, OutcomeBin } from '#server/domain/deployment/deployment.ts';
 import { SHARED_MS, SHARING_NAMED_MAX } from '#server/domain/device/boots.ts';
 import { REFUSING_NAMED_MAX } from '#server/domain/device/refusing.ts';
 import type { DeploymentState, DeviceError } from '#shared/deployment.ts';

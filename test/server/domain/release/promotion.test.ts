@@ -1,8 +1,8 @@
 import * as fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
+import { countingApprovals } from '#server/domain/approvals.ts';
 import { type Channel, Channels, findChannel } from '#server/domain/release/channel.ts';
 import { missingOf, type PromotionFacts, requirementsOf } from '#server/domain/release/promotion.ts';
-import { countingApprovals } from '#server/domain/rollout/approvals.ts';
 import { Id } from '#shared/ids.ts';
 
 const HOUR = 3_600_000;

@@ -1,6 +1,8 @@
 import { describe, expect, test } from 'vitest';
-import { durationWords, explainRollout } from '#server/domain/rollout/explain.ts';
-import type { HaltReason, Hold, Rollout, RolloutState } from '#server/domain/rollout/rollout.ts';
+import type { HaltReason } from '#server/domain/halt-reason.ts';
+import { explainRollout } from '#server/domain/rollout/explain.ts';
+import type { Hold, Rollout, RolloutState } from '#server/domain/rollout/rollout.ts';
+import { durationWords } from '#server/domain/words.ts';
 import { BAD, fleetOf } from './fleet.ts';
 
 const NOW = 1_800_000_000_000;

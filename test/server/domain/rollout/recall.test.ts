@@ -1,5 +1,6 @@
 import * as fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
+import type { HaltReason } from '#server/domain/halt-reason.ts';
 import {
   type Destination,
   type Recallable,
@@ -8,7 +9,6 @@ import {
   recallWords,
   sortRecall,
 } from '#server/domain/rollout/recall.ts';
-import type { HaltReason } from '#server/domain/rollout/rollout.ts';
 import { stepRollout } from '#server/domain/rollout/rollout-step.ts';
 import { Id, Sha256 } from '#shared/ids.ts';
 import { STAYS } from '#shared/recall.ts';

@@ -1,7 +1,6 @@
 import { array, assert, integer, property } from 'fast-check';
 import { expect, test } from 'vitest';
-import { addressGroup, perKey } from '#server/flow/token-bucket.ts';
-import { fullBucket, take, waitMs } from '#shared/token-bucket.ts';
+import { addressGroup, fullBucket, perKey, take, waitMs } from '#shared/token-bucket.ts';
 
 const RATE = { burst: 5, perSecond: 2 };
 

@@ -1,8 +1,8 @@
 import { beforeEach, expect, test } from 'vitest';
 import { CHECKPOINT_META } from '#server/flow/audit/keep-checkpoint.ts';
 import { DESIRED_LIFE_MS, desiredOf } from '#server/flow/device/desired.ts';
-import { type HousekeepingDeps, performTask, startHousekeeping, type Task } from '#server/flow/housekeeping.ts';
 import { steerRollout } from '#server/flow/rollout/steer-rollout.ts';
+import { type HousekeepingDeps, performTask, startHousekeeping, type Task } from '#server/housekeeping.ts';
 import type { Id } from '#shared/ids.ts';
 import { DesiredBatch, DesiredLeaf, Signed } from '#shared/messages.ts';
 import { parseCheckpoint } from '#shared/trust/checkpoint.ts';
@@ -19,7 +19,7 @@ import {
   startRollout,
   upload,
   worldOfEachTest,
-} from './world.ts';
+} from './flow/world.ts';
 
 const world = worldOfEachTest();
 let told: string[];

@@ -3,15 +3,15 @@ import { CronJob } from 'cron';
 import type { Id } from '#shared/ids.ts';
 import type { Uptime } from '#shared/machine-uptime.ts';
 import type { Signer } from '#shared/trust/signers.ts';
-import type { Objects } from '../store/objects.ts';
-import type { Store } from '../store/store.ts';
-import type { Repository } from '../trust/repository.ts';
-import { keepCheckpoint } from './audit/keep-checkpoint.ts';
-import { trimLogs } from './device/keep-logs.ts';
-import type { Uploads } from './release/accept-upload.ts';
-import { collectGarbage } from './release/collect-garbage.ts';
-import type { Packs } from './release/packs.ts';
-import { noteAlive } from './rollout/grant-grace.ts';
+import { keepCheckpoint } from './flow/audit/keep-checkpoint.ts';
+import { trimLogs } from './flow/device/keep-logs.ts';
+import type { Uploads } from './flow/release/accept-upload.ts';
+import { collectGarbage } from './flow/release/collect-garbage.ts';
+import type { Packs } from './flow/release/packs.ts';
+import { noteAlive } from './flow/rollout/grant-grace.ts';
+import type { Objects } from './store/objects.ts';
+import type { Store } from './store/store.ts';
+import type { Repository } from './trust/repository.ts';
 
 export type HousekeepingDeps = {
   store: Pick<
