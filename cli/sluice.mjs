@@ -1,16 +1,24 @@
 #!/usr/bin/env node
-// The launcher. Sluice is TypeScript, which Node runs from 22.18 on; the project brings its own Node, so an older one only
-// has to get as far as here. Plain JavaScript that every Node since 14 can parse.
+// The launcher. Sluice needs a recent Node and brings one along for Linux, so an older one only has to get as far as here.
+// Plain JavaScript that every Node since 14 can parse.
 import { spawn } from 'node:child_process';
-import { existsSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import module from 'node:module';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 const here = dirname(fileURLToPath(import.meta.url));
-const [major = 0, minor = 0] = process.versions.node.split('.').map(Number);
+const { engines } = JSON.parse(readFileSync(join(here, '..', 'package.json'), 'utf8'));
+/** As package.json says it: `>=24.15`. */
+const oldest = engines.node.replace('>=', '');
 
-/** The Node that `npm ci` put into the nearest node_modules. */
+const isRecent = () => {
+  const [major, minor] = process.versions.node.split('.').map(Number);
+  const [oldestMajor, oldestMinor] = oldest.split('.').map(Number);
+  return major > oldestMajor || (major === oldestMajor && minor >= oldestMinor);
+};
+
+/** The Node that npm put into the nearest node_modules. */
 const findNode = () => {
   for (let folder = here; ; folder = dirname(folder)) {
     const candidate = join(folder, 'node_modules', '.bin', 'node');
@@ -35,8 +43,8 @@ const runWith = (node) => {
   });
 };
 
-if (major > 22 || (major === 22 && minor >= 18)) {
-  // Compiled code is kept, which halves the time to start. Without it, or where it can not be written, all works the same.
+if (isRecent()) {
+  // Compiled code is kept, which halves the time to start. Without it, or where it cannot be written, all works the same.
   if (existsSync(join(here, '..', 'node_modules'))) {
     module.enableCompileCache(join(here, '..', 'node_modules', '.cache', 'sluice'));
   }
@@ -44,7 +52,9 @@ if (major > 22 || (major === 22 && minor >= 18)) {
 } else {
   const node = findNode();
   if (node === undefined) {
-    process.stderr.write(`sluice needs Node 22.18 or newer, this is ${process.versions.node}: run \`npm ci\` first\n`);
+    process.stderr.write(
+      `sluice needs Node ${oldest} or newer, and this is ${process.versions.node}: install one, or on Linux run \`npm ci\`\n`,
+    );
     process.exitCode = 1;
   } else runWith(node);
 }

@@ -1,5 +1,5 @@
 import { spawnSync } from 'node:child_process';
-import { mkdtemp, readFile, rm, stat } from 'node:fs/promises';
+import { copyFile, mkdir, mkdtemp, readFile, rm, stat } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { Command } from 'commander';
@@ -200,10 +200,24 @@ test('the kept token goes to the kept server and to no other', async () => {
   await expect(findConnection({ url: 'ftp://x', token: 'x' }, home)).rejects.toMatchObject({ exitCode: 2 });
 });
 
-test('the launcher can be parsed by every Node, and finds the one that the project brings', () => {
+test('the launcher finds the Node that the project brings when the one that runs it is too old, or says so', async () => {
   const launcher = join(ROOT, 'cli/sluice.mjs');
-  const direct = spawnSync(process.execPath, [launcher, '--version'], { encoding: 'utf8' });
-  expect(direct).toMatchObject({ status: 0, stdout: expect.stringMatching(/^\d/) });
-  const wrong = spawnSync(process.execPath, [launcher, 'nonsense'], { encoding: 'utf8' });
-  expect(wrong.status).toBe(2);
+  const start = (file: string, flags: string[], words: string[]) =>
+    spawnSync(process.execPath, [...flags, file, ...words], { encoding: 'utf8' });
+  const version = { status: 0, stdout: expect.stringMatching(/^\d/), stderr: '' };
+  expect(start(launcher, [], ['--version'])).toMatchObject(version);
+  expect(start(launcher, [], ['nonsense']).status).toBe(2);
+
+  const code = "Object.defineProperty(process.versions, 'node', { value: '24.14.1' })";
+  const old = ['--import', `data:text/javascript,${encodeURIComponent(code)}`];
+  expect(start(launcher, old, ['--version'])).toMatchObject(version);
+  expect(start(launcher, old, ['nonsense']).status).toBe(2);
+  const alone = await mkdtemp(join(tmpdir(), 'sluice-launcher-'));
+  onTestFinished(() => rm(alone, { recursive: true }));
+  await mkdir(join(alone, 'cli'));
+  for (const file of ['package.json', 'cli/sluice.mjs']) await copyFile(join(ROOT, file), join(alone, file));
+  expect(start(join(alone, 'cli/sluice.mjs'), old, ['--version'])).toMatchObject({
+    status: 1,
+    stderr: expect.stringMatching(/^sluice needs Node 24\.15 or newer, and this is 24\.14\.1: .*\n$/),
+  });
 });
