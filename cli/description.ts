@@ -2,7 +2,7 @@
 import { mkdir, readFile, stat } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
 import { z } from 'zod';
-import { type ArtifactSource, type AttachmentSource, type CreatedBundle, createBundle } from '#shared/bundle.ts';
+import { type ArtifactSource, type AttachmentSource, type CreatedBundle, createBundle } from '#shared/create-bundle.ts';
 import { Compatible, Id } from '#shared/ids.ts';
 import { Manifest } from '#shared/manifest.ts';
 import { CliFailure, usageFailure, valueOf } from './failure.ts';

@@ -14,7 +14,7 @@ import { makeBlock } from '#agent/slots/selectors/grub-block.ts';
 import type { Client } from '#cli/client.ts';
 import { checkBundle, publishRelease } from '#cli/publish.ts';
 import { routes } from '#shared/api.ts';
-import { createBundle } from '#shared/bundle.ts';
+import { createBundle } from '#shared/create-bundle.ts';
 import { Compatible, Id, releaseRef, Version } from '#shared/ids.ts';
 import { publicKeyPem } from '#shared/trust/keys.ts';
 import { generatePrivateKey, type Signer, signerFromPem } from '#shared/trust/signers.ts';

@@ -7,7 +7,7 @@ import { z } from 'zod';
 import { type Client, openClient } from '#cli/client.ts';
 import { checkBundle, type PublishSteps, publishRelease } from '#cli/publish.ts';
 import { routes } from '#shared/api.ts';
-import { createBundle } from '#shared/bundle.ts';
+import { createBundle } from '#shared/create-bundle.ts';
 import { deviceRoutes } from '#shared/device-api.ts';
 import { Id } from '#shared/ids.ts';
 import type { Artifact } from '#shared/manifest.ts';

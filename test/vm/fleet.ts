@@ -6,7 +6,7 @@ import { exportAudit, verifyAuditFile } from '#cli/commands/audit.ts';
 import { makeKey } from '#cli/commands/key.ts';
 import { checkBundle, publishRelease } from '#cli/publish.ts';
 import { routes } from '#shared/api.ts';
-import { createBundle } from '#shared/bundle.ts';
+import { createBundle } from '#shared/create-bundle.ts';
 import { Compatible, Id, releaseRef, Version } from '#shared/ids.ts';
 import type { Policy } from '#shared/policy.ts';
 import { signerFromPem } from '#shared/trust/signers.ts';

@@ -5,11 +5,11 @@
 import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
 import type { Objects, StagedObject } from '#server/store/objects.ts';
-import { readBundle } from '#shared/bundle.ts';
 import { artifactOf, openContentCheck } from '#shared/bundle-content.ts';
 import type { Sha256 } from '#shared/ids.ts';
 import { BUNDLE_BYTES_MAX, type Manifest } from '#shared/manifest.ts';
 import { accept, type Refusal, type Result, refuse } from '#shared/problems.ts';
+import { readBundle } from '#shared/read-bundle.ts';
 import { sha256Hex } from '#shared/trust/canonical.ts';
 import { inPace, type Pace, TooSlow, UPLOAD_PACE } from './pace.ts';
 import { stagePart } from './stage-part.ts';

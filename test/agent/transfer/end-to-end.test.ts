@@ -6,7 +6,7 @@ import { type Client, openClient } from '#cli/client.ts';
 import { checkBundle, type PublishSteps, publishRelease } from '#cli/publish.ts';
 import { type RunningServer, startServer } from '#server/main.ts';
 import { routes } from '#shared/api.ts';
-import { createBundle } from '#shared/bundle.ts';
+import { createBundle } from '#shared/create-bundle.ts';
 import { Id } from '#shared/ids.ts';
 import type { Manifest } from '#shared/manifest.ts';
 import { writeTree } from '#shared/tree.ts';

@@ -24,7 +24,7 @@ import { openInProcessStore } from '#server/store/sqlite/open.ts';
 import type { Store } from '#server/store/store.ts';
 import type { Keyring } from '#server/trust/keyring.ts';
 import type { Repository } from '#server/trust/repository.ts';
-import { createBundle } from '#shared/bundle.ts';
+import { createBundle } from '#shared/create-bundle.ts';
 import type { AgentState, DeviceError, Outcome, Running } from '#shared/deployment.ts';
 import { Id, manifestPath, type Sha256 } from '#shared/ids.ts';
 import { type Desired, DesiredLeaf, type Instruction } from '#shared/messages.ts';

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { beforeEach, expect, test } from 'vitest';
 import { openUploads } from '#server/flow/release/accept-upload.ts';
 import type { Objects } from '#server/store/objects.ts';
-import { createBundle } from '#shared/bundle.ts';
+import { createBundle } from '#shared/create-bundle.ts';
 import { Id, Sha256 } from '#shared/ids.ts';
 import { type BundleFile, bodyOf, filesOf, makeBundle, must, upload, worldOfEachTest } from '../world.ts';
 
