@@ -2,8 +2,6 @@
  * A recall end to end: the real server, real agents in processes of their own, real bundles. A release that commits on two devices and fails
  * on the third halts by itself, and the two run again what they ran before, without fetching anything.
  */
-
-import { existsSync, writeFileSync } from 'node:fs';
 import { cp, mkdir, rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
@@ -40,6 +38,7 @@ const must = <T>(result: { ok: true; value: T } | { ok: false; detail: string })
 const GATEWAY = Id.parse('gateway');
 /** Runs for ever; a device whose application folder says so can not bear the version. */
 const appOf = (version: string): string => `// ${version}
+import { existsSync, writeFileSync } from 'node:fs';
 if (existsSync(process.env.SLUICE_DATA + '/no-${version}')) process.exit(3);
 writeFileSync(process.env.SLUICE_DATA + '/alive-${version}', '');
 setInterval(() => {}, 1000);
