@@ -73,7 +73,7 @@ const fill = async ({ from, into, now, onProgress }: Filling): Promise<Result<Ba
   const at = await copyRecords(from, into, now);
   if (at === undefined) return refuse('unavailable', 'releases are published all the time: try again in a moment');
   await copyTree(join(from, 'keys'), join(into, 'keys'));
-  const { objects, auditHead } = readSnapshot(inDataFolder(into).database);
+  const { objects, auditHead } = await readSnapshot(inDataFolder(into).database);
   // After the database: what it refers to was kept before it was recorded, and is swept only when nothing refers to it.
   let objectBytes = 0;
   for (const [index, sha256] of objects.entries()) {

@@ -1,5 +1,4 @@
 /** What goes wrong by itself from time to time, beside what goes wrong with single messages, calls and operations. */
-import type { SyncStore } from '#server/store/sqlite/sync.ts';
 import type { Device } from './agent.ts';
 import type { Network } from './network.ts';
 import type { People } from './people.ts';
@@ -19,7 +18,6 @@ export const scheduleFaults = (all: {
   devices: Device[];
   people: People;
   witness: Witness;
-  sync: SyncStore;
 }): void => {
   const { world, network, server, devices, people, witness } = all;
   const every = (stream: string, meanMs: number, act: () => void): void => {

@@ -12,13 +12,13 @@ import { resumeRollout } from '#server/flow/rollout/resume-rollout.ts';
 import { approveRollout, steerRollout } from '#server/flow/rollout/steer-rollout.ts';
 import { withdrawRelease } from '#server/flow/rollout/withdraw-release.ts';
 import type { RolloutRecord } from '#server/store/rollouts.ts';
-import type { SyncStore } from '#server/store/sqlite/sync.ts';
 import type { Repository } from '#server/trust/repository.ts';
 import { Id } from '#shared/ids.ts';
 import type { Device } from './agent.ts';
 import { draftOf } from './policies.ts';
 import { type Random, randomOf } from './random.ts';
 import { APPROVERS, AUTHOR, CHECK, EARLY_TAG, PRODUCT, PRODUCTION } from './releases.ts';
+import type { Rows } from './rows.ts';
 import type { Running, Server } from './server.ts';
 import type { World } from './world.ts';
 
@@ -41,11 +41,11 @@ const DONE = new Set(['completed', 'aborted']);
 export const openPeople = (deps: {
   world: World;
   server: Server;
-  sync: SyncStore;
+  rows: Rows;
   devices: Device[];
   channels: Channel[];
 }): People => {
-  const { world, server, sync } = deps;
+  const { world, server, rows } = deps;
   /** In the server's name; whatever the server was doing when it died is lost. */
   const ask: Ask = (what, act) => {
     const running = server.running();
@@ -57,8 +57,7 @@ export const openPeople = (deps: {
       });
     });
   };
-  const open = (): RolloutRecord[] =>
-    sync.listRollouts({ limit: 1_000 }).filter(({ progress }) => !DONE.has(progress.state));
+  const open = (): RolloutRecord[] => rows.rollouts().filter(({ progress }) => !DONE.has(progress.state));
   let planned = 0;
   let meddled = 0;
   return {
@@ -77,14 +76,14 @@ export const openPeople = (deps: {
 };
 type Deps = Parameters<typeof openPeople>[0];
 
-const plan = ({ world, sync, channels }: Deps, ask: Ask, number: number): void => {
+const plan = ({ world, rows, channels }: Deps, ask: Ask, number: number): void => {
   const random = randomOf(world.options.seed, `plan ${number}`);
   const draft = draftOf(world, random);
   const [isOlder, older, inStaging] = [random.chance(0.2), random.between(0, number), random.chance(0.5)];
   const version = `1.${isOlder ? older : number}.0`;
   const id = Id.parse(`ro-${number}`);
   ask(`${by}: plan ${id} of ${version} (${world.releases.get(version)?.behaviour.kind})`, async (running) => {
-    const isPromoted = !world.uses('channels') || inPlace(sync, version);
+    const isPromoted = !world.uses('channels') || inPlace(rows, version);
     const channel = isPromoted && !inStaging ? PRODUCTION : channels[0]!.name;
     const result = await planRollout(
       { ...running, channels, newId: () => id },
@@ -101,8 +100,8 @@ const plan = ({ world, sync, channels }: Deps, ask: Ask, number: number): void =
   });
 };
 
-const inPlace = (sync: SyncStore, version: string): boolean => {
-  const progress = sync.getRelease(PRODUCT, version)?.progress;
+const inPlace = (rows: Rows, version: string): boolean => {
+  const progress = rows.release(PRODUCT, version);
   return progress?.state === 'staged' && progress.channels.includes(PRODUCTION);
 };
 
@@ -122,9 +121,9 @@ const promote = ({ world, channels }: Deps, ask: Ask, version: string): void => 
 const steer = (ask: Ask, rollout: Id, verb: 'pause' | 'resume' | 'abort' | 'activate'): void =>
   ask(`${by}: ${verb} ${rollout}`, (running) => steerRollout(running, { rollout, verb, note: 'because', by }));
 
-const resume = ({ sync }: Deps, ask: Ask, rollout: Id, random: Random): void => {
-  const failed = sync
-    .listDeployments({ rollout }, { limit: 1_000 })
+const resume = ({ rows }: Deps, ask: Ask, rollout: Id, random: Random): void => {
+  const failed = rows
+    .deployments({ rollout })
     .filter(({ state }) => state === 'failed' || state === 'reverted' || state === 'overdue')
     .map(({ device }) => device);
   const acknowledge = random.pick([undefined, 'all' as const, failed.filter(() => random.chance(0.6))]);
@@ -151,13 +150,13 @@ const meddle = (deps: Deps, ask: Ask, some: RolloutRecord[], random: Random): vo
 };
 
 const meddleElsewhere = (deps: Deps, ask: Ask, { id }: Device, who: string, random: Random): void => {
-  const { sync, channels, world } = deps;
+  const { rows, channels, world } = deps;
   const dice = random.next();
   const version = `1.${random.between(0, world.options.rollouts)}.0`;
   const named = { product: PRODUCT, version };
   if (dice < 0.15) return ask(`${by}: reject ${id}`, (running) => rejectDevice(running, { device: id, by }));
   if (dice < 0.35) return ask(`${by}: accept ${id}`, (running) => acceptDevice(running, { device: id, by }));
-  if (dice < 0.5) return tag(sync, ask, id, world.time.now());
+  if (dice < 0.5) return tag(rows, ask, id, world.time.now());
   if (dice < 0.6) return ask(`${by}: adopt ${id}`, (running) => adoptDrift(running, { device: id, note: '', by }));
   if (dice < 0.7) {
     const newId = (): Id => Id.parse(`rd-${random.between(1, 1_000_000)}`);
@@ -181,8 +180,8 @@ const meddleElsewhere = (deps: Deps, ask: Ask, { id }: Device, who: string, rand
   return promote(deps, ask, version);
 };
 
-const recall = ({ world, sync, channels }: Deps, ask: Ask, random: Random): void => {
-  const all = sync.listRollouts({ limit: 1_000 });
+const recall = ({ world, rows, channels }: Deps, ask: Ask, random: Random): void => {
+  const all = rows.rollouts();
   if (!world.uses('recall') || all.length === 0) return;
   const rollout = random.pick(all).plan.id;
   const to = random.chance(0.2) ? '1.0.0' : undefined;
@@ -191,9 +190,9 @@ const recall = ({ world, sync, channels }: Deps, ask: Ask, random: Random): void
   );
 };
 
-const tag = (sync: SyncStore, ask: Ask, device: Id, at: number): void =>
+const tag = (rows: Rows, ask: Ask, device: Id, at: number): void =>
   ask(`${by}: tag ${device}`, (running) => {
-    const tags = { ...sync.getDevice(device)?.tags, ...EARLY_TAG };
+    const tags = { ...rows.device(device)?.tags, ...EARLY_TAG };
     return running.store.setDeviceTags(device, tags, auditLine({ at, by, kind: 'device-tagged', device, tags }));
   });
 
@@ -208,6 +207,6 @@ const settle = (deps: Deps, ask: Ask, some: RolloutRecord[]): void => {
     if (progress.state === 'running' && policy.activation === 'on-command' && activatedAt === undefined)
       steer(ask, id, 'activate');
   }
-  for (const { id } of deps.sync.listDevices({ state: 'rejected' }, { limit: 1_000 }))
+  for (const { id } of deps.rows.devices().filter(({ state }) => state === 'rejected'))
     ask(`${by}: accept ${id}`, (running) => acceptDevice(running, { device: id, by }));
 };

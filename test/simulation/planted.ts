@@ -1,11 +1,13 @@
 /** The planted bugs that live between a flow and its store: what is handed over is changed, or what was done is undone. */
+
+import type Database from 'better-sqlite3';
 import { parseAuditEvent } from '#server/domain/audit.ts';
-import type { DeploymentRecord } from '#server/domain/deployment/deployment.ts';
+import { type DeploymentRecord, owns } from '#server/domain/deployment/deployment.ts';
+import type { Recallable } from '#server/domain/rollout/recall.ts';
+import type { StoreMethods } from '#server/store/methods/methods.ts';
 import type { RolloutRecord } from '#server/store/rollouts.ts';
-import { OWNING_STATES } from '#server/store/sqlite/deployments.ts';
-import type { Sql } from '#server/store/sqlite/sql.ts';
-import type { SyncStore } from '#server/store/sqlite/sync.ts';
 import type { Id } from '#shared/ids.ts';
+import type { Rows } from './rows.ts';
 import type { Process } from './time.ts';
 import type { World } from './world.ts';
 
@@ -14,11 +16,11 @@ export type Planted = {
   instead?: () => Promise<unknown>;
   /** In the same transaction, as far as anybody can see. */
   after?: () => void;
-  answer?: unknown;
+  answer?: () => Promise<unknown>;
 };
-type Deps = { world: World; sync: SyncStore; sql: Sql; process: Process };
-type Save = Parameters<SyncStore['saveRollout']>[0];
-type Reports = Parameters<SyncStore['saveReports']>[0];
+type Deps = { world: World; methods: StoreMethods; rows: Rows; database: Database.Database; process: Process };
+type Save = Parameters<StoreMethods['saveRollout']>[0];
+type Reports = Parameters<StoreMethods['saveReports']>[0];
 
 export const plantedIn = (deps: Deps, name: string, args: unknown[]): Planted => {
   const { bug } = deps.world.options;
@@ -29,7 +31,7 @@ export const plantedIn = (deps: Deps, name: string, args: unknown[]): Planted =>
     case 'saveReports':
       return inReports(deps, args[0] as Reports);
     case 'saveHeartbeats':
-      return bug === 'drift-overlooked' ? { args, after: () => forgetDrift(deps.sql) } : { args };
+      return bug === 'drift-overlooked' ? { args, after: () => forgetDrift(deps.database) } : { args };
     case 'createRollout':
       return bug === 'approval-not-needed'
         ? { args: [approved(args[0] as RolloutRecord), ...args.slice(1)] }
@@ -38,25 +40,26 @@ export const plantedIn = (deps: Deps, name: string, args: unknown[]): Planted =>
       if (bug === 'recall-forgets-one')
         return {
           args,
-          answer: deps.sync.listRecallable(...(args as Parameters<SyncStore['listRecallable']>)).slice(1),
+          answer: async () =>
+            (await deps.methods.listRecallable(...(args as Parameters<StoreMethods['listRecallable']>))).slice(1),
         };
-      return bug === 'recalls-everybody' ? { args, answer: everybody(deps.sync, args[0] as Id) } : { args };
+      return bug === 'recalls-everybody' ? { args, answer: async () => everybody(deps.rows, args[0] as Id) } : { args };
     case 'listOutside':
-      return bug === 'joins-twice' ? { args, answer: args[1] } : { args };
+      return bug === 'joins-twice' ? { args, answer: async () => args[1] } : { args };
     case 'listSuspects':
-      return bug === 'watch-skipped' ? { args, answer: [] } : { args };
+      return bug === 'watch-skipped' ? { args, answer: async () => [] } : { args };
     default:
       return { args };
   }
 };
 
-const inSave = ({ world, sync, sql }: Deps, save: Save): Planted => {
+const inSave = ({ world, rows, database }: Deps, save: Save): Planted => {
   const withOffers = (change: (offer: Save['offers'][number]) => Save['offers'][number]): Planted => ({
     args: [{ ...save, offers: save.offers.map(change) }],
   });
   switch (world.options.bug) {
     case 'revision-not-checked': {
-      const revision = sync.getRollout(save.rollout.plan.id)?.revision ?? save.rollout.revision;
+      const revision = rows.rollout(save.rollout.plan.id)?.revision ?? save.rollout.revision;
       return { args: [{ ...save, rollout: { ...save.rollout, revision } }] };
     }
     case 'more-than-allowed':
@@ -68,8 +71,8 @@ const inSave = ({ world, sync, sql }: Deps, save: Save): Planted => {
     case 'activates-early':
       return withOffers((offer) => ({ ...offer, instruction: without(offer.instruction, 'activateAt') }));
     case 'takeover-keeps-both': {
-      const before = owning(sync);
-      return { args: [save], after: () => giveBack(sql, sync, before, save.rollout.plan.id) };
+      const before = owning(rows);
+      return { args: [save], after: () => giveBack(database, rows, before, save.rollout.plan.id) };
     }
     default:
       return { args: [save] };
@@ -82,28 +85,28 @@ const without = <T extends object, K extends keyof T>(whole: T, name: K): Omit<T
   return rest;
 };
 
-const owning = (sync: SyncStore): DeploymentRecord[] =>
-  sync
-    .listRollouts({ limit: 1_000 })
-    .flatMap(({ plan }) => sync.listDeployments({ rollout: plan.id }, { limit: 1_000 }))
-    .filter(({ state }) => OWNING_STATES.includes(state));
+const owning = (rows: Rows): DeploymentRecord[] =>
+  rows
+    .rollouts()
+    .flatMap(({ plan }) => rows.deployments({ rollout: plan.id }))
+    .filter(owns);
 
 /** Whom another rollout has taken over stays where it was too. */
-const giveBack = (sql: Sql, sync: SyncStore, before: DeploymentRecord[], rollout: string): void => {
+const giveBack = (database: Database.Database, rows: Rows, before: DeploymentRecord[], rollout: string): void => {
   for (const { id, state, rollout: theirs } of before)
-    if (theirs !== rollout && sync.getDeployments([id])[0]?.state === 'planned')
-      sql.run('UPDATE deployments SET state = ?, revision = revision + 1 WHERE id = ?', state, id);
+    if (theirs !== rollout && rows.deployments({ ids: [id] })[0]?.state === 'planned')
+      database.prepare('UPDATE deployments SET state = ?, revision = revision + 1 WHERE id = ?').run(state, id);
 };
 
-const forgetDrift = (sql: Sql): void => {
-  sql.run('UPDATE devices SET drifted_at = NULL');
+const forgetDrift = (database: Database.Database): void => {
+  database.exec('UPDATE devices SET drifted_at = NULL');
 };
 
 /** Those too who never ran the release; once, since this forgets who has been decided on. */
-const everybody = (sync: SyncStore, rollout: Id): ReturnType<SyncStore['listRecallable']> => {
-  if (sync.listRecalls(rollout).length > 0) return [];
-  return sync.listDeployments({ rollout }, { limit: 1_000 }).map(({ device, cohort, compatible }) => {
-    const { running = null, floor = 0 } = sync.getDevice(device) ?? {};
+const everybody = (rows: Rows, rollout: Id): Recallable[] => {
+  if (rows.rollouts().some(({ plan }) => plan.recalls === rollout)) return [];
+  return rows.deployments({ rollout }).map(({ device, cohort, compatible }) => {
+    const { running = null, floor = 0 } = rows.device(device) ?? {};
     return { device, cohort, compatible, state: 'committed', before: running, floor, isLetIn: true };
   });
 };
@@ -116,7 +119,7 @@ const approved = (record: RolloutRecord): RolloutRecord => {
   return { ...record, progress: { state: 'scheduled', startAt: progress.startAt }, nextTickAt: progress.startAt };
 };
 
-const inReports = ({ world, sync, sql, process }: Deps, reports: Reports): Planted => {
+const inReports = ({ world, methods, database, process }: Deps, reports: Reports): Planted => {
   const withDeployments = (change: (row: DeploymentRecord) => DeploymentRecord): Planted => ({
     args: [reports.map((report) => ({ ...report, deployments: report.deployments.map(change) }))],
   });
@@ -125,7 +128,7 @@ const inReports = ({ world, sync, sql, process }: Deps, reports: Reports): Plant
       return {
         args: [reports],
         instead: async () => {
-          world.time.at(50, process, () => sync.saveReports(reports));
+          world.time.at(50, process, () => void methods.saveReports(reports));
           return { conflicts: [] };
         },
       };
@@ -145,7 +148,7 @@ const inReports = ({ world, sync, sql, process }: Deps, reports: Reports): Plant
         row.attempts === undefined ? row : { ...row, attempts: { ...row.attempts, notBefore: null } },
       );
     case 'drift-overlooked':
-      return { args: [reports], after: () => forgetDrift(sql) };
+      return { args: [reports], after: () => forgetDrift(database) };
     default:
       return { args: [reports] };
   }

@@ -2,7 +2,7 @@
 import { auditLine } from '#server/domain/audit.ts';
 import { type Channel, Channels } from '#server/domain/release/channel.ts';
 import type { BundleRecord } from '#server/store/catalogue.ts';
-import type { SyncStore } from '#server/store/sqlite/sync.ts';
+import type { StoreMethods } from '#server/store/methods/methods.ts';
 import { Id, manifestPath } from '#shared/ids.ts';
 import { Manifest } from '#shared/manifest.ts';
 import { canonicalJson, sha256Hex } from '#shared/trust/canonical.ts';
@@ -78,15 +78,20 @@ const bundleOf = (world: World, version: string, compatible: Id): BundleRecord =
 };
 
 /** Puts people, releases and cohorts into the store, before anything runs. */
-export const furnish = (world: World, sync: SyncStore, devices: Id[], channels: Channel[]): void => {
+export const furnish = async (
+  world: World,
+  methods: StoreMethods,
+  devices: Id[],
+  channels: Channel[],
+): Promise<void> => {
   const at = world.time.now();
   const by = AUTHOR;
   for (const name of [AUTHOR, ...APPROVERS])
-    sync.createOperator(
+    await methods.createOperator(
       { name, role: 'operator', tokenSha256: sha256Hex(name), createdAt: at, revokedAt: null },
       auditLine({ at, by, kind: 'operator-created', name, role: 'operator' }),
     );
-  sync.createProduct(
+  await methods.createProduct(
     { name: PRODUCT, keys: [], createdAt: at },
     auditLine({ at, by, kind: 'product-created', product: PRODUCT, keys: [] }),
   );
@@ -95,9 +100,9 @@ export const furnish = (world: World, sync: SyncStore, devices: Id[], channels: 
     const version = `1.${number}.0`;
     const metadataVersion = number + 1;
     const bundles = COMPATIBLES.map((compatible) => ({ ...bundleOf(world, version, compatible), metadataVersion }));
-    sync.acceptBundles(bundles, { product: PRODUCT, version: metadataVersion, document: '{}' }, []);
+    await methods.acceptBundles(bundles, { product: PRODUCT, version: metadataVersion, document: '{}' }, []);
     const line = auditLine({ at, by, kind: 'release-staged', product: PRODUCT, version, channel });
-    sync.saveRelease(PRODUCT, version, { state: 'accepted' }, { state: 'staged', channels: [channel] }, line);
+    await methods.saveRelease(PRODUCT, version, { state: 'accepted' }, { state: 'staged', channels: [channel] }, line);
     const release: Release = {
       version,
       behaviour: number === 0 ? { kind: 'good' } : behaviourOf(world),
@@ -113,5 +118,8 @@ export const furnish = (world: World, sync: SyncStore, devices: Id[], channels: 
     { name: SELECTED.early, members: { kind: 'selector' as const, selector: 'ring=early' } },
   ];
   for (const cohort of cohorts)
-    sync.createCohort({ ...cohort, createdAt: at }, auditLine({ at, by, kind: 'cohort-created', cohort: cohort.name }));
+    await methods.createCohort(
+      { ...cohort, createdAt: at },
+      auditLine({ at, by, kind: 'cohort-created', cohort: cohort.name }),
+    );
 };

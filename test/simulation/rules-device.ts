@@ -1,8 +1,8 @@
 /** What must hold of what a device does, against what the server knows at that moment. */
-import type { SyncStore } from '#server/store/sqlite/sync.ts';
 import type { Id } from '#shared/ids.ts';
 import type { Device, Verified, Watch } from './agent.ts';
 import { isOpen, windowsOf } from './open-windows.ts';
+import type { Rows } from './rows.ts';
 import type { Server } from './server.ts';
 import type { Witness } from './witness.ts';
 import type { World } from './world.ts';
@@ -12,7 +12,7 @@ const CONFIRMED_MS_MAX = 180_000;
 /** A server's clock may be so far off, and step so far while a device waits by its word. */
 const CLOCKS_MS = 120_000;
 
-export const watchOf = (world: World, sync: SyncStore, server: Server, witness: Witness): Watch => {
+export const watchOf = (world: World, rows: Rows, server: Server, witness: Witness): Watch => {
   const activating = (device: Device, deployment: Id, newest: Verified | null): void => {
     const { id } = device;
     const seen = witness.deployments.get(deployment);
@@ -26,7 +26,7 @@ export const watchOf = (world: World, sync: SyncStore, server: Server, witness: 
     if (supersedes && newest.at < now - 2_000)
       return refuse(`although its withdrawal reached it ${now - newest.at} ms ago`);
     const asked = server.askedAt.get(id);
-    const plan = sync.getRollout(row.rollout)?.plan;
+    const plan = rows.rollout(row.rollout)?.plan;
     const isAsked = asked !== undefined && now - asked <= CONFIRMED_MS_MAX;
     // Where its policy says so, a device that finds nobody to ask goes by what it was told last.
     if (!isAsked && plan?.policy.confirm === 'when-reachable') return;
@@ -53,7 +53,7 @@ export const watchOf = (world: World, sync: SyncStore, server: Server, witness: 
     now: number,
     refuse: (what: string) => void,
   ): void => {
-    const plan = sync.getRollout(rollout)?.plan;
+    const plan = rows.rollout(rollout)?.plan;
     if (plan === undefined) return;
     const graceMs = now - asked + 2 * CLOCKS_MS;
     if (!isOpen(windowsOf(plan, cohort), timeZone, now + CLOCKS_MS, graceMs))

@@ -2,12 +2,12 @@
 
 import type { DeploymentRecord } from '#server/domain/deployment/deployment.ts';
 import type { RolloutRecord } from '#server/store/rollouts.ts';
-import type { SyncStore } from '#server/store/sqlite/sync.ts';
+import type { Store } from '#server/store/store.ts';
 import type { Id } from '#shared/ids.ts';
 import type { Seen } from './rules-rows.ts';
 import type { World } from './world.ts';
 
-type Heartbeats = Parameters<SyncStore['saveHeartbeats']>[0];
+type Heartbeats = Parameters<Store['saveHeartbeats']>[0];
 /** By the server's clock, but for `dueAt`: from then on somebody should have noticed. */
 type Ill = { since: number; dueAt: number | null };
 

@@ -1,13 +1,13 @@
 /** A release is promoted only with all that the channel requires of it, by what the audit log says. */
 import type { Channel } from '#server/domain/release/channel.ts';
-import type { SyncStore } from '#server/store/sqlite/sync.ts';
+import type { Rows } from './rows.ts';
 import type { Event } from './rules-rows.ts';
 import type { World } from './world.ts';
 
 export const checkPromoted = (
   world: World,
   channels: readonly Channel[],
-  store: Pick<SyncStore, 'listRollouts'>,
+  rows: Rows,
   event: Event,
   log: readonly Event[],
 ): void => {
@@ -25,8 +25,8 @@ export const checkPromoted = (
   const others = new Set(approvals.map(({ by }) => by).filter((by) => by !== event.by && by !== 'ci'));
   if (others.size < requires.approvals) refuse(`with ${others.size} of ${requires.approvals} approvals`);
   if (!requires.completedRollout) return;
-  const before = store
-    .listRollouts({ limit: 1_000 })
+  const before = rows
+    .rollouts()
     .filter(({ plan }) => plan.version === event['version'] && plan.channel === channels[index - 1]?.name)
     .map(({ progress }) => (progress.state === 'completed' ? progress.at : Number.POSITIVE_INFINITY));
   if (Math.min(Number.POSITIVE_INFINITY, ...before) + requires.soakMs > event.at)

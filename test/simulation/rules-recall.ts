@@ -1,13 +1,13 @@
 /** With the faults off, whoever runs a release because of a recalled rollout is back, or it is said why not. */
 import { recalledOf } from '#server/domain/rollout/recall.ts';
 import type { RolloutRecord } from '#server/store/rollouts.ts';
-import type { SyncStore } from '#server/store/sqlite/sync.ts';
 import type { Device } from './agent.ts';
+import type { Rows } from './rows.ts';
 import type { Seen } from './rules-rows.ts';
 import type { Witness } from './witness.ts';
 import type { World } from './world.ts';
 
-type Known = { world: World; sync: SyncStore; devices: Device[]; witness: Witness };
+type Known = { world: World; rows: Rows; devices: Device[]; witness: Witness };
 
 /** It ran the release by this rollout, and by no other since. */
 const ranBy = ({ row }: Seen, all: readonly Seen[]): boolean =>
@@ -21,9 +21,9 @@ const ranBy = ({ row }: Seen, all: readonly Seen[]): boolean =>
   );
 
 /** The first who was forgotten, in words; empty when nobody was. */
-export const notBack = ({ world, sync, devices, witness }: Known): string => {
+export const notBack = ({ world, rows, devices, witness }: Known): string => {
   const all = [...witness.deployments.values()];
-  const rollouts = sync.listRollouts({ limit: 1_000 });
+  const rollouts = rows.rollouts();
   for (const { plan, progress } of rollouts) {
     const recalled = recalledOf(progress);
     if (recalled === undefined) continue;

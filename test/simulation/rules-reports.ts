@@ -1,8 +1,8 @@
 /** What the server acknowledges, it has: the report, and every receipt in it. */
-import type { SyncStore } from '#server/store/sqlite/sync.ts';
 import type { Id } from '#shared/ids.ts';
 import { type Ack, StateReport } from '#shared/messages.ts';
 import type { UpChannel } from '#shared/topics.ts';
+import type { Rows } from './rows.ts';
 import type { Witness } from './witness.ts';
 import type { World } from './world.ts';
 
@@ -11,7 +11,7 @@ export type Reports = {
   acknowledged(device: Id, ack: Ack): void;
 };
 
-export const watchReports = (world: World, sync: SyncStore, witness: Witness): Reports => {
+export const watchReports = (world: World, rows: Rows, witness: Witness): Reports => {
   const carried = new Map<string, { boot: Id; receipts: string[] }>();
   return {
     arrived: (device, channel, payload) => {
@@ -21,7 +21,7 @@ export const watchReports = (world: World, sync: SyncStore, witness: Witness): R
         carried.set(`${device} ${seq}`, { boot, receipts: receipts.map((signed) => signed.payload) });
     },
     acknowledged: (device, { seq }) => {
-      const record = sync.getDevice(device);
+      const record = rows.device(device);
       if ((record?.reportSeq ?? 0) < seq) world.violate(`report ${seq} of ${device} is acknowledged and not committed`);
       const report = carried.get(`${device} ${seq}`);
       // Whoever has started anew says again what it still knows, and hears no acknowledgement of before.

@@ -1,8 +1,8 @@
 /** What must hold of each deployment whenever it moves. */
 
 import type { DeploymentRecord } from '#server/domain/deployment/deployment.ts';
+import { owns } from '#server/domain/deployment/deployment.ts';
 import type { RolloutRecord } from '#server/store/rollouts.ts';
-import { OWNING_STATES } from '#server/store/sqlite/deployments.ts';
 import { Receipt } from '#shared/deployment.ts';
 import { Id } from '#shared/ids.ts';
 import { Signed } from '#shared/messages.ts';
@@ -80,13 +80,11 @@ export const checkReceipt = (
     world.violate(`a receipt in the audit log was not signed by ${event.device}`);
 };
 
-const isOwning = ({ state }: DeploymentRecord): boolean => OWNING_STATES.includes(state);
-
 /** Two rollouts never own a device at once, but where one of them had to believe a device that it had given up. */
 export const checkOneOwner = (world: World, seen: Seen, all: Iterable<Seen>): void => {
-  if (!isOwning(seen.row) || seen.returned) return;
+  if (!owns(seen.row) || seen.returned) return;
   for (const other of all)
-    if (other !== seen && other.row.device === seen.row.device && isOwning(other.row) && !other.returned)
+    if (other !== seen && other.row.device === seen.row.device && owns(other.row) && !other.returned)
       world.violate(`${seen.row.device} is owned by both ${seen.row.id} and ${other.row.id}`);
 };
 
@@ -109,7 +107,7 @@ export const coolUntil = (row: DeploymentRecord, events: Event[], record: Rollou
 /** What came back by the device's own word, or goes on after a wait. */
 export const isReturn = (before: DeploymentRecord, row: DeploymentRecord): boolean => {
   if (row.state === 'offered' && before.state === 'planned') return false;
-  const wasGivenUp = !isOwning(before);
+  const wasGivenUp = !owns(before);
   const wasHeld = before.heldUntil !== null && row.heldUntil === null;
-  return isOwning(row) && (wasGivenUp || wasHeld);
+  return owns(row) && (wasGivenUp || wasHeld);
 };

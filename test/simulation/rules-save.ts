@@ -7,13 +7,13 @@ import { ruleOn } from '#server/domain/rollout/halting.ts';
 import { TRANSITIONS } from '#server/domain/rollout/rollout-step.ts';
 import { groupName, setAside, tallyOf } from '#server/domain/rollout/tally.ts';
 import type { RolloutRecord } from '#server/store/rollouts.ts';
-import type { SyncStore } from '#server/store/sqlite/sync.ts';
+import type { Store } from '#server/store/store.ts';
 import type { Id } from '#shared/ids.ts';
 import { isOpen, windowsOf } from './open-windows.ts';
 import type { Event, Seen } from './rules-rows.ts';
 import type { World } from './world.ts';
 
-export type Save = Parameters<SyncStore['saveRollout']>[0];
+export type Save = Parameters<Store['saveRollout']>[0];
 /** A recount of outcomes, and the revision of the rollout that it was made with. */
 export type BinsRead = { rollout: Id; revision: number; bins: OutcomeBin[] };
 

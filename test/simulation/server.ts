@@ -1,4 +1,5 @@
 /** The server of a simulation: the real flows and shells, constructed as server/main.ts does, on a store that survives and a process that may die at any moment. */
+import type Database from 'better-sqlite3';
 import type { Logger } from 'pino';
 import { desiredOf } from '#server/flow/device/desired.ts';
 import type { DeviceLink } from '#server/flow/device/device-link.ts';
@@ -6,12 +7,12 @@ import { makeGreeter } from '#server/flow/device/greet-device.ts';
 import { makeIngest } from '#server/flow/device/ingest.ts';
 import { grantGrace, noteAlive } from '#server/flow/rollout/grant-grace.ts';
 import { type Rollouts, startRollouts } from '#server/flow/rollout/rollouts.ts';
-import type { Sql } from '#server/store/sqlite/sql.ts';
-import type { SyncStore } from '#server/store/sqlite/sync.ts';
+import type { StoreMethods } from '#server/store/methods/methods.ts';
 import type { Store } from '#server/store/store.ts';
 import type { Id } from '#shared/ids.ts';
 import type { Signer } from '#shared/trust/signers.ts';
 import type { Network } from './network.ts';
+import type { Rows } from './rows.ts';
 import { watchReports } from './rules-reports.ts';
 import { storeFor } from './store.ts';
 import type { Process } from './time.ts';
@@ -43,8 +44,9 @@ const observer = {
 
 export const openServer = (deps: {
   world: World;
-  sync: SyncStore;
-  sql: Sql;
+  database: Database.Database;
+  methods: StoreMethods;
+  rows: Rows;
   witness: Witness;
   network: Network;
   director: Signer;
@@ -92,15 +94,15 @@ const live = async (
   askedAt: Map<Id, number>,
   opened: (running: Running) => void,
 ): Promise<void> => {
-  const { world, sync, sql, network, director } = deps;
+  const { world, database, methods, rows, network, director } = deps;
   const now = (): number => world.time.now() + server.clockOffMs;
   world.tell('the server starts');
-  const store = storeFor({ world, sync, sql, witness: deps.witness, process, crash: server.crash });
+  const store = storeFor({ world, database, methods, rows, witness: deps.witness, process, crash: server.crash });
   await store.setAllOffline();
   await grantGrace({ store, now }, GRACE_MS_MAX);
   setInterval(() => void noteAlive({ store, now }), ALIVE_MS);
 
-  const reports = watchReports(world, sync, deps.witness);
+  const reports = watchReports(world, rows, deps.witness);
   const complain = (fields: unknown, text?: string): void => {
     if (!process.dead) world.violate(`the server complains: ${text} ${String(errorOf(fields))}`);
   };
@@ -131,7 +133,7 @@ const live = async (
   const greeter = makeGreeter({ store, link, now, log, director });
   network.listen({
     process,
-    admits: (device) => sync.getDevice(device)?.state === 'accepted',
+    admits: (device) => rows.device(device)?.state === 'accepted',
     presence: (device, online) => {
       ingest.presence(device, online);
       if (online) greeter.greet(device);

@@ -1,7 +1,7 @@
 /** Liveness: with the faults off everything ends, and everybody knows. */
-import type { SyncStore } from '#server/store/sqlite/sync.ts';
 import type { Device } from './agent.ts';
 import type { People } from './people.ts';
+import type { Rows } from './rows.ts';
 import { notBack } from './rules-recall.ts';
 import type { Witness } from './witness.ts';
 import type { World } from './world.ts';
@@ -14,14 +14,14 @@ const RECALLED_MS_MAX = 10 * MINUTE_MS;
 
 type Settling = {
   world: World;
-  sync: SyncStore;
+  rows: Rows;
   devices: Device[];
   people: People;
   witness: Witness;
   over: () => boolean;
 };
 
-export const settleAll = async ({ world, sync, devices, people, witness, over }: Settling): Promise<void> => {
+export const settleAll = async ({ world, rows, devices, people, witness, over }: Settling): Promise<void> => {
   const { time } = world;
   const end = time.now() + LIVE_MS_MAX;
   let until = end;
@@ -29,8 +29,8 @@ export const settleAll = async ({ world, sync, devices, people, witness, over }:
   while (time.now() < until) {
     people.settle();
     if (!(await time.runUntil(time.now() + 2 * MINUTE_MS, over))) return;
-    const underWay = unsettled(sync, devices);
-    why = underWay || notBack({ world, sync, devices, witness });
+    const underWay = unsettled(rows, devices);
+    why = underWay || notBack({ world, rows, devices, witness });
     if (why === '') break;
     until = underWay === '' ? Math.min(until, time.now() + RECALLED_MS_MAX) : end;
   }
@@ -43,18 +43,18 @@ export const settleAll = async ({ world, sync, devices, people, witness, over }:
 };
 
 /** The first thing that has not ended, in words; empty when all has. */
-const unsettled = (sync: SyncStore, devices: Device[]): string => {
-  for (const { plan, progress } of sync.listRollouts({ limit: 1_000 })) {
+const unsettled = (rows: Rows, devices: Device[]): string => {
+  for (const { plan, progress } of rows.rollouts()) {
     if (progress.state !== 'completed' && progress.state !== 'aborted')
       return `rollout ${plan.id} is ${progress.state}`;
-    const left = sync.listDeployments({ rollout: plan.id }, { limit: 10_000 }).find((row) => UNDER_WAY.has(row.state));
+    const left = rows.deployments({ rollout: plan.id }).find((row) => UNDER_WAY.has(row.state));
     if (left !== undefined) return `deployment ${left.id} is ${left.state}`;
   }
-  if (sync.takeOutbox(1).length > 0) return 'the outbox is not empty';
+  if (!rows.isOutboxEmpty()) return 'the outbox is not empty';
   for (const { id, disk, memory } of devices) {
     const state = memory()?.install.state ?? 'off';
     if (state !== 'idle') return `${id} is ${state}`;
-    const record = sync.getDevice(id);
+    const record = rows.device(id);
     if (record?.deployment !== null) return `${id} is owned by ${record?.deployment}`;
     const runs = disk.contents[disk.active]?.manifest;
     if (record.running?.manifest !== runs)

@@ -2,10 +2,11 @@
  * One history of the whole system from a seed: first safety under faults, then liveness with the faults off.
  * The same options give the same history, to the byte.
  */
+import type Database from 'better-sqlite3';
 import { auditLine } from '#server/domain/audit.ts';
-import { implementStore } from '#server/store/sqlite/implementation.ts';
-import { openSql, type Sql } from '#server/store/sqlite/sql.ts';
-import type { SyncStore } from '#server/store/sqlite/sync.ts';
+import { implementStore } from '#server/store/methods/implement-store.ts';
+import type { StoreMethods } from '#server/store/methods/methods.ts';
+import { openDatabase, sqlOn } from '#server/store/sqlite/sql.ts';
 import { Id } from '#shared/ids.ts';
 import { type Device, openDevice } from './agent.ts';
 import { mountDrives } from './drive.ts';
@@ -15,6 +16,7 @@ import { openPeople } from './people.ts';
 import { ZONES } from './policies.ts';
 import { randomOf } from './random.ts';
 import { COMPATIBLES, channelsOf, FACTORY, furnish } from './releases.ts';
+import { readRows } from './rows.ts';
 import { watchOf } from './rules-device.ts';
 import { openServer } from './server.ts';
 import { settleAll } from './settle.ts';
@@ -62,10 +64,10 @@ export const simulate = async (options: Options): Promise<Outcome> => {
   const startAt = randomOf(options.seed, 'start').pick(STARTS);
   const time = openTime(startAt, randomOf(options.seed, 'Math.random'));
   const drives = mountDrives();
-  const sql = openSql(':memory:');
+  const database = openDatabase(':memory:');
   try {
     const world = openWorld(options, time, memoized(signerOf), drives);
-    await run(world, sql, startAt);
+    await run(world, database, startAt);
     const hours = (time.now() - startAt) / 3_600_000;
     return {
       violation: world.violation(),
@@ -78,24 +80,25 @@ export const simulate = async (options: Options): Promise<Outcome> => {
   } finally {
     drives.unmount();
     time.restore();
-    sql.close();
+    database.close();
   }
 };
 
-const run = async (world: World, sql: Sql, startAt: number): Promise<void> => {
+const run = async (world: World, database: Database.Database, startAt: number): Promise<void> => {
   const { time, options } = world;
-  const sync = implementStore(sql);
+  const methods = implementStore(sqlOn(database));
+  const rows = readRows(database);
   const director = world.signerOf('director');
   const channels = channelsOf(world);
   const zones = new Map<Id, string>();
-  const witness = openWitness(world, sync, channels, (device) => zones.get(device) ?? 'UTC');
+  const witness = openWitness(world, rows, channels, (device) => zones.get(device) ?? 'UTC');
   const network = openNetwork(world);
-  const server = openServer({ world, sync, sql, witness, network, director });
+  const server = openServer({ world, database, methods, rows, witness, network, director });
   const ids = Array.from({ length: options.devices }, (_, index) => Id.parse(`gw-${index + 1}`));
   // Where cohorts are followed, some devices come later.
   const late = world.uses('follow') ? Math.ceil(ids.length / 4) : 0;
-  furnish(world, sync, ids.slice(0, ids.length - late), channels);
-  const watch = watchOf(world, sync, server, witness);
+  await furnish(world, methods, ids.slice(0, ids.length - late), channels);
+  const watch = watchOf(world, rows, server, witness);
   const random = world.random('devices');
   const devices = ids.map((id, index) => {
     const compatible = COMPATIBLES[index % 3 === 2 ? 1 : 0]!;
@@ -104,40 +107,40 @@ const run = async (world: World, sql: Sql, startAt: number): Promise<void> => {
     zones.set(id, timeZone);
     return openDevice({ world, network, director, watch }, { id, compatible, timeZone, disk });
   });
-  const people = openPeople({ world, server, sync, devices, channels });
+  const people = openPeople({ world, server, rows, devices, channels });
   server.start();
-  devices.forEach((device, index) => {
-    const begin = (): void => {
-      enrol(world, sync, device);
+  for (const [index, device] of devices.entries()) {
+    const begin = async (): Promise<void> => {
+      await enrol(world, methods, device);
       device.start();
     };
     const comesAt = random.between(1, Math.floor(options.faultyMs * 0.9));
-    if (index < ids.length - late) begin();
-    else time.at(comesAt, undefined, begin);
-  });
+    if (index < ids.length - late) await begin();
+    else time.at(comesAt, undefined, () => void begin());
+  }
 
   const giveUpAt = startAt + (options.giveUpMs ?? Number.POSITIVE_INFINITY);
   const over = (): boolean => world.violation() !== null || time.now() > giveUpAt;
-  scheduleFaults({ world, network, server, devices, people, witness, sync });
+  scheduleFaults({ world, network, server, devices, people, witness });
   if (!(await time.runUntil(startAt + options.faultyMs, over))) return;
   world.heal();
   network.heal();
   server.clockOffMs = 0;
   for (const device of devices) device.clockOffMs = 0;
-  await settleAll({ world, sync, devices, people, witness, over });
+  await settleAll({ world, rows, devices, people, witness, over });
 };
 
-const enrol = (world: World, sync: SyncStore, { id, compatible }: Device): void => {
+const enrol = async (world: World, methods: StoreMethods, { id, compatible }: Device): Promise<void> => {
   const at = world.time.now();
   world.tell(`${id} enrols`);
   const publicKey = world.signerOf(id).key.keyval.public;
-  sync.enrolDevice(
+  await methods.enrolDevice(
     { id, publicKey, compatible, attributes: {}, enrolledAt: at },
     null,
     at,
     auditLine({ at, by: 'device', kind: 'device-enrolled', device: id, publicKey, compatible, state: 'pending' }),
   );
-  sync.setDeviceState(id, 'accepted', at, auditLine({ at, by: 'ada', kind: 'device-accepted', device: id }));
+  await methods.setDeviceState(id, 'accepted', at, auditLine({ at, by: 'ada', kind: 'device-accepted', device: id }));
 };
 
 const memoized = <T>(make: (name: string) => T): ((name: string) => T) => {

@@ -64,12 +64,12 @@ const CAUGHT: Record<Bug, Caught> = {
   'receipt-not-needed': { by: /without a receipt that proves it/ },
   'receipt-dropped': { from: 8, by: /the server does not have its receipt/, size: only([], ['slot-full']) },
   'acknowledged-by-deployment': {
-    from: 2,
+    from: 19,
     by: /takes its receipt for delivered/,
     size: only(['retries'], ['late-ack', 'slot-full']),
   },
   'takeover-keeps-both': {
-    from: 9,
+    from: 19,
     by: /is owned by both/,
     size: only(['priorities', 'windows'], ['delay', 'partition'], { rollouts: 4 }),
   },
@@ -94,7 +94,7 @@ const CAUGHT: Record<Bug, Caught> = {
     by: /nothing says why it stays/,
     size: only(['recall'], ['bad-release', 'operator']),
   },
-  'drift-overlooked': { from: 5, by: /nobody told it to run/, size: only([], ['by-hand'], { devices: 4 }) },
+  'drift-overlooked': { from: 106, by: /nobody told it to run/, size: only([], ['by-hand'], { devices: 4 }) },
 };
 
 describe('a planted bug is caught', () => {

@@ -4,9 +4,10 @@ import type { DeploymentRecord, OutcomeBin } from '#server/domain/deployment/dep
 import { countOutcomes } from '#server/domain/deployment/deployment.ts';
 import type { Channel } from '#server/domain/release/channel.ts';
 import type { RolloutRecord } from '#server/store/rollouts.ts';
-import type { SyncStore } from '#server/store/sqlite/sync.ts';
+import type { Store } from '#server/store/store.ts';
 import { Id, type Sha256 } from '#shared/ids.ts';
 import { ed25519PublicKey, type PublicKey } from '#shared/trust/keys.ts';
+import type { Rows } from './rows.ts';
 import { openDrift } from './rules-drift.ts';
 import { openIllness } from './rules-illness.ts';
 import { checkPromoted } from './rules-promotion.ts';
@@ -36,7 +37,7 @@ import type { World } from './world.ts';
 
 export type Witness = {
   /** Runs one call of the store, and looks at what it did. */
-  observe(method: string, args: unknown[], act: () => unknown): unknown;
+  observe(method: string, args: unknown[], act: () => Promise<unknown>): Promise<unknown>;
   /** Receipts in the audit log. */
   receipts: ReadonlySet<string>;
   deployments: ReadonlyMap<Id, Seen>;
@@ -73,11 +74,9 @@ const TOLD: ReadonlySet<string> = new Set([
   'recall-stays',
 ]);
 
-const ALL = { limit: 10_000 };
-
 export const openWitness = (
   world: World,
-  store: SyncStore,
+  rows: Rows,
   channels: readonly Channel[],
   zoneOf: (device: Id) => string,
 ): Witness => {
@@ -86,8 +85,8 @@ export const openWitness = (
   const stopped = new Map<Id, { at: number; told: ReadonlySet<Id> }>();
   const keys = new Map<Id, PublicKey>();
   const log: Event[] = [];
-  const drift = openDrift(world, store, log);
-  const illness = openIllness(world, seen, (rollout) => store.getRollout(rollout));
+  const drift = openDrift(world, rows, log);
+  const illness = openIllness(world, seen, (rollout) => rows.rollout(rollout));
   let reads: BinsRead[] = [];
   let auditRead = -1;
 
@@ -97,19 +96,19 @@ export const openWitness = (
     return known;
   };
   const news = (): Event[] => {
-    const entries = store.readAudit(auditRead, 1_000);
+    const entries = rows.audit(auditRead);
     auditRead = entries.at(-1)?.index ?? auditRead;
     const events = entries.map(({ payload }): Event => JSON.parse(payload));
     for (const { payload } of entries) tellOf(world, payload);
     for (const event of events) {
       if (event.kind === 'receipt') checkReceipt(world, keyOf, receipts, event);
       else log.push(event);
-      if (event.kind === 'release-promoted') checkPromoted(world, channels, store, event, log);
+      if (event.kind === 'release-promoted') checkPromoted(world, channels, rows, event, log);
     }
     return events;
   };
-  const look = (rows: DeploymentRecord[], events: Event[]): void => {
-    for (const row of rows) {
+  const look = (moved: DeploymentRecord[], events: Event[]): void => {
+    for (const row of moved) {
       const known = seen.get(row.id);
       if (known === undefined) {
         seen.set(row.id, { row, committed: false, returned: false, coolUntil: 0 });
@@ -125,13 +124,13 @@ export const openWitness = (
       checkAudited(world, before, row, events);
       if (row.state === 'committed') checkProven(world, row, events);
       if (isNewOffer) checkCool(world, known, row.offeredAt ?? 0);
-      if (row.state === 'planned') known.coolUntil = coolUntil(row, events, store.getRollout(row.rollout));
+      if (row.state === 'planned') known.coolUntil = coolUntil(row, events, rows.rollout(row.rollout));
       illness.moved(row);
       drift.moved(row.device);
     }
-    for (const { id } of rows) checkOneOwner(world, seen.get(id)!, seen.values());
+    for (const { id } of moved) checkOneOwner(world, seen.get(id)!, seen.values());
   };
-  const rowsOf = (rollout: Id): DeploymentRecord[] => store.listDeployments({ rollout }, ALL);
+  const rowsOf = (rollout: Id): DeploymentRecord[] => rows.deployments({ rollout });
 
   const lookAtSave = (save: Save, before: RolloutRecord | undefined, outcome: Saved): void => {
     if (outcome.result !== 'saved' || before === undefined) return;
@@ -159,20 +158,20 @@ export const openWitness = (
   };
 
   const readBins = (rollout: Id, binMs: number, bins: OutcomeBin[]): OutcomeBin[] => {
-    const rows = [...seen.values()].flatMap(({ row }) => (row.rollout === rollout ? [row] : []));
-    const recounted = countOutcomes(rows, binMs);
+    const theirs = [...seen.values()].flatMap(({ row }) => (row.rollout === rollout ? [row] : []));
+    const recounted = countOutcomes(theirs, binMs);
     if (inWords(recounted) !== inWords(bins))
       world.violate(`rollout ${rollout} is judged by ${inWords(bins)}, but there is ${inWords(recounted)}`);
     reads = [
       ...reads.slice(1 - READS_MAX),
-      { rollout, revision: store.getRollout(rollout)?.revision ?? 0, bins: recounted },
+      { rollout, revision: rows.rollout(rollout)?.revision ?? 0, bins: recounted },
     ];
     return bins;
   };
 
-  const observe: Witness['observe'] = (method, args, act) => {
-    const before = method === 'saveRollout' ? store.getRollout((args[0] as Save).rollout.plan.id) : undefined;
-    const result = act();
+  const observe: Witness['observe'] = async (method, args, act) => {
+    const before = method === 'saveRollout' ? rows.rollout((args[0] as Save).rollout.plan.id) : undefined;
+    const result = await act();
     switch (method) {
       case 'getOutcomeBins':
         return readBins(args[0] as Id, args[1] as number, result as OutcomeBin[]);
@@ -183,16 +182,16 @@ export const openWitness = (
         if ((result as DeploymentRecord[]).length > 0) look(result as DeploymentRecord[], news());
         break;
       case 'saveReports':
-        look(movedBy(store, args[0] as Reports), news());
+        look(movedBy(rows, args[0] as Reports), news());
         break;
       case 'saveHeartbeats':
-        illness.heard(args[0] as Parameters<SyncStore['saveHeartbeats']>[0]);
+        illness.heard(args[0] as Parameters<Store['saveHeartbeats']>[0]);
         break;
       case 'saveRegressions':
-        look(store.getDeployments((args[0] as Moves).map(({ next }) => next.id)), news());
+        look(rows.deployments({ ids: (args[0] as Moves).map(({ next }) => next.id) }), news());
         break;
       case 'setDeviceState':
-        look(store.listDeployments({ device: args[0] as Id }, ALL), news());
+        look(rows.deployments({ device: args[0] as Id }), news());
         break;
       case 'releaseHeld':
         if (result !== 0) look(rowsOf(args[0] as Id), news());
@@ -251,14 +250,14 @@ export const openWitness = (
     serverDown: illness.postpone,
     changedByHand: drift.changedByHand,
     recount: () => {
-      checkTables(world, store, seen);
+      checkTables(world, rows, seen);
       illness.recount();
       drift.recount();
     },
   };
 };
 
-type Saved = ReturnType<SyncStore['saveRollout']>;
+type Saved = Awaited<ReturnType<Store['saveRollout']>>;
 /** The audit log's own words. */
 const tellOf = (world: World, payload: string): void => {
   const event = parseAuditEvent(payload);
@@ -271,13 +270,13 @@ const movesRows = ({ withdraw, replan, activate }: Save, outcome: Saved): boolea
   activate === true ||
   (outcome.result === 'saved' && outcome.offered.length + outcome.skipped.length > 0);
 
-type Reports = Parameters<SyncStore['saveReports']>[0];
-type Recall = Parameters<SyncStore['saveRecall']>[0];
-type Moves = Parameters<SyncStore['saveRegressions']>[0];
+type Reports = Parameters<Store['saveReports']>[0];
+type Recall = Parameters<Store['saveRecall']>[0];
+type Moves = Parameters<Store['saveRegressions']>[0];
 
-const movedBy = (store: SyncStore, reports: Reports): DeploymentRecord[] => {
+const movedBy = (rows: Rows, reports: Reports): DeploymentRecord[] => {
   const ids = reports.flatMap(({ deployments }) => deployments.map(({ id }) => id));
-  return ids.length === 0 ? [] : store.getDeployments(ids);
+  return ids.length === 0 ? [] : rows.deployments({ ids });
 };
 
 const inWords = (bins: OutcomeBin[]): string =>

@@ -42,6 +42,16 @@ export type DeploymentRecord = {
 /** The last moment that a `Date` knows: longer than any wait. */
 export const HELD_FOR_COMMAND: Millis = 8_640_000_000_000_000;
 
+/** The device has begun, or may, but nothing of the release can boot yet: the server can still take it back. */
+export const NOT_ACTIVATED = ['offered', 'fetching', 'installing', 'ready'] as const satisfies DeploymentState[];
+/** While a deployment is in one of these states it owns its device: no other may instruct it. */
+export const OWNING = [...NOT_ACTIVATED, 'trial'] as const satisfies DeploymentState[];
+export const owns = ({ state }: Pick<DeploymentRecord, 'state'>): boolean => OWNING.some((owning) => owning === state);
+
+/** How often it was offered, the first time too. */
+export const offersOf = ({ offers, offeredAt }: Pick<DeploymentRecord, 'offers' | 'offeredAt'>): number =>
+  offers ?? (offeredAt === null ? 0 : 1);
+
 /** `installed`: ready, and held back by its window or until all activate. `unaccepted`: offered, nothing heard. `undecided`: accepted, no outcome yet. `never-heard`: overdue without having accepted. */
 export type OutcomeClass =
   | 'planned'
@@ -101,33 +111,72 @@ export const outcomeOf = (
   }
 };
 
-/** The counting that a store does by query, done in memory: the definition, for tests and simulations. */
-export const countOutcomes = (deployments: DeploymentRecord[], binMs: number): OutcomeBin[] => {
+/** Deployments that count alike: their state, and their times in bins. The times of `state` are null or not, and no more. */
+export type Alike = Pick<
+  DeploymentRecord,
+  'cohort' | 'compatible' | 'wave' | 'state' | 'acceptedAt' | 'overdue' | 'heldUntil'
+> & {
+  startBin: number | null;
+  delayBins: number | null;
+  devices: number;
+};
+
+/** How they count: those that count alike as one. */
+export const binsOf = (counted: readonly Alike[]): OutcomeBin[] => {
   const bins = new Map<string, OutcomeBin>();
-  for (const deployment of deployments) {
-    const outcome = outcomeOf(deployment);
-    const start =
-      outcome === 'planned' || outcome === 'skipped' ? null : (deployment.acceptedAt ?? deployment.offeredAt);
-    const delay =
-      outcome === 'healthy' && deployment.decidedAt !== null && deployment.acceptedAt !== null
-        ? deployment.decidedAt - deployment.acceptedAt
-        : null;
+  for (const { cohort, compatible, wave, startBin, delayBins, devices, ...state } of counted) {
+    const outcome = outcomeOf(state);
     const bin: OutcomeBin = {
-      cohort: deployment.cohort,
-      compatible: deployment.compatible,
-      wave: deployment.wave,
+      cohort,
+      compatible,
+      wave,
       outcome,
-      startBin: start === null ? null : Math.floor(start / binMs),
-      delayBins: delay === null ? null : Math.max(0, Math.floor(delay / binMs)),
-      devices: 1,
+      startBin: outcome === 'planned' || outcome === 'skipped' ? null : startBin,
+      delayBins: outcome === 'healthy' ? delayBins : null,
+      devices,
     };
-    const key = JSON.stringify(bin);
+    const key = JSON.stringify({ ...bin, devices: 0 });
     const known = bins.get(key);
-    if (known) known.devices += 1;
+    if (known) known.devices += devices;
     else bins.set(key, bin);
   }
   return [...bins.values()];
 };
+
+/** By cohort, compatible, wave, outcome, start and delay: so that equal counts are equal records. */
+export const inOrderOfBins = (one: OutcomeBin, other: OutcomeBin): number =>
+  byText(one.cohort, other.cohort) ||
+  byText(one.compatible, other.compatible) ||
+  one.wave - other.wave ||
+  byText(one.outcome, other.outcome) ||
+  (one.startBin ?? -1) - (other.startBin ?? -1) ||
+  (one.delayBins ?? -1) - (other.delayBins ?? -1);
+const byText = (one: string, other: string): number => (one < other ? -1 : one > other ? 1 : 0);
+
+/** The same, counted from the deployments themselves: for tests and simulations. */
+export const countOutcomes = (deployments: readonly DeploymentRecord[], binMs: number): OutcomeBin[] =>
+  binsOf(
+    deployments.map((deployment) => {
+      const { acceptedAt, offeredAt, decidedAt } = deployment;
+      const start = acceptedAt ?? offeredAt;
+      return {
+        ...pickAlike(deployment),
+        startBin: start === null ? null : Math.floor(start / binMs),
+        delayBins:
+          decidedAt === null || acceptedAt === null ? null : Math.max(0, Math.floor((decidedAt - acceptedAt) / binMs)),
+        devices: 1,
+      };
+    }),
+  );
+const pickAlike = ({ cohort, compatible, wave, state, acceptedAt, overdue, heldUntil }: DeploymentRecord) => ({
+  cohort,
+  compatible,
+  wave,
+  state,
+  acceptedAt,
+  overdue,
+  heldUntil,
+});
 
 /** What became of a deployment's earlier attempts. */
 export type Attempts = {

@@ -2,7 +2,7 @@
  * Sending the devices of a rollout back to what they ran before it. The rollout remembers that it was recalled; ordinary rollouts do
  * it (docs/decisions/0006-recall-is-an-install-that-finds-its-slot-written.md). Pure.
  */
-import type { Running } from '#shared/deployment.ts';
+import type { DeploymentState, DeviceError, Running } from '#shared/deployment.ts';
 import { type Id, type Millis, releaseRef, type Sha256 } from '#shared/ids.ts';
 import { refuse } from '#shared/problems.ts';
 import { STAYS, type StayReason } from '#shared/recall.ts';
@@ -74,6 +74,25 @@ export type Recallable = {
   before: Running | null;
   floor: number;
   isLetIn: boolean;
+};
+
+/** What decides whether a device runs the release of a rollout because of it. */
+export type RecallFacts = {
+  state: DeploymentState;
+  error: DeviceError | null;
+  /** What it runs, by its own report; null where it has not said so. */
+  runs: Sha256 | null;
+  /** What the rollout offered it. */
+  manifest: Sha256;
+  /** It has committed another rollout since. */
+  committedElsewhere: boolean;
+};
+
+/** It committed the release, or ran it already, and nothing has changed that since. One that committed and fell ill later counts too. */
+export const isRecallable = (facts: RecallFacts): facts is RecallFacts & Pick<Recallable, 'state'> => {
+  const { state, error, runs, manifest, committedElsewhere } = facts;
+  const ranIt = state === 'committed' || state === 'skipped' || (state === 'failed' && error?.code === 'REGRESSED');
+  return ranIt && (runs === null || runs === manifest) && !committedElsewhere;
 };
 
 /** A release that devices may go back to, as far as that depends on it. `channel`: where it is staged. */

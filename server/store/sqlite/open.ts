@@ -1,9 +1,8 @@
 /** How to get a store on SQLite: in a thread of its own for a server, in-process for a simulation. See docs/decisions/0002. */
 import { Worker } from 'node:worker_threads';
+import { implementStore } from '../methods/implement-store.ts';
 import type { Store } from '../store.ts';
-import { implementStore } from './implementation.ts';
 import { openSql } from './sql.ts';
-import { type AsyncMethod, methodsOf, storeOf } from './sync.ts';
 import type { FromWorker, Request, SentError, WorkerInput } from './wire.ts';
 
 /** The database or its thread failed. `code` is SQLite's (`SQLITE_FULL`, ...) where there is one; `cause` is the original. */
@@ -73,7 +72,7 @@ export const connectStore = (worker: Worker): Promise<Store> => {
     if ('ready' in message) {
       opened.resolve(
         storeOf(
-          message.ready.map((name) => [name, (...args) => call(name, args)]),
+          message.ready.map((name) => [name, (...args: unknown[]) => call(name, args)]),
           close,
         ),
       );
@@ -108,16 +107,20 @@ export const connectStore = (worker: Worker): Promise<Store> => {
 /** The same store without a thread: for simulations, and for tests that make thousands of them. Nothing else should block its loop. */
 export const openInProcessStore = (file: string): Store => {
   const sql = openSql(file);
-  const methods = methodsOf(implementStore(sql)).map(([name, method]): [string, AsyncMethod] => [
+  // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- see `storeOf`
+  const methods = Object.entries(implementStore(sql)) as [string, Method][];
+  const explained = methods.map(([name, method]): [string, Method] => [
     name,
-    async (...args) => {
-      try {
-        return method(...args);
-      } catch (cause) {
+    (...args) =>
+      method(...args).catch((cause: unknown) => {
         const code = cause instanceof Error && 'code' in cause ? String(cause.code) : undefined;
         throw new StoreError(`store.${name}: ${cause instanceof Error ? cause.message : String(cause)}`, cause, code);
-      }
-    },
+      }),
   ]);
-  return storeOf(methods, async () => sql.close());
+  return storeOf(explained, async () => sql.close());
 };
+
+type Method = (...args: unknown[]) => Promise<unknown>;
+const storeOf = (methods: [string, Method][], close: () => Promise<void>): Store =>
+  // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- TypeScript cannot follow a mapped type through its entries
+  ({ ...Object.fromEntries(methods), close }) as Store;

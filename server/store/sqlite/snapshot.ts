@@ -2,9 +2,9 @@
 import Database from 'better-sqlite3';
 import type { Sha256 } from '#shared/ids.ts';
 import type { AuditHead } from '../audit.ts';
-import { audit } from './audit.ts';
+import { readHead } from '../methods/audit.ts';
+import { neededObjects } from '../methods/transfer.ts';
 import { openSqlToRead } from './sql.ts';
-import { neededObjects } from './transfer.ts';
 
 /**
  * Copies `file` to `to`, which must not exist. Reads one snapshot (WAL), so that writers go on; SQLite's own online backup
@@ -20,10 +20,10 @@ export const snapshotDatabase = (file: string, to: string): void => {
 };
 
 /** What a snapshot needs beside it to be whole. The file is left as it is, not even migrated. */
-export const readSnapshot = (file: string): { objects: Sha256[]; auditHead: AuditHead } => {
+export const readSnapshot = async (file: string): Promise<{ objects: Sha256[]; auditHead: AuditHead }> => {
   const sql = openSqlToRead(file);
   try {
-    return { objects: neededObjects(sql), auditHead: audit(sql).getAuditHead() };
+    return { objects: await neededObjects(sql), auditHead: await readHead(sql) };
   } finally {
     sql.close();
   }

@@ -1,22 +1,10 @@
-/** The few ways in which the rest of this folder speaks to SQLite: prepared once, plain rows out. */
+/** The port of `../sql.ts` on better-sqlite3: statements are prepared once, and run at once. */
 import Database from 'better-sqlite3';
+import type { Dialect, Sql, Value, Values } from '../sql.ts';
 import { migrate } from './migrations.ts';
 
-/**
- * What SQLite can bind: booleans and objects become 0, 1 and JSON text before they come here. Every number is bound as
- * REAL: CAST it where it is divided by.
- */
-export type Value = string | number | null | Uint8Array;
-// oxlint-disable typescript/no-unnecessary-type-parameters -- `Row` is the caller's word for what its SELECT yields: SQL has no types to infer it from
-export type Sql = {
-  /** Returns how many rows changed. */
-  run(statement: string, ...values: Value[]): number;
-  get<Row>(statement: string, ...values: Value[]): Row | undefined;
-  all<Row>(statement: string, ...values: Value[]): Row[];
-  /** All of `work` is committed, or none: `BEGIN IMMEDIATE`, so that it never fails half-way for want of the write lock. */
-  transaction<R>(work: () => R): R;
-  close(): void;
-};
+/** `close` belongs to the one that opened it. */
+export type SqliteSql = Sql & { close(): void };
 
 /**
  * Opens or makes the database and brings its schema up to date.
@@ -25,7 +13,7 @@ export type Sql = {
  * survive loss of power; in WAL mode NORMAL would lose the last commits. `wal_autocheckpoint = 20000` pages (80 MB) makes
  * the checkpoints, which cost more than the commits, rare.
  */
-export const openSql = (file: string): Sql => {
+export const openDatabase = (file: string): Database.Database => {
   const database = new Database(file);
   try {
     database.pragma('busy_timeout = 5000');
@@ -38,49 +26,83 @@ export const openSql = (file: string): Sql => {
     database.close();
     throw error;
   }
-  return sqlOf(database);
+  return database;
+};
+export const openSql = (file: string): SqliteSql => sqlOn(openDatabase(file));
+
+/** As it is on disk: nothing is migrated, and nothing can be written. For a copy that no one else has open. */
+export const openSqlToRead = (file: string): SqliteSql => sqlOn(new Database(file, { readonly: true }));
+
+/** `->>` gives a member of an object as what it is in SQL, and an object or list as its JSON text. */
+const DIALECT: Dialect = {
+  list: (name) => `SELECT value FROM json_each(:${name})`,
+  rows: (name, columns) => {
+    const members = Object.keys(columns).map((column) => `value ->> '${column}' AS ${column}`);
+    return `(SELECT ${members.join(', ')} FROM json_each(:${name})) AS ${name}`;
+  },
+  members: (column, name) => `json_each(${column}, '$.${name}')`,
+  shifted: (column, name, by) =>
+    `CASE WHEN ${column} ->> '${name}' IS NULL THEN ${column}
+       ELSE json_set(${column}, '$.${name}', max(0, (${column} ->> '${name}') + CAST(:${by} AS INTEGER))) END`,
+  bytesOf: (digits) => `unhex(${digits})`,
+  larger: (one, other) => `max(${one}, ${other})`,
 };
 
-/** As it is on disk: nothing is migrated, and nothing can be written. For a copy that nobody else has open. */
-export const openSqlToRead = (file: string): Sql => sqlOf(new Database(file, { readonly: true }));
+type Bound = Exclude<Value, boolean>;
+/** SQLite knows no booleans. */
+const bound = (values: Values): Record<string, Bound> => {
+  const all: Record<string, Bound> = {};
+  for (const name in values) {
+    const value = values[name]!;
+    all[name] = value === true ? 1 : value === false ? 0 : value;
+  }
+  return all;
+};
 
-const sqlOf = (database: Database.Database): Sql => {
-  // Bounded by the number of statements written in this folder: none is built from data.
-  const prepared = new Map<string, Database.Statement<Value[]>>();
-  const prepare = (statement: string): Database.Statement<Value[]> => {
+const NONE = {};
+
+export const sqlOn = (database: Database.Database): SqliteSql => {
+  // Bounded by the number of statements that are written in the store: none is built from data.
+  const prepared = new Map<string, Database.Statement<[Record<string, Bound>]>>();
+  const prepare = (statement: string): Database.Statement<[Record<string, Bound>]> => {
     const known = prepared.get(statement);
     if (known !== undefined) return known;
-    const made = database.prepare<Value[]>(statement);
+    const made = database.prepare<[Record<string, Bound>]>(statement);
     prepared.set(statement, made);
     return made;
   };
-  const begin = database.transaction((work: () => unknown) => work());
-  // oxlint-disable typescript/no-unsafe-type-assertion -- see `Row` above
-  return {
-    run: (statement, ...values) => prepare(statement).run(...values).changes,
-    get: <Row>(statement: string, ...values: Value[]) => prepare(statement).get(...values) as Row | undefined,
-    all: <Row>(statement: string, ...values: Value[]) => prepare(statement).all(...values) as Row[],
-    transaction: <R>(work: () => R) => begin.immediate(work) as R,
+  const [begin, commit, rollback] = ['BEGIN IMMEDIATE', 'COMMIT', 'ROLLBACK'].map((word) => database.prepare(word));
+  /** There is one connection: transactions take turns. */
+  let last: Promise<unknown> = Promise.resolve();
+  const inTurn = <R>(work: () => Promise<R>): Promise<R> => {
+    const turn = last.then(work);
+    last = turn.catch(() => undefined);
+    return turn;
+  };
+
+  // oxlint-disable typescript/no-unsafe-type-assertion -- see `Row` in ../sql.ts
+  const sql: SqliteSql = {
+    all: async <Row>(statement: string, values: Values = NONE) => prepare(statement).all(bound(values)) as Row[],
+    get: async <Row>(statement: string, values: Values = NONE) =>
+      prepare(statement).get(bound(values)) as Row | undefined,
+    run: async (statement, values = NONE) => prepare(statement).run(bound(values)).changes,
+    transaction: (work) =>
+      inTurn(async () => {
+        begin!.run();
+        try {
+          const result = await work(sql);
+          commit!.run();
+          return result;
+        } catch (error) {
+          // Some errors end the transaction by themselves (a full disk).
+          if (database.inTransaction) rollback!.run();
+          throw error;
+        }
+      }),
+    dialect: DIALECT,
     close: () => {
       database.close();
     },
   };
+  return sql;
 };
-
-const PAGE_MAX = 10_000;
-const IDS_MAX = 100_000;
-
-/** The `LIMIT` of a list. A caller that asks for more than is allowed has a bug: cutting its page short would look like the last one. */
-export const limitOf = (limit: number): number => {
-  if (!Number.isInteger(limit) || limit < 1 || limit > PAGE_MAX)
-    throw new RangeError(`a page has 1 to ${PAGE_MAX} entries, not ${limit}`);
-  return limit;
-};
-/** Many ids as one bound value, for `IN (SELECT value FROM json_each(?))`. */
-export const idList = (ids: readonly (string | number)[]): string => {
-  if (ids.length > IDS_MAX) throw new RangeError(`at most ${IDS_MAX} ids at once, not ${ids.length}`);
-  return JSON.stringify(ids);
-};
-export const toJson = (value: object | null): string | null => (value === null ? null : JSON.stringify(value));
-/** JSON that this folder wrote, from a value of this very type. */
-export const fromJson = <T>(value: string): T => JSON.parse(value) as T;

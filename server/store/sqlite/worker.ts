@@ -1,8 +1,7 @@
 /** The thread that owns the database. One request is one method call; they are answered in the order in which they came. */
 import { parentPort, workerData } from 'node:worker_threads';
-import { implementStore } from './implementation.ts';
+import { implementStore } from '../methods/implement-store.ts';
 import { openSql } from './sql.ts';
-import { methodsOf } from './sync.ts';
 import type { Answer, FromWorker, Request, SentError, WorkerInput } from './wire.ts';
 
 const port = parentPort!;
@@ -22,21 +21,23 @@ const describe = (error: unknown): SentError =>
 
 const serve = (file: string): void => {
   const sql = openSql(file);
-  const methods = new Map(methodsOf(implementStore(sql)));
-  const answer = (request: Request): Answer => {
+  const methods = new Map<string, (...args: never[]) => Promise<unknown>>(Object.entries(implementStore(sql)));
+  const answer = async ({ id, method, args }: Request): Promise<Answer> => {
     try {
-      return { id: request.id, value: methods.get(request.method)!(...request.args) };
+      // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- the one who calls by name has the arguments of that name
+      return { id, value: await methods.get(method)!(...(args as never[])) };
     } catch (error) {
-      return { id: request.id, error: describe(error) };
+      return { id, error: describe(error) };
     }
   };
-  port.on('message', (request: Request | 'close') => {
-    if (request !== 'close') {
-      post(answer(request));
-      return;
-    }
+  const close = async (): Promise<void> => {
+    // After everything that was asked before.
+    await sql.transaction(async () => undefined);
     sql.close();
     port.close();
+  };
+  port.on('message', (request: Request | 'close') => {
+    void (request === 'close' ? close() : answer(request).then(post));
   });
   post({ ready: [...methods.keys()] });
 };
