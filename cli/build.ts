@@ -7,6 +7,7 @@ import { cp, mkdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { dirname, join, resolve } from 'node:path';
 import { parseArgs, promisify } from 'node:util';
 import { type Plugin, rolldown } from 'rolldown';
+import { z } from 'zod';
 
 const run = promisify(execFile);
 const root = join(import.meta.dirname, '..');
@@ -27,7 +28,7 @@ const KEPT = [
   'optionalDependencies',
 ];
 
-type Manifest = Record<string, unknown> & { name: string; version: string };
+const Manifest = z.looseObject({ name: z.string(), version: z.string() });
 
 /** A thread's file is found by its address, not by an import: it is compiled too, and gets its new name. */
 const threads: Plugin = {
@@ -54,8 +55,8 @@ const compile = async (folder: string): Promise<void> => {
   await writeFile(join(folder, 'cli/sluice.mjs'), launcher.replaceAll('sluice.ts', 'sluice.js'), { mode: 0o755 });
 };
 
-const describe = async (folder: string): Promise<Manifest> => {
-  const manifest = JSON.parse(await readFile(join(root, 'package.json'), 'utf8')) as Manifest;
+const describe = async (folder: string): Promise<z.infer<typeof Manifest>> => {
+  const manifest = Manifest.parse(JSON.parse(await readFile(join(root, 'package.json'), 'utf8')));
   const kept = Object.fromEntries(KEPT.map((key) => [key, manifest[key]]));
   await writeFile(join(folder, 'package.json'), `${JSON.stringify(kept, null, 2)}\n`);
   return manifest;
