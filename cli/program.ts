@@ -1,9 +1,7 @@
 /** All of `sluice`: one file per group of commands. */
-import { readFileSync } from 'node:fs';
-import { join } from 'node:path';
 import { Command } from 'commander';
-import { z } from 'zod';
 import { withoutLongWords } from '#shared/problems.ts';
+import { readVersion } from '#shared/version.ts';
 import { addAgent } from './commands/agent.ts';
 import { addAudit } from './commands/audit.ts';
 import { addBackup } from './commands/backup.ts';
@@ -20,11 +18,6 @@ import { addRelease } from './commands/release.ts';
 import { addRollout } from './commands/rollout.ts';
 import { addServe } from './commands/serve.ts';
 import { addSimulate } from './commands/simulate.ts';
-
-const version = (): string => {
-  const file = join(import.meta.dirname, '..', 'package.json');
-  return z.object({ version: z.string() }).parse(JSON.parse(readFileSync(file, 'utf8'))).version;
-};
 
 const AFTER = `
 Exit codes: 0 done; 1 refused or failed; 2 wrong command line; 3 server not reached, or not known to it;
@@ -44,7 +37,7 @@ Examples:
 export const buildProgram = (): Command => {
   const program = new Command('sluice')
     .description('Updates fleets of devices over the air, wave by wave, and stops by itself when an update is bad')
-    .version(version())
+    .version(readVersion())
     .enablePositionalOptions()
     .showHelpAfterError('(add --help for what there is)')
     .configureOutput({ outputError: (text, write) => write(withoutLongWords(text)) })
