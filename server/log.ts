@@ -26,3 +26,7 @@ const requestLine = (request: { id?: unknown; method?: string; url?: string }) =
   method: request.method,
   path: request.url?.split('?', 1)[0],
 });
+
+/** `moved`: by how much, and what moved along. */
+export const warnClockSet = (log: Pick<Logger, 'warn'>, moved: object): void =>
+  log.warn({ event: 'clock-set', ...moved }, 'the clock of this machine was set; what rollouts count from moved along');

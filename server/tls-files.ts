@@ -2,6 +2,7 @@
 import { createPrivateKey, type KeyObject, X509Certificate } from 'node:crypto';
 import { readFileSync, statSync } from 'node:fs';
 import { createSecureContext } from 'node:tls';
+import type { Logger } from 'pino';
 import { StartFailure } from './start-failure.ts';
 
 export type TlsFiles = {
@@ -29,6 +30,18 @@ export const readTlsFiles = (files: { certFile: string; keyFile: string }, now: 
     throw new StartFailure(`TLS cannot use ${files.certFile} with ${files.keyFile}: ${reasonOf(error)}`, error);
   }
   return { cert, key, warnings: chain.flatMap((one) => datesOf(files.certFile, one, now)) };
+};
+
+/** As the configuration names them. What an operator should know of them goes to the log. */
+export const openTls = (
+  files: { certFile: string; keyFile: string } | undefined,
+  now: number,
+  log: Pick<Logger, 'warn'>,
+): Pick<TlsFiles, 'cert' | 'key'> | undefined => {
+  if (files === undefined) return undefined;
+  const { cert, key, warnings } = readTlsFiles(files, now);
+  for (const warning of warnings) log.warn({ event: 'tls-certificate' }, warning);
+  return { cert, key };
 };
 
 const readPem = (file: string, flag: string): string => {
