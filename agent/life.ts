@@ -4,11 +4,12 @@ import { EventEmitter } from 'node:events';
 import { join } from 'node:path';
 import { Id } from '#shared/ids.ts';
 import { machineUptime, type Uptime } from '#shared/machine-uptime.ts';
-import type { AgentConfig } from './config.ts';
-import { type Disk, openDisk } from './disk.ts';
+import type { AgentConfig } from './config/config.ts';
+import { type Disk, openDisk } from './disk/disk.ts';
+import type { News } from './domain/news.ts';
 import type { Backoff } from './domain/retry.ts';
 import type { Log } from './log.ts';
-import type { ProxyFor } from './proxy.ts';
+import type { ProxyFor } from './server/proxy.ts';
 
 export type Life = {
   config: AgentConfig;
@@ -24,17 +25,6 @@ export type Life = {
   disk: Disk;
   log: Log;
 };
-
-/**
- * Told by the parts that do something, heard by those that speak for the agent and are opened last: `reported` is for the server, `shown`
- * for local programs, `entered` is the sentence about a state that was entered, `installed` what an installer says of its work.
- */
-export type News = EventEmitter<{
-  reported: [];
-  shown: [];
-  entered: [sentence: string];
-  installed: [bytesDone: number, bytesTotal: number];
-}>;
 
 const OBJECT_BACKOFF_MS_MAX = 60_000;
 

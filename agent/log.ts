@@ -1,7 +1,8 @@
 /** The agent's own log: one JSON object a line, or lines for people on a terminal. Every line carries an `event` name. */
 import { type Logger, pino } from 'pino';
-import type { AgentConfig } from './config.ts';
-import { hasEnded, type InstallState } from './domain/install.ts';
+import type { AgentConfig } from './config/config.ts';
+import { hasEnded } from './domain/install.ts';
+import type { InstallState } from './domain/install-state.ts';
 
 export type Log = Pick<Logger, 'debug' | 'info' | 'warn' | 'error'>;
 

@@ -1,29 +1,29 @@
 /** The agent: puts its parts together and runs them until it is told to stop. Also a program of its own: `node agent/main.ts --help`. */
 import { mkdir, stat } from 'node:fs/promises';
 import type { Logger } from 'pino';
-import { AgentStopped } from './agent-stopped.ts';
-import { leftBehind } from './bounded-child.ts';
-import { watchComingUp } from './coming-up.ts';
-import type { AgentConfig } from './config.ts';
-import { readEnrolled, trustedRoot } from './enrol.ts';
-import { lockFolder } from './folder-lock.ts';
-import { giveMemoryBack } from './give-memory-back.ts';
-import { openIdentity } from './identity.ts';
-import { keepGoing } from './keep-going.ts';
-import { readKnownRoot } from './known-root.ts';
+import type { AgentConfig } from './config/config.ts';
+import { AGENT_VERSION } from './config/version.ts';
+import { removeLeftovers } from './deployment/make-way.ts';
+import { lockFolder } from './disk/folder-lock.ts';
+import { watchComingUp } from './launch/coming-up.ts';
+import { giveMemoryBack } from './launch/give-memory-back.ts';
+import { runProgram } from './launch/program.ts';
 import { beginLife, type Life } from './life.ts';
 import { makeAgentLog } from './log.ts';
-import { removeLeftovers } from './make-way.ts';
 import { type Deployments, openDeployments } from './open-deployments.ts';
 import { openDevice } from './open-device.ts';
 import { openServerSide, type ServerSide } from './open-server-side.ts';
 import { openSpeakers, type Speakers } from './open-speakers.ts';
-import { untilAborted } from './pace.ts';
-import { runProgram } from './program.ts';
-import { openProxies } from './proxies.ts';
-import { keepRecentLines, type RecentLines } from './recent-lines.ts';
-import { storageRefusal } from './system-error.ts';
-import { AGENT_VERSION } from './version.ts';
+import { AgentStopped } from './process/agent-stopped.ts';
+import { leftBehind } from './process/bounded-child.ts';
+import { keepGoing } from './process/keep-going.ts';
+import { storageRefusal } from './process/system-error.ts';
+import { keepRecentLines, type RecentLines } from './report/recent-lines.ts';
+import { readEnrolled, trustedRoot } from './server/enrol.ts';
+import { openIdentity } from './server/identity.ts';
+import { readKnownRoot } from './server/known-root.ts';
+import { openProxies } from './server/proxies.ts';
+import { untilAborted } from './transfer/pace.ts';
 
 const AGENT_LOG_CHARS_MAX = 12 * 1024;
 

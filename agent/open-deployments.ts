@@ -1,22 +1,22 @@
 /** What the agent does about deployments: hears of them, records how far it is, and performs what is next. */
 import { join } from 'node:path';
-import { watchContact } from './contact.ts';
-import { openDataSnapshots } from './data-snapshot.ts';
-import { openInbox } from './desired.ts';
+import { openDataSnapshots } from './application/data-snapshot.ts';
+import { openInbox } from './deployment/desired.ts';
+import { readFloor, writeFloor } from './deployment/floor.ts';
+import { openHolds } from './deployment/holds.ts';
+import { openMachine } from './deployment/machine.ts';
+import { failureOf, openPerformer } from './deployment/perform.ts';
+import { tellingRefusal } from './deployment/tell-refusal.ts';
 import type { Memory } from './domain/memory.ts';
-import { openFetchProgress } from './fetch-progress.ts';
-import { readFloor, writeFloor } from './floor.ts';
-import { openHolds } from './holds.ts';
 import type { Life } from './life.ts';
 import { tellState } from './log.ts';
-import { openMachine } from './machine.ts';
 import type { DeviceParts } from './open-device.ts';
 import { openMemory } from './open-memory.ts';
 import type { ServerSide } from './open-server-side.ts';
-import { failureOf, openPerformer } from './perform.ts';
-import { openPoll } from './poll.ts';
-import { keepChecks } from './steady-health.ts';
-import { tellingRefusal } from './tell-refusal.ts';
+import { keepChecks } from './report/steady-health.ts';
+import { watchContact } from './server/contact.ts';
+import { openPoll } from './server/poll.ts';
+import { openFetchProgress } from './transfer/fetch-progress.ts';
 
 export type Deployments = Awaited<ReturnType<typeof openDeployments>>;
 

@@ -1,14 +1,14 @@
 /** What there is without any server: the slots, and the application with its files and its process. */
-import { ownAgentFile } from './agent-file.ts';
-import { AgentStopped } from './agent-stopped.ts';
-import { openApplicationFiles } from './application-files.ts';
-import type { AgentConfig } from './config.ts';
+import { ownAgentFile } from './application/agent-file.ts';
+import { openApplicationFiles } from './application/application-files.ts';
+import { findOwner, type ProcessOwner } from './application/process-owner.ts';
+import { secretsFolder } from './application/secret-files.ts';
+import { openSupervisor } from './application/supervisor.ts';
+import type { AgentConfig } from './config/config.ts';
+import { bootingItself } from './launch/self-update.ts';
 import { type Life, makeFolder } from './life.ts';
-import { findOwner, type ProcessOwner } from './process-owner.ts';
-import { secretsFolder } from './secret-files.ts';
-import { bootingItself } from './self-update.ts';
+import { AgentStopped } from './process/agent-stopped.ts';
 import { openSlots } from './slots/open-slots.ts';
-import { openSupervisor } from './supervisor.ts';
 
 export type DeviceParts = Awaited<ReturnType<typeof openDevice>>;
 

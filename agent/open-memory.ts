@@ -1,15 +1,15 @@
 /** What the agent knows when it starts. */
 
-import type { Disk } from './disk.ts';
-import type { InstallState } from './domain/install.ts';
+import { readFloor } from './deployment/floor.ts';
+import { type Journal, openJournal } from './deployment/journal.ts';
+import { makingWay } from './deployment/make-way.ts';
+import { keepingReportSeq, readReportSeq } from './deployment/report-numbers.ts';
+import type { Disk } from './disk/disk.ts';
+import type { InstallState } from './domain/install-state.ts';
 import type { Memory } from './domain/memory.ts';
 import { rebuildMemory } from './domain/resume.ts';
-import { readFloor } from './floor.ts';
-import { type Journal, openJournal } from './journal.ts';
+import type { Slots } from './domain/slots.ts';
 import type { Log } from './log.ts';
-import { makingWay } from './make-way.ts';
-import { keepingReportSeq, readReportSeq } from './report-numbers.ts';
-import type { Slots } from './slots/slots.ts';
 
 /** The memory from the journal; or, when that is new or lost, what the slots know. */
 export const openMemory = async (

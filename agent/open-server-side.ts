@@ -1,21 +1,21 @@
 /** What the agent has of its server: whom it trusts, how it asks, and what it still has to tell. */
 import { uptime } from 'node:os';
 import type { Sha256 } from '#shared/ids.ts';
-import type { Enrolled } from './enrol.ts';
-import { openFleetTime } from './fleet-time.ts';
-import { openHttp, openServerClock } from './http.ts';
-import type { Identity } from './identity.ts';
-import { openKeptLogs } from './kept-logs.ts';
-import { openLateLink } from './late-link.ts';
+import { BUILD_TIME } from './config/version.ts';
 import { type Life, makeFolder } from './life.ts';
-import { openMembership } from './membership.ts';
 import type { DeviceParts } from './open-device.ts';
-import type { RecentLines } from './recent-lines.ts';
-import { openSpread } from './spread.ts';
-import { openTroubles } from './trouble.ts';
+import { openKeptLogs } from './report/kept-logs.ts';
+import type { RecentLines } from './report/recent-lines.ts';
+import type { Enrolled } from './server/enrol.ts';
+import { openFleetTime } from './server/fleet-time.ts';
+import { openHttp, openServerClock } from './server/http.ts';
+import type { Identity } from './server/identity.ts';
+import { openLateLink } from './server/late-link.ts';
+import { openMembership } from './server/membership.ts';
+import { openSpread } from './server/spread.ts';
+import { openTroubles } from './server/trouble.ts';
 import { openDeviceTrust } from './trust/device-trust.ts';
 import { inTurns } from './turns.ts';
-import { BUILD_TIME } from './version.ts';
 
 const APPLICATION_LOG_BYTES_MAX = 24 * 1024;
 

@@ -1,19 +1,19 @@
 /** Who speaks for the agent: to its server, to local programs, to the service manager. */
 import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
-import { attributesOf, illnessOf } from './attributes.ts';
+import { AGENT_VERSION } from './config/version.ts';
+import { runningNow } from './deployment/perform-parts.ts';
 import type { Life } from './life.ts';
-import { type LocalApi, openLocalApi } from './local-api.ts';
+import { type LocalApi, openLocalApi } from './local/local-api.ts';
+import { openServiceManager } from './local/service-manager.ts';
+import { openStatusFile } from './local/status-file.ts';
 import type { Deployments } from './open-deployments.ts';
 import type { DeviceParts } from './open-device.ts';
 import type { ServerSide } from './open-server-side.ts';
-import { runningNow } from './perform-parts.ts';
-import { openReporter } from './report.ts';
-import { openServiceManager } from './service-manager.ts';
+import { attributesOf, illnessOf } from './report/attributes.ts';
+import { openReporter } from './report/report.ts';
+import { watchSteadyHealth } from './report/steady-health.ts';
 import { watchSlots } from './slots/slots-health.ts';
-import { openStatusFile } from './status-file.ts';
-import { watchSteadyHealth } from './steady-health.ts';
-import { AGENT_VERSION } from './version.ts';
 
 export type Speakers = Awaited<ReturnType<typeof openSpeakers>>;
 

@@ -9,7 +9,7 @@ import { closeSync, openSync, readSync, writeSync } from 'node:fs';
 import { mkdir, mkdtemp, open, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { request } from '#agent/request.ts';
+import { request } from '#agent/server/request.ts';
 import { type ChunkedArtifact, fetchChunked } from '#agent/transfer/fetch-chunked.ts';
 import { readPlain } from '#agent/transfer/kept-frames.ts';
 import type { Seed } from '#agent/transfer/seeds.ts';

@@ -12,7 +12,7 @@ const MAY_IMPORT: Record<string, string[]> = {
   'server/flow': ['shared', 'server/domain', 'server/store', 'server/trust', 'server/flow'],
   'server/http': ['shared', 'server/domain', 'server/store', 'server/trust', 'server/flow', 'server/http'],
   'server/mqtt': ['shared', 'server/domain', 'server/store', 'server/trust', 'server/flow', 'server/mqtt'],
-  'agent/domain': ['shared', 'agent/domain', 'agent/slots/slots.ts'],
+  'agent/domain': ['shared', 'agent/domain', 'agent/domain/slots.ts'],
   agent: ['shared', 'agent'],
   cli: ['shared', 'cli'],
 };

@@ -7,10 +7,11 @@ import { expect, test } from 'vitest';
  * The wall clock is for expiry, for records and for people. Where a source reads or subtracts it all the same, here is why.
  */
 const READS: Record<string, string> = {
-  'agent/application-output.ts': 'a date in the application’s log, for people',
-  'agent/file-ages.ts': 'the times of files are the wall clock’s; what it says is checked against the monotonic one',
+  'agent/application/application-output.ts': 'a date in the application’s log, for people',
+  'agent/disk/file-ages.ts':
+    'the times of files are the wall clock’s; what it says is checked against the monotonic one',
   'agent/life.ts': 'the one place from which the agent has its wall clock',
-  'agent/questions.ts': 'the command line: for people',
+  'agent/local/questions.ts': 'the command line: for people',
   'cli/commands/backup.ts': 'dates of records',
   'cli/commands/device.ts': 'ages for people',
   'cli/commands/drift.ts': 'ages for people',

@@ -2,7 +2,8 @@
 import { z } from 'zod';
 import { Id } from '#shared/ids.ts';
 import { HookRuns } from './hook-runs.ts';
-import { attemptOf, type Effect, type InstallEvent, InstallState, isBeforeActivation, stepInstall } from './install.ts';
+import { attemptOf, isBeforeActivation, stepInstall } from './install.ts';
+import { type Effect, type InstallEvent, InstallState } from './install-state.ts';
 
 /** Everything that the agent remembers: one journal record is one of these. */
 export const Memory = z.object({

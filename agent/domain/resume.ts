@@ -1,7 +1,8 @@
 /** After a restart: what the slots say about a deployment, and what is left to know when the journal is lost. */
-import { other, type SlotName, type SlotsView } from '../slots/slots.ts';
-import type { EventKind, InstallState } from './install.ts';
+
+import type { EventKind, InstallState } from './install-state.ts';
 import type { Memory } from './memory.ts';
+import { other, type SlotName, type SlotsView } from './slots.ts';
 
 /** From `activating` on the slots are asked; this is their answer as an event. */
 export const evidenceOf = (

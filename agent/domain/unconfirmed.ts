@@ -1,5 +1,5 @@
 /** When a device that can not reach its server may activate unconfirmed: docs/decisions/0008-activation-without-the-server.md. */
-import type { Offer } from './install.ts';
+import type { Offer } from './install-state.ts';
 
 export type Unreached = {
   /** Trusted time; undefined when the clock can not be believed. */

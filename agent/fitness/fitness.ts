@@ -2,12 +2,12 @@
 import { constants } from 'node:fs';
 import { access } from 'node:fs/promises';
 import { delimiter, join } from 'node:path';
-import { NODE_OF_AGENT } from '../agent-file.ts';
-import type { AgentConfig } from '../config.ts';
-import { lockFolder } from '../folder-lock.ts';
-import { findOwner } from '../process-owner.ts';
-import { readSecrets, secretsFolder } from '../secret-files.ts';
-import { JOURNAL_SOCKET } from '../system-journal.ts';
+import { NODE_OF_AGENT } from '../application/agent-file.ts';
+import { findOwner } from '../application/process-owner.ts';
+import { readSecrets, secretsFolder } from '../application/secret-files.ts';
+import { JOURNAL_SOCKET } from '../application/system-journal.ts';
+import type { AgentConfig } from '../config/config.ts';
+import { lockFolder } from '../disk/folder-lock.ts';
 import { doubtful, type Finding, good, unfit } from './finding.ts';
 import { examineFolder } from './folder.ts';
 import { examineServer } from './server.ts';

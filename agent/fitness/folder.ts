@@ -4,8 +4,8 @@ import { lstat, readdir, rm, statfs } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { readFileIfThere, writeFileDurably } from '#shared/durable.ts';
 import { ed25519SignerFromPem } from '#shared/trust/ed25519-signer.ts';
-import type { AgentConfig } from '../config.ts';
-import { errorCode } from '../system-error.ts';
+import type { AgentConfig } from '../config/config.ts';
+import { errorCode } from '../process/system-error.ts';
 import { doubtful, type Finding, good, sizeOf, unfit } from './finding.ts';
 
 /** The journal, metadata and a small application need this much. */

@@ -1,16 +1,16 @@
 /** Whether the server is reachable, over HTTP and MQTT, whom this device trusts, and whether its clock is right. */
 
 import { parseMqttUrl } from '#shared/mqtt-url.ts';
-import { connectOnce } from '../checks.ts';
-import type { AgentConfig } from '../config.ts';
-import { readEnrolled, trustedRoot } from '../enrol.ts';
-import { readKnownRoot } from '../known-root.ts';
-import { openProxies } from '../proxies.ts';
-import { type ProxyFor, targetOf } from '../proxy.ts';
-import { request } from '../request.ts';
-import { errorCode } from '../system-error.ts';
-import { openTunnel, ProxyFailed } from '../tunnel.ts';
-import { BUILD_TIME } from '../version.ts';
+import type { AgentConfig } from '../config/config.ts';
+import { BUILD_TIME } from '../config/version.ts';
+import { errorCode } from '../process/system-error.ts';
+import { readEnrolled, trustedRoot } from '../server/enrol.ts';
+import { readKnownRoot } from '../server/known-root.ts';
+import { connectOnce } from '../server/network.ts';
+import { openProxies } from '../server/proxies.ts';
+import { type ProxyFor, targetOf } from '../server/proxy.ts';
+import { request } from '../server/request.ts';
+import { openTunnel, ProxyFailed } from '../server/tunnel.ts';
 import { doubtful, type Finding, good, unfit } from './finding.ts';
 
 const ANSWER_MS_MAX = 10_000;

@@ -4,14 +4,14 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { pino } from 'pino';
 import { unreachable } from '#shared/ids.ts';
-import type { AgentConfig } from '../config.ts';
+import type { AgentConfig } from '../config/config.ts';
+import type { ImageConfig } from '../config/slots-config.ts';
+import { other } from '../domain/slots.ts';
 import { openBootSelector } from '../slots/boot-selector.ts';
 import { openDelegateSlots } from '../slots/delegate/open-delegate.ts';
 import { checkDevice, findDevice } from '../slots/image-device.ts';
 import { findRunningSlot } from '../slots/running-slot.ts';
 import { openSelector } from '../slots/selectors/open-selector.ts';
-import { other } from '../slots/slots.ts';
-import type { ImageConfig } from '../slots/slots-config.ts';
 import { doubtful, type Finding, good, sizeOf, unfit } from './finding.ts';
 
 export const examineSlots = async (config: AgentConfig): Promise<Finding[]> => {

@@ -7,8 +7,8 @@ import { join } from 'node:path';
 import { z } from 'zod';
 import { readFileIfThere, writeFileDurably } from '#shared/durable.ts';
 import { Id } from '#shared/ids.ts';
+import type { SlotsView } from '../domain/slots.ts';
 import { seal, unseal } from './sealed.ts';
-import type { SlotsView } from './slots.ts';
 
 const SlotName = z.enum(['a', 'b']);
 const Copy = z.object({

@@ -5,8 +5,9 @@
 import { readFile } from 'node:fs/promises';
 import { type Id, Sha256 } from '#shared/ids.ts';
 import type { Artifact, Manifest } from '#shared/manifest.ts';
-import { crashPoint } from '../crash-point.ts';
+import type { FetchedArtifact, SlotName, SlotResult, Slots } from '../domain/slots.ts';
 import type { Log } from '../log.ts';
+import { crashPoint } from '../process/crash-point.ts';
 import { booting } from './image-boot.ts';
 import {
   attempt,
@@ -22,7 +23,6 @@ import {
 } from './image-pair.ts';
 import { contentOf, readImageRecord, readTrialNote, removeImageRecord, writeImageRecord } from './image-record.ts';
 import type { ImageSelector } from './selectors/selector.ts';
-import type { FetchedArtifact, SlotName, SlotResult, Slots } from './slots.ts';
 
 export type BootSlotsOptions = {
   /** Records are kept here; the folder exists, and is on no slot. */
@@ -33,7 +33,7 @@ export type BootSlotsOptions = {
   filling: Filling;
   config: Rebooting;
   log: Log;
-  /** Called after every durable step; tests cut the power there. Default agent/crash-point.ts. */
+  /** Called after every durable step; tests cut the power there. Default agent/process/crash-point.ts. */
   crashPoint?: (name: string) => void;
 };
 

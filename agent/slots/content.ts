@@ -9,13 +9,13 @@ import { syncFolder } from '#shared/durable.ts';
 import type { Artifact, InstallKind, Manifest } from '#shared/manifest.ts';
 import { TREE_ENTRIES_MAX } from '#shared/tree.ts';
 import { usualMode } from '#shared/tree-mode.ts';
-import { readChunks } from '../hashed-write.ts';
-import { openStoredReader } from '../read-back.ts';
-import { freeOn, noRoomFor, placedBytes, unpackedSize } from '../room.ts';
-import { storageRefusal } from '../system-error.ts';
-import { type FileOwner, openTreeWriter, TreeEntry, TreeRefused, type TreeWriter } from '../tree-writer.ts';
+import { readChunks } from '../disk/hashed-write.ts';
+import { openStoredReader } from '../disk/read-back.ts';
+import { freeOn, noRoomFor, placedBytes, unpackedSize } from '../disk/room.ts';
+import { type FileOwner, openTreeWriter, TreeEntry, TreeRefused, type TreeWriter } from '../disk/tree-writer.ts';
+import type { FetchedArtifact, SlotName, SlotResult } from '../domain/slots.ts';
+import { storageRefusal } from '../process/system-error.ts';
 import { fileListOf, slotFolder } from './slot-record.ts';
-import type { FetchedArtifact, SlotName, SlotResult } from './slots.ts';
 
 const READERS = 4;
 
@@ -121,7 +121,7 @@ const placeArtifact = async (
     // Every entry takes a block for its header and pads its body to one.
     const limits = { tarBytesMax: slotBytesMax + 4 * 512 * TREE_ENTRIES_MAX, unpacked: unpackedSize(artifact) };
     // Idle agents do without it.
-    const { unpackTree } = await import('../unpack.ts');
+    const { unpackTree } = await import('../disk/unpack.ts');
     const unpacked = await unpackTree(Readable.from(source), install.compression, limits, writer);
     if (!unpacked.ok) return unpacked;
   }

@@ -10,15 +10,15 @@ import { join, resolve } from 'node:path';
 import type { Running } from '#shared/deployment.ts';
 import { Id, Sha256 } from '#shared/ids.ts';
 import type { Manifest } from '#shared/manifest.ts';
-import { commandOf } from '../agent-file.ts';
-import { crashPoint } from '../crash-point.ts';
-import type { Supervisor } from '../supervisor.ts';
-import { asFarAsPossible, storageRefusal } from '../system-error.ts';
-import type { FileOwner } from '../tree-writer.ts';
+import { commandOf } from '../application/agent-file.ts';
+import type { Supervisor } from '../application/supervisor.ts';
+import type { FileOwner } from '../disk/tree-writer.ts';
+import type { FetchedArtifact, SlotContent, SlotName, SlotResult, Slots, SlotsView } from '../domain/slots.ts';
+import { crashPoint } from '../process/crash-point.ts';
+import { asFarAsPossible, storageRefusal } from '../process/system-error.ts';
 import { type BootSelector, openBootSelector, type Selection } from './boot-selector.ts';
 import { checkRoom, emptySlot, fitsSlot, matchArtifacts, STOPPED, verifyContent, writeContent } from './content.ts';
 import { readSlotRecord, removeSlotRecord, type SlotRecord, slotFolder, writeSlotRecord } from './slot-record.ts';
-import type { FetchedArtifact, SlotContent, SlotName, SlotResult, Slots, SlotsView } from './slots.ts';
 
 export { slotFolder } from './slot-record.ts';
 
@@ -32,7 +32,7 @@ export type DirectorySlotsOptions = {
   slotBytesMax?: number;
   /** The application's user, where that is another than the agent: what not everyone may read is its own. */
   owner?: FileOwner | null;
-  /** Called after every durable step; tests cut the power there. Default agent/crash-point.ts. */
+  /** Called after every durable step; tests cut the power there. Default agent/process/crash-point.ts. */
   crashPoint?: (name: string) => void;
 };
 

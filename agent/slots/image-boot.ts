@@ -1,10 +1,10 @@
 /** Changes of what boots the whole device: activation, reboot, commit and revert. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Id } from '#shared/ids.ts';
-import { runCommand } from '../command.ts';
+import { runCommand } from '../application/command.ts';
+import type { Slots } from '../domain/slots.ts';
 import { attempt, type BootPair, DONE, type Refused, refuse, select } from './image-pair.ts';
 import { readImageRecord, readTrialNote, writeTrialNote } from './image-record.ts';
-import type { Slots } from './slots.ts';
 
 type Booted = Awaited<ReturnType<Slots['boot']>>;
 

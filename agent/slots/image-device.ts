@@ -3,11 +3,11 @@ import { createHash } from 'node:crypto';
 import { constants } from 'node:fs';
 import { type FileHandle, open, realpath, stat } from 'node:fs/promises';
 import type { Artifact } from '#shared/manifest.ts';
-import { readChunks, writeHashed } from '../hashed-write.ts';
-import { openStoredReader } from '../read-back.ts';
-import { errorCode, storageRefusal } from '../system-error.ts';
+import { readChunks, writeHashed } from '../disk/hashed-write.ts';
+import { openStoredReader } from '../disk/read-back.ts';
+import type { SlotResult } from '../domain/slots.ts';
+import { errorCode, storageRefusal } from '../process/system-error.ts';
 import { blockDeviceBytes, deviceNumber, loopsOf, mounts, userOfDevice } from './block-device.ts';
-import type { SlotResult } from './slots.ts';
 
 type Refused = Extract<SlotResult, { ok: false }>;
 const refuse = (code: Refused['code'], message: string): Refused => ({ ok: false, code, message });

@@ -4,11 +4,11 @@
  */
 import type { Id } from '#shared/ids.ts';
 import type { Artifact, Manifest } from '#shared/manifest.ts';
+import type { SlotName, SlotResult } from '../domain/slots.ts';
 import type { Log } from '../log.ts';
-import { storageRefusal } from '../system-error.ts';
+import { storageRefusal } from '../process/system-error.ts';
 import { type ImageRecord, readTrialNote } from './image-record.ts';
 import { type ImageSelection, type ImageSelector, SelectorFailed } from './selectors/selector.ts';
-import type { SlotName, SlotResult } from './slots.ts';
 
 /** How a slot gets its content, and how that is found there again: by the agent itself, or by an installer. */
 export type Filling = {

@@ -9,8 +9,8 @@ import { Running } from '#shared/deployment.ts';
 import { readFileIfThere, syncFolder, writeFileDurably } from '#shared/durable.ts';
 import { Id, Sha256 } from '#shared/ids.ts';
 import { Artifact } from '#shared/manifest.ts';
+import type { SlotContent, SlotName } from '../domain/slots.ts';
 import { seal, unseal } from './sealed.ts';
-import type { SlotContent, SlotName } from './slots.ts';
 
 const ImageRecord = z.object({
   format: z.literal(1),

@@ -1,13 +1,13 @@
 /** The image adapter: two partitions or files, each filled with a raw image as it was fetched. */
 import type { Id } from '#shared/ids.ts';
+import type { ImageConfig } from '../config/slots-config.ts';
+import type { Slots } from '../domain/slots.ts';
 import type { Log } from '../log.ts';
 import { openBootSlots } from './boot-slots.ts';
 import { checkDevice, findDevice, verifyImage, writeImage } from './image-device.ts';
 import { type Filling, refuse } from './image-pair.ts';
 import { findRunningSlot } from './running-slot.ts';
 import type { ImageSelector } from './selectors/selector.ts';
-import type { Slots } from './slots.ts';
-import type { ImageConfig } from './slots-config.ts';
 
 export type ImageSlotsOptions = {
   config: ImageConfig;
@@ -16,7 +16,7 @@ export type ImageSlotsOptions = {
   compatible: Id;
   selector: ImageSelector;
   log: Log;
-  /** Called after every durable step; tests cut the power there. Default agent/crash-point.ts. */
+  /** Called after every durable step; tests cut the power there. Default agent/process/crash-point.ts. */
   crashPoint?: (name: string) => void;
 };
 

@@ -2,17 +2,17 @@
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { unreachable } from '#shared/ids.ts';
-import type { AgentConfig } from '../config.ts';
+import type { Supervisor } from '../application/supervisor.ts';
+import type { AgentConfig } from '../config/config.ts';
+import type { FileOwner } from '../disk/tree-writer.ts';
+import type { Slots } from '../domain/slots.ts';
 import type { Log } from '../log.ts';
-import type { Supervisor } from '../supervisor.ts';
-import { asFarAsPossible } from '../system-error.ts';
-import type { FileOwner } from '../tree-writer.ts';
+import { asFarAsPossible } from '../process/system-error.ts';
 import type { DelegateOptions } from './delegate/delegate-options.ts';
 import { openDelegateSlots } from './delegate/open-delegate.ts';
 import { openDirectorySlots } from './directories.ts';
 import { openImageSlots } from './image.ts';
 import { openSelector } from './selectors/open-selector.ts';
-import type { Slots } from './slots.ts';
 
 export const openSlots = async (
   config: Pick<AgentConfig, 'slots' | 'dataDir' | 'slotBytesMax' | 'compatible'>,

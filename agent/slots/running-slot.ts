@@ -1,8 +1,8 @@
 /** Which slot the running system was booted from, by its own evidence. */
 import { readFile } from 'node:fs/promises';
+import type { ImageConfig } from '../config/slots-config.ts';
+import type { SlotName } from '../domain/slots.ts';
 import { isMountedAt } from './image-device.ts';
-import type { SlotName } from './slots.ts';
-import type { ImageConfig } from './slots-config.ts';
 
 /** `... sluice.slot=a ...`; the last one counts, as for the kernel. */
 export const slotOfCommandLine = (line: string, parameter: string): SlotName | null => {

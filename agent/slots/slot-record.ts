@@ -10,8 +10,8 @@ import { Running } from '#shared/deployment.ts';
 import { readFileIfThere, syncFolder, writeFileDurably } from '#shared/durable.ts';
 import { Sha256 } from '#shared/ids.ts';
 import { Manifest } from '#shared/manifest.ts';
+import type { SlotName } from '../domain/slots.ts';
 import { seal, unseal } from './sealed.ts';
-import type { SlotName } from './slots.ts';
 
 const SlotRecord = z.object({
   format: z.literal(1),

@@ -1,5 +1,5 @@
 /** Whether the pair can be installed to at all: a boot selector that can not be read has to be seen by somebody (faults 11). */
-import type { Slots } from './slots.ts';
+import type { Slots } from '../domain/slots.ts';
 
 /** As long as an attribute may be. */
 const SENTENCE_LENGTH_MAX = 256;

@@ -8,11 +8,11 @@ import { constants } from 'node:fs';
 import { type FileHandle, open } from 'node:fs/promises';
 import type { DeviceErrorCode } from '#shared/deployment.ts';
 import type { ChunkRecord } from '#shared/transfer/chunk-index.ts';
-import { storageRefusal } from '../system-error.ts';
+import { storageRefusal } from '../process/system-error.ts';
+import { stopped, TransferError } from '../server/transfer-error.ts';
 import type { PackOptions, PackSource } from './pack-source.ts';
 import { openPieceSource, type PieceOptions, type PieceSource } from './piece-source.ts';
 import { openSeeds, type Seed } from './seeds.ts';
-import { stopped, Trouble } from './trouble.ts';
 import { openWindow, type Window } from './window.ts';
 
 /** In a row without one new chunk. With the longest wait of a minute that is about half an hour. */
@@ -70,7 +70,7 @@ export const assemble = async (options: AssembleOptions): Promise<AssembleResult
     const origins = await assembleInto(file, options);
     return { ok: true, origins };
   } catch (error) {
-    if (error instanceof Trouble) return { ok: false, code: error.code, message: error.message };
+    if (error instanceof TransferError) return { ok: false, code: error.code, message: error.message };
     return storageRefusal(error, 'the artifact can not be written');
   } finally {
     await file?.close();
@@ -200,10 +200,10 @@ const fetchChunk = async (
       }
       wrong += 1;
       const message = `chunk ${number} does not have the SHA-256 ${sha256}`;
-      if (wrong >= WRONG_HASHES_MAX) throw new Trouble('TARGET_HASH', message, { retry: false });
+      if (wrong >= WRONG_HASHES_MAX) throw new TransferError('TARGET_HASH', message, { retry: false });
       options.onTrouble({ code: 'TARGET_HASH', message, attempts: wrong });
     } catch (error) {
-      if (!(error instanceof Trouble) || !error.retry || signal.aborted) throw error;
+      if (!(error instanceof TransferError) || !error.retry || signal.aborted) throw error;
       attempts += 1;
       // Whoever sends too much does so on purpose.
       if (error.code === 'ENDLESS_DATA') wrong += 1;

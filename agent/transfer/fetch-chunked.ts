@@ -7,18 +7,17 @@ import { readFileIfThere, syncFolder } from '#shared/durable.ts';
 import type { Artifact } from '#shared/manifest.ts';
 import { type ChunkRecord, chunksLacking, parseIndex } from '#shared/transfer/chunk-index.ts';
 import { sha256Hex } from '#shared/trust/canonical.ts';
-import { crashPoint } from '../crash-point.ts';
 import { packPays } from '../domain/pack-worth.ts';
-import type { FetchLimits } from '../fetch.ts';
-import type { Http } from '../http.ts';
 import type { Log } from '../log.ts';
-import { storageRefusal } from '../system-error.ts';
+import { crashPoint } from '../process/crash-point.ts';
+import { storageRefusal } from '../process/system-error.ts';
+import type { Http } from '../server/http.ts';
+import { type ByteStream, type FetchLimits, openStream, type StreamOptions } from '../server/stream.ts';
+import { TransferError } from '../server/transfer-error.ts';
 import { assemble, type Origins } from './assemble.ts';
 import { writeHint } from './hint.ts';
 import { openPackSource, type PackOptions, type PackSource } from './pack-source.ts';
 import type { Seed } from './seeds.ts';
-import { type ByteStream, openStream, type StreamOptions } from './stream.ts';
-import { Trouble } from './trouble.ts';
 
 const INDEX_ATTEMPTS_MAX = 60;
 /** More cannot be asked for in one request, nor held. */
@@ -89,7 +88,7 @@ export const fetchChunked = async (options: ChunkedOptions): Promise<ChunkedResu
     }
     return { ok: true, file: place ?? whole, index, origins: assembled.origins };
   } catch (error) {
-    if (error instanceof Trouble) return { ok: false, code: error.code, message: error.message };
+    if (error instanceof TransferError) return { ok: false, code: error.code, message: error.message };
     return storageRefusal(error, `${basename(whole)} can not be kept`);
   }
 };
@@ -99,11 +98,11 @@ const openObject = async (
   wanted: Pick<StreamOptions, 'path' | 'start' | 'end' | 'bytes' | 'zstd'>,
 ): Promise<ByteStream> => {
   if (!(await options.mayFetch(wanted.end - wanted.start)))
-    throw new Trouble('FETCH_FAILED', 'the link is metered, and the offer is at its end', { retry: false });
+    throw new TransferError('FETCH_FAILED', 'the link is metered, and the offer is at its end', { retry: false });
   return openStream({ ...options, get: options.http.get, ...wanted, limits: options.limits ?? {} });
 };
 
-/** From the disk if an earlier attempt has left it there: its digest says whether it is right. Throws Trouble. */
+/** From the disk if an earlier attempt has left it there: its digest says whether it is right. Throws TransferError. */
 const readIndex = async (options: ChunkedOptions): Promise<Buffer> => {
   const { artifact, dir, signal, log } = options;
   const { index, bytes } = artifact.chunks;
@@ -116,14 +115,15 @@ const readIndex = async (options: ChunkedOptions): Promise<Buffer> => {
       try {
         const fetched = await stream.take(bytes);
         if (sha256Hex(fetched) !== index)
-          throw new Trouble('TARGET_HASH', 'the chunk index is not the one that was signed');
+          throw new TransferError('TARGET_HASH', 'the chunk index is not the one that was signed');
         await writeHint(file, fetched);
         return fetched;
       } finally {
         stream.close();
       }
     } catch (error) {
-      if (!(error instanceof Trouble) || !error.retry || attempt >= INDEX_ATTEMPTS_MAX || signal.aborted) throw error;
+      if (!(error instanceof TransferError) || !error.retry || attempt >= INDEX_ATTEMPTS_MAX || signal.aborted)
+        throw error;
       options.onTrouble();
       log.info(
         { event: 'fetch-retried', code: error.code, attempts: attempt },

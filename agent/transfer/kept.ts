@@ -9,16 +9,13 @@ import { readFileIfThere, syncFolder, writeFileDurably } from '#shared/durable.t
 import { Sha256 } from '#shared/ids.ts';
 import { type ChunkRecord, parseIndex } from '#shared/transfer/chunk-index.ts';
 import { sha256Hex } from '#shared/trust/canonical.ts';
-import { crashPoint } from '../crash-point.ts';
+import type { Keep } from '../config/keep-config.ts';
 import type { Log } from '../log.ts';
+import { crashPoint } from '../process/crash-point.ts';
+import { reasonOf } from '../server/transfer-error.ts';
 import type { ChunkedArtifact } from './fetch-chunked.ts';
 import { readFrames, readPlain, writeFrames } from './kept-frames.ts';
 import type { Seed } from './seeds.ts';
-import { reasonOf } from './trouble.ts';
-
-/** How the bytes of installed artifacts are kept. */
-export const KEEP = ['raw', 'zstd', 'none'] as const;
-export type Keep = (typeof KEEP)[number];
 
 /** `index`: the bytes themselves are in a slot. `manifests`: whose artifact it is. */
 const Record = z.object({

@@ -3,7 +3,7 @@ import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { readFileIfThere } from '#shared/durable.ts';
-import type { Progress } from './transfer.ts';
+import type { Progress } from './progress.ts';
 
 const Last = z.object({ bytesFetched: z.number().int().min(0), bytesSaved: z.number().int().min(0) });
 type Last = z.infer<typeof Last>;

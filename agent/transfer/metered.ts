@@ -1,26 +1,11 @@
 /** What may be fetched over a link that costs money: whether it does says a program or a file on the device. */
 import { stat } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { z } from 'zod';
-import { DurationMs } from '#shared/ids.ts';
-import { runCommand } from '../command.ts';
+import { runCommand } from '../application/command.ts';
+import { MeteredConfig } from '../config/metered-config.ts';
 import type { Log } from '../log.ts';
-import { lookOutside } from '../outside.ts';
-import { errorCode } from '../system-error.ts';
-
-export const MeteredConfig = z.strictObject({
-  /** `allow`: fetch anyway. `delay`: wait for another link, but not for ever. `forbid`: wait as long as it takes. */
-  policy: z.enum(['allow', 'delay', 'forbid']).default('allow'),
-  /** The link is metered as long as this file is there. */
-  file: z.string().max(4096).optional(),
-  /** The link is metered when this ends with exit code 0; what can not be run counts as metered. Only in the file. */
-  command: z.array(z.string().min(1).max(4096)).min(1).max(64).optional(),
-  /** Of `delay`: the longest wait, from the beginning of the fetch. */
-  delayMs: z.coerce.number().pipe(DurationMs).default(86_400_000),
-  /** So much of each deployment is fetched over any link. */
-  bytesFree: z.coerce.number().int().min(0).default(0),
-});
-export type MeteredConfig = z.infer<typeof MeteredConfig>;
+import { lookOutside } from '../process/outside.ts';
+import { errorCode } from '../process/system-error.ts';
 
 const COMMAND_MS_MAX = 10_000;
 /** What the device says is believed for so long. */

@@ -15,10 +15,10 @@ import {
   packRecordFits,
   parsePackHead,
 } from '#shared/transfer/pack.ts';
+import type { ByteStream } from '../server/stream.ts';
+import { TransferError } from '../server/transfer-error.ts';
 import { writeHint } from './hint.ts';
 import type { Seed } from './seeds.ts';
-import type { ByteStream } from './stream.ts';
-import { Trouble } from './trouble.ts';
 
 /** A gap of so many bytes is read over: to ask around it costs about as much. */
 const SKIP_BYTES_MAX = 8 * 1024;
@@ -48,7 +48,7 @@ export type PackOptions = {
 };
 
 export type PackSource = {
-  /** Chunk `number`; undefined when the pack does not have it, or not right. To be asked in growing order; throws Trouble. */
+  /** Chunk `number`; undefined when the pack does not have it, or not right. To be asked in growing order; throws TransferError. */
   chunk(number: number, offset: number): Promise<Buffer | undefined>;
   /** Nothing more is to be had from it. */
   useless(): boolean;
@@ -85,7 +85,7 @@ export const openPackSource = (options: PackOptions): PackSource => {
     close();
     await rm(options.tableFile, { force: true });
   };
-  /** `end`: how far it is read if it has to be asked for. Throws Trouble; after one the stream is opened anew. */
+  /** `end`: how far it is read if it has to be asked for. Throws TransferError; after one the stream is opened anew. */
   const take = async (position: number, bytes: number, end: () => number): Promise<Buffer> => {
     const gap = opened === undefined ? -1 : position - opened.stream.position();
     if (opened === undefined || gap < 0 || gap > opened.skipMax || position + bytes > opened.end) {
@@ -167,7 +167,7 @@ export const openPackSource = (options: PackOptions): PackSource => {
         return await find(number, chunkOffset);
       } catch (error) {
         // Replaced by a better one meanwhile, or evicted.
-        if (!(error instanceof Trouble) || !error.missing) throw error;
+        if (!(error instanceof TransferError) || !error.missing) throw error;
         gone = true;
         await giveUp();
         return undefined;

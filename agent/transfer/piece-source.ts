@@ -5,8 +5,8 @@
 import { objectPath } from '#shared/device-api.ts';
 import type { ChunkRecord } from '#shared/transfer/chunk-index.ts';
 import { openFrame } from '#shared/transfer/pack.ts';
-import type { ByteStream } from './stream.ts';
-import { Trouble } from './trouble.ts';
+import type { ByteStream } from '../server/stream.ts';
+import { TransferError } from '../server/transfer-error.ts';
 
 const SKIP_BYTES_MAX = 256 * 1024;
 /** So many in a row are worth a range. After so many it is tried again whether they compress; if not, the next range is twice as long, once this one was read to its end. */
@@ -26,7 +26,7 @@ export type PieceOptions = {
 };
 
 export type PieceSource = {
-  /** The bytes of chunk `number`, not checked. `alone`: of the chunk's own object, if there is one, as it is. Throws Trouble. */
+  /** The bytes of chunk `number`, not checked. `alone`: of the chunk's own object, if there is one, as it is. Throws TransferError. */
   chunk(number: number, offset: number, alone: boolean): Promise<Buffer>;
   close(): void;
 };
@@ -87,7 +87,7 @@ export const openPieceSource = ({ artifact, records, lacks, open }: PieceOptions
       stream.close();
     }
   };
-  const isMissing = (error: unknown): boolean => error instanceof Trouble && error.missing;
+  const isMissing = (error: unknown): boolean => error instanceof TransferError && error.missing;
 
   return {
     chunk: async (number, offset, alone) => {

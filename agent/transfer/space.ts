@@ -2,7 +2,7 @@
 import { mkdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Artifact } from '#shared/manifest.ts';
-import { type FreeBytes, freeOn, noRoomFor, placedBytes } from '../room.ts';
+import { type FreeBytes, freeOn, noRoomFor, placedBytes } from '../disk/room.ts';
 
 /** What is still to be written: downloads, and trees as they are unpacked; a single file is linked into its slot. */
 const bytesWanted = async (dir: string, artifacts: readonly Artifact[]): Promise<number> => {

@@ -5,23 +5,21 @@ import type { Sha256 } from '#shared/ids.ts';
 import type { Artifact, Manifest } from '#shared/manifest.ts';
 import { parseIndex } from '#shared/transfer/chunk-index.ts';
 import { sha256Hex } from '#shared/trust/canonical.ts';
-import type { AgentConfig } from '../config.ts';
-import { fetchAll } from '../fetch-all.ts';
-import type { Http } from '../http.ts';
+import type { AgentConfig } from '../config/config.ts';
+import type { FreeBytes } from '../disk/room.ts';
+import type { FetchedArtifact, SlotName, SlotResult, Slots } from '../domain/slots.ts';
 import type { Log } from '../log.ts';
-import type { FreeBytes } from '../room.ts';
-import type { FetchedArtifact, SlotName, SlotResult, Slots } from '../slots/slots.ts';
-import { storageRefusal } from '../system-error.ts';
+import { storageRefusal } from '../process/system-error.ts';
+import type { Http } from '../server/http.ts';
+import { reasonOf } from '../server/transfer-error.ts';
+import { fetchAll } from './fetch-all.ts';
 import { type ChunkedArtifact, isChunked } from './fetch-chunked.ts';
 import { openKept } from './kept.ts';
 import { readPlain } from './kept-frames.ts';
 import { openMetered } from './metered.ts';
+import type { Progress } from './progress.ts';
 import type { Seed } from './seeds.ts';
 import { lacksRoom } from './space.ts';
-import { reasonOf } from './trouble.ts';
-
-/** Of one deployment. `bytesFetched`: what came over the network since the agent started, useful or not. */
-export type Progress = { bytesDone: number; bytesTotal: number; bytesFetched: number };
 
 export type TransferOptions = {
   config: Pick<AgentConfig, 'keepArtifacts' | 'metered'>;

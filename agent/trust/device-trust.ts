@@ -9,7 +9,7 @@ import { MANIFEST_BYTES_MAX, Manifest } from '#shared/manifest.ts';
 import type { Desired, DesiredLeaf, Instruction } from '#shared/messages.ts';
 import { sha256Hex } from '#shared/trust/canonical.ts';
 import { isSignedByRole, parseTuf, TUF_BYTES_MAX } from '#shared/trust/tuf.ts';
-import { storageRefusal } from '../system-error.ts';
+import { storageRefusal } from '../process/system-error.ts';
 import { judgeInstruction, readInstruction } from './instruction.ts';
 import { loadRoot, refreshDelegated, refreshMetadata, type Verified } from './metadata.ts';
 import { openTrustFiles, type TrustFiles } from './trust-files.ts';

@@ -8,7 +8,7 @@ import { z } from 'zod';
 import { readFileIfThere, writeFileDurably } from '#shared/durable.ts';
 import { Millis } from '#shared/ids.ts';
 import { sha256Hex } from '#shared/trust/canonical.ts';
-import { asFarAsPossible } from '../system-error.ts';
+import { asFarAsPossible } from '../process/system-error.ts';
 
 /**
  * `seq`: the highest that was accepted; `floor`: the latest time that the director attested. Kept in two copies, of which the

@@ -1,7 +1,7 @@
 /** What an agent with the old artifact fetches of the pack from nothing, while that between the two is not made yet: its own code, on files. */
 import { rm } from 'node:fs/promises';
+import type { ByteStream } from '#agent/server/stream.ts';
 import { openPackSource } from '#agent/transfer/pack-source.ts';
-import type { ByteStream } from '#agent/transfer/stream.ts';
 import { type ChunkRecord, chunksLacking, encodeIndex } from '#shared/transfer/chunk-index.ts';
 import type { ArtifactBytes, ArtifactReader } from '#shared/transfer/make-pack.ts';
 import { sha256Hex } from '#shared/trust/canonical.ts';

@@ -9,7 +9,7 @@ import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { setTimeout as pause } from 'node:timers/promises';
 import { z } from 'zod';
-import { MALLOC_ENVIRONMENT, NODE_FLAGS } from '#agent/node-flags.ts';
+import { MALLOC_ENVIRONMENT, NODE_FLAGS } from '#agent/process/node-flags.ts';
 import { makeBlock } from '#agent/slots/selectors/grub-block.ts';
 import type { Client } from '#cli/client.ts';
 import { checkBundle, publishRelease } from '#cli/publish.ts';

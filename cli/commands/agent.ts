@@ -1,6 +1,6 @@
 /** `sluice agent`: a device's agent, in this process. One of the two launchers that may import another program. */
 import type { Command } from 'commander';
-import { AGENT_SETTINGS, agentEnvironmentName, agentFlagName, loadAgentConfig } from '#agent/config.ts';
+import { AGENT_SETTINGS, agentEnvironmentName, agentFlagName, loadAgentConfig } from '#agent/config/config.ts';
 import { withExamples } from '../command.ts';
 import { usageFailure } from '../failure.ts';
 import { untilStopped } from '../running.ts';
@@ -45,7 +45,7 @@ export const addAgent = (program: Command): void => {
         const { token, ...shown } = config.value;
         return print(JSON.stringify(token === undefined ? shown : { ...shown, token: '(set)' }, null, 2));
       }
-      const { answerQuestion, isQuestion, QUESTIONS } = await import('#agent/questions.ts');
+      const { answerQuestion, isQuestion, QUESTIONS } = await import('#agent/local/questions.ts');
       if (word !== undefined && !isQuestion(word)) throw usageFailure(`unknown word ${word}: ${QUESTIONS.join(', ')}`);
       const question = word ?? QUESTIONS.find((name) => options[name] === true);
       if (question !== undefined) {

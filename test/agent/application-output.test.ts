@@ -5,8 +5,9 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { pino } from 'pino';
 import { beforeEach, expect, onTestFinished, test } from 'vitest';
-import { OutputConfig, type OutputOptions, openApplicationOutput } from '#agent/application-output.ts';
-import { openSystemJournal } from '#agent/system-journal.ts';
+import { type OutputOptions, openApplicationOutput } from '#agent/application/application-output.ts';
+import { openSystemJournal } from '#agent/application/system-journal.ts';
+import { OutputConfig } from '#agent/config/output-config.ts';
 
 let dir: string;
 beforeEach(async () => {

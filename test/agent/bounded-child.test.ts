@@ -5,8 +5,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { expect, onTestFinished, test } from 'vitest';
-import { runCommand } from '#agent/command.ts';
-import { processesWithEnvironment } from '#agent/process-table.ts';
+import { runCommand } from '#agent/application/command.ts';
+import { processesWithEnvironment } from '#agent/process/process-table.ts';
 import { APPS, NEVER_WELL, openDevice, startTestServer, until } from './harness.ts';
 import { canBeUnkillable, UNKILLABLE, WITHOUT_KILL } from './unkillable.ts';
 
@@ -39,8 +39,8 @@ test.runIf(isUnkillable)(
     onTestFinished(() => killStuck(mark));
     const { said, ended, goOn } = withoutKill(`
       import { once } from 'node:events';
-      import { leftBehind } from '#agent/bounded-child.ts';
-      import { runCommand } from '#agent/command.ts';
+      import { leftBehind } from '#agent/process/bounded-child.ts';
+      import { runCommand } from '#agent/application/command.ts';
       const left = [];
       leftBehind.on('left', ({ command }) => left.push(command));
       const run = (command, timeoutMs) => runCommand({ command, folder: '/', environment: { STUCK: '${mark}' }, timeoutMs });
@@ -81,7 +81,7 @@ test.runIf(isUnkillable)('a trial whose check cannot be killed fails at its dead
   const mark = `trial-${process.pid}`;
   onTestFinished(() => killStuck(mark));
   const { said } = withoutKill(`
-    import { runTrialHealth } from '#agent/health.ts';
+    import { runTrialHealth } from '#agent/deployment/health.ts';
     import { HealthPolicy } from '#shared/manifest.ts';
     const check = { kind: 'command', command: ${JSON.stringify(STUCK)}, timeoutMs: 60_000 };
     console.log(JSON.stringify(await runTrialHealth({
@@ -128,7 +128,7 @@ test.runIf(isUnkillable)('an application that cannot be killed does not keep the
   const mark = `application-${process.pid}`;
   onTestFinished(() => killStuck(mark));
   const { said, ended } = withoutKill(`
-    import { openSupervisor } from '#agent/supervisor.ts';
+    import { openSupervisor } from '#agent/application/supervisor.ts';
     const supervisor = await openSupervisor({ dir: '${dir}', stopMs: 100 });
     const start = (command) =>
       supervisor.start({ slot: 'a', command, folder: '/', environment: { STUCK: '${mark}' }, onExit: 'report' });

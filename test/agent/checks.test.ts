@@ -5,7 +5,7 @@ import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
-import { type CheckOptions, performCheck } from '#agent/checks.ts';
+import { type CheckOptions, performCheck } from '#agent/application/checks.ts';
 import { HealthCheck } from '#shared/manifest.ts';
 
 const GOOD = { ok: true, message: '' };

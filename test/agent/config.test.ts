@@ -2,9 +2,9 @@ import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
-import { readCommandLine } from '#agent/command-line.ts';
-import { AGENT_SETTINGS, loadAgentConfig } from '#agent/config.ts';
-import { AGENT_VERSION } from '#agent/version.ts';
+import { AGENT_SETTINGS, loadAgentConfig } from '#agent/config/config.ts';
+import { AGENT_VERSION } from '#agent/config/version.ts';
+import { readCommandLine } from '#agent/launch/command-line.ts';
 
 const needed = { device: 'gw-01', 'server-url': 'http://127.0.0.1:8080/', compatible: 'gw' };
 

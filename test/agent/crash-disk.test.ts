@@ -3,7 +3,7 @@ import { execFileSync, spawnSync } from 'node:child_process';
 import { cp, mkdir, readdir, readlink, rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
-import { readStatus } from '#agent/status-text.ts';
+import { readStatus } from '#agent/local/status-text.ts';
 import { openCrashRig } from './crash-rig.ts';
 import { APPS, NEVER_WELL, type RunningAgent, until } from './harness.ts';
 import { COPIES, flipByte } from './slot-pair.ts';

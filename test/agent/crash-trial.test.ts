@@ -1,8 +1,8 @@
 import { readdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
-import type { Journey } from '#agent/domain/install.ts';
-import { readJournal } from '#agent/journal.ts';
+import { readJournal } from '#agent/deployment/journal.ts';
+import type { Journey } from '#agent/domain/install-state.ts';
 import { openCrashRig } from './crash-rig.ts';
 import { APPS, NEVER_WELL, readSelector, until } from './harness.ts';
 

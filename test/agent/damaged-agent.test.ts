@@ -1,12 +1,12 @@
 import { mkdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { expect, test, vi } from 'vitest';
-import { watchComingUp } from '#agent/coming-up.ts';
-import { chooseAgent, LAUNCH_ENVIRONMENT, launchEnvironment } from '#agent/launch.ts';
-import { bootingItself } from '#agent/self-update.ts';
+import type { Slots } from '#agent/domain/slots.ts';
+import { watchComingUp } from '#agent/launch/coming-up.ts';
+import { chooseAgent, LAUNCH_ENVIRONMENT, launchEnvironment } from '#agent/launch/launch.ts';
+import { bootingItself } from '#agent/launch/self-update.ts';
 import { openDirectorySlots } from '#agent/slots/directories.ts';
 import { seal } from '#agent/slots/sealed.ts';
-import type { Slots } from '#agent/slots/slots.ts';
 import { deploy, fakeSupervisor, folder, install, makeRelease } from './slot-pair.ts';
 
 /** A device whose committed release has brought its agent along. */

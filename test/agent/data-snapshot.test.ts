@@ -19,8 +19,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import * as fc from 'fast-check';
 import { expect, onTestFinished, test } from 'vitest';
-import { openDataSnapshots, snapshotLimit } from '#agent/data-snapshot.ts';
-import type { SlotsView } from '#agent/slots/slots.ts';
+import { openDataSnapshots, snapshotLimit } from '#agent/application/data-snapshot.ts';
+import type { SlotsView } from '#agent/domain/slots.ts';
 
 type View = Pick<SlotsView, 'active' | 'trial'>;
 const TRIAL = { slot: 'b', deployment: 'dep-1' } as const;

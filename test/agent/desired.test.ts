@@ -1,8 +1,8 @@
 import { expect, onTestFinished, test } from 'vitest';
-import { openInbox } from '#agent/desired.ts';
-import type { InstallState } from '#agent/domain/install.ts';
+import { openInbox } from '#agent/deployment/desired.ts';
+import type { EventOf } from '#agent/deployment/machine.ts';
+import type { InstallState } from '#agent/domain/install-state.ts';
 import type { Log } from '#agent/log.ts';
-import type { EventOf } from '#agent/machine.ts';
 import type { TrustResult } from '#agent/trust/trust-result.ts';
 import { Id } from '#shared/ids.ts';
 import { Desired, DesiredLeaf } from '#shared/messages.ts';

@@ -3,7 +3,7 @@ import { mkdtemp, readdir, rm, stat, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
-import { openDisk } from '#agent/disk.ts';
+import { openDisk } from '#agent/disk/disk.ts';
 import type { Log } from '#agent/log.ts';
 import { canMount, smallDisk } from './small-disk.ts';
 

@@ -1,7 +1,7 @@
 import * as fc from 'fast-check';
 import { expect, test } from 'vitest';
-import { parseEnvironment } from '#agent/environment-file.ts';
-import { redact } from '#agent/redact.ts';
+import { parseEnvironment } from '#agent/application/environment-file.ts';
+import { redact } from '#agent/application/redact.ts';
 
 const read = (text: string) => {
   const parsed = parseEnvironment(text);

@@ -5,8 +5,8 @@ import { createServer, type IncomingMessage, type ServerResponse } from 'node:ht
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
-import { type FetchOptions, type FetchResult, fetchArtifact } from '#agent/fetch.ts';
-import { type HttpAnswer, request } from '#agent/request.ts';
+import { type HttpAnswer, request } from '#agent/server/request.ts';
+import { type FetchOptions, type FetchResult, fetchArtifact } from '#agent/transfer/fetch.ts';
 import { Sha256 } from '#shared/ids.ts';
 
 const CONTENT = randomBytes(300_000);

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { openFileAges } from '#agent/file-ages.ts';
+import { openFileAges } from '#agent/disk/file-ages.ts';
 
 const HOUR = 3_600_000;
 const YEAR = 31_536_000_000;

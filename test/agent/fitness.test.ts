@@ -5,9 +5,9 @@ import { createServer as createTcpServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { beforeEach, expect, onTestFinished, test } from 'vitest';
-import { AgentConfig } from '#agent/config.ts';
+import { AgentConfig } from '#agent/config/config.ts';
+import { lockFolder } from '#agent/disk/folder-lock.ts';
 import { examineDevice, fitnessText } from '#agent/fitness/fitness.ts';
-import { lockFolder } from '#agent/folder-lock.ts';
 import { openBootSelector } from '#agent/slots/boot-selector.ts';
 import { generateEd25519Key } from '#shared/trust/ed25519-signer.ts';
 

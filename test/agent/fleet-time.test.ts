@@ -1,7 +1,7 @@
 import * as fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { ASKED_MIN, mayActivateUnconfirmed } from '#agent/domain/unconfirmed.ts';
-import { openFleetTime } from '#agent/fleet-time.ts';
+import { openFleetTime } from '#agent/server/fleet-time.ts';
 
 const EARLIEST = Date.UTC(2026, 0);
 const clocks = (wall: number) => {

@@ -2,7 +2,7 @@ import { chmod, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
-import { flushTree } from '#agent/flush.ts';
+import { flushTree } from '#agent/disk/flush.ts';
 
 const tree = async (files: number): Promise<{ root: string; paths: string[] }> => {
   const root = await mkdtemp(join(tmpdir(), 'sluice-flush-'));

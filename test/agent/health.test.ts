@@ -4,10 +4,10 @@ import { createServer, type RequestListener } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
-import { performCheck } from '#agent/checks.ts';
-import { runCommand } from '#agent/command.ts';
-import { runTrialHealth, type TrialHealthOptions } from '#agent/health.ts';
-import { processesWithEnvironment } from '#agent/process-table.ts';
+import { performCheck } from '#agent/application/checks.ts';
+import { runCommand } from '#agent/application/command.ts';
+import { runTrialHealth, type TrialHealthOptions } from '#agent/deployment/health.ts';
+import { processesWithEnvironment } from '#agent/process/process-table.ts';
 import { HealthCheck, HealthPolicy } from '#shared/manifest.ts';
 
 const listen = async (listener: RequestListener): Promise<number> => {

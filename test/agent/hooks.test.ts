@@ -2,8 +2,8 @@ import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
+import { runHooks } from '#agent/deployment/hooks.ts';
 import type { HookRuns } from '#agent/domain/hook-runs.ts';
-import { runHooks } from '#agent/hooks.ts';
 import type { Manifest } from '#shared/manifest.ts';
 
 const run = async (hooks: Manifest['hooks'], deferUntil = 0, known: HookRuns = []) => {

@@ -6,7 +6,7 @@ import { randomUUID } from 'node:crypto';
 import { readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { onTestFinished } from 'vitest';
-import type { SlotName } from '#agent/slots/slots.ts';
+import type { SlotName } from '#agent/domain/slots.ts';
 import { openDevice, type Published, type RunningAgent, type TestServer, until } from './harness.ts';
 import type { Rig } from './selectors/rigs.ts';
 

@@ -2,9 +2,9 @@
 import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { pino } from 'pino';
+import { SlotsConfig } from '#agent/config/slots-config.ts';
+import type { SlotName, Slots } from '#agent/domain/slots.ts';
 import { openImageSlots } from '#agent/slots/image.ts';
-import type { SlotName, Slots } from '#agent/slots/slots.ts';
-import { SlotsConfig } from '#agent/slots/slots-config.ts';
 import { Id } from '#shared/ids.ts';
 import { Manifest } from '#shared/manifest.ts';
 import type { Rig } from './selectors/rigs.ts';

@@ -1,9 +1,9 @@
 import { mkdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
+import { other, type SlotName, type Slots } from '#agent/domain/slots.ts';
 import { checkDevice, isMountedAt } from '#agent/slots/image-device.ts';
 import { slotOfCommandLine } from '#agent/slots/running-slot.ts';
-import { other, type SlotName, type Slots } from '#agent/slots/slots.ts';
 import { type ImagePairRig, imagePair, SLOT_BYTES } from './image-pair.ts';
 import { snapshot } from './selectors/contract.ts';
 import { grubRig, OWN_ACCESS, run } from './selectors/rigs.ts';

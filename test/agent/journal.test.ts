@@ -2,10 +2,10 @@ import { mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promise
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
+import { openJournal, readJournal } from '#agent/deployment/journal.ts';
+import { JOURNAL_RESERVE_BYTES } from '#agent/deployment/journal-reserve.ts';
+import { freeOn } from '#agent/disk/room.ts';
 import type { Memory } from '#agent/domain/memory.ts';
-import { openJournal, readJournal } from '#agent/journal.ts';
-import { JOURNAL_RESERVE_BYTES } from '#agent/journal-reserve.ts';
-import { freeOn } from '#agent/room.ts';
 import { freshMemory, offerOf } from './domain/model.ts';
 import { canMount, smallDisk } from './small-disk.ts';
 

@@ -3,8 +3,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { pino } from 'pino';
 import { expect, onTestFinished, test } from 'vitest';
-import { openKeptLogs } from '#agent/kept-logs.ts';
-import { keepRecentLines } from '#agent/recent-lines.ts';
+import { openKeptLogs } from '#agent/report/kept-logs.ts';
+import { keepRecentLines } from '#agent/report/recent-lines.ts';
 import { Id } from '#shared/ids.ts';
 import { LogPiece } from '#shared/messages.ts';
 

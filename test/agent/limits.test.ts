@@ -4,8 +4,9 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { expect, onTestFinished, test } from 'vitest';
-import { type Limits, limitScript } from '#agent/limits.ts';
-import { openSupervisor, type SupervisorOptions } from '#agent/supervisor.ts';
+import { limitScript } from '#agent/application/limits.ts';
+import { openSupervisor, type SupervisorOptions } from '#agent/application/supervisor.ts';
+import type { Limits } from '#agent/config/limits-config.ts';
 
 const run = promisify(execFile);
 const isRoot = process.getuid?.() === 0;

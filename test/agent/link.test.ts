@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { pino } from 'pino';
 import { expect, onTestFinished, test } from 'vitest';
-import { type LinkOptions, openLink } from '#agent/link.ts';
+import { type LinkOptions, openLink } from '#agent/server/link.ts';
 import { Id } from '#shared/ids.ts';
 import { connack, HONEST, type Script, startScriptedBroker, suback } from './scripted-broker.ts';
 

@@ -5,9 +5,9 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { expect, onTestFinished, test } from 'vitest';
-import { openLocalApi } from '#agent/local-api.ts';
-import type { Status } from '#agent/status-file.ts';
-import { readStatus } from '#agent/status-text.ts';
+import { openLocalApi } from '#agent/local/local-api.ts';
+import type { Status } from '#agent/local/status-file.ts';
+import { readStatus } from '#agent/local/status-text.ts';
 import { APPS, openDevice, startTestServer, until } from './harness.ts';
 
 const ask = async (socketPath: string, method: string, path: string, body?: object) => {

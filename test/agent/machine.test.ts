@@ -1,8 +1,8 @@
 import { expect, onTestFinished, test } from 'vitest';
-import type { Effect, InstallState } from '#agent/domain/install.ts';
+import { type EventOf, openMachine } from '#agent/deployment/machine.ts';
+import type { Effect, InstallState } from '#agent/domain/install-state.ts';
 import type { Memory } from '#agent/domain/memory.ts';
 import type { Log } from '#agent/log.ts';
-import { type EventOf, openMachine } from '#agent/machine.ts';
 import { freshMemory, offerOf } from './domain/model.ts';
 import { until } from './harness.ts';
 

@@ -1,7 +1,7 @@
 import { mkdir, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
-import type { Status } from '#agent/status-file.ts';
+import type { Status } from '#agent/local/status-file.ts';
 import { signDesired } from '#server/trust/director.ts';
 import { Id } from '#shared/ids.ts';
 import type { Desired } from '#shared/messages.ts';

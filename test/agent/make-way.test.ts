@@ -2,10 +2,10 @@ import { mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
-import type { InstallState } from '#agent/domain/install.ts';
+import type { Journal } from '#agent/deployment/journal.ts';
+import { makingWay, removeLeftovers } from '#agent/deployment/make-way.ts';
+import type { InstallState } from '#agent/domain/install-state.ts';
 import type { Memory } from '#agent/domain/memory.ts';
-import type { Journal } from '#agent/journal.ts';
-import { makingWay, removeLeftovers } from '#agent/make-way.ts';
 import { freshMemory, offerOf } from './domain/model.ts';
 
 const dataFolder = async (): Promise<string> => {

@@ -4,8 +4,9 @@ import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
-import { watchContact } from '#agent/contact.ts';
-import { examineNetwork, parseAddress } from '#agent/network.ts';
+import { parseAddress } from '#agent/config/address.ts';
+import { watchContact } from '#agent/server/contact.ts';
+import { examineNetwork } from '#agent/server/network.ts';
 
 const never = new AbortController().signal;
 /** Of the documentation's range, which is routed nowhere: asking ends with an error, or with nothing in three seconds. */

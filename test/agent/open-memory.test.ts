@@ -2,9 +2,9 @@ import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
+import type { Slots } from '#agent/domain/slots.ts';
 import type { Log } from '#agent/log.ts';
 import { openMemory } from '#agent/open-memory.ts';
-import type { Slots } from '#agent/slots/slots.ts';
 import { mountDrives } from '#test/simulation/drive.ts';
 
 const silent: Log = { debug: () => undefined, info: () => undefined, warn: () => undefined, error: () => undefined };

@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { expect, onTestFinished, test } from 'vitest';
-import { lookOutside } from '#agent/outside.ts';
+import { lookOutside } from '#agent/process/outside.ts';
 
 /** Reading it hangs until someone writes. */
 const pipeFile = async () => {

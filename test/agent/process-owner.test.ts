@@ -4,9 +4,9 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
 import { expect, onTestFinished, test } from 'vitest';
-import { BECOME, becoming } from '#agent/become.ts';
-import { findOwner, type OwnerNames } from '#agent/process-owner.ts';
-import { exitSentence, openSupervisor, type SupervisorOptions } from '#agent/supervisor.ts';
+import { BECOME, becoming } from '#agent/application/become.ts';
+import { findOwner, type OwnerNames } from '#agent/application/process-owner.ts';
+import { exitSentence, openSupervisor, type SupervisorOptions } from '#agent/application/supervisor.ts';
 import { openDevice, startTestServer, until } from './harness.ts';
 
 const isRoot = process.getuid?.() === 0;

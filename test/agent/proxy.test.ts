@@ -1,5 +1,6 @@
 import { expect, test } from 'vitest';
-import { chooseProxy, parseProxy, type Target } from '#agent/proxy.ts';
+import { parseProxy } from '#agent/config/proxy-config.ts';
+import { chooseProxy, type Target } from '#agent/server/proxy.ts';
 
 test.each([
   ['http://proxy.example.com:3128', { protocol: 'http:', host: 'proxy.example.com', port: 3128, login: null }],

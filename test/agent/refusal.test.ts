@@ -2,7 +2,7 @@
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
-import type { Status } from '#agent/status-file.ts';
+import type { Status } from '#agent/local/status-file.ts';
 import { APPS, openDevice, startTestServer, until } from './harness.ts';
 
 const YEARS_MS = 3 * 365 * 86_400_000;

@@ -1,8 +1,8 @@
 import { expect, onTestFinished, test } from 'vitest';
-import type { InstallState } from '#agent/domain/install.ts';
+import { openMachine } from '#agent/deployment/machine.ts';
+import type { InstallState } from '#agent/domain/install-state.ts';
 import type { Log } from '#agent/log.ts';
-import { openMachine } from '#agent/machine.ts';
-import { openReporter } from '#agent/report.ts';
+import { openReporter } from '#agent/report/report.ts';
 import { Id } from '#shared/ids.ts';
 import { Ack, type Signed, StateReport } from '#shared/messages.ts';
 import { freshMemory, offerOf, receipt as unsigned } from './domain/model.ts';

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { noRoomFor, openRoomWatch, RESERVE_BYTES, spaceFor } from '#agent/room.ts';
+import { noRoomFor, openRoomWatch, RESERVE_BYTES, spaceFor } from '#agent/disk/room.ts';
 
 test('what does not fit is said with all figures, the reserve too', () => {
   expect(noRoomFor(1_000, RESERVE_BYTES + 1_000)).toBeUndefined();

@@ -4,11 +4,11 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { pino } from 'pino';
 import { beforeEach, expect, onTestFinished, test } from 'vitest';
-import { openApplicationFiles } from '#agent/application-files.ts';
-import { runCommand } from '#agent/command.ts';
-import { keepLastOutput } from '#agent/last-output.ts';
-import { keepRecentLines } from '#agent/recent-lines.ts';
-import { redact } from '#agent/redact.ts';
+import { openApplicationFiles } from '#agent/application/application-files.ts';
+import { runCommand } from '#agent/application/command.ts';
+import { keepLastOutput } from '#agent/application/last-output.ts';
+import { redact } from '#agent/application/redact.ts';
+import { keepRecentLines } from '#agent/report/recent-lines.ts';
 
 const SECRET = 'correct-horse-battery-staple';
 let dir: string;

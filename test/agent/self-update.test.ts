@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, expect, test, vi } from 'vitest';
-import { processesWithEnvironment } from '#agent/process-table.ts';
+import { processesWithEnvironment } from '#agent/process/process-table.ts';
 import { APPS, openDevice, startTestServer, type TestServer, until } from './harness.ts';
 import { keepRunning } from './kept-running.ts';
 import { canMount, smallDisk } from './small-disk.ts';

@@ -4,9 +4,9 @@ import { tmpdir } from 'node:os';
 import { delimiter, join } from 'node:path';
 import { promisify } from 'node:util';
 import { expect, onTestFinished, test } from 'vitest';
-import { AgentConfig } from '#agent/config.ts';
-import { openServiceManager } from '#agent/service-manager.ts';
-import { unitText } from '#agent/systemd-unit.ts';
+import { AgentConfig } from '#agent/config/config.ts';
+import { openServiceManager } from '#agent/local/service-manager.ts';
+import { unitText } from '#agent/local/systemd-unit.ts';
 import { APPS, openDevice, startTestServer, until } from './harness.ts';
 
 const run = promisify(execFile);

@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { AGENT_SETTINGS, agentFlagName } from '#agent/config.ts';
+import { AGENT_SETTINGS, agentFlagName } from '#agent/config/config.ts';
 
 const run = promisify(execFile);
 const root = join(import.meta.dirname, '../..');

@@ -4,9 +4,9 @@ import { mkdir, mkdtemp, open, readFile, rm, symlink, writeFile } from 'node:fs/
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, onTestFinished } from 'vitest';
+import type { Application, Supervisor } from '#agent/application/supervisor.ts';
+import type { FetchedArtifact, SlotName, Slots } from '#agent/domain/slots.ts';
 import { openDirectorySlots } from '#agent/slots/directories.ts';
-import type { FetchedArtifact, SlotName, Slots } from '#agent/slots/slots.ts';
-import type { Application, Supervisor } from '#agent/supervisor.ts';
 import { Manifest } from '#shared/manifest.ts';
 import { writeTree } from '#shared/tree.ts';
 

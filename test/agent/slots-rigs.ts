@@ -1,9 +1,9 @@
 /** Every adapter as a device that a test can switch off, damage and start again: for what all of them must do. */
 import { readdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import type { SlotName, Slots } from '#agent/domain/slots.ts';
 import type { Verb } from '#agent/slots/delegate/verbs.ts';
 import { slotFolder } from '#agent/slots/directories.ts';
-import type { SlotName, Slots } from '#agent/slots/slots.ts';
 import { Sha256 } from '#shared/ids.ts';
 import { mcuPair } from './delegate/mcu.ts';
 import { imagePair, SLOT_BYTES } from './image-pair.ts';

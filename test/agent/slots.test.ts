@@ -1,8 +1,8 @@
 import { readdir, readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { expect, onTestFinished, test, vi } from 'vitest';
+import { openSupervisor } from '#agent/application/supervisor.ts';
 import { openDirectorySlots, slotFolder } from '#agent/slots/directories.ts';
-import { openSupervisor } from '#agent/supervisor.ts';
 import { deploy, folder, install, makeRelease, pair, viewOf } from './slot-pair.ts';
 
 test('a new pair has nothing to boot', async () => {

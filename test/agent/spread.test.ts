@@ -2,7 +2,7 @@ import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
-import { openSpread } from '#agent/spread.ts';
+import { openSpread } from '#agent/server/spread.ts';
 
 const folder = async (): Promise<string> => {
   const dir = await mkdtemp(join(tmpdir(), 'sluice-spread-'));

@@ -3,14 +3,14 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { pino } from 'pino';
 import { expect, onTestFinished, test } from 'vitest';
-import { performCheck } from '#agent/checks.ts';
-import { runCommand } from '#agent/command.ts';
-import { openServiceManager } from '#agent/service-manager.ts';
+import { performCheck } from '#agent/application/checks.ts';
+import { runCommand } from '#agent/application/command.ts';
+import { openSupervisor } from '#agent/application/supervisor.ts';
+import { openServiceManager } from '#agent/local/service-manager.ts';
+import { startChild } from '#agent/process/start-child.ts';
 import { runInstaller } from '#agent/slots/delegate/run-installer.ts';
 import { runTool } from '#agent/slots/selectors/run-tool.ts';
 import { SelectorFailed } from '#agent/slots/selectors/selector.ts';
-import { startChild } from '#agent/start-child.ts';
-import { openSupervisor } from '#agent/supervisor.ts';
 
 /** `spawn` throws for these before there is a process: the kernel takes 128 KiB of one word (E2BIG). */
 const IMPOSSIBLE = [

@@ -4,9 +4,14 @@ import { mkdtemp, readdir, readFile, realpath, rm, stat, symlink, writeFile } fr
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, onTestFinished, test, vi } from 'vitest';
-import { performCheck } from '#agent/checks.ts';
-import { lookUpProcess, processesWithEnvironment } from '#agent/process-table.ts';
-import { type Application, type ApplicationExit, openSupervisor, type SupervisorOptions } from '#agent/supervisor.ts';
+import { performCheck } from '#agent/application/checks.ts';
+import {
+  type Application,
+  type ApplicationExit,
+  openSupervisor,
+  type SupervisorOptions,
+} from '#agent/application/supervisor.ts';
+import { lookUpProcess, processesWithEnvironment } from '#agent/process/process-table.ts';
 import { machineBootId } from '#shared/machine-uptime.ts';
 import { HealthCheck } from '#shared/manifest.ts';
 
@@ -181,7 +186,7 @@ test("18: disk full, download, journal, log: fails clean; a log that can't be wr
 /** An agent that starts the script and is then killed; resolves with the pid of the application, which lives on. */
 const killedAgent = async (dir: string, script: string): Promise<number> => {
   const source = `
-    const { openSupervisor } = await import('#agent/supervisor.ts');
+    const { openSupervisor } = await import('#agent/application/supervisor.ts');
     const supervisor = await openSupervisor({ dir: process.argv[1] });
     await supervisor.start({ slot: 'a', command: ['node', process.argv[2]], folder: '/', environment: {}, onExit: 'report' });
     console.log(supervisor.running().pid);

@@ -2,7 +2,7 @@ import { copyFile, mkdir, mkdtemp, rm, symlink, writeFile } from 'node:fs/promis
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
-import { localTimeZone } from '#agent/time-zone.ts';
+import { localTimeZone } from '#agent/report/time-zone.ts';
 
 const ZONEINFO = '/usr/share/zoneinfo';
 

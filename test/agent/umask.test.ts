@@ -12,7 +12,7 @@ const PROGRAM = `
 import { Readable } from 'node:stream';
 import { emptySlot } from '#agent/slots/content.ts';
 import { slotFolder } from '#agent/slots/slot-record.ts';
-import { openTreeWriter } from '#agent/tree-writer.ts';
+import { openTreeWriter } from '#agent/disk/tree-writer.ts';
 process.umask(0o077);
 const dir = process.argv[1];
 await emptySlot(dir, 'a');

@@ -7,7 +7,7 @@ import { constants, createZstdCompress, gzipSync, zstdCompressSync } from 'node:
 import * as fc from 'fast-check';
 import { type Header, pack } from 'tar-stream';
 import { expect, onTestFinished, test } from 'vitest';
-import { openRoomWatch, type RoomWatch } from '#agent/room.ts';
+import { openRoomWatch, type RoomWatch } from '#agent/disk/room.ts';
 import {
   checkLink,
   checkPath,
@@ -16,8 +16,8 @@ import {
   type TreeLimits,
   TreeRefused,
   type TreeWriter,
-} from '#agent/tree-writer.ts';
-import { unpackTree } from '#agent/unpack.ts';
+} from '#agent/disk/tree-writer.ts';
+import { unpackTree } from '#agent/disk/unpack.ts';
 import type { TreeSize } from '#shared/tree-map.ts';
 
 type Part = Partial<Header> & { name: string; body?: string | Buffer };

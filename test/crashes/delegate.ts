@@ -4,14 +4,14 @@
  */
 import { createHash } from 'node:crypto';
 import { mkdir, open, readFile, rm, writeFile } from 'node:fs/promises';
+import type { CommandConfig } from '#agent/config/delegate-config.ts';
+import { SlotsConfig } from '#agent/config/slots-config.ts';
+import type { SlotName, Slots } from '#agent/domain/slots.ts';
+import { errorCode } from '#agent/process/system-error.ts';
 import { openBootSelector } from '#agent/slots/boot-selector.ts';
 import { openCommandSlots } from '#agent/slots/delegate/command.ts';
-import type { CommandConfig } from '#agent/slots/delegate/delegate-config.ts';
 import type { Told, Verb } from '#agent/slots/delegate/verbs.ts';
 import { readImageRecord } from '#agent/slots/image-record.ts';
-import type { SlotName, Slots } from '#agent/slots/slots.ts';
-import { SlotsConfig } from '#agent/slots/slots-config.ts';
-import { errorCode } from '#agent/system-error.ts';
 import { readFileIfThere, syncFolder, writeFileDurably } from '#shared/durable.ts';
 import { Sha256 } from '#shared/ids.ts';
 import { COMPATIBLE, type Device, installFirst, type Kind, PAIR, ROOT } from './device.ts';

@@ -1,6 +1,7 @@
 /** What is explored: a device whose disk is a volume, with one adapter and boot selector, before anything is installed beside what the factory put there. */
-import type { Slots } from '#agent/slots/slots.ts';
-import type { Supervisor } from '#agent/supervisor.ts';
+
+import type { Supervisor } from '#agent/application/supervisor.ts';
+import type { Slots } from '#agent/domain/slots.ts';
 import { Id } from '#shared/ids.ts';
 import type { Mounted, Ran } from './mount.ts';
 import type { Release } from './releases.ts';

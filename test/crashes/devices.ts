@@ -1,6 +1,9 @@
 /** The devices that are explored: each adapter with each of its boot selectors, or kinds of installer. */
 import { mkdir, mkdtemp, readdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import type { Supervisor } from '#agent/application/supervisor.ts';
+import { SlotsConfig } from '#agent/config/slots-config.ts';
+import type { SlotName, Slots } from '#agent/domain/slots.ts';
 import { openBootSelector } from '#agent/slots/boot-selector.ts';
 import { openDirectorySlots } from '#agent/slots/directories.ts';
 import { openImageSlots } from '#agent/slots/image.ts';
@@ -8,9 +11,6 @@ import { readImageRecord } from '#agent/slots/image-record.ts';
 import { openSelector } from '#agent/slots/selectors/open-selector.ts';
 import { newestOf, parseCopy } from '#agent/slots/selectors/uboot-environment.ts';
 import { readSlotRecord } from '#agent/slots/slot-record.ts';
-import type { SlotName, Slots } from '#agent/slots/slots.ts';
-import { SlotsConfig } from '#agent/slots/slots-config.ts';
-import type { Supervisor } from '#agent/supervisor.ts';
 import {
   COPY_BYTES,
   grubRig,

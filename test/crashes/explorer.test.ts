@@ -1,7 +1,7 @@
 /** Each adapter, killed and cut off at one in twelve of its points; `npm run explore:crashes` takes all of them, in every way. */
 import { describe, expect, test } from 'vitest';
+import type { SlotResult, Slots } from '#agent/domain/slots.ts';
 import { readSlotRecord, writeSlotRecord } from '#agent/slots/slot-record.ts';
-import type { SlotResult, Slots } from '#agent/slots/slots.ts';
 import { Sha256 } from '#shared/ids.ts';
 import { DATA, PAIR } from './device.ts';
 import { KINDS } from './devices.ts';

@@ -1,15 +1,16 @@
 /** One life of an agent: the parts of agent/main.ts, from its start to its death, on an explored device. Simulated are the network, the trust store and applications. */
-import { leafOf, openInbox } from '#agent/desired.ts';
-import { openFleetTime } from '#agent/fleet-time.ts';
-import { writeFloor } from '#agent/floor.ts';
-import { identityOf } from '#agent/identity.ts';
-import { type Machine, openMachine } from '#agent/machine.ts';
+
+import type { Application, ApplicationExit, Supervisor } from '#agent/application/supervisor.ts';
+import { leafOf, openInbox } from '#agent/deployment/desired.ts';
+import { writeFloor } from '#agent/deployment/floor.ts';
+import { type Machine, openMachine } from '#agent/deployment/machine.ts';
+import { failureOf, openPerformer } from '#agent/deployment/perform.ts';
+import { runningNow } from '#agent/deployment/perform-parts.ts';
+import type { Slots } from '#agent/domain/slots.ts';
 import { openMemory } from '#agent/open-memory.ts';
-import { failureOf, openPerformer } from '#agent/perform.ts';
-import { runningNow } from '#agent/perform-parts.ts';
-import { openReporter } from '#agent/report.ts';
-import type { Slots } from '#agent/slots/slots.ts';
-import type { Application, ApplicationExit, Supervisor } from '#agent/supervisor.ts';
+import { openReporter } from '#agent/report/report.ts';
+import { openFleetTime } from '#agent/server/fleet-time.ts';
+import { identityOf } from '#agent/server/identity.ts';
 import { Id } from '#shared/ids.ts';
 import { DesiredLeaf } from '#shared/messages.ts';
 import type { Signer } from '#shared/trust/signers.ts';

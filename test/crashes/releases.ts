@@ -1,7 +1,7 @@
 /** Versions to install, small, with everything that a device fetches of them. */
 import { createHash } from 'node:crypto';
 import { mkdir, readFile, writeFile } from 'node:fs/promises';
-import type { FetchedArtifact } from '#agent/slots/slots.ts';
+import type { FetchedArtifact } from '#agent/domain/slots.ts';
 import { Id, manifestPath, Sha256 } from '#shared/ids.ts';
 import { Manifest } from '#shared/manifest.ts';
 import type { Instruction } from '#shared/messages.ts';

@@ -1,5 +1,5 @@
 /** A server with one device: what it was told survives the device's deaths. */
-import type { Http } from '#agent/http.ts';
+import type { Http } from '#agent/server/http.ts';
 import { Receipt } from '#shared/deployment.ts';
 import type { Id } from '#shared/ids.ts';
 import { type Ack, type Desired, StateReport } from '#shared/messages.ts';

@@ -1,5 +1,5 @@
 /** What must hold of the device that is explored: at every moment, at each change, and in the end. */
-import { readJournal } from '#agent/journal.ts';
+import { readJournal } from '#agent/deployment/journal.ts';
 import { DATA } from './device.ts';
 import { said } from './log.ts';
 import type { Step } from './mount.ts';

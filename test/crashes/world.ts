@@ -1,6 +1,6 @@
 /** The device that is explored, its server, and what is so of both at this moment. */
-import type { Machine } from '#agent/machine.ts';
-import type { Slots } from '#agent/slots/slots.ts';
+import type { Machine } from '#agent/deployment/machine.ts';
+import type { Slots } from '#agent/domain/slots.ts';
 import { signDesired } from '#server/trust/director.ts';
 import { signerOf } from '#test/simulation/signers.ts';
 import type { Process, Time } from '#test/simulation/time.ts';

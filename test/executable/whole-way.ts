@@ -4,8 +4,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { NODE_FLAGS } from '#agent/node-flags.ts';
-import { AGENT_VERSION } from '#agent/version.ts';
+import { AGENT_VERSION } from '#agent/config/version.ts';
+import { NODE_FLAGS } from '#agent/process/node-flags.ts';
 import { APPS, openDevice, startTestServer, type TestServer, until } from '../agent/harness.ts';
 import { keepRunning } from '../agent/kept-running.ts';
 
@@ -18,7 +18,7 @@ let program: string;
 beforeAll(async () => {
   dir = await mkdtemp(join(tmpdir(), 'sluice-executable-'));
   program = join(dir, 'sluice-agent');
-  const { stdout } = await run(process.execPath, ['agent/build.ts', '--executable', '--out', dir]);
+  const { stdout } = await run(process.execPath, ['agent/launch/build.ts', '--executable', '--out', dir]);
   process.stdout.write(stdout);
 });
 afterAll(() => rm(dir, { recursive: true, force: true }));

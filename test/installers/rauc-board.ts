@@ -7,7 +7,7 @@ import { once } from 'node:events';
 import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { onTestFinished } from 'vitest';
-import type { SlotName } from '#agent/slots/slots.ts';
+import type { SlotName } from '#agent/domain/slots.ts';
 import { until } from '../agent/harness.ts';
 import { folder, run } from '../agent/selectors/rigs.ts';
 import type { Board } from './board.ts';

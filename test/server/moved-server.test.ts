@@ -2,7 +2,7 @@
 import { cp, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
-import type { Status } from '#agent/status-file.ts';
+import type { Status } from '#agent/local/status-file.ts';
 import { type RunningServer, startServer } from '#server/main.ts';
 import { APPS, DEVICE, openDevice, startTestServer } from '../agent/harness.ts';
 import { ask, configFor, newFolder, removeFolder, until } from './running.ts';

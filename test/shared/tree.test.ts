@@ -4,8 +4,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import * as fc from 'fast-check';
 import { expect, onTestFinished, test } from 'vitest';
-import { openTreeWriter } from '#agent/tree-writer.ts';
-import { unpackTree } from '#agent/unpack.ts';
+import { openTreeWriter } from '#agent/disk/tree-writer.ts';
+import { unpackTree } from '#agent/disk/unpack.ts';
 import { writeTree } from '#shared/tree.ts';
 import { linkFault, pathFault } from '#shared/tree-path.ts';
 

@@ -2,16 +2,16 @@
  * One life of an agent, put together as in agent/main.ts from the same parts: journal, machine, effects, health, inbox, reporter and
  * poll are the real ones. Simulated are what they stand on: slots and application, drive, network, and the trust store's metadata.
  */
-import { type Inbox, openInbox } from '#agent/desired.ts';
-import { openFleetTime } from '#agent/fleet-time.ts';
-import { writeFloor } from '#agent/floor.ts';
-import { identityOf } from '#agent/identity.ts';
-import { type Machine, openMachine } from '#agent/machine.ts';
+import { type Inbox, openInbox } from '#agent/deployment/desired.ts';
+import { writeFloor } from '#agent/deployment/floor.ts';
+import { type Machine, openMachine } from '#agent/deployment/machine.ts';
+import { failureOf, openPerformer } from '#agent/deployment/perform.ts';
+import { runningNow } from '#agent/deployment/perform-parts.ts';
 import { openMemory } from '#agent/open-memory.ts';
-import { failureOf, openPerformer } from '#agent/perform.ts';
-import { runningNow } from '#agent/perform-parts.ts';
-import { openPoll } from '#agent/poll.ts';
-import { openReporter, type Reporter } from '#agent/report.ts';
+import { openReporter, type Reporter } from '#agent/report/report.ts';
+import { openFleetTime } from '#agent/server/fleet-time.ts';
+import { identityOf } from '#agent/server/identity.ts';
+import { openPoll } from '#agent/server/poll.ts';
 import type { Id } from '#shared/ids.ts';
 import { TIME_ZONE_ATTRIBUTE } from '#shared/windows.ts';
 import type { Device, DeviceDeps } from './agent.ts';

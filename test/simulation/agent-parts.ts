@@ -1,9 +1,9 @@
 /** What a simulated agent talks to: the server over HTTP, and a trust store without TUF metadata. */
-import type { ApplicationFiles } from '#agent/application-files.ts';
-import type { DataSnapshots } from '#agent/data-snapshot.ts';
-import { leafOf } from '#agent/desired.ts';
-import type { Http } from '#agent/http.ts';
-import type { PerformOptions } from '#agent/perform-parts.ts';
+import type { ApplicationFiles } from '#agent/application/application-files.ts';
+import type { DataSnapshots } from '#agent/application/data-snapshot.ts';
+import { leafOf } from '#agent/deployment/desired.ts';
+import type { PerformOptions } from '#agent/deployment/perform-parts.ts';
+import type { Http } from '#agent/server/http.ts';
 import type { DeviceTrust } from '#agent/trust/device-trust.ts';
 import { judgeInstruction } from '#agent/trust/instruction.ts';
 import type { Id } from '#shared/ids.ts';

@@ -1,6 +1,7 @@
 /** One device of the simulation: its disk, its drive, its clock, and the lives that the agent leads on them. */
+
+import type { Machine } from '#agent/deployment/machine.ts';
 import type { Memory } from '#agent/domain/memory.ts';
-import type { Machine } from '#agent/machine.ts';
 import { Id } from '#shared/ids.ts';
 import type { DesiredLeaf } from '#shared/messages.ts';
 import type { Signer } from '#shared/trust/signers.ts';

@@ -1,5 +1,5 @@
 /** The planted bug between an agent and its connection. */
-import type { Machine } from '#agent/machine.ts';
+import type { Machine } from '#agent/deployment/machine.ts';
 import type { Id } from '#shared/ids.ts';
 import { type Ack, StateReport } from '#shared/messages.ts';
 import type { Link } from './network.ts';

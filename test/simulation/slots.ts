@@ -1,7 +1,7 @@
 /** An A/B pair in memory behind the real port: durable selector and contents, a running application that dies with the power, and applications that behave as their release does. */
 import { readFile } from 'node:fs/promises';
-import type { SlotContent, SlotName, Slots, SlotsView } from '#agent/slots/slots.ts';
-import type { Supervisor } from '#agent/supervisor.ts';
+import type { Supervisor } from '#agent/application/supervisor.ts';
+import type { SlotContent, SlotName, Slots, SlotsView } from '#agent/domain/slots.ts';
 import type { Id, Sha256 } from '#shared/ids.ts';
 import { sha256Hex } from '#shared/trust/canonical.ts';
 import { randomOf } from './random.ts';

@@ -1,10 +1,10 @@
 /** Behind an installer of any kind: activation, trial, commit and revert. The installer is asked first, and asked again after a cut. */
 
-import { storageRefusal } from '#agent/system-error.ts';
+import type { SlotName, SlotResult, Slots } from '#agent/domain/slots.ts';
+import { storageRefusal } from '#agent/process/system-error.ts';
 import { Id } from '#shared/ids.ts';
 import type { Selection } from '../boot-selector.ts';
 import { DONE, refuse } from '../image-pair.ts';
-import type { SlotName, SlotResult, Slots } from '../slots.ts';
 import { askVerb, type CommandPair, type Known, know, writeBooted } from './command-pair.ts';
 
 type Booted = Awaited<ReturnType<Slots['boot']>>;

@@ -4,14 +4,14 @@
  */
 import { join } from 'node:path';
 import { z } from 'zod';
+import type { CommandConfig } from '#agent/config/delegate-config.ts';
+import type { SlotName } from '#agent/domain/slots.ts';
 import { readFileIfThere, writeFileDurably } from '#shared/durable.ts';
 import { Id } from '#shared/ids.ts';
 import type { BootSelector, Selection } from '../boot-selector.ts';
 import { type Refused, refuse } from '../image-pair.ts';
 import { type ImageRecord, readImageRecord } from '../image-record.ts';
 import { seal, unseal } from '../sealed.ts';
-import type { SlotName } from '../slots.ts';
-import type { CommandConfig } from './delegate-config.ts';
 import type { Ask, Installer } from './installer.ts';
 import { meaningOf, parseTold, type Told, type Verb, type VerbEnd } from './verbs.ts';
 

@@ -3,17 +3,17 @@
  * command does and the agent decides and remembers; whatever the command knows itself (`inspect`) is believed over what the agent remembers.
  */
 import { realpath } from 'node:fs/promises';
-import { crashPoint } from '#agent/crash-point.ts';
-import { storageRefusal } from '#agent/system-error.ts';
+import type { CommandConfig } from '#agent/config/delegate-config.ts';
+import type { FetchedArtifact, SlotName, SlotResult, Slots } from '#agent/domain/slots.ts';
+import { crashPoint } from '#agent/process/crash-point.ts';
+import { storageRefusal } from '#agent/process/system-error.ts';
 import { Sha256 } from '#shared/ids.ts';
 import type { Artifact, Manifest } from '#shared/manifest.ts';
 import { openBootSelector, type Selection } from '../boot-selector.ts';
 import { DONE, isEmpty, type Refused, refuse } from '../image-pair.ts';
 import { contentOf, removeImageRecord, writeImageRecord } from '../image-record.ts';
-import type { FetchedArtifact, SlotName, SlotResult, Slots } from '../slots.ts';
 import { booting, change } from './command-boot.ts';
 import { askVerb, type CommandPair, type Known, know } from './command-pair.ts';
-import type { CommandConfig } from './delegate-config.ts';
 import type { DelegateOptions } from './delegate-options.ts';
 import { delegatedTo, isAsFetched } from './delegated.ts';
 import { openInstaller } from './installer.ts';

@@ -10,6 +10,6 @@ export type DelegateOptions<C> = {
   compatible: Id;
   log: Log;
   onInstalled?: InstallerOptions['onInstalled'];
-  /** Called after every durable step; tests cut the power there. Default agent/crash-point.ts. */
+  /** Called after every durable step; tests cut the power there. Default agent/process/crash-point.ts. */
   crashPoint?: (name: string) => void;
 };

@@ -1,10 +1,10 @@
 /** The artifact that is handed to an installer: which one of a manifest, and that it is still the one that was verified. */
 import { createHash } from 'node:crypto';
-import { readChunks } from '#agent/hashed-write.ts';
-import { storageRefusal } from '#agent/system-error.ts';
+import { readChunks } from '#agent/disk/hashed-write.ts';
+import type { SlotResult } from '#agent/domain/slots.ts';
+import { storageRefusal } from '#agent/process/system-error.ts';
 import type { Artifact, Manifest } from '#shared/manifest.ts';
 import { type Refused, refuse } from '../image-pair.ts';
-import type { SlotResult } from '../slots.ts';
 
 const PIECE_BYTES = 256 * 1024;
 

@@ -1,7 +1,7 @@
 /** One installer, asked one thing at a time: it may have a serial line, or a bus, that nobody else can use meanwhile. */
 import { setTimeout as sleep } from 'node:timers/promises';
+import type { DelegateConfig } from '#agent/config/delegate-config.ts';
 import type { Log } from '#agent/log.ts';
-import type { DelegateConfig } from './delegate-config.ts';
 import { endInstallers, type InstallerEnd, runInstaller } from './run-installer.ts';
 
 const LATER_MS_MAX = 60_000;

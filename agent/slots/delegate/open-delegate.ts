@@ -1,8 +1,9 @@
 /** Opens slots that an installer writes. */
+
+import type { DelegateConfig } from '#agent/config/delegate-config.ts';
+import type { Slots } from '#agent/domain/slots.ts';
 import { unreachable } from '#shared/ids.ts';
-import type { Slots } from '../slots.ts';
 import { openCommandSlots } from './command.ts';
-import type { DelegateConfig } from './delegate-config.ts';
 import type { DelegateOptions } from './delegate-options.ts';
 import { openRaucSlots } from './rauc.ts';
 import { openSwupdateSlots } from './swupdate.ts';

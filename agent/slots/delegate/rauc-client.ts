@@ -1,9 +1,9 @@
 /** RAUC as its own command shows it: `rauc status`, and what an install needs. */
 import { z } from 'zod';
+import type { RaucConfig } from '#agent/config/delegate-config.ts';
+import type { SlotName } from '#agent/domain/slots.ts';
 import { Sha256 } from '#shared/ids.ts';
 import { SelectorFailed } from '../selectors/selector.ts';
-import type { SlotName } from '../slots.ts';
-import type { RaucConfig } from './delegate-config.ts';
 import type { Ask, Installer } from './installer.ts';
 import type { InstallerEnd } from './run-installer.ts';
 

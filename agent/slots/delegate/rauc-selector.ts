@@ -5,10 +5,10 @@
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
+import type { SlotName } from '#agent/domain/slots.ts';
 import { readFileIfThere, writeFileDurably } from '#shared/durable.ts';
 import { seal, unseal } from '../sealed.ts';
 import { type ImageSelection, type ImageSelector, SelectorFailed, type SelectorRead } from '../selectors/selector.ts';
-import type { SlotName } from '../slots.ts';
 import type { RaucClient, RaucStatus } from './rauc-client.ts';
 
 const Slot = z.enum(['a', 'b']);

@@ -1,12 +1,12 @@
 /** RAUC's slots: bundles are installed by RAUC, which also tells the boot loader; the agent decides when, watches the trial, and reads back. */
 import { realpath } from 'node:fs/promises';
+import type { RaucConfig } from '#agent/config/delegate-config.ts';
+import type { SlotName, Slots } from '#agent/domain/slots.ts';
 import type { Artifact } from '#shared/manifest.ts';
 import { openBootSlots } from '../boot-slots.ts';
 import { type Filling, type Refused, refuse } from '../image-pair.ts';
 import type { ImageRecord } from '../image-record.ts';
 import { SelectorFailed } from '../selectors/selector.ts';
-import type { SlotName, Slots } from '../slots.ts';
-import type { RaucConfig } from './delegate-config.ts';
 import type { DelegateOptions } from './delegate-options.ts';
 import { delegatedTo, isAsFetched } from './delegated.ts';
 import { openInstaller } from './installer.ts';

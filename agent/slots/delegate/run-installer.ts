@@ -2,9 +2,9 @@
 import type { ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { startBounded, whyNotRun } from '#agent/bounded-child.ts';
-import { lookUpProcess, processEnds, processesWithEnvironment, signalProcess } from '#agent/process-table.ts';
-import { applicationEnvironment, resolveCommand } from '#agent/supervisor.ts';
+import { applicationEnvironment, resolveCommand } from '#agent/application/application-environment.ts';
+import { startBounded, whyNotRun } from '#agent/process/bounded-child.ts';
+import { lookUpProcess, processEnds, processesWithEnvironment, signalProcess } from '#agent/process/process-table.ts';
 
 const ANSWER_BYTES_MAX = 64 * 1024;
 const SAID_BYTES_MAX = 2 * 1024;

@@ -1,9 +1,9 @@
 /** What an installer has left on the disk, read back past the page cache where that is possible (faults 15). */
-import { openStoredReader } from '#agent/read-back.ts';
-import { storageRefusal } from '#agent/system-error.ts';
+import { openStoredReader } from '#agent/disk/read-back.ts';
+import type { SlotResult } from '#agent/domain/slots.ts';
+import { storageRefusal } from '#agent/process/system-error.ts';
 import { DONE, refuse } from '../image-pair.ts';
 import type { ImageRecord } from '../image-record.ts';
-import type { SlotResult } from '../slots.ts';
 
 export const compareStored = async (
   { artifact, stored }: Pick<ImageRecord, 'artifact' | 'stored'>,

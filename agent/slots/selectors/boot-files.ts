@@ -4,7 +4,7 @@
  */
 import { open } from 'node:fs/promises';
 import { dirname } from 'node:path';
-import { errorCode } from '#agent/system-error.ts';
+import { errorCode } from '#agent/process/system-error.ts';
 import { syncFolder, writeFileDurably } from '#shared/durable.ts';
 
 /** Overwrites a file of the same length where it is, durably; false when there is none. A disk writes a sector whole or not at all. */

@@ -5,7 +5,7 @@
  */
 import { access, constants, stat } from 'node:fs/promises';
 import { dirname } from 'node:path';
-import { errorCode } from '#agent/system-error.ts';
+import { errorCode } from '#agent/process/system-error.ts';
 import { readFileIfThere } from '#shared/durable.ts';
 import { deviceNumber, mounts } from '../block-device.ts';
 import { createFile, overwrite } from './boot-files.ts';

@@ -1,6 +1,7 @@
 /** Opens the boot selector that is configured. */
+
+import type { SelectorConfig } from '#agent/config/boot-config.ts';
 import { unreachable } from '#shared/ids.ts';
-import type { SelectorConfig } from '../boot-config.ts';
 import { openGrubSelector } from './grub.ts';
 import { openRaspberryPiSelector } from './raspberry-pi.ts';
 import type { ImageSelector } from './selector.ts';

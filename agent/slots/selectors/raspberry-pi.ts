@@ -5,10 +5,10 @@
 import { access, constants, readFile, rm } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { z } from 'zod';
-import { errorCode } from '#agent/system-error.ts';
+import { other, type SlotName } from '#agent/domain/slots.ts';
+import { errorCode } from '#agent/process/system-error.ts';
 import { readFileIfThere, syncFolder, writeFileDurably } from '#shared/durable.ts';
 import { seal, unseal } from '../sealed.ts';
-import { other, type SlotName } from '../slots.ts';
 import { createFile, overwrite } from './boot-files.ts';
 import { type ImageSelector, SelectorFailed, type SelectorRead, TRIES_MAX } from './selector.ts';
 

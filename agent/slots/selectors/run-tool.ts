@@ -1,8 +1,8 @@
 /** Runs a boot loader's tool to its end. */
 import { once } from 'node:events';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { startBounded, whyNotRun } from '#agent/bounded-child.ts';
-import { errorCode } from '#agent/system-error.ts';
+import { startBounded, whyNotRun } from '#agent/process/bounded-child.ts';
+import { errorCode } from '#agent/process/system-error.ts';
 import { SelectorFailed } from './selector.ts';
 
 const TOOL_MS_MAX = 20_000;

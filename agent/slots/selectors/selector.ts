@@ -2,7 +2,7 @@
  * A boot loader's word on which slot boots. The boot loader reads it before anything of ours runs, and counts a trial's boots down in it; so
  * it decides, and what the agent keeps beside it only explains.
  */
-import type { SlotName } from '../slots.ts';
+import type { SlotName } from '#agent/domain/slots.ts';
 
 export type ImageSelection = {
   /** The committed slot, which boots when no trial has tries left. */

@@ -5,9 +5,9 @@
  */
 import { access, constants, readdir, readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import { errorCode } from '#agent/system-error.ts';
+import { other, type SlotName } from '#agent/domain/slots.ts';
+import { errorCode } from '#agent/process/system-error.ts';
 import { readFileIfThere, syncFolder } from '#shared/durable.ts';
-import { other, type SlotName } from '../slots.ts';
 import { createFile } from './boot-files.ts';
 import { type FitnessProblem, type ImageSelection, type ImageSelector, SelectorFailed, TRIES_MAX } from './selector.ts';
 

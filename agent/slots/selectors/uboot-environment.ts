@@ -4,7 +4,7 @@
  */
 import { type FileHandle, open, readFile } from 'node:fs/promises';
 import { crc32 } from 'node:zlib';
-import { errorCode } from '#agent/system-error.ts';
+import { errorCode } from '#agent/process/system-error.ts';
 import { blockDeviceBytes } from '../block-device.ts';
 import type { Variables } from './variables.ts';
 

@@ -1,5 +1,5 @@
 /** Boot selectors that are a few variables in an environment: the conventions decide, a store keeps. */
-import type { SlotName } from '../slots.ts';
+import type { SlotName } from '#agent/domain/slots.ts';
 import { type FitnessProblem, type ImageSelection, type ImageSelector, TRIES_MAX } from './selector.ts';
 
 export type Variables = Readonly<Record<string, string>>;

@@ -2,7 +2,7 @@
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { expect, test, vi } from 'vitest';
-import type { Status } from '#agent/status-file.ts';
+import type { Status } from '#agent/local/status-file.ts';
 import { openDevice, type Published, type RunningAgent, startTestServer, type TestServer, until } from '../harness.ts';
 import { mcu } from './mcu.ts';
 

@@ -2,11 +2,11 @@
 import { access, mkdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { pino } from 'pino';
+import type { CommandConfig } from '#agent/config/delegate-config.ts';
+import { SlotsConfig } from '#agent/config/slots-config.ts';
+import type { Slots } from '#agent/domain/slots.ts';
 import { openCommandSlots } from '#agent/slots/delegate/command.ts';
-import type { CommandConfig } from '#agent/slots/delegate/delegate-config.ts';
 import type { Verb } from '#agent/slots/delegate/verbs.ts';
-import type { Slots } from '#agent/slots/slots.ts';
-import { SlotsConfig } from '#agent/slots/slots-config.ts';
 import { Id } from '#shared/ids.ts';
 import { Manifest } from '#shared/manifest.ts';
 import { folder, type Release, sha256 } from '../slot-pair.ts';

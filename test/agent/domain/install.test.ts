@@ -3,15 +3,8 @@ import { join } from 'node:path';
 import * as fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { REVERT_TRANSITIONS_MAX, TRANSITIONS_MAX } from '#agent/domain/exceeded.ts';
-import {
-  type Effect,
-  hasEnded,
-  InstallState,
-  isBeforeActivation,
-  type StateName,
-  stepInstall,
-  TRANSITIONS,
-} from '#agent/domain/install.ts';
+import { hasEnded, isBeforeActivation, stepInstall, TRANSITIONS } from '#agent/domain/install.ts';
+import { type Effect, InstallState, type StateName } from '#agent/domain/install-state.ts';
 import { Memory, stepMemory } from '#agent/domain/memory.ts';
 import { type EventOf, freshMemory, freshSlots, offerOf, outcomeIn, performOnModel, receipt, UPTIME } from './model.ts';
 

@@ -1,8 +1,9 @@
 /** A device in memory for simulations: slots that keep state, a network and applications that a seed makes good or bad. */
-import { type Effect, type InstallEvent, type InstallState, type Offer, outcomeOf } from '#agent/domain/install.ts';
+import { outcomeOf } from '#agent/domain/install.ts';
+import type { Effect, InstallEvent, InstallState, Offer } from '#agent/domain/install-state.ts';
 import type { Memory } from '#agent/domain/memory.ts';
 import { evidenceOf, standbyOf } from '#agent/domain/resume.ts';
-import type { SlotName } from '#agent/slots/slots.ts';
+import type { SlotName } from '#agent/domain/slots.ts';
 import { Id, manifestPath, Sha256, unreachable } from '#shared/ids.ts';
 import type { Uptime } from '#shared/machine-uptime.ts';
 import type { Signed } from '#shared/messages.ts';

@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest';
 import { evidenceOf, rebuildMemory, standbyOf } from '#agent/domain/resume.ts';
 import { backoffMs, jitteredMs } from '#agent/domain/retry.ts';
-import type { SlotsView } from '#agent/slots/slots.ts';
+import type { SlotsView } from '#agent/domain/slots.ts';
 import { Id, Sha256 } from '#shared/ids.ts';
 
 const running = {

@@ -1,8 +1,8 @@
 import * as fc from 'fast-check';
 import { expect, test } from 'vitest';
-import type { InstallState } from '#agent/domain/install.ts';
 import { stepInstall } from '#agent/domain/install.ts';
-import { type Timing } from '#shared/windows.ts';
+import type { InstallState } from '#agent/domain/install-state.ts';
+import type { Timing } from '#shared/windows.ts';
 import { offerOf } from './model.ts';
 
 const stateWith = (state: 'waiting' | 'ready', timing: Timing): InstallState => {

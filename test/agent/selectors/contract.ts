@@ -2,8 +2,8 @@
 import { readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
+import type { SlotName } from '#agent/domain/slots.ts';
 import type { ImageSelector } from '#agent/slots/selectors/selector.ts';
-import type { SlotName } from '#agent/slots/slots.ts';
 import type { Rig } from './rigs.ts';
 
 const read = async (selector: ImageSelector) => {

@@ -5,13 +5,13 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { crc32 } from 'node:zlib';
 import { onTestFinished } from 'vitest';
+import type { SlotName } from '#agent/domain/slots.ts';
 import { committedFile, openGrubSelector } from '#agent/slots/selectors/grub.ts';
 import { makeBlock, parseBlock } from '#agent/slots/selectors/grub-block.ts';
 import { openRaspberryPiSelector, parseAutoboot } from '#agent/slots/selectors/raspberry-pi.ts';
 import type { ImageSelector } from '#agent/slots/selectors/selector.ts';
 import { openSystemdBootSelector, parseEntryName } from '#agent/slots/selectors/systemd-boot.ts';
 import { openUbootSelector } from '#agent/slots/selectors/uboot.ts';
-import type { SlotName } from '#agent/slots/slots.ts';
 
 export type Rig = {
   /** Everything that a power cut leaves. */

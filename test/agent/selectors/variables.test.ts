@@ -1,6 +1,7 @@
 /** The conventions alone, on two copies in memory: whatever is asked, cut or torn, in whatever order. */
 import * as fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
+import { other, type SlotName } from '#agent/domain/slots.ts';
 import { GRUB } from '#agent/slots/selectors/grub-convention.ts';
 import { mender } from '#agent/slots/selectors/mender.ts';
 import { parseOrder, RAUC } from '#agent/slots/selectors/rauc.ts';
@@ -10,7 +11,6 @@ import {
   type VariableStore,
   type Variables,
 } from '#agent/slots/selectors/variables.ts';
-import { other, type SlotName } from '#agent/slots/slots.ts';
 
 type Copies = { newest: Variables; older: Variables | null };
 class Cut extends Error {}

@@ -1,7 +1,7 @@
 import { array, assert, asyncProperty, integer } from 'fast-check';
 import { expect, test } from 'vitest';
-import type { HttpGet } from '#agent/request.ts';
-import { type Clock, limitBandwidth } from '#agent/transfer/bandwidth.ts';
+import { type Clock, limitBandwidth } from '#agent/server/bandwidth.ts';
+import type { HttpGet } from '#agent/server/request.ts';
 
 /** Time that passes only while somebody sleeps. */
 const virtualClock = (): Clock & { passed: () => number } => {

@@ -1,7 +1,7 @@
 import { expect, onTestFinished, test } from 'vitest';
-import type { HttpAnswer } from '#agent/request.ts';
-import { openBlocks } from '#agent/transfer/blocks.ts';
-import { firstReachable } from '#agent/transfer/reach.ts';
+import { openBlocks } from '#agent/server/blocks.ts';
+import { firstReachable } from '#agent/server/reach.ts';
+import type { HttpAnswer } from '#agent/server/request.ts';
 import { serveBlocks } from '#server/mqtt/blocks.ts';
 import { BLOCK_BYTES_MAX, type BlockHeader, type BlockRequest, encodeBlock, parseBlock } from '#shared/blocks.ts';
 import { Id } from '#shared/ids.ts';

@@ -3,8 +3,8 @@ import { once } from 'node:events';
 import { createServer, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { expect, onTestFinished, test } from 'vitest';
-import type { HttpAnswer, HttpGet } from '#agent/request.ts';
-import { openCache } from '#agent/transfer/cache.ts';
+import { openCache } from '#agent/server/cache.ts';
+import type { HttpAnswer, HttpGet } from '#agent/server/request.ts';
 import { noise } from '#test/shared/transfer/bytes.ts';
 import { openRig, prose } from './rig.ts';
 

@@ -2,8 +2,9 @@ import { link, mkdir, mkdtemp, readdir, readFile, rm, stat, truncate, writeFile 
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
+import type { Keep } from '#agent/config/keep-config.ts';
 import type { ChunkedArtifact } from '#agent/transfer/fetch-chunked.ts';
-import { type Keep, openKept } from '#agent/transfer/kept.ts';
+import { openKept } from '#agent/transfer/kept.ts';
 import { Sha256 } from '#shared/ids.ts';
 import { Artifact } from '#shared/manifest.ts';
 import { encodeIndex } from '#shared/transfer/chunk-index.ts';

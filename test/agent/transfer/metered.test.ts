@@ -2,7 +2,8 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
-import { MeteredConfig, openMetered } from '#agent/transfer/metered.ts';
+import { MeteredConfig } from '#agent/config/metered-config.ts';
+import { openMetered } from '#agent/transfer/metered.ts';
 
 const openLink = async (config: object, times: { elapsedMs?: number; expires?: number } = {}) => {
   const folder = await mkdtemp(join(tmpdir(), 'sluice-metered-'));

@@ -1,9 +1,10 @@
 import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
-import type { FreeBytes } from '#agent/room.ts';
-import type { Slots, SlotsView } from '#agent/slots/slots.ts';
-import { openTransfer, type Progress } from '#agent/transfer/transfer.ts';
+import type { FreeBytes } from '#agent/disk/room.ts';
+import type { Slots, SlotsView } from '#agent/domain/slots.ts';
+import type { Progress } from '#agent/transfer/progress.ts';
+import { openTransfer } from '#agent/transfer/transfer.ts';
 import { Sha256 } from '#shared/ids.ts';
 import { Artifact, Manifest } from '#shared/manifest.ts';
 import { edited, openRig, prose, sha256 } from './rig.ts';
