@@ -2,21 +2,44 @@ import { globSync, readFileSync } from 'node:fs';
 import { dirname, join, normalize } from 'node:path';
 import { expect, test } from 'vitest';
 
-// Imports run only to the left: shared <- domain <- store <- trust <- flow <- http | mqtt <- main. agent/ and cli/ see only shared/.
-const MAY_IMPORT: Record<string, string[]> = {
-  shared: ['shared'],
-  'server/domain': ['shared', 'server/domain'],
-  'server/simulate': ['shared', 'server/domain', 'server/simulate'],
-  'server/store': ['shared', 'server/domain', 'server/store'],
-  'server/trust': ['shared', 'server/domain', 'server/store', 'server/trust'],
-  'server/flow': ['shared', 'server/domain', 'server/store', 'server/trust', 'server/flow'],
-  'server/http': ['shared', 'server/domain', 'server/store', 'server/trust', 'server/flow', 'server/http'],
-  'server/mqtt': ['shared', 'server/domain', 'server/store', 'server/trust', 'server/flow', 'server/mqtt'],
-  'agent/domain': ['shared', 'agent/domain', 'agent/domain/slots.ts'],
-  agent: ['shared', 'agent'],
-  cli: ['shared', 'cli'],
-};
-/** The launchers: `sluice serve` and `sluice agent` start the other two programs in the same process, lazily; a backup needs no server that runs. */
+/**
+ * The rooms of each house, a floor a line, ground floor first. Imports run only down, types counted: a room sees the floors below it, and
+ * neither its neighbours nor what is above. Everybody sees `shared/`. A folder stands for its files that are in no room listed.
+ */
+const HOUSES: string[][][] = [
+  [['shared']],
+  [
+    ['server/domain'],
+    ['server/domain/cohort', 'server/domain/device', 'server/domain/release', 'server/domain/deployment'],
+    ['server/domain/rollout'],
+    ['server/store', 'server/simulate'],
+    ['server/trust'],
+    ['server/flow'],
+    ['server/flow/time', 'server/flow/audit', 'server/flow/release'],
+    ['server/flow/device'],
+    ['server/flow/rollout'],
+    ['server/http', 'server/mqtt'],
+    ['server'],
+  ],
+  [
+    ['agent/config'],
+    ['agent/domain'],
+    ['agent/log.ts'],
+    ['agent/process'],
+    ['agent/trust', 'agent/disk'],
+    ['agent/server'],
+    ['agent/application'],
+    ['agent/transfer'],
+    ['agent/slots'],
+    ['agent/deployment'],
+    ['agent/report', 'agent/fitness'],
+    ['agent/local'],
+    ['agent/launch'],
+    ['agent'],
+  ],
+  [['cli']],
+];
+/** `sluice serve` and `sluice agent` start the other two programs in the same process, when they are called; a backup needs no server that runs. */
 const LAUNCHES: Record<string, string> = {
   'cli/commands/serve.ts': 'server',
   'cli/commands/backup.ts': 'server',
@@ -29,7 +52,8 @@ const PURE_PACKAGES = new Set(['zod']);
 const root = join(import.meta.dirname, '..');
 const sources = globSync('{shared,server,agent,cli}/**/*.ts', { cwd: root });
 
-const importsOf = (file: string): { specifier: string; typeOnly: boolean }[] =>
+type Import = { specifier: string; typeOnly: boolean };
+const importsOf = (file: string): Import[] =>
   [
     ...readFileSync(join(root, file), 'utf8').matchAll(
       /(?:^|\s)(?:import|export)\s+(type\s)?[^'";]*?from\s+'([^']+)'|import\(\s*'([^']+)'\s*\)|^import\s+'([^']+)'/gm,
@@ -42,30 +66,69 @@ const resolve = (file: string, specifier: string): string | undefined => {
   return undefined;
 };
 const under = (path: string, place: string): boolean => path === place || path.startsWith(`${place}/`);
-const roomOf = (file: string): string | undefined =>
-  Object.keys(MAY_IMPORT)
-    .filter((room) => under(file, room))
-    .sort((a, b) => b.length - a.length)[0];
 
-/** Files of no room (server/main.ts, server/config.ts, ...) are where everything is put together. */
+type Place = { house: number; floor: number; room: string };
+const PLACES: Place[] = HOUSES.flatMap((floors, house) =>
+  floors.flatMap((rooms, floor) => rooms.map((room) => ({ house, floor, room }))),
+);
+/** The room with the longest name that holds it. */
+const placeOf = (file: string): Place | undefined =>
+  PLACES.filter(({ room }) => under(file, room)).sort((one, other) => other.room.length - one.room.length)[0];
+
 const mayImport = (file: string, to: string): boolean => {
-  const room = roomOf(file);
-  if (room === undefined) return true;
-  return MAY_IMPORT[room]!.some((place) => under(to, place)) || under(to, LAUNCHES[file] ?? '-');
+  const [from, into] = [placeOf(file), placeOf(to)];
+  if (from === undefined || into === undefined) return under(to, 'package.json');
+  if (into.room === 'shared' || from.room === into.room || under(to, LAUNCHES[file] ?? '-')) return true;
+  return from.house === into.house && from.floor > into.floor;
 };
 
-test('there are sources to hold against the architecture', () => {
-  expect(sources.length).toBeGreaterThan(60);
-  expect(sources.flatMap(importsOf).length).toBeGreaterThan(200);
+/** Files that import each other, however far around, as one list each. Tarjan's algorithm: a file that reaches itself is in one with all on the way. */
+const circlesIn = (graph: ReadonlyMap<string, readonly string[]>): string[][] => {
+  const order = new Map<string, number>();
+  const lowest = new Map<string, number>();
+  const path: string[] = [];
+  const circles: string[][] = [];
+  const visit = (file: string): number => {
+    order.set(file, order.size);
+    lowest.set(file, order.get(file)!);
+    path.push(file);
+    for (const to of graph.get(file) ?? []) {
+      const reached = order.has(to) ? (path.includes(to) ? order.get(to)! : Number.POSITIVE_INFINITY) : visit(to);
+      lowest.set(file, Math.min(lowest.get(file)!, reached));
+    }
+    if (lowest.get(file) === order.get(file)) {
+      const circle = path.splice(path.indexOf(file));
+      if (circle.length > 1) circles.push(circle);
+    }
+    return lowest.get(file)!;
+  };
+  for (const file of graph.keys()) if (!order.has(file)) visit(file);
+  return circles;
+};
+
+test('there are sources to hold against the architecture, and each has its room', () => {
+  expect(sources.length).toBeGreaterThan(300);
+  expect(sources.flatMap(importsOf).length).toBeGreaterThan(1_500);
+  expect(sources.filter((file) => placeOf(file) === undefined)).toEqual([]);
+  const empty = PLACES.filter(({ room }) => !sources.some((file) => placeOf(file)?.room === room));
+  expect(empty.map(({ room }) => room)).toEqual([]);
 });
 
-test('an import that runs upward is noticed, and a launcher may do no more than launch', () => {
+test('an import that runs upward or to a neighbour is noticed, and a launcher may do no more than launch', () => {
   expect(mayImport('server/domain/rollout/judge.ts', 'server/store/store.ts')).toBe(false);
+  expect(mayImport('server/domain/deployment/retry.ts', 'server/domain/rollout/rollout.ts')).toBe(false);
+  expect(mayImport('server/domain/audit.ts', 'server/domain/rollout/rollout.ts')).toBe(false);
+  expect(mayImport('server/flow/time/calendar.ts', 'server/flow/release/packs.ts')).toBe(false);
+  expect(mayImport('server/http/api.ts', 'server/mqtt/broker.ts')).toBe(false);
+  expect(mayImport('server/flow/device/ingest.ts', 'server/domain/deployment/deployment.ts')).toBe(true);
   expect(mayImport('agent/main.ts', 'server/config.ts')).toBe(false);
+  expect(mayImport('agent/config/config.ts', 'agent/slots/open-slots.ts')).toBe(false);
+  expect(mayImport('agent/server/link.ts', 'agent/log.ts')).toBe(true);
+  expect(mayImport('agent/server/link.ts', 'agent/life.ts')).toBe(false);
+  expect(mayImport('shared/ids.ts', 'server/config.ts')).toBe(false);
   expect(mayImport('cli/client.ts', 'server/main.ts')).toBe(false);
   expect(mayImport('cli/commands/serve.ts', 'server/main.ts')).toBe(true);
   expect(mayImport('cli/commands/serve.ts', 'agent/main.ts')).toBe(false);
-  expect(mayImport('server/flow/device/ingest.ts', 'server/domain/deployment/deployment.ts')).toBe(true);
 });
 
 test('imports run only downward', () => {
@@ -77,6 +140,24 @@ test('imports run only downward', () => {
       .map((to) => `${file} -> ${to}`),
   );
   expect(wrong).toEqual([]);
+});
+
+test('a circle is found, however far around it leads', () => {
+  const graph = new Map([
+    ['a', ['b', 'd']],
+    ['b', ['c']],
+    ['c', ['a']],
+    ['d', []],
+  ]);
+  expect(circlesIn(graph).map((circle) => circle.toSorted())).toEqual([['a', 'b', 'c']]);
+  expect(circlesIn(new Map([...graph, ['c', ['d']]]))).toEqual([]);
+});
+
+test('no files import each other in a circle, types counted', () => {
+  const graph = new Map(
+    sources.map((file) => [file, importsOf(file).flatMap(({ specifier }) => resolve(file, specifier) ?? [])]),
+  );
+  expect(circlesIn(graph)).toEqual([]);
 });
 
 test('domain folders are pure: no built-in module and no package but schemas', () => {

@@ -1,5 +1,5 @@
 /** What the parts of the agent tell each other. */
-import { EventEmitter } from 'node:events';
+import type { EventEmitter } from 'node:events';
 
 /**
  * Told by the parts that do something, heard by those that speak for the agent and are opened last: `reported` is for the server, `shown`

@@ -6,7 +6,7 @@ import { expect, test } from 'vitest';
 import { readStatus } from '#agent/local/status-text.ts';
 import { openCrashRig } from './crash-rig.ts';
 import { APPS, NEVER_WELL, type RunningAgent, until } from './harness.ts';
-import { COPIES, flipByte } from './slot-pair.ts';
+import { COPIES, flipByte } from './slots/slot-pair.ts';
 import { canMount, mountSmall } from './small-disk.ts';
 
 const rig = await openCrashRig();

@@ -7,7 +7,7 @@ import { chooseAgent, LAUNCH_ENVIRONMENT, launchEnvironment } from '#agent/launc
 import { bootingItself } from '#agent/launch/self-update.ts';
 import { openDirectorySlots } from '#agent/slots/directories.ts';
 import { seal } from '#agent/slots/sealed.ts';
-import { deploy, fakeSupervisor, folder, install, makeRelease } from './slot-pair.ts';
+import { deploy, fakeSupervisor, folder, install, makeRelease } from './slots/slot-pair.ts';
 
 /** A device whose committed release has brought its agent along. */
 const openDevice = async () => {

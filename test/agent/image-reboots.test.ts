@@ -2,7 +2,7 @@
 import { readFile } from 'node:fs/promises';
 import { describe, expect, test } from 'vitest';
 import { startTestServer } from './harness.ts';
-import { bootImageDevice, publishImage } from './image-device.ts';
+import { bootImageDevice, publishImage } from './slots/image-device.ts';
 import {
   GRUB_EDITENV,
   grubRig,
@@ -12,7 +12,7 @@ import {
   raspberryPiRig,
   systemdBootRig,
   ubootRig,
-} from './selectors/rigs.ts';
+} from './slots/selectors/rigs.ts';
 
 const uboot = hasTool('fw_setenv') && hasTool('fw_printenv');
 const GRUB = () => grubRig(hasTool('grub-editenv') ? GRUB_EDITENV : OWN_ACCESS);

@@ -15,8 +15,8 @@ import { packsMade } from '#test/server/packs.ts';
 import { configFor, newFolder, removeFolder } from '#test/server/running.ts';
 import { noise } from '#test/shared/transfer/bytes.ts';
 import { DEVICE, until } from './harness.ts';
-import { startImageDevice } from './image-device.ts';
-import { grubRig, OWN_ACCESS } from './selectors/rigs.ts';
+import { startImageDevice } from './slots/image-device.ts';
+import { grubRig, OWN_ACCESS } from './slots/selectors/rigs.ts';
 
 const GATEWAY = Id.parse('gateway');
 const IMAGE_BYTES = 2_500_000;

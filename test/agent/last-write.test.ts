@@ -4,8 +4,8 @@ import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { APPS, openDevice, startTestServer, until } from './harness.ts';
-import { bootImageDevice, publishImage } from './image-device.ts';
-import { grubRig, hasTool, OWN_ACCESS, ubootRig } from './selectors/rigs.ts';
+import { bootImageDevice, publishImage } from './slots/image-device.ts';
+import { grubRig, hasTool, OWN_ACCESS, ubootRig } from './slots/selectors/rigs.ts';
 
 const DEADLINE_MS = 240_000;
 const LONG = { timeout: 3 * DEADLINE_MS };

@@ -1,6 +1,6 @@
 /**
  * Targets behind an installer that speaks the protocol of docs/delegate.md. The installer's own writes are steps like the agent's: both die before any of
- * them. Being on the same volume it is no process of its own; test/agent/delegate kills a real one between its steps.
+ * them. Being on the same volume it is no process of its own; test/agent/slots/delegate kills a real one between its steps.
  */
 import { createHash } from 'node:crypto';
 import { mkdir, open, readFile, rm, writeFile } from 'node:fs/promises';

@@ -20,7 +20,7 @@ import {
   systemdBootRig,
   ubootCopy,
   ubootRig,
-} from '#test/agent/selectors/rigs.ts';
+} from '#test/agent/slots/selectors/rigs.ts';
 import { delegates } from './delegate.ts';
 import { COMPATIBLE, installFirst, type Kind, PAIR, ROOT } from './device.ts';
 import { log } from './log.ts';

@@ -1,6 +1,6 @@
 /** A key and a certificate of its own, as RAUC and SWUpdate want one. */
 import { join } from 'node:path';
-import { run } from '../agent/selectors/rigs.ts';
+import { run } from '../agent/slots/selectors/rigs.ts';
 
 export type Certificate = { key: string; certificate: string };
 

@@ -9,7 +9,7 @@ import { join } from 'node:path';
 import { onTestFinished } from 'vitest';
 import type { SlotName } from '#agent/domain/slots.ts';
 import { until } from '../agent/harness.ts';
-import { folder, run } from '../agent/selectors/rigs.ts';
+import { folder, run } from '../agent/slots/selectors/rigs.ts';
 import type { Board } from './board.ts';
 import { makeCertificate } from './certificate.ts';
 

@@ -4,7 +4,7 @@ import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { GRUB_EDITENV, grubRig, hasTool, OWN_ACCESS, run } from '../agent/selectors/rigs.ts';
+import { GRUB_EDITENV, grubRig, hasTool, OWN_ACCESS, run } from '../agent/slots/selectors/rigs.ts';
 import type { Board } from './board.ts';
 import { makeCertificate } from './certificate.ts';
 

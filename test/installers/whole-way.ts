@@ -3,7 +3,7 @@ import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { type Published, startTestServer, type TestServer } from '../agent/harness.ts';
-import { bootImageDevice } from '../agent/image-device.ts';
+import { bootImageDevice } from '../agent/slots/image-device.ts';
 import type { Board } from './board.ts';
 import { raucBoard } from './rauc-board.ts';
 import { swupdateBoard } from './swupdate-board.ts';

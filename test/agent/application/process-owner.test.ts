@@ -7,7 +7,7 @@ import { expect, onTestFinished, test } from 'vitest';
 import { BECOME, becoming } from '#agent/application/become.ts';
 import { findOwner, type OwnerNames } from '#agent/application/process-owner.ts';
 import { exitSentence, openSupervisor, type SupervisorOptions } from '#agent/application/supervisor.ts';
-import { openDevice, startTestServer, until } from './harness.ts';
+import { openDevice, startTestServer, until } from '../harness.ts';
 
 const isRoot = process.getuid?.() === 0;
 
@@ -164,7 +164,11 @@ test.runIf(isRoot)('a user that cannot be become is said, and the application do
 test.runIf(isRoot)('an agent that is a program of its own becomes the application itself', async () => {
   const owner = { uid: 65534, gid: 65533, groups: [20, 997] };
   const { words, input } = becoming(owner, ['/bin/sh', '-c', 'id -G; cat; echo $TEXT'], { TEXT: 'hello' });
-  const ownWords = [join(import.meta.dirname, '../../agent/main.ts'), BECOME, ...words.slice(words.indexOf('65534'))];
+  const ownWords = [
+    join(import.meta.dirname, '../../../agent/main.ts'),
+    BECOME,
+    ...words.slice(words.indexOf('65534')),
+  ];
   const child = spawn(process.execPath, ownWords, { stdio: ['pipe', 'pipe', 'inherit'] });
   child.stdin.end(Buffer.concat([input, Buffer.from('the rest\n')]));
   expect(await text(child.stdout)).toBe('65533 20 997\nthe rest\nhello\n');

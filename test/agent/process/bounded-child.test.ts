@@ -7,10 +7,10 @@ import { createInterface } from 'node:readline';
 import { expect, onTestFinished, test } from 'vitest';
 import { runCommand } from '#agent/application/command.ts';
 import { processesWithEnvironment } from '#agent/process/process-table.ts';
-import { APPS, NEVER_WELL, openDevice, startTestServer, until } from './harness.ts';
-import { canBeUnkillable, UNKILLABLE, WITHOUT_KILL } from './unkillable.ts';
+import { APPS, NEVER_WELL, openDevice, startTestServer, until } from '../harness.ts';
+import { canBeUnkillable, UNKILLABLE, WITHOUT_KILL } from '../unkillable.ts';
 
-const root = join(import.meta.dirname, '../..');
+const root = join(import.meta.dirname, '../../..');
 const isUnkillable = await canBeUnkillable();
 const SECONDS = String(600 + (process.pid % 100_000));
 const STUCK = [...UNKILLABLE, SECONDS];

@@ -11,7 +11,7 @@ import { Id } from '#shared/ids.ts';
 import { Manifest } from '#shared/manifest.ts';
 import { folder, type Release, sha256 } from '../slot-pair.ts';
 
-const EXAMPLE = join(import.meta.dirname, '../../../docs/examples/serial-mcu.sh');
+const EXAMPLE = join(import.meta.dirname, '../../../../docs/examples/serial-mcu.sh');
 /** Says in a file what it was asked, and does first what the test says. */
 const SCRIPT = `#!/bin/sh
 echo "$@" >> "$MCU.asked"

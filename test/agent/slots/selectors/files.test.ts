@@ -300,7 +300,7 @@ test('systemd-boot: a fixed default in loader.conf would boot an entry without t
 test.skipIf(!hasTool('grub-script-check'))(
   'GRUB: the script of docs/boot-selectors.md is one (grub-script-check must be installed)',
   async () => {
-    const document = await readFile(join(import.meta.dirname, '../../../docs/boot-selectors.md'), 'utf8');
+    const document = await readFile(join(import.meta.dirname, '../../../../docs/boot-selectors.md'), 'utf8');
     const [script, ...more] = [...document.matchAll(/```grub\n([\s\S]*?)```/g)].map(([, text]) => text!);
     expect(more).toEqual([]);
     const file = join(await folder(), 'grub.cfg');

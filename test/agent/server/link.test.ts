@@ -3,7 +3,7 @@ import { pino } from 'pino';
 import { expect, onTestFinished, test } from 'vitest';
 import { type LinkOptions, openLink } from '#agent/server/link.ts';
 import { Id } from '#shared/ids.ts';
-import { connack, HONEST, type Script, startScriptedBroker, suback } from './scripted-broker.ts';
+import { connack, HONEST, type Script, startScriptedBroker, suback } from '../scripted-broker.ts';
 
 const SHORT = { readyMs: 300, ackMs: 300, keepaliveS: 1 };
 /** Longer than any test: what ends is not ended by these. */

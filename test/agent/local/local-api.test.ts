@@ -8,7 +8,7 @@ import { expect, onTestFinished, test } from 'vitest';
 import { openLocalApi } from '#agent/local/local-api.ts';
 import type { Status } from '#agent/local/status-file.ts';
 import { readStatus } from '#agent/local/status-text.ts';
-import { APPS, openDevice, startTestServer, until } from './harness.ts';
+import { APPS, openDevice, startTestServer, until } from '../harness.ts';
 
 const ask = async (socketPath: string, method: string, path: string, body?: object) => {
   const asking = request({ socketPath, method, path, agent: false });
@@ -119,7 +119,7 @@ test('a file holds the activation back, and what is no question is refused', asy
   expect(server.state.receipts).toEqual([]);
   await rm(join(device.dataDir, 'inhibit-activation'));
   await until('it is committed', () => server.state.receipts.length === 1);
-  const shown = /^device +gw-01\nagent +0\.1\.0 runs.*\nserver +connected\nruns +gateway@1\.0\.0 \(slot a\)/;
+  const shown = /^device +gw-01\nagent +\d+\.\d+\.\d+ runs.*\nserver +connected\nruns +gateway@1\.0\.0 \(slot a\)/;
   await until('people see it', async () => shown.test((await readStatus(device.dataDir, Date.now()))?.text ?? ''));
   await agent.stop();
 });

@@ -15,7 +15,7 @@ import { lookUpProcess, processesWithEnvironment } from '#agent/process/process-
 import { machineBootId } from '#shared/machine-uptime.ts';
 import { HealthCheck } from '#shared/manifest.ts';
 
-const apps = join(import.meta.dirname, 'apps');
+const apps = join(import.meta.dirname, '../apps');
 const until = (check: () => unknown): Promise<unknown> =>
   vi.waitFor(async () => expect(await check()).toBeTruthy(), { timeout: 60_000, interval: 20 });
 

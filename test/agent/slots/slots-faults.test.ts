@@ -11,6 +11,7 @@ import { openDirectorySlots, slotFolder } from '#agent/slots/directories.ts';
 import { Sha256 } from '#shared/ids.ts';
 import { Manifest } from '#shared/manifest.ts';
 import { writeTree } from '#shared/tree.ts';
+import { canMount, smallDisk } from '../small-disk.ts';
 import {
   COPIES,
   deploy,
@@ -26,7 +27,6 @@ import {
   sha256,
   viewOf,
 } from './slot-pair.ts';
-import { canMount, smallDisk } from './small-disk.ts';
 
 const DAMAGE: Record<string, (slot: string) => Promise<void>> = {
   'a flipped bit': (slot) => flipByte(join(slot, 'lib/deep/data'), 40_000),

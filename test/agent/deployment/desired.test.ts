@@ -6,8 +6,8 @@ import type { Log } from '#agent/log.ts';
 import type { TrustResult } from '#agent/trust/trust-result.ts';
 import { Id } from '#shared/ids.ts';
 import { Desired, DesiredLeaf } from '#shared/messages.ts';
-import { freshMemory, offerOf, receipt } from './domain/model.ts';
-import { until } from './harness.ts';
+import { freshMemory, offerOf, receipt } from '../domain/model.ts';
+import { until } from '../harness.ts';
 
 const leafOf = (seq: number): DesiredLeaf => {
   const { expires, install } = offerOf(seq);

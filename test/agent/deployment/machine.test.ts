@@ -3,8 +3,8 @@ import { type EventOf, openMachine } from '#agent/deployment/machine.ts';
 import type { Effect, InstallState } from '#agent/domain/install-state.ts';
 import type { Memory } from '#agent/domain/memory.ts';
 import type { Log } from '#agent/log.ts';
-import { freshMemory, offerOf } from './domain/model.ts';
-import { until } from './harness.ts';
+import { freshMemory, offerOf } from '../domain/model.ts';
+import { until } from '../harness.ts';
 
 const silent: Log = { debug: () => undefined, info: () => undefined, warn: () => undefined, error: () => undefined };
 

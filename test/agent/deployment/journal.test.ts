@@ -6,8 +6,8 @@ import { openJournal, readJournal } from '#agent/deployment/journal.ts';
 import { JOURNAL_RESERVE_BYTES } from '#agent/deployment/journal-reserve.ts';
 import { freeOn } from '#agent/disk/room.ts';
 import type { Memory } from '#agent/domain/memory.ts';
-import { freshMemory, offerOf } from './domain/model.ts';
-import { canMount, smallDisk } from './small-disk.ts';
+import { freshMemory, offerOf } from '../domain/model.ts';
+import { canMount, smallDisk } from '../small-disk.ts';
 
 const folder = async (): Promise<string> => {
   const dir = await mkdtemp(join(tmpdir(), 'sluice-journal-'));

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
 import { openDisk } from '#agent/disk/disk.ts';
 import type { Log } from '#agent/log.ts';
-import { canMount, smallDisk } from './small-disk.ts';
+import { canMount, smallDisk } from '../small-disk.ts';
 
 const open = (dataDir: string) => {
   const said: string[] = [];

@@ -5,8 +5,8 @@ import type { Log } from '#agent/log.ts';
 import { openReporter } from '#agent/report/report.ts';
 import { Id } from '#shared/ids.ts';
 import { Ack, type Signed, StateReport } from '#shared/messages.ts';
-import { freshMemory, offerOf, receipt as unsigned } from './domain/model.ts';
-import { until } from './harness.ts';
+import { freshMemory, offerOf, receipt as unsigned } from '../domain/model.ts';
+import { until } from '../harness.ts';
 
 const silent: Log = { debug: () => undefined, info: () => undefined, warn: () => undefined, error: () => undefined };
 const BOOT = Id.parse('boot-1');

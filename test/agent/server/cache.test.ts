@@ -6,7 +6,7 @@ import { expect, onTestFinished, test } from 'vitest';
 import { openCache } from '#agent/server/cache.ts';
 import type { HttpAnswer, HttpGet } from '#agent/server/request.ts';
 import { noise } from '#test/shared/transfer/bytes.ts';
-import { openRig, prose } from './rig.ts';
+import { openRig, prose } from '../transfer/rig.ts';
 
 const NEVER = new AbortController().signal;
 const MANIFEST = Buffer.from('{"format":1}');

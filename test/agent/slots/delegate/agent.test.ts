@@ -3,7 +3,14 @@ import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { expect, test, vi } from 'vitest';
 import type { Status } from '#agent/local/status-file.ts';
-import { openDevice, type Published, type RunningAgent, startTestServer, type TestServer, until } from '../harness.ts';
+import {
+  openDevice,
+  type Published,
+  type RunningAgent,
+  startTestServer,
+  type TestServer,
+  until,
+} from '#test/agent/harness.ts';
 import { mcu } from './mcu.ts';
 
 const DEADLINE_MS = 60_000;

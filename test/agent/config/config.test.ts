@@ -70,7 +70,7 @@ test('the command line', () => {
 });
 
 test("docs/agent.md names every setting, and the version is the package's", async () => {
-  const top = join(import.meta.dirname, '../..');
+  const top = join(import.meta.dirname, '../../..');
   const page = await readFile(join(top, 'docs/agent.md'), 'utf8');
   expect(AGENT_SETTINGS.filter((setting) => !page.includes(`\`${setting}\``))).toEqual([]);
   const { version } = JSON.parse(await readFile(join(top, 'package.json'), 'utf8')) as { version: string };

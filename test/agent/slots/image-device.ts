@@ -7,7 +7,7 @@ import { readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { onTestFinished } from 'vitest';
 import type { SlotName } from '#agent/domain/slots.ts';
-import { openDevice, type Published, type RunningAgent, type TestServer, until } from './harness.ts';
+import { openDevice, type Published, type RunningAgent, type TestServer, until } from '../harness.ts';
 import type { Rig } from './selectors/rigs.ts';
 
 const SLOT_BYTES = 1024 * 1024;

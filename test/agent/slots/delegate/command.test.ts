@@ -194,7 +194,7 @@ test('an answer may come after lines of progress', () => {
 });
 
 test('docs/delegate.md has every verb and every exit code as they are', async () => {
-  const doc = await readFile(join(import.meta.dirname, '../../../docs/delegate.md'), 'utf8');
+  const doc = await readFile(join(import.meta.dirname, '../../../../docs/delegate.md'), 'utf8');
   const cell = (first: string): string | undefined => doc.split('\n').find((line) => line.startsWith(`| ${first} |`));
   const verbs = VERBS.filter((verb) => cell(`\`${verb}\``)?.endsWith(`| \`${FAILURES[verb]}\` |`) !== true);
   const words: Record<string, string> = { later: '| later', 'unknown-verb': 'not known' };

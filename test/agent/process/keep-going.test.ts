@@ -1,7 +1,7 @@
 import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
-import { APPS, openDevice, type RunningAgent, startTestServer, until } from './harness.ts';
+import { APPS, openDevice, type RunningAgent, startTestServer, until } from '../harness.ts';
 
 const committed = async (server: Awaited<ReturnType<typeof startTestServer>>, agent: RunningAgent): Promise<void> => {
   server.desire((await server.publishRelease('1.0.0', APPS.good)).instruction);

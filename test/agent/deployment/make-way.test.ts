@@ -6,7 +6,7 @@ import type { Journal } from '#agent/deployment/journal.ts';
 import { makingWay, removeLeftovers } from '#agent/deployment/make-way.ts';
 import type { InstallState } from '#agent/domain/install-state.ts';
 import type { Memory } from '#agent/domain/memory.ts';
-import { freshMemory, offerOf } from './domain/model.ts';
+import { freshMemory, offerOf } from '../domain/model.ts';
 
 const dataFolder = async (): Promise<string> => {
   const dir = await mkdtemp(join(tmpdir(), 'sluice-way-'));

@@ -7,11 +7,11 @@ import { setTimeout as pause } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, expect, test, vi } from 'vitest';
 import { processesWithEnvironment } from '#agent/process/process-table.ts';
-import { APPS, openDevice, startTestServer, type TestServer, until } from './harness.ts';
-import { keepRunning } from './kept-running.ts';
-import { canMount, smallDisk } from './small-disk.ts';
+import { APPS, openDevice, startTestServer, type TestServer, until } from '../harness.ts';
+import { keepRunning } from '../kept-running.ts';
+import { canMount, smallDisk } from '../small-disk.ts';
 
-const root = join(import.meta.dirname, '../..');
+const root = join(import.meta.dirname, '../../..');
 let dir: string;
 /** The agent that the device came with. */
 let installed: string;

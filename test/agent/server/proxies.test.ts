@@ -13,11 +13,11 @@ import { examineNetwork } from '#agent/server/network.ts';
 import { openProxies } from '#agent/server/proxies.ts';
 import { type HttpAnswer, request } from '#agent/server/request.ts';
 import { Id } from '#shared/ids.ts';
-import { APPS, openDevice, startTestServer, until } from './harness.ts';
-import { LOGIN, SKIPPED, startBadProxy, startTinyproxy } from './proxy-rig.ts';
-import { HONEST, startScriptedBroker } from './scripted-broker.ts';
+import { APPS, openDevice, startTestServer, until } from '../harness.ts';
+import { LOGIN, SKIPPED, startBadProxy, startTinyproxy } from '../proxy-rig.ts';
+import { HONEST, startScriptedBroker } from '../scripted-broker.ts';
 
-const certificates = join(import.meta.dirname, '../server');
+const certificates = join(import.meta.dirname, '../../server');
 const TLS = {
   cert: readFileSync(join(certificates, 'localhost-cert.pem'), 'utf8'),
   key: readFileSync(join(certificates, 'localhost-key.pem'), 'utf8'),

@@ -7,7 +7,7 @@ import { expect, onTestFinished, test } from 'vitest';
 import { AgentConfig } from '#agent/config/config.ts';
 import { openServiceManager } from '#agent/local/service-manager.ts';
 import { unitText } from '#agent/local/systemd-unit.ts';
-import { APPS, openDevice, startTestServer, until } from './harness.ts';
+import { APPS, openDevice, startTestServer, until } from '../harness.ts';
 
 const run = promisify(execFile);
 const isThere = (command: string): Promise<boolean> =>
