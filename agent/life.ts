@@ -6,8 +6,8 @@ import { Id } from '#shared/ids.ts';
 import { machineUptime, type Uptime } from '#shared/machine-uptime.ts';
 import type { AgentConfig } from './config/config.ts';
 import { type Disk, openDisk } from './disk/disk.ts';
+import type { Backoff } from './domain/backoff.ts';
 import type { News } from './domain/news.ts';
-import type { Backoff } from './domain/retry.ts';
 import type { Log } from './log.ts';
 import type { ProxyFor } from './server/proxy.ts';
 

@@ -12,8 +12,8 @@ import { beginLife, type Life } from './life.ts';
 import { makeAgentLog } from './log.ts';
 import { type Deployments, openDeployments } from './open-deployments.ts';
 import { openDevice } from './open-device.ts';
+import { openReporting, type Reporting } from './open-reporting.ts';
 import { openServerSide, type ServerSide } from './open-server-side.ts';
-import { openSpeakers, type Speakers } from './open-speakers.ts';
 import { AgentStopped } from './process/agent-stopped.ts';
 import { leftBehind } from './process/bounded-child.ts';
 import { keepGoing } from './process/keep-going.ts';
@@ -78,7 +78,7 @@ const runLocked = async (config: AgentConfig, log: Logger, recent: RecentLines, 
   const signal = AbortSignal.any([stop, device.relaunched]);
   const server = await openServerSide(life, known, device, signal);
   const deployments = await openDeployments(life, device, server);
-  const speakers = await openSpeakers(life, { device, server, deployments });
+  const reporting = await openReporting(life, { device, server, deployments });
   const comingUp = watchComingUp({
     dataDir: config.dataDir,
     env: process.env,
@@ -87,7 +87,7 @@ const runLocked = async (config: AgentConfig, log: Logger, recent: RecentLines, 
   try {
     // The application runs before anything is asked of a server.
     await deployments.resume();
-    await speakers.begin();
+    await reporting.begin();
     await life.disk.watch({
       onChange: () => {
         life.news.emit('reported');
@@ -97,7 +97,7 @@ const runLocked = async (config: AgentConfig, log: Logger, recent: RecentLines, 
     });
     await server.membership.join();
     // Before it has a root it acts on nothing, and says so.
-    connect(life, server, deployments, speakers);
+    connect(life, server, deployments, reporting);
     await server.membership.pinRoot();
     deployments.inbox.reconsider();
     giveMemoryBack(signal);
@@ -108,12 +108,12 @@ const runLocked = async (config: AgentConfig, log: Logger, recent: RecentLines, 
     log.info({ event: 'agent-stopping' }, 'stopping');
     life.disk.stop();
     // The application is asked to end at once, whatever an installation still has to wait for.
-    await Promise.all([speakers.stop(), deployments.stop(), device.slots.stop()]);
+    await Promise.all([reporting.stop(), deployments.stop(), device.slots.stop()]);
     await server.stop();
     if (stop.aborted) await comingUp.stopped();
     // What went on until it was called off may have started it once more.
     await device.slots.stop();
-    await speakers.status.settled();
+    await reporting.status.settled();
   }
 };
 
@@ -133,7 +133,7 @@ const connect = (
   { config, boot, proxyFor, log }: Life,
   { link, membership, identity, clock, logs, spread, trouble }: ServerSide,
   { inbox, machine, poll }: Deployments,
-  { reporter, status }: Speakers,
+  { reporter, status }: Reporting,
 ): void =>
   link.open({
     url: membership.mqttUrl,

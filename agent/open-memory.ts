@@ -7,7 +7,7 @@ import { keepingReportSeq, readReportSeq } from './deployment/report-numbers.ts'
 import type { Disk } from './disk/disk.ts';
 import type { InstallState } from './domain/install-state.ts';
 import type { Memory } from './domain/memory.ts';
-import { rebuildMemory } from './domain/resume.ts';
+import { rebuildMemory } from './domain/restart-evidence.ts';
 import type { Slots } from './domain/slots.ts';
 import type { Log } from './log.ts';
 

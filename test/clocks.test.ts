@@ -11,7 +11,7 @@ const READS: Record<string, string> = {
   'agent/disk/file-ages.ts':
     'the times of files are the wall clock’s; what it says is checked against the monotonic one',
   'agent/life.ts': 'the one place from which the agent has its wall clock',
-  'agent/local/questions.ts': 'the command line: for people',
+  'agent/local/agent-commands.ts': 'the command line: for people',
   'cli/commands/backup.ts': 'dates of records',
   'cli/commands/device.ts': 'ages for people',
   'cli/commands/drift.ts': 'ages for people',

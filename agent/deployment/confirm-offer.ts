@@ -7,7 +7,7 @@ import type { Journey } from '../domain/install-state.ts';
 import { turnAt } from '../domain/spread.ts';
 import { mayActivateUnconfirmed } from '../domain/unconfirmed.ts';
 import { leafOf, sameInstall } from './desired.ts';
-import { type Done, failed, type PerformOptions, partsOf } from './perform-parts.ts';
+import { failed, type NextEvent, type PerformOptions, partsOf } from './perform-parts.ts';
 
 /** The clock may be set, and the instruction renewed, while the device waits. */
 const HELD_LOOK_MS = 1_000;
@@ -109,7 +109,7 @@ export const confirming = (options: PerformOptions) => {
   };
 
   /** Does the offer still stand? Unasked nothing is activated; without an answer the offer expires, or is activated unconfirmed where it says so. */
-  const confirmOffer = async (_journey: Journey, signal: AbortSignal): Done => {
+  const confirmOffer = async (_journey: Journey, signal: AbortSignal): NextEvent => {
     let confirmBy = 0;
     let silent: { since: number; asked: number } | undefined;
     for (let attempt = 0; !signal.aborted; attempt += 1) {

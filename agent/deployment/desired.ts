@@ -4,10 +4,10 @@
  */
 import type { DeviceErrorCode } from '#shared/deployment.ts';
 import { type Desired, DesiredLeaf, Instruction } from '#shared/messages.ts';
+import { type Backoff, backoffMs } from '../domain/backoff.ts';
 import { isBeforeActivation } from '../domain/install.ts';
 import type { InstallState, Offer } from '../domain/install-state.ts';
 import type { Memory } from '../domain/memory.ts';
-import { type Backoff, backoffMs } from '../domain/retry.ts';
 import { spreadBackoff } from '../domain/spread.ts';
 import type { Log } from '../log.ts';
 import type { DeviceTrust } from '../trust/device-trust.ts';

@@ -3,9 +3,9 @@
  * performs the effects. A new state ends what was being done for the old one, and waits until that has really ended.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
+import { type Backoff, backoffMs } from '../domain/backoff.ts';
 import type { Effect, InstallEvent, InstallState } from '../domain/install-state.ts';
 import { type Memory, stepMemory } from '../domain/memory.ts';
-import { type Backoff, backoffMs } from '../domain/retry.ts';
 import type { Log } from '../log.ts';
 import { crashPoint } from '../process/crash-point.ts';
 import type { Journal } from './journal.ts';

@@ -4,12 +4,12 @@ import { writeFileDurably } from '#shared/durable.ts';
 import { mayInstallAt } from '#shared/windows.ts';
 import type { Journey } from '../domain/install-state.ts';
 import { momentOf, passedMs } from '../domain/moment.ts';
-import { standbyOf } from '../domain/resume.ts';
+import { standbyOf } from '../domain/restart-evidence.ts';
 import type { SlotResult } from '../domain/slots.ts';
 import type { Transfer } from '../transfer/transfer.ts';
 import { confirming } from './confirm-offer.ts';
 import { isInstalled, isRunning } from './found-installed.ts';
-import { type Done, failed, type InSlot, manifestFile, type PerformOptions, partsOf } from './perform-parts.ts';
+import { failed, type InSlot, manifestFile, type NextEvent, type PerformOptions, partsOf } from './perform-parts.ts';
 
 const MANIFEST_ATTEMPTS_MAX = 60;
 
@@ -18,7 +18,7 @@ export const installEffects = (options: PerformOptions, transfer: Transfer) => {
   const { pauseFetch, hooks, keptManifest } = partsOf(options);
   const { untilTime, confirmOffer } = confirming(options);
 
-  const checkManifest = async (journey: Journey, signal: AbortSignal): Done => {
+  const checkManifest = async (journey: Journey, signal: AbortSignal): NextEvent => {
     const inspected = await slots.inspect();
     if (!inspected.ok) return failed(inspected.code, inspected.message);
     for (let attempt = 0; ; attempt += 1) {
@@ -39,7 +39,7 @@ export const installEffects = (options: PerformOptions, transfer: Transfer) => {
   };
 
   /** The maintenance window, and what holds it back on this device. */
-  const awaitPermission = async (journey: Journey, signal: AbortSignal): Done => {
+  const awaitPermission = async (journey: Journey, signal: AbortSignal): NextEvent => {
     const waited = await untilTime(mayInstallAt, 'waiting', signal);
     if (waited === undefined) return undefined;
     const { install, expires } = journey.offer;
@@ -60,13 +60,13 @@ export const installEffects = (options: PerformOptions, transfer: Transfer) => {
   };
 
   /** What fills the disk, or lies on one that fails, must not keep the journal from saying so: it is fetched again if it is wanted again. */
-  const spoilt = async ({ code, message }: Extract<SlotResult, { ok: false }>): Done => {
+  const spoilt = async ({ code, message }: Extract<SlotResult, { ok: false }>): NextEvent => {
     if (code === 'NO_SPACE' || code === 'WRITE_FAILED')
       await rm(folders.downloads, { recursive: true, force: true }).catch(() => undefined);
     return failed(code, message);
   };
 
-  const fetch = async (journey: InSlot, signal: AbortSignal): Done => {
+  const fetch = async (journey: InSlot, signal: AbortSignal): NextEvent => {
     const manifest = await keptManifest(journey);
     if (await isInstalled(options, journey, signal)) return { kind: 'found-installed' };
     if (signal.aborted) return undefined;
@@ -81,7 +81,7 @@ export const installEffects = (options: PerformOptions, transfer: Transfer) => {
     return fetched.ok ? { kind: 'fetched' } : spoilt(fetched);
   };
 
-  const install = async (journey: InSlot, signal: AbortSignal): Done => {
+  const install = async (journey: InSlot, signal: AbortSignal): NextEvent => {
     const manifest = await keptManifest(journey);
     const before = await hooks('before-install', manifest, journey, signal);
     if (!before.ok) return failed('HOOK_FAILED', before.message);
@@ -96,7 +96,7 @@ export const installEffects = (options: PerformOptions, transfer: Transfer) => {
     return after.ok ? { kind: 'installed' } : failed('HOOK_FAILED', after.message);
   };
 
-  const recheck = async (journey: InSlot, signal: AbortSignal): Done => {
+  const recheck = async (journey: InSlot, signal: AbortSignal): NextEvent => {
     const verified = await slots.verify(journey.slot, signal);
     if (signal.aborted) return undefined;
     return verified.ok ? { kind: 'installed' } : failed(verified.code, verified.message);

@@ -10,14 +10,14 @@ import type { LogPiece } from '#shared/messages.ts';
 import { sha256Hex } from '#shared/trust/canonical.ts';
 import type { ApplicationFiles } from '../application/application-files.ts';
 import type { DataSnapshots } from '../application/data-snapshot.ts';
+import { hookEnvironment } from '../application/hook-environment.ts';
 import type { Supervisor } from '../application/supervisor.ts';
-import { hookEnvironment } from '../application/surroundings.ts';
 import type { AgentConfig } from '../config/config.ts';
+import { type Backoff, backoffMs } from '../domain/backoff.ts';
 import type { Contact } from '../domain/contact.ts';
 import type { HookRuns } from '../domain/hook-runs.ts';
 import type { Journey } from '../domain/install-state.ts';
 import type { Memory } from '../domain/memory.ts';
-import { type Backoff, backoffMs } from '../domain/retry.ts';
 import type { SlotName, SlotResult, Slots } from '../domain/slots.ts';
 import type { Log } from '../log.ts';
 import type { FleetTime } from '../server/fleet-time.ts';
@@ -84,7 +84,7 @@ export type PerformOptions = {
 };
 
 /** The next event; undefined when there is none, or when it was aborted. */
-export type Done = Promise<EventOf | undefined>;
+export type NextEvent = Promise<EventOf | undefined>;
 export type InSlot = Journey & { slot: SlotName };
 
 export const failed = (code: DeviceErrorCode, message: string): EventOf => ({

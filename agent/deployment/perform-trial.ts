@@ -2,15 +2,23 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Manifest } from '#shared/manifest.ts';
 import { snapshotLimit } from '../application/data-snapshot.ts';
-import { checkEnvironment, hookEnvironment } from '../application/surroundings.ts';
+import { checkEnvironment, hookEnvironment } from '../application/hook-environment.ts';
 import type { Journey } from '../domain/install-state.ts';
-import { evidenceOf, standbyOf } from '../domain/resume.ts';
+import { evidenceOf, standbyOf } from '../domain/restart-evidence.ts';
 import type { SlotName, SlotResult, SlotsView } from '../domain/slots.ts';
 import { trialUsedMs } from '../domain/trial-time.ts';
 import { runTrialHealth } from './health.ts';
 import { healthHooks } from './hooks.ts';
 import type { EventOf } from './machine.ts';
-import { type Done, failed, type InSlot, type PerformOptions, partsOf, readable, settleData } from './perform-parts.ts';
+import {
+  failed,
+  type InSlot,
+  type NextEvent,
+  type PerformOptions,
+  partsOf,
+  readable,
+  settleData,
+} from './perform-parts.ts';
 
 const SELECTOR_ATTEMPTS_MAX = 5;
 const REVERT_RUNNING_MS_MAX = 15_000;
@@ -20,7 +28,7 @@ export const trialEffects = (options: PerformOptions) => {
   const { config, slots, files, now, log } = options;
   const { pause, hooks, keptManifest } = partsOf(options);
 
-  const inspect = async (journey: InSlot): Done => {
+  const inspect = async (journey: InSlot): NextEvent => {
     const inspected = await slots.inspect();
     if (!inspected.ok) return failed(inspected.code, inspected.message);
     return committedAnyway(inspected.view, journey) ?? { kind: evidenceOf(inspected.view, journey) };
@@ -33,7 +41,7 @@ export const trialEffects = (options: PerformOptions) => {
     return failed('REVERT_FAILED', `slot ${active} is committed, and not by this agent`);
   };
 
-  const activate = async (journey: InSlot, signal: AbortSignal): Done => {
+  const activate = async (journey: InSlot, signal: AbortSignal): NextEvent => {
     const manifest = await keptManifest(journey);
     const settled = await settleData(options);
     if (!settled.ok) return failed(settled.code, settled.message);
@@ -63,7 +71,7 @@ export const trialEffects = (options: PerformOptions) => {
     return options.data.take({ slot: journey.slot, deployment }, limit.bytesMax, signal);
   };
 
-  const bootTrial = async (journey: InSlot, signal: AbortSignal): Done => {
+  const bootTrial = async (journey: InSlot, signal: AbortSignal): NextEvent => {
     const booted = await slots.boot(signal);
     if (booted.booted === journey.slot && booted.trial) return { kind: 'booted-trial', uptime: await options.uptime() };
     if (booted.uncounted !== undefined) return failed(booted.uncounted.code, booted.uncounted.message);
@@ -74,7 +82,7 @@ export const trialEffects = (options: PerformOptions) => {
     return { kind: 'booted-other', why: readable(why) };
   };
 
-  const watchTrial = async (journey: InSlot, signal: AbortSignal): Done => {
+  const watchTrial = async (journey: InSlot, signal: AbortSignal): NextEvent => {
     const manifest = await keptManifest(journey);
     const checks = [...manifest.health.checks, ...healthHooks(manifest), ...config.health.checks];
     const hook = manifest.hooks.some(({ when }) => when === 'health') ? { SLUICE_HOOK: 'health' } : {};
@@ -114,7 +122,7 @@ export const trialEffects = (options: PerformOptions) => {
       log.warn({ event: 'checks-not-kept', err: error }, 'the checks of the committed version could not be kept');
     });
 
-  const commit = async (journey: InSlot, signal: AbortSignal): Done => {
+  const commit = async (journey: InSlot, signal: AbortSignal): NextEvent => {
     // A power cut between the verdict and its record in the boot selector may have booted the old slot: only what runs can be committed.
     const [inspected, running] = await Promise.all([slots.inspect(), slots.running()]);
     const pending = inspected.ok && inspected.view.trial?.slot === journey.slot;
@@ -152,7 +160,7 @@ export const trialEffects = (options: PerformOptions) => {
   /** Of an outcome that is recorded: they can change nothing, and the slots say which slot it is about. */
   const afterwards =
     (when: 'after-commit' | 'after-revert', slotOf: (view: SlotsView) => SlotName | null) =>
-    async (journey: Journey, signal: AbortSignal): Done => {
+    async (journey: Journey, signal: AbortSignal): NextEvent => {
       const manifest = await keptManifest(journey).catch(() => undefined);
       const inspected = await slots.inspect();
       const slot = inspected.ok ? slotOf(inspected.view) : null;
@@ -163,7 +171,7 @@ export const trialEffects = (options: PerformOptions) => {
       return undefined;
     };
 
-  const revert = async (journey: InSlot, signal: AbortSignal): Done => {
+  const revert = async (journey: InSlot, signal: AbortSignal): NextEvent => {
     // Before anything else writes there.
     if (slots.process !== null) await options.keepLog(journey.offer.install, 'application');
     const before = await slots.inspect();
@@ -200,7 +208,7 @@ export const trialEffects = (options: PerformOptions) => {
     return seen?.ok === true && seen.view.trial === null && seen.view.active !== journey.slot;
   };
 
-  const verifyRevert = async (journey: InSlot, signal: AbortSignal): Done => {
+  const verifyRevert = async (journey: InSlot, signal: AbortSignal): NextEvent => {
     const deadline = performance.now() + REVERT_RUNNING_MS_MAX;
     for (;;) {
       const [inspected, running] = await Promise.all([slots.inspect(), slots.running()]);

@@ -12,10 +12,10 @@ import { openTransfer } from '../transfer/transfer.ts';
 import type { EventOf } from './machine.ts';
 import { installEffects } from './perform-install.ts';
 import {
-  type Done,
   failed,
   type InSlot,
   manifestFile,
+  type NextEvent,
   type PerformOptions,
   partsOf,
   runningNow,
@@ -54,7 +54,7 @@ export const failureOf = (effect: Effect, error: unknown): EventOf | undefined =
 
 export const openPerformer = (options: PerformOptions) => {
   const perform = effectsOf(options);
-  return async (effect: Effect, state: InstallState, signal: AbortSignal): Done => {
+  return async (effect: Effect, state: InstallState, signal: AbortSignal): NextEvent => {
     if (effect === 'boot') {
       await perform.boot(signal);
       return undefined;
@@ -81,7 +81,7 @@ const effectsOf = (options: PerformOptions) => {
       log.info({ event: 'nothing-boots' }, `no application runs: ${booted.why}`);
   };
 
-  const signReceipt = async (journey: Journey): Done => {
+  const signReceipt = async (journey: Journey): NextEvent => {
     const { install: instruction } = journey.offer;
     const outcome = outcomeOf(journey);
     if (outcome === undefined) throw new Error(`${journey.state} has no outcome`);
@@ -106,12 +106,12 @@ const effectsOf = (options: PerformOptions) => {
     return { kind: 'signed', receipt: options.identity.sign(receipt) };
   };
 
-  const sendReceipt = async (): Done => {
+  const sendReceipt = async (): NextEvent => {
     options.onReceipt();
     return undefined;
   };
 
-  const cleanUp = async (journey: Journey): Done => {
+  const cleanUp = async (journey: Journey): NextEvent => {
     const committed = journey.state === 'reported' && journey.outcome === 'committed';
     const manifest = committed ? await keptManifest(journey).catch(() => undefined) : undefined;
     try {
@@ -149,6 +149,6 @@ const effectsOf = (options: PerformOptions) => {
 
 /** These effects come only in states that know their slot. */
 const inSlot =
-  (act: (journey: InSlot, signal: AbortSignal) => Done) =>
-  (journey: Journey, signal: AbortSignal): Done =>
+  (act: (journey: InSlot, signal: AbortSignal) => NextEvent) =>
+  (journey: Journey, signal: AbortSignal): NextEvent =>
     'slot' in journey ? act(journey, signal) : Promise.reject(new Error(`${journey.state} has no slot`));

@@ -3,7 +3,7 @@
  * bounded here, and moves nothing out of its window.
  */
 import type { Timing } from '#shared/windows.ts';
-import type { Backoff } from './retry.ts';
+import type { Backoff } from './backoff.ts';
 
 export const SPREAD_MS_MAX = 600_000;
 /** To begin an install costs the server so many times what a connection does. */

@@ -9,7 +9,7 @@ import {
   loadAgentConfig,
 } from '../config/config.ts';
 import { AGENT_VERSION } from '../config/version.ts';
-import { isQuestion, QUESTIONS, type Question } from '../local/questions.ts';
+import { AGENT_COMMANDS, type AgentCommand, isAgentCommand } from '../local/agent-commands.ts';
 
 const usage = (): string => {
   const settings = AGENT_SETTINGS.map(
@@ -33,7 +33,7 @@ const usage = (): string => {
 type CommandLine =
   | {
       config: AgentConfig;
-      question: Question | undefined;
+      command: AgentCommand | undefined;
       asJson: boolean;
       configFile: string | undefined;
       /** Settings of the command line, by flag name. */
@@ -49,7 +49,7 @@ export const readCommandLine = (args: string[], env: Record<string, string | und
     const [text, flag] = [{ type: 'string' as const }, { type: 'boolean' as const }];
     const options = {
       ...Object.fromEntries(names.map((name) => [name, text])),
-      ...Object.fromEntries(QUESTIONS.map((name) => [name, flag])),
+      ...Object.fromEntries(AGENT_COMMANDS.map((name) => [name, flag])),
       config: text,
       json: flag,
       launch: flag,
@@ -59,8 +59,9 @@ export const readCommandLine = (args: string[], env: Record<string, string | und
     const parsed = parseArgs({ args, options, strict: true, allowPositionals: true });
     values = parsed.values;
     // `sluice-agent status` is `sluice-agent --status`.
-    const strange = parsed.positionals.find((word) => !isQuestion(word));
-    if (strange !== undefined) return refuse('invalid-request', `unknown word ${strange}: ${QUESTIONS.join(', ')}`);
+    const strange = parsed.positionals.find((word) => !isAgentCommand(word));
+    if (strange !== undefined)
+      return refuse('invalid-request', `unknown word ${strange}: ${AGENT_COMMANDS.join(', ')}`);
     for (const word of parsed.positionals) values[word] = true;
   } catch (error) {
     return refuse('invalid-request', error instanceof Error ? error.message : String(error));
@@ -72,10 +73,10 @@ export const readCommandLine = (args: string[], env: Record<string, string | und
   const file = typeof values['config'] === 'string' ? values['config'] : undefined;
   const config = loadAgentConfig({ file, env, flags });
   if (!config.ok) return config;
-  const question = QUESTIONS.find((name) => values[name] === true);
+  const command = AGENT_COMMANDS.find((name) => values[name] === true);
   return accept({
     config: config.value,
-    question,
+    command,
     asJson: values['json'] === true,
     configFile: file,
     flags,

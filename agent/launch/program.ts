@@ -2,7 +2,7 @@
 import { commandOf, ownAgentFile } from '../application/agent-file.ts';
 import { BECOME, becomeUser } from '../application/become.ts';
 import type { AgentConfig } from '../config/config.ts';
-import { answerQuestion } from '../local/questions.ts';
+import { runAgentCommand } from '../local/agent-commands.ts';
 import { AgentStopped } from '../process/agent-stopped.ts';
 import { readCommandLine } from './command-line.ts';
 import { chooseAgent, launchEnvironment } from './launch.ts';
@@ -21,14 +21,14 @@ export const runProgram = async (run: (config: AgentConfig, signal: AbortSignal)
     process.stdout.write(read.value.print);
     return;
   }
-  const { config, question, launch, ...how } = read.value;
+  const { config, command, launch, ...how } = read.value;
   try {
     if (launch) await becomeChosen(config);
-    if (question === undefined) {
+    if (command === undefined) {
       await run(config, stopSignal());
       return endAtLast();
     }
-    const answer = await answerQuestion(question, config, how);
+    const answer = await runAgentCommand(command, config, how);
     process.stdout.write(answer.text);
     process.exitCode = answer.exitCode;
   } catch (error) {

@@ -13,7 +13,7 @@ import { readFileIfThere, writeFileDurably } from '#shared/durable.ts';
 import { Id } from '#shared/ids.ts';
 import { LOG_PARTS_MAX, type LogAck, LogPiece } from '#shared/messages.ts';
 import type { KeepLog } from '../deployment/perform-parts.ts';
-import { type Backoff, backoffMs } from '../domain/retry.ts';
+import { type Backoff, backoffMs } from '../domain/backoff.ts';
 import type { Log } from '../log.ts';
 import { asFarAsPossible } from '../process/system-error.ts';
 import type { Http } from '../server/http.ts';

@@ -11,7 +11,7 @@ import { Sha256 } from '#shared/ids.ts';
 import { HealthCheck, Manifest } from '#shared/manifest.ts';
 import type { ApplicationFiles } from '../application/application-files.ts';
 import { performCheck } from '../application/checks.ts';
-import { checkEnvironment } from '../application/surroundings.ts';
+import { checkEnvironment } from '../application/hook-environment.ts';
 import type { AgentConfig } from '../config/config.ts';
 import { healthHooks } from '../deployment/hooks.ts';
 import { readable, runningNow } from '../deployment/perform-parts.ts';

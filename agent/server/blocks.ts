@@ -5,7 +5,7 @@
 import { randomBytes } from 'node:crypto';
 import { BLOCK_BYTES_MAX, type BlockHeader, type BlockRequest, parseBlock } from '#shared/blocks.ts';
 import { Id } from '#shared/ids.ts';
-import { jitteredMs } from '../domain/retry.ts';
+import { jitteredMs } from '../domain/backoff.ts';
 import type { HttpAnswer, HttpGet } from './request.ts';
 
 const WINDOW_FIRST = 4;

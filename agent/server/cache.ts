@@ -5,7 +5,7 @@
 import { hash } from 'node:crypto';
 import { TUF_TARGETS } from '#shared/device-api.ts';
 import { MANIFEST_BYTES_MAX } from '#shared/manifest.ts';
-import { jitteredMs } from '../domain/retry.ts';
+import { jitteredMs } from '../domain/backoff.ts';
 import type { Log } from '../log.ts';
 import type { ProxyFor } from './proxy.ts';
 import { type HttpAnswer, type HttpGet, request } from './request.ts';

@@ -9,7 +9,7 @@ import { MqttUrl } from '#shared/mqtt-url.ts';
 import { accept, type ProblemCode, type Result, refuse } from '#shared/problems.ts';
 import type { AgentConfig } from '../config/config.ts';
 import type { Disk } from '../disk/disk.ts';
-import { type Backoff, backoffMs } from '../domain/retry.ts';
+import { type Backoff, backoffMs } from '../domain/backoff.ts';
 import type { Log } from '../log.ts';
 import type { Http, ServerClock } from './http.ts';
 import type { Identity } from './identity.ts';

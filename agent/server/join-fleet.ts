@@ -1,6 +1,6 @@
 /** Becoming a member of a fleet: enrolment, and the trust root that it is held to from then on. */
 import { setTimeout as sleep } from 'node:timers/promises';
-import { type Backoff, backoffMs } from '../domain/retry.ts';
+import { type Backoff, backoffMs } from '../domain/backoff.ts';
 import type { Log } from '../log.ts';
 import { AgentStopped } from '../process/agent-stopped.ts';
 import type { DeviceTrust } from '../trust/device-trust.ts';

@@ -8,7 +8,7 @@ import type { Id } from '#shared/ids.ts';
 import { Ack, Desired, LogAck, MESSAGE_BYTES_MAX, type Online, parseMessage } from '#shared/messages.ts';
 import { parseMqttUrl } from '#shared/mqtt-url.ts';
 import { DOWN, type DownChannel, down, type UpChannel, up } from '#shared/topics.ts';
-import { type Backoff, backoffMs } from '../domain/retry.ts';
+import { type Backoff, backoffMs } from '../domain/backoff.ts';
 import { spreadBackoff } from '../domain/spread.ts';
 import type { Log } from '../log.ts';
 import { type Blocks, openBlocks } from './blocks.ts';

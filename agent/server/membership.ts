@@ -1,5 +1,5 @@
 /** The fleet that the device belongs to: known from an earlier life, or joined in this one. */
-import type { Backoff } from '../domain/retry.ts';
+import type { Backoff } from '../domain/backoff.ts';
 import type { DeviceTrust } from '../trust/device-trust.ts';
 import { type Enrolled, type EnrolOptions, refreshEnrolled } from './enrol.ts';
 import { enrolOrStop, pinRoot } from './join-fleet.ts';

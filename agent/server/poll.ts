@@ -3,7 +3,7 @@
 import { z } from 'zod';
 import { deviceRoutes as routes } from '#shared/device-api.ts';
 import { Desired } from '#shared/messages.ts';
-import { jitteredMs } from '../domain/retry.ts';
+import { jitteredMs } from '../domain/backoff.ts';
 import type { Log } from '../log.ts';
 import type { Http } from './http.ts';
 

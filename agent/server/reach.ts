@@ -1,5 +1,5 @@
 /** HTTP first. While it can not be reached but MQTT can, the same requests go over MQTT; now and then HTTP is tried again. */
-import { jitteredMs } from '../domain/retry.ts';
+import { jitteredMs } from '../domain/backoff.ts';
 import type { Log } from '../log.ts';
 import type { HttpGet } from './request.ts';
 import { reasonOf } from './transfer-error.ts';

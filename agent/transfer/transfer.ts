@@ -35,7 +35,7 @@ export type TransferOptions = {
 };
 
 /** What is fetched for: the slot, for how long already, and until when it is worth it. */
-export type Errand = { slot: SlotName; manifest: Manifest; elapsedMs: number; expires: number };
+export type FetchRequest = { slot: SlotName; manifest: Manifest; elapsedMs: number; expires: number };
 
 export const openTransfer = (options: TransferOptions) => {
   const { folders, slots, log, config } = options;
@@ -88,20 +88,20 @@ export const openTransfer = (options: TransferOptions) => {
     }
   };
   /** Where the slot wants an artifact's bytes; null: in the downloads folder. */
-  const placeOf = async ({ slot, manifest }: Pick<Errand, 'slot' | 'manifest'>, artifact: Artifact) =>
+  const placeOf = async ({ slot, manifest }: Pick<FetchRequest, 'slot' | 'manifest'>, artifact: Artifact) =>
     isChunked(artifact) ? ((await slots.place?.(slot, manifest, artifact)) ?? null) : null;
 
-  const fetch = async (errand: Errand, signal: AbortSignal): Promise<SlotResult> => {
-    const { manifest } = errand;
+  const fetch = async (request: FetchRequest, signal: AbortSignal): Promise<SlotResult> => {
+    const { manifest } = request;
     const places = new Map<string, string>();
     for (const artifact of manifest.artifacts) {
-      const place = await placeOf(errand, artifact);
+      const place = await placeOf(request, artifact);
       if (place?.ok === false) return place;
       if (place !== null) places.set(artifact.name, place.file);
     }
     const room = await makeRoom(manifest.artifacts.filter(({ name }) => !places.has(name)));
     if (!room.ok) return room;
-    const mayFetch = openMetered({ ...options, ...errand, config: config.metered, folder: folders.data });
+    const mayFetch = openMetered({ ...options, ...request, config: config.metered, folder: folders.data });
     const seeds = await openSeeds();
     try {
       const fetched = await fetchAll({
@@ -120,10 +120,10 @@ export const openTransfer = (options: TransferOptions) => {
   };
 
   /** What `fetch` has fetched, for the slot to write. After a restart too. */
-  const fetched = async (errand: Pick<Errand, 'slot' | 'manifest'>): Promise<FetchedArtifact[]> => {
+  const fetched = async (request: Pick<FetchRequest, 'slot' | 'manifest'>): Promise<FetchedArtifact[]> => {
     const files: FetchedArtifact[] = [];
-    for (const artifact of errand.manifest.artifacts) {
-      const place = await placeOf(errand, artifact);
+    for (const artifact of request.manifest.artifacts) {
+      const place = await placeOf(request, artifact);
       // A slot that refuses holds it already, and says so when it is to be written.
       const file = place?.ok === true ? place.file : join(folders.downloads, artifact.sha256);
       files.push({ name: artifact.name, file });

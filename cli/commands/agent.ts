@@ -45,11 +45,12 @@ export const addAgent = (program: Command): void => {
         const { token, ...shown } = config.value;
         return print(JSON.stringify(token === undefined ? shown : { ...shown, token: '(set)' }, null, 2));
       }
-      const { answerQuestion, isQuestion, QUESTIONS } = await import('#agent/local/questions.ts');
-      if (word !== undefined && !isQuestion(word)) throw usageFailure(`unknown word ${word}: ${QUESTIONS.join(', ')}`);
-      const question = word ?? QUESTIONS.find((name) => options[name] === true);
+      const { runAgentCommand, isAgentCommand, AGENT_COMMANDS } = await import('#agent/local/agent-commands.ts');
+      if (word !== undefined && !isAgentCommand(word))
+        throw usageFailure(`unknown word ${word}: ${AGENT_COMMANDS.join(', ')}`);
+      const question = word ?? AGENT_COMMANDS.find((name) => options[name] === true);
       if (question !== undefined) {
-        const answer = await answerQuestion(question, config.value, {
+        const answer = await runAgentCommand(question, config.value, {
           asJson: options.json === true,
           configFile: options.config,
           flags,

@@ -19,7 +19,7 @@ import type {
 } from '#shared/views.ts';
 import { parseAuditEvent, sentenceOf } from '../domain/audit.ts';
 import type { DeploymentRecord } from '../domain/deployment/deployment.ts';
-import { didOf } from '../domain/deployment/did.ts';
+import { deviceProgressOf } from '../domain/deployment/device-progress.ts';
 import { recalledOf } from '../domain/rollout/recall.ts';
 import { keysOf } from '../flow/release/create-product.ts';
 import type { Queued } from '../flow/rollout/queue-rollouts.ts';
@@ -90,7 +90,7 @@ export const deploymentView = (deployment: DeploymentRecord): DeploymentView => 
   compatible: deployment.compatible,
   wave: deployment.wave,
   state: deployment.state,
-  did: didOf(deployment),
+  did: deviceProgressOf(deployment),
   overdue: deployment.overdue,
   reached: reachedOf(deployment),
   offeredAt: deployment.offeredAt,

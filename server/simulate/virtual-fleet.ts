@@ -11,7 +11,7 @@ import {
   type OutcomeBin,
   outcomeOf,
 } from '../domain/deployment/deployment.ts';
-import { type DeviceWord, stepDeployment } from '../domain/deployment/deployment-step.ts';
+import { type DeviceReport, stepDeployment } from '../domain/deployment/deployment-step.ts';
 import type { RolloutPlan } from '../domain/rollout/rollout.ts';
 import { dueQueue } from './due-queue.ts';
 import type { FleetModel } from './model.ts';
@@ -20,7 +20,7 @@ import { type Random, waitOf } from './random.ts';
 export const SIMULATED = Id.parse('simulated');
 
 /** What a device or its deadline will say of its journey: the journey as it is until then, and the bin that counts it. */
-type Due = { record: DeploymentRecord; bin: OutcomeBin; word: DeviceWord | 'deadline' };
+type Due = { record: DeploymentRecord; bin: OutcomeBin; word: DeviceReport | 'deadline' };
 /** Devices that have been offered the release, those among them that it fails on, and those that are decided. */
 export type Counted = { exposed: number; harmed: number; decided: number };
 

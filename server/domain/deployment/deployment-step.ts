@@ -11,7 +11,7 @@ import { type Attempts, type DeploymentRecord, HELD_FOR_COMMAND } from './deploy
 import { isOver, retryOf, returnOf } from './retry.ts';
 
 /** Either what a state report says (`state`), or what a receipt says whose signature was verified (`outcome`). Both fit as they are. */
-export type DeviceWord =
+export type DeviceReport =
   | { state: AgentState; error?: DeviceError | undefined; attempt?: number | undefined }
   | { outcome: Outcome; error?: DeviceError | undefined; attempt?: number | undefined };
 
@@ -90,13 +90,13 @@ const acceptanceOf = (deployment: DeploymentRecord, told: ToldState, now: Millis
   deployment.acceptedAt ?? (told === 'withdrawn' ? null : now);
 
 /** Until when the device's instruction lets it begin to install, and activate; null where it may do so now. */
-export type HeldBack = { install: Millis | null; activate: Millis | null };
-const NOT_HELD: HeldBack = { install: null, activate: null };
+export type WaitUntil = { install: Millis | null; activate: Millis | null };
+const NO_WAIT: WaitUntil = { install: null, activate: null };
 
 /** A device that waits, as it was told to, has its time from when it may go on. */
 const heldOf = (
   told: ToldState,
-  held: HeldBack,
+  held: WaitUntil,
   { deadlines }: Pick<Policy, 'deadlines'>,
 ): { heldUntil: Millis; deadlineAt: Millis | null } | undefined => {
   if (told === 'offered' && held.install !== null)
@@ -107,7 +107,7 @@ const heldOf = (
 };
 
 /** Its user, or a program of theirs, has it wait. */
-const isDeferred = ({ state }: DeploymentRecord, word: DeviceWord): boolean =>
+const isDeferred = ({ state }: DeploymentRecord, word: DeviceReport): boolean =>
   state === 'offered' && 'state' in word && word.state === 'waiting';
 
 /** Nothing has begun, so nothing is at risk: its time runs as if it had not accepted yet. */
@@ -157,10 +157,10 @@ const withoutReached = (deployment: DeploymentRecord): DeploymentRecord => {
  */
 export const stepDeployment = (
   deployment: DeploymentRecord,
-  word: DeviceWord,
+  word: DeviceReport,
   now: Millis,
   policy: Pick<Policy, 'deadlines' | 'retries'>,
-  held: HeldBack = NOT_HELD,
+  held: WaitUntil = NO_WAIT,
 ): DeploymentStep => {
   const told: ToldState = 'outcome' in word ? word.outcome : TOLD[word.state];
   if (isOver(deployment, word, told)) return { next: deployment, audit: [] };

@@ -5,8 +5,8 @@
 
 import { type AuditEvent, auditLine, byDevice, parseAuditEvent } from '#server/domain/audit.ts';
 import type { DeploymentRecord } from '#server/domain/deployment/deployment.ts';
-import { type DeviceWord, stepDeployment, TOLD } from '#server/domain/deployment/deployment-step.ts';
-import { stepLate } from '#server/domain/deployment/late-word.ts';
+import { type DeviceReport, stepDeployment, TOLD } from '#server/domain/deployment/deployment-step.ts';
+import { stepLate } from '#server/domain/deployment/late-report.ts';
 import type { RolloutPlan } from '#server/domain/rollout/rollout.ts';
 import type { DeviceRecord } from '#server/store/devices.ts';
 import type { ReportRow } from '#server/store/ingest.ts';
@@ -15,7 +15,7 @@ import type { Store } from '#server/store/store.ts';
 import type { Id } from '#shared/ids.ts';
 import type { Ack, Heartbeat, Signed, StateReport } from '#shared/messages.ts';
 import type { Policy } from '#shared/policy.ts';
-import { heldBack } from '../time/rollout-time.ts';
+import { waitUntilOf } from '../time/rollout-time.ts';
 import { fits, inOrder, type PlanFacts, parseReceipt } from './check-receipt.ts';
 
 export type Report = { device: Id; report: StateReport };
@@ -153,8 +153,8 @@ const prepareReport = async (
   const moved = new Map<Id, DeploymentRecord>();
   const current = (id: Id): DeploymentRecord | undefined => moved.get(id) ?? facts.deployments.get(id);
   const held = (plan: RolloutPlan, { cohort }: DeploymentRecord) =>
-    heldBack(plan, cohort, report.attributes, facts.now);
-  const apply = (deployment: DeploymentRecord, plan: PlanFacts, word: DeviceWord): boolean => {
+    waitUntilOf(plan, cohort, report.attributes, facts.now);
+  const apply = (deployment: DeploymentRecord, plan: PlanFacts, word: DeviceReport): boolean => {
     const step = stepDeployment(deployment, word, facts.now, plan.policy, held(plan.plan, deployment));
     if (step.next === deployment) return false;
     moved.set(deployment.id, step.next);

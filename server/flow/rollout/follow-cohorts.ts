@@ -2,7 +2,7 @@
 
 import { auditLine, BY_SERVER } from '#server/domain/audit.ts';
 import type { DeploymentRecord } from '#server/domain/deployment/deployment.ts';
-import { whyUnfit } from '#server/domain/rollout/eligible.ts';
+import { whyUnfit } from '#server/domain/rollout/eligibility.ts';
 import { follows } from '#server/domain/rollout/rollout-time.ts';
 import { queueHash } from '#server/domain/rollout/waves.ts';
 import type { RolloutRecord } from '#server/store/rollouts.ts';

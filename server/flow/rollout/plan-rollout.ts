@@ -3,7 +3,7 @@
 import { auditLine } from '#server/domain/audit.ts';
 import type { DeploymentRecord } from '#server/domain/deployment/deployment.ts';
 import { type Channel, findChannel } from '#server/domain/release/channel.ts';
-import { whyUnfit } from '#server/domain/rollout/eligible.ts';
+import { whyUnfit } from '#server/domain/rollout/eligibility.ts';
 import { type Placement, planWaves, type WaveCohort, waveWithoutGrowth } from '#server/domain/rollout/waves.ts';
 import { plural } from '#server/domain/words.ts';
 import type { AuditLine } from '#server/store/audit.ts';

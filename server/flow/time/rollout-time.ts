@@ -2,7 +2,7 @@
 
 import { readyWithinMs } from '#server/domain/deployment/deadline.ts';
 import { HELD_FOR_COMMAND } from '#server/domain/deployment/deployment.ts';
-import type { HeldBack } from '#server/domain/deployment/deployment-step.ts';
+import type { WaitUntil } from '#server/domain/deployment/deployment-step.ts';
 import type { Blocker } from '#server/domain/rollout/blockers.ts';
 import type { RolloutPlan } from '#server/domain/rollout/rollout.ts';
 import type { WindowFacts } from '#server/domain/rollout/rollout-events.ts';
@@ -116,7 +116,12 @@ export const unknownZones = async (store: Pick<Store, 'listTimeZones'>, plan: Ro
 };
 
 /** Until when a device of the rollout is held back, by what it was or would be told now. */
-export const heldBack = (plan: RolloutPlan, cohort: Id, attributes: Record<string, string>, now: number): HeldBack => {
+export const waitUntilOf = (
+  plan: RolloutPlan,
+  cohort: Id,
+  attributes: Record<string, string>,
+  now: number,
+): WaitUntil => {
   const windows = spansAt(windowsOf(plan, cohort), attributes[TIME_ZONE_ATTRIBUTE], now);
   const activateAt = activateAtOf(plan, now);
   const timing = { windows, activateAt };

@@ -2,7 +2,7 @@
 import { outcomeOf } from '#agent/domain/install.ts';
 import type { Effect, InstallEvent, InstallState, Offer } from '#agent/domain/install-state.ts';
 import type { Memory } from '#agent/domain/memory.ts';
-import { evidenceOf, standbyOf } from '#agent/domain/resume.ts';
+import { evidenceOf, standbyOf } from '#agent/domain/restart-evidence.ts';
 import type { SlotName } from '#agent/domain/slots.ts';
 import { Id, manifestPath, Sha256, unreachable } from '#shared/ids.ts';
 import type { Uptime } from '#shared/machine-uptime.ts';

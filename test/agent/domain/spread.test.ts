@@ -1,6 +1,6 @@
 import * as fc from 'fast-check';
 import { expect, test } from 'vitest';
-import { backoffMs, jitteredMs } from '#agent/domain/retry.ts';
+import { backoffMs, jitteredMs } from '#agent/domain/backoff.ts';
 import { clampedSpread, spreadBackoff, turnAt } from '#agent/domain/spread.ts';
 import { spreadFor } from '#server/flow/device/spread.ts';
 

@@ -1,6 +1,6 @@
 /** What every adapter must do, whatever its slots are made of and whoever decides what boots. */
 import { describe, expect, test } from 'vitest';
-import { standbyOf } from '#agent/domain/resume.ts';
+import { standbyOf } from '#agent/domain/restart-evidence.ts';
 import { other, type SlotName, type Slots } from '#agent/domain/slots.ts';
 import { flipByte, install, REFUSED, type Release, viewOf } from './slot-pair.ts';
 import { ADAPTERS, type SlotsRig } from './slots-rigs.ts';

@@ -62,29 +62,29 @@ const openSite = async (options: { image?: boolean; keep?: 'raw' | 'zstd' | 'non
       onProgress: (one) => void progress.push(one),
       ...(freeBytes === undefined ? {} : { freeBytes }),
     });
-  const errand = (artifact: Artifact) => ({
+  const request = (artifact: Artifact) => ({
     slot: 'b' as const,
     manifest: manifestOf(artifact),
     elapsedMs: 0,
     expires: Number.MAX_SAFE_INTEGER,
   });
-  return { first, second, v1: v1!, v2: v2!, data, slotB, folders, progress, openOn, errand };
+  return { first, second, v1: v1!, v2: v2!, data, slotB, folders, progress, openOn, request };
 };
 const NEVER = new AbortController().signal;
 
 test('what was installed is kept, and makes the next version cheap; what it costs is told', async () => {
   for (const keep of ['raw', 'zstd'] as const) {
-    const { first, second, v1, v2, folders, data, progress, openOn, errand } = await openSite({ keep });
+    const { first, second, v1, v2, folders, data, progress, openOn, request } = await openSite({ keep });
     const before = openOn(first);
-    expect(await before.fetch(errand(v1), NEVER)).toMatchObject({ ok: true });
+    expect(await before.fetch(request(v1), NEVER)).toMatchObject({ ok: true });
     await before.keep(RUNNING, manifestOf(v1));
     progress.length = 0;
     const after = openOn(second);
-    expect(await after.fetch(errand(v2), NEVER)).toMatchObject({ ok: true });
+    expect(await after.fetch(request(v2), NEVER)).toMatchObject({ ok: true });
     expect(progress.at(-1)).toMatchObject({ bytesDone: V2.length, bytesTotal: V2.length });
     expect(progress.at(-1)!.bytesFetched).toBeLessThan(V2.length / 20);
     expect((await readFile(join(folders.downloads, v2.sha256))).equals(V2)).toBe(true);
-    expect(await after.fetched(errand(v2))).toEqual([{ name: 'app', file: join(folders.downloads, v2.sha256) }]);
+    expect(await after.fetched(request(v2))).toEqual([{ name: 'app', file: join(folders.downloads, v2.sha256) }]);
     // What no slot holds is forgotten.
     await after.keep(Sha256.parse('2'.repeat(64)), undefined);
     expect((await readdir(join(data, 'artifacts'))).every((name) => name.startsWith(v1.sha256))).toBe(true);
@@ -92,19 +92,19 @@ test('what was installed is kept, and makes the next version cheap; what it cost
 });
 
 test('an image is assembled in its slot, from the slot that runs, and only its index is kept', async () => {
-  const { first, second, v1, v2, data, slotB, progress, openOn, errand } = await openSite({
+  const { first, second, v1, v2, data, slotB, progress, openOn, request } = await openSite({
     image: true,
     keep: 'none',
   });
-  await openOn(first).fetch(errand(v1), NEVER);
+  await openOn(first).fetch(request(v1), NEVER);
   await openOn(first).keep(RUNNING, manifestOf(v1));
   await writeFile(slotB, Buffer.alloc(2_000_000));
   progress.length = 0;
   const transfer = openOn(second);
-  expect(await transfer.fetch(errand(v2), NEVER)).toMatchObject({ ok: true });
+  expect(await transfer.fetch(request(v2), NEVER)).toMatchObject({ ok: true });
   expect(sha256((await readFile(slotB)).subarray(0, V2.length))).toBe(v2.sha256);
   expect(progress.at(-1)!.bytesFetched).toBeLessThan(V2.length / 20);
-  expect(await transfer.fetched(errand(v2))).toEqual([{ name: 'app', file: slotB }]);
+  expect(await transfer.fetched(request(v2))).toEqual([{ name: 'app', file: slotB }]);
   expect((await readdir(join(data, 'artifacts'))).map((name) => name.split('.')[1])).not.toContain('raw');
 });
 
@@ -113,25 +113,25 @@ test('what does not fit is refused before anything is fetched; what is kept give
     [0, { ok: false, code: 'NO_SPACE' }],
     [10_000_000, { ok: true }],
   ] as const) {
-    const { first, second, v1, v2, data, openOn, errand } = await openSite();
+    const { first, second, v1, v2, data, openOn, request } = await openSite();
     const before = openOn(first);
-    await before.fetch(errand(v1), NEVER);
+    await before.fetch(request(v1), NEVER);
     await before.keep(RUNNING, manifestOf(v1));
     const keptNow = (): Promise<string[]> => readdir(join(data, 'artifacts'));
     expect(await keptNow()).not.toEqual([]);
     const full = openOn(second, async () => 5_000_000 + ((await keptNow()).length === 0 ? freed : 0));
-    expect(await full.fetch(errand(v2), NEVER)).toMatchObject(ends);
+    expect(await full.fetch(request(v2), NEVER)).toMatchObject(ends);
     expect(await keptNow()).toEqual([]);
     expect(second.asked.length > 0).toBe(ends.ok);
   }
 });
 
 test('a tree that does not fit when it is unpacked is refused before anything is fetched, with all figures', async () => {
-  const { second, v2, openOn, errand } = await openSite();
+  const { second, v2, openOn, request } = await openSite();
   const install = { kind: 'tree', compression: 'zstd', unpacked: { bytes: 400_000_000, entries: 10 } } as const;
   const manifest = { ...manifestOf(v2), artifacts: [{ ...v2, install }] };
   const wanted = v2.bytes + 400_000_000 + 10 * 4096;
-  const fetchWith = (free: number) => openOn(second, async () => free).fetch({ ...errand(v2), manifest }, NEVER);
+  const fetchWith = (free: number) => openOn(second, async () => free).fetch({ ...request(v2), manifest }, NEVER);
   expect(await fetchWith(120_000_000)).toEqual({
     ok: false,
     code: 'NO_SPACE',
@@ -142,8 +142,8 @@ test('a tree that does not fit when it is unpacked is refused before anything is
 });
 
 test('a download that is stopped is no failure of its own', async () => {
-  const { second, v2, openOn, errand } = await openSite();
-  const result = await openOn(second).fetch(errand(v2), AbortSignal.abort());
+  const { second, v2, openOn, request } = await openSite();
+  const result = await openOn(second).fetch(request(v2), AbortSignal.abort());
   expect(result).toMatchObject({ ok: false, code: 'FETCH_FAILED' });
   expect(second.asked).toEqual([]);
 });

@@ -16,7 +16,7 @@ import { stageRelease } from '#server/flow/release/stage-release.ts';
 import { performEffects } from '#server/flow/rollout/perform-effects.ts';
 import { planRollout } from '#server/flow/rollout/plan-rollout.ts';
 import { runRollout } from '#server/flow/rollout/run-rollout.ts';
-import { heldBack } from '#server/flow/time/rollout-time.ts';
+import { waitUntilOf } from '#server/flow/time/rollout-time.ts';
 import type { DeviceRecord } from '#server/store/devices.ts';
 import { type Objects, openObjects } from '#server/store/objects.ts';
 import type { RolloutRecord } from '#server/store/rollouts.ts';
@@ -272,7 +272,7 @@ export const report = async (
   const [newest] = await world.store.getDeployments([deployment.id]);
   const rollout = await world.store.getRollout(deployment.rollout);
   if (newest === undefined || rollout === undefined) throw new Error('no such deployment');
-  const held = heldBack(rollout.plan, newest.cohort, {}, world.now());
+  const held = waitUntilOf(rollout.plan, newest.cohort, {}, world.now());
   const step = stepDeployment(newest, { ...word, attempt: newest.offers }, world.now(), rollout.plan.policy, held);
   seq += 1;
   await world.store.saveReports([

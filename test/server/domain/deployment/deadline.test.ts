@@ -2,7 +2,7 @@ import * as fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { deadlineOf } from '#server/domain/deployment/deadline.ts';
 import type { DeploymentRecord } from '#server/domain/deployment/deployment.ts';
-import { type DeviceWord, stepDeployment } from '#server/domain/deployment/deployment-step.ts';
+import { type DeviceReport, stepDeployment } from '#server/domain/deployment/deployment-step.ts';
 import { AGENT_STATES, type AgentState } from '#shared/deployment.ts';
 import { Policy } from '#shared/policy.ts';
 import { planned, T0 } from '#test/server/store/records.ts';
@@ -85,7 +85,7 @@ test('whatever is said, whoever is on the way has a deadline: never later than t
         let now = T0;
         for (const [state, later] of all) {
           now += later;
-          const word: DeviceWord = { state };
+          const word: DeviceReport = { state };
           deployment = stepDeployment(deployment, word, now, under).next;
           const { acceptedAt, stateAt, deadlineAt, decidedAt } = deployment;
           expect(deadlineAt === null).toBe(decidedAt !== null);

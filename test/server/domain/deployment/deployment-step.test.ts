@@ -2,7 +2,7 @@
 import * as fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { countOutcomes, type DeploymentRecord, outcomeOf } from '#server/domain/deployment/deployment.ts';
-import { type DeviceWord, MOVES, stepDeployment } from '#server/domain/deployment/deployment-step.ts';
+import { type DeviceReport, MOVES, stepDeployment } from '#server/domain/deployment/deployment-step.ts';
 import { AGENT_STATES, type AgentState, DEPLOYMENT_STATES, OUTCOMES } from '#shared/deployment.ts';
 import { Id } from '#shared/ids.ts';
 import { Policy } from '#shared/policy.ts';
@@ -31,9 +31,9 @@ const deploymentIn = (state: DeploymentRecord['state'], part: Partial<Deployment
   ...part,
 });
 /** Where a list of words leads, each said a second after the one before. */
-const journey = (from: DeploymentRecord, ...words: DeviceWord[]): DeploymentRecord =>
+const journey = (from: DeploymentRecord, ...words: DeviceReport[]): DeploymentRecord =>
   words.reduce((deployment, word, n) => stepDeployment(deployment, word, T0 + 2_000 + n * 1_000, policy).next, from);
-const states = (from: DeploymentRecord, ...words: DeviceWord[]): string[] => {
+const states = (from: DeploymentRecord, ...words: DeviceReport[]): string[] => {
   const seen: string[] = [from.state];
   words.reduce((deployment, word) => {
     const { next } = stepDeployment(deployment, word, T0 + 2_000, policy);
@@ -42,7 +42,7 @@ const states = (from: DeploymentRecord, ...words: DeviceWord[]): string[] => {
   }, from);
   return seen;
 };
-const said = (...all: AgentState[]): DeviceWord[] => all.map((state) => ({ state }));
+const said = (...all: AgentState[]): DeviceReport[] => all.map((state) => ({ state }));
 
 describe('a journey', () => {
   test('that goes well ends with the receipt, not with the mere word', () => {
@@ -191,7 +191,7 @@ describe('late words', () => {
   });
 });
 
-const anyWord: fc.Arbitrary<DeviceWord> = fc.oneof(
+const anyWord: fc.Arbitrary<DeviceReport> = fc.oneof(
   fc.constantFrom(...AGENT_STATES).map((state) => ({ state })),
   fc.constantFrom(...OUTCOMES).map((outcome) => ({ outcome })),
 );
@@ -247,7 +247,7 @@ describe('whatever a device says', () => {
         ] as AgentState[]),
         fc.nat(7),
         (reports, at) => {
-          const words: DeviceWord[] = said(...reports);
+          const words: DeviceReport[] = said(...reports);
           words.splice(at, 0, { outcome: 'reverted' });
           return journey(deploymentIn('offered'), ...words).state === 'reverted';
         },

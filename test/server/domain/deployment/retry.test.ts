@@ -1,7 +1,7 @@
 import * as fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { countOutcomes, type DeploymentRecord } from '#server/domain/deployment/deployment.ts';
-import { type DeviceWord, stepDeployment } from '#server/domain/deployment/deployment-step.ts';
+import { type DeviceReport, stepDeployment } from '#server/domain/deployment/deployment-step.ts';
 import { RETRIED } from '#server/domain/deployment/retry.ts';
 import { AGENT_STATES, DEVICE_ERRORS, type DeviceErrorCode } from '#shared/deployment.ts';
 import { Policy } from '#shared/policy.ts';
@@ -10,8 +10,8 @@ import { planned, T0 } from '#test/server/store/records.ts';
 const policy = Policy.parse({ retries: { max: 2, coolDownMs: 60_000 }, deadlines: { acceptMs: 1_000_000 } });
 const offered = planned('r1', 'gw-1', { state: 'offered', offeredAt: T0, deadlineAt: T0 + 1_000_000 });
 const fetching: DeploymentRecord = { ...offered, state: 'fetching', acceptedAt: T0 };
-const failed = (code: DeviceErrorCode): DeviceWord => ({ outcome: 'failed', error: { code, message: 'so it was' } });
-const say = (deployment: DeploymentRecord, word: DeviceWord, now = T0 + 5) =>
+const failed = (code: DeviceErrorCode): DeviceReport => ({ outcome: 'failed', error: { code, message: 'so it was' } });
+const say = (deployment: DeploymentRecord, word: DeviceReport, now = T0 + 5) =>
   stepDeployment(deployment, word, now, policy);
 
 test('want of network is tried again after a cool-down, which doubles, and not for ever', () => {
@@ -69,7 +69,7 @@ test('withdrawn and on trial in turn is believed a few times, not for ever', () 
 
 test('no history of words is repeated without end, and only what may be repeated is', () => {
   const word = fc.oneof(
-    fc.constantFrom(...AGENT_STATES).map((state): DeviceWord => ({ state })),
+    fc.constantFrom(...AGENT_STATES).map((state): DeviceReport => ({ state })),
     fc.constantFrom(...DEVICE_ERRORS).map(failed),
   );
   fc.assert(

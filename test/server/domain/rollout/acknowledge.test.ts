@@ -2,7 +2,7 @@
 import * as fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { countOutcomes } from '#server/domain/deployment/deployment.ts';
-import { didOf } from '#server/domain/deployment/did.ts';
+import { deviceProgressOf } from '#server/domain/deployment/device-progress.ts';
 import { failuresAmong, namedIn, stillAcknowledged } from '#server/domain/rollout/acknowledge.ts';
 import { setAside, tallyOf } from '#server/domain/rollout/tally.ts';
 import { DEPLOYMENT_STATES, DID } from '#shared/deployment.ts';
@@ -46,10 +46,10 @@ test('acknowledging all leaves nothing to count, whatever the fleet', () => {
 });
 
 test('what a device did is told of every state, and of a withdrawn one by how far it had come', () => {
-  for (const state of DEPLOYMENT_STATES) expect(DID).toContain(didOf({ state, acceptedAt: 1 }));
-  expect(didOf({ state: 'withdrawn', acceptedAt: 1, reached: 'ready' })).toBe('installed');
-  expect(didOf({ state: 'withdrawn', acceptedAt: null, reached: 'offered' })).toBe('nothing');
-  expect(didOf({ state: 'overdue', acceptedAt: 1 })).toBe('unknown');
-  expect(didOf({ state: 'overdue', acceptedAt: 1, overdue: 'silent', reached: 'trial' })).toBe('unknown');
-  expect(didOf({ state: 'overdue', acceptedAt: 1, overdue: 'stuck', reached: 'trial' })).toBe('on-trial');
+  for (const state of DEPLOYMENT_STATES) expect(DID).toContain(deviceProgressOf({ state, acceptedAt: 1 }));
+  expect(deviceProgressOf({ state: 'withdrawn', acceptedAt: 1, reached: 'ready' })).toBe('installed');
+  expect(deviceProgressOf({ state: 'withdrawn', acceptedAt: null, reached: 'offered' })).toBe('nothing');
+  expect(deviceProgressOf({ state: 'overdue', acceptedAt: 1 })).toBe('unknown');
+  expect(deviceProgressOf({ state: 'overdue', acceptedAt: 1, overdue: 'silent', reached: 'trial' })).toBe('unknown');
+  expect(deviceProgressOf({ state: 'overdue', acceptedAt: 1, overdue: 'stuck', reached: 'trial' })).toBe('on-trial');
 });

@@ -1,6 +1,6 @@
 /* oxlint-disable vitest/no-standalone-expect -- what holds before and after each of these tests is told apart from what each is about */
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
-import { didOf } from '#server/domain/deployment/did.ts';
+import { deviceProgressOf } from '#server/domain/deployment/device-progress.ts';
 import { deviceHistory } from '#server/flow/device/device-history.ts';
 import type { AgentState } from '#shared/deployment.ts';
 import { Id } from '#shared/ids.ts';
@@ -87,7 +87,7 @@ describe.each(CLASSES)('a device that is overdue, %s, and turns up', (name, give
       withdrawn: 'fetching',
       overdue: name === 'never heard' ? 'nothing' : 'installed',
     };
-    expect(didOf(now)).toBe(did[state as 'reverted']);
+    expect(deviceProgressOf(now)).toBe(did[state as 'reverted']);
   });
 
   test('is told with its class, and where it stopped, in its history', async () => {

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { didOf } from '#server/domain/deployment/did.ts';
+import { deviceProgressOf } from '#server/domain/deployment/device-progress.ts';
 import { explainRollout } from '#server/flow/rollout/explain-rollout.ts';
 import { resumeRollout } from '#server/flow/rollout/resume-rollout.ts';
 import { steerRollout } from '#server/flow/rollout/steer-rollout.ts';
@@ -38,7 +38,7 @@ const resume = (rollout: Id, acknowledge?: 'all' | Id[]) =>
 
 test('a halt keeps how far each device had come', async () => {
   const rollout = await haltedRollout();
-  const did = (await deploymentsOf(world, rollout)).map(didOf).sort();
+  const did = (await deploymentsOf(world, rollout)).map(deviceProgressOf).sort();
   expect(did).toEqual(['fetching', 'nothing', 'reverted', 'reverted', 'reverted', 'reverted']);
 });
 

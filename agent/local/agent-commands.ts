@@ -7,20 +7,21 @@ import { examineDevice, fitnessText } from '../fitness/fitness.ts';
 import { readStatus } from './status-text.ts';
 import { type UnitPlaces, unitText } from './systemd-unit.ts';
 
-export const QUESTIONS = ['check', 'status', 'unit'] as const;
-export type Question = (typeof QUESTIONS)[number];
+export const AGENT_COMMANDS = ['check', 'status', 'unit'] as const;
+export type AgentCommand = (typeof AGENT_COMMANDS)[number];
 
-export const isQuestion = (word: string | undefined): word is Question => QUESTIONS.some((known) => known === word);
+export const isAgentCommand = (word: string | undefined): word is AgentCommand =>
+  AGENT_COMMANDS.some((known) => known === word);
 
 /** Exit code 0: all is well; 1: it is not. */
 export type Answer = { text: string; exitCode: 0 | 1 };
 
-export const answerQuestion = async (
-  question: Question,
+export const runAgentCommand = async (
+  command: AgentCommand,
   config: AgentConfig,
   how: { asJson: boolean; configFile: string | undefined; flags: Record<string, string | undefined> },
 ): Promise<Answer> => {
-  switch (question) {
+  switch (command) {
     case 'check': {
       const fitness = await examineDevice(config, Date.now);
       const text = how.asJson ? `${JSON.stringify(fitness)}\n` : fitnessText(fitness);
@@ -35,7 +36,7 @@ export const answerQuestion = async (
     case 'unit':
       return { text: unitText(config, unitPlaces(how), process.env), exitCode: 0 };
     default:
-      return unreachable(question);
+      return unreachable(command);
   }
 };
 

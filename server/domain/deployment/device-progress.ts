@@ -5,7 +5,7 @@ import { unreachable } from '#shared/ids.ts';
 import type { DeploymentRecord } from './deployment.ts';
 
 /** A withdrawn one is told by how far it had come, one that is stuck by where. Of a silent one it is not known. */
-export const didOf = ({
+export const deviceProgressOf = ({
   state,
   acceptedAt,
   reached,
@@ -25,10 +25,10 @@ export const didOf = ({
       return 'on-trial';
     case 'withdrawn':
       if (reached !== undefined && reached !== 'withdrawn' && reached !== 'overdue')
-        return didOf({ state: reached, acceptedAt });
+        return deviceProgressOf({ state: reached, acceptedAt });
       return acceptedAt === null ? 'nothing' : 'unknown';
     case 'overdue':
-      if (overdue === 'stuck' && reached !== undefined) return didOf({ state: reached, acceptedAt });
+      if (overdue === 'stuck' && reached !== undefined) return deviceProgressOf({ state: reached, acceptedAt });
       return acceptedAt === null ? 'nothing' : 'unknown';
     case 'committed':
     case 'reverted':

@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest';
-import { evidenceOf, rebuildMemory, standbyOf } from '#agent/domain/resume.ts';
-import { backoffMs, jitteredMs } from '#agent/domain/retry.ts';
+import { backoffMs, jitteredMs } from '#agent/domain/backoff.ts';
+import { evidenceOf, rebuildMemory, standbyOf } from '#agent/domain/restart-evidence.ts';
 import type { SlotsView } from '#agent/domain/slots.ts';
 import { Id, Sha256 } from '#shared/ids.ts';
 

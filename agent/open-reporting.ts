@@ -15,11 +15,11 @@ import { openReporter } from './report/report.ts';
 import { watchSteadyHealth } from './report/steady-health.ts';
 import { watchSlots } from './slots/slots-health.ts';
 
-export type Speakers = Awaited<ReturnType<typeof openSpeakers>>;
+export type Reporting = Awaited<ReturnType<typeof openReporting>>;
 
 type Parts = { device: DeviceParts; server: ServerSide; deployments: Deployments };
 
-export const openSpeakers = async (life: Life, parts: Parts) => {
+export const openReporting = async (life: Life, parts: Parts) => {
   const { config, news, log } = life;
   const { machine, holds } = parts.deployments;
   const status = openStatus(life, parts);
