@@ -14,7 +14,7 @@ const ALONE = ['test/crashes/**/*.test.ts', 'test/simulation/**/*.test.ts', 'tes
 /** These start processes, and wait for them. */
 const PROCESSES = ['test/{agent,cli}/**/*.test.ts', 'test/server/*.test.ts', 'test/{demo,scripts}.test.ts'];
 
-// Loading the modules of the system anew for each file would take as long as most files do: all share their workers but those above.
+// Loading the modules of the system again for each file would take as long as most files do: all share their workers but those above.
 export default defineConfig({
   test: {
     // Real processes, sockets and disks: slow machines that do other things too get time, a hang still ends.

@@ -28,8 +28,8 @@ import { untilAborted } from './transfer/pace.ts';
 const AGENT_LOG_CHARS_MAX = 12 * 1024;
 
 /**
- * Runs until `signal` is aborted, then stops the application and returns. Throws `AgentStopped` when it can not go on: the folder is
- * taken, nobody is trusted, or the server refused the enrolment for good. Before that the application runs whenever it can.
+ * Runs until `signal` is aborted, then stops the application and returns. Throws `AgentStopped` when it cannot go on: the folder is
+ * taken, no one is trusted, or the server refused the enrolment for good. Before that the application runs whenever it can.
  */
 export const runAgent = async (config: AgentConfig, signal: AbortSignal): Promise<void> => {
   await makeDataFolder(config.dataDir);
@@ -47,7 +47,7 @@ export const runAgent = async (config: AgentConfig, signal: AbortSignal): Promis
   }
 };
 
-/** One that is there already does for a disk that can not be written. */
+/** One that is there already does for a disk that cannot be written. */
 const makeDataFolder = async (dir: string): Promise<void> => {
   try {
     await mkdir(dir, { recursive: true, mode: 0o700 });
@@ -56,7 +56,7 @@ const makeDataFolder = async (dir: string): Promise<void> => {
       (there) => there.isDirectory(),
       () => false,
     );
-    if (!isThere) throw new AgentStopped(storageRefusal(error, `the data folder ${dir} can not be made`).message);
+    if (!isThere) throw new AgentStopped(storageRefusal(error, `the data folder ${dir} cannot be made`).message);
   }
 };
 

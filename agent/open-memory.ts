@@ -52,7 +52,7 @@ export const openMemory = async (
   const memory = { ...rebuilt.memory, reportSeq: Math.max(rebuilt.memory.reportSeq, reportSeq) };
   // A full disk must not keep the application from starting; no number is used before it is recorded.
   await journal.append(memory).catch((error: unknown) => {
-    log.error({ event: 'journal-not-written', err: error }, 'the journal can not be begun yet');
+    log.error({ event: 'journal-not-written', err: error }, 'the journal cannot be begun yet');
   });
   return { journal, memory, makeWay };
 };

@@ -157,7 +157,7 @@ const parseJson = (text: string): unknown => {
 const unreachable = (url: string, error: unknown): CliFailure => {
   const cause = error instanceof Error && error.cause instanceof Error ? error.cause : error;
   const why = cause instanceof Error && cause.message !== '' ? cause.message : codeOf(cause);
-  return new CliFailure(`Can not reach ${url}: ${why}`, { exitCode: EXIT.unreachable, cause: error });
+  return new CliFailure(`Cannot reach ${url}: ${why}`, { exitCode: EXIT.unreachable, cause: error });
 };
 
 const codeOf = (error: unknown): string =>

@@ -116,6 +116,6 @@ const readNotes = async (file: string): Promise<string> => {
   try {
     return await readFile(file, 'utf8');
   } catch (error) {
-    throw new CliFailure(`the release notes ${file} can not be read`, { cause: error });
+    throw new CliFailure(`the release notes ${file} cannot be read`, { cause: error });
   }
 };

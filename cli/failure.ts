@@ -9,7 +9,7 @@ export const EXIT = {
   failed: 1,
   /** The command line is wrong. */
   usage: 2,
-  /** The server can not be reached, or does not know who is asking. */
+  /** The server cannot be reached, or does not know who is asking. */
   unreachable: 3,
   /** `rollout watch`: the rollout halted. */
   halted: 4,

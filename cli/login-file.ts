@@ -16,7 +16,7 @@ const loginFile = (environment: NodeJS.ProcessEnv): string => {
   return join(base === '' ? join(homedir(), '.config') : base, 'sluice', 'login.json');
 };
 
-/** Readable by nobody else. */
+/** Readable by no one else. */
 export const saveLogin = async (environment: NodeJS.ProcessEnv, login: Connection): Promise<string> => {
   const file = loginFile(environment);
   await mkdir(dirname(file), { recursive: true, mode: 0o700 });

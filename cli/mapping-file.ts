@@ -9,7 +9,7 @@ const Mapping = z.record(z.string(), z.unknown());
 /** Checked for size and syntax only; `example` shows who wrote something else what is meant. */
 export const readMapping = async (file: string, example: string): Promise<Record<string, unknown>> => {
   const there = await stat(file).catch(() => undefined);
-  if (there === undefined || !there.isFile()) throw usageFailure(`${file} can not be read`);
+  if (there === undefined || !there.isFile()) throw usageFailure(`${file} cannot be read`);
   if (there.size > BYTES_MAX) throw usageFailure(`${file} is larger than 1 MiB`);
   // Most commands read no such file, and start a tenth sooner without its parser.
   const { parse } = await import('yaml');

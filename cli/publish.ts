@@ -19,7 +19,7 @@ import type { Client } from './client.ts';
 import { CliFailure, EXIT, valueOf } from './failure.ts';
 import { harmless, printError } from './terminal.ts';
 
-/** Somebody else published in between, or the connection broke: tries altogether. */
+/** Someone else published in between, or the connection broke: tries altogether. */
 const ATTEMPTS_MAX = 5;
 
 export type CheckedBundle = {
@@ -37,7 +37,7 @@ export const checkBundle = async (
   onProgress: (done: number, total: number) => void = () => {},
 ): Promise<CheckedBundle> => {
   const there = await stat(file).catch(() => undefined);
-  if (there === undefined || !there.isFile()) throw new CliFailure(`${file} can not be read`);
+  if (there === undefined || !there.isFile()) throw new CliFailure(`${file} cannot be read`);
   const hash = createHash('sha256');
   let bytes = 0;
   async function* source(): AsyncGenerator<Uint8Array> {
@@ -132,7 +132,7 @@ export const publishRelease = async (client: Client, input: PublishInput, steps:
     } catch (error) {
       const conflict = error instanceof CliFailure && error.problem?.code === 'metadata-version-conflict';
       if (!conflict || attempt === ATTEMPTS_MAX) throw error;
-      steps.again('somebody else published in between: signing again');
+      steps.again('someone else published in between: signing again');
       await pause(100 * 2 ** attempt * (0.5 + Math.random()));
     }
   }
@@ -159,7 +159,7 @@ const signNext = async (client: Client, bundles: CheckedBundle[], input: Publish
     const { signer, now, trusted = [] } = input;
     return addManifests({ document, product, manifests, signer, trusted, expires: now() + expiresInMs });
   } catch (error) {
-    // It refuses to sign over what is there already, or to build on what nobody we trust has signed.
+    // It refuses to sign over what is there already, or to build on what no one we trust has signed.
     throw new CliFailure(`Not signed: ${error instanceof Error ? error.message : String(error)}`, { cause: error });
   }
 };

@@ -15,7 +15,7 @@ const activationWords = ({ activation, confirm }: Policy, rollout: string, activ
       ? `when told: sluice rollout activate ${rollout}`
       : `at ${formatTime(Number(activation))}`;
   const unasked = (confirm ?? (activation === 'on-command' ? 'required' : 'when-reachable')) === 'when-reachable';
-  return unasked ? `${when}, also where the server can not be reached` : when;
+  return unasked ? `${when}, also where the server cannot be reached` : when;
 };
 
 type Timed = { id: string; policy: Policy; cohorts: CohortPlan[]; activatedAt: number | null };

@@ -7,7 +7,7 @@ export const isLoopback = (host: string): boolean =>
 
 const bracketed = (host: string): string => (host.includes(':') ? `[${host}]` : host);
 
-/** For somebody on this machine. */
+/** For someone on this machine. */
 export const localUrl = (scheme: string, host: string, port: number): string =>
   `${scheme}://${WILDCARDS.has(host) ? '127.0.0.1' : bracketed(host)}:${port}`;
 

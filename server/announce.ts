@@ -1,4 +1,4 @@
-/** What somebody who runs this should know, at every start. */
+/** What someone who runs this should know, at every start. */
 import type { Logger } from 'pino';
 import { isLoopback } from './addresses.ts';
 import type { ServerConfig } from './config.ts';

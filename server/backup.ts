@@ -36,7 +36,7 @@ export const Backup = z.strictObject({
 });
 export type Backup = z.infer<typeof Backup>;
 
-/** Somebody publishing right now makes another attempt necessary; nobody publishes this often. */
+/** Someone publishing right now makes another attempt necessary; no one publishes this often. */
 const ATTEMPTS_MAX = 10;
 
 /**

@@ -11,10 +11,10 @@ export const catchUp = async (
   graceMsMax: number,
   closers: Closers,
 ): Promise<void> => {
-  // Nobody is connected yet, whatever the last process wrote, and nobody is connected any more when this one has ended.
+  // No one is connected yet, whatever the last process wrote, and no one is connected any more when this one has ended.
   await store.setAllOffline();
   closers.add(() => store.setAllOffline());
-  // Devices that were on trial while nobody listened are late, not silent.
+  // Devices that were on trial while no one listened are late, not silent.
   const grace = await grantGrace({ store, now, uptime: machineUptime }, graceMsMax);
   if (grace.stepMs !== 0) warnClockSet(log, grace);
   if (grace.deployments > 0)

@@ -17,7 +17,7 @@ const count = (max: number) => z.coerce.number().int().min(0).max(max);
 /** The environment and flags know only text. */
 const Switch = z.union([z.boolean(), z.enum(['true', 'false']).transform((word) => word === 'true')]);
 
-/** `10.0.0.7`, `10.0.0.0/8`, `fd00::/8`; nothing that would trust everybody, since then anybody is whoever he says. */
+/** `10.0.0.7`, `10.0.0.0/8`, `fd00::/8`; nothing that would trust everyone, since then anyone is whoever he says. */
 const ProxyAddress = z.string().refine((text) => {
   const [address = '', bits, ...more] = text.split('/');
   const family = isIP(address);
@@ -32,7 +32,7 @@ export const ServerConfig = z.strictObject({
     .strictObject({
       host: Host.default('127.0.0.1'),
       port: Port.default(8080),
-      /** Reverse proxies whose `X-Forwarded-For` is believed: who asks is then who asked them. Nobody else's is. */
+      /** Reverse proxies whose `X-Forwarded-For` is believed: who asks is then who asked them. No one else's is. */
       trustProxy: z
         .union([z.array(z.string()), z.string().transform((list) => list.split(',').map((one) => one.trim()))])
         .pipe(z.array(ProxyAddress).max(100))
@@ -78,7 +78,7 @@ export const ServerConfig = z.strictObject({
     .prefault(['staging', 'production']),
   artifacts: z
     .strictObject({
-      /** Open `/o/` and `/tuf/` to everybody, so that a cache or CDN may serve them. */
+      /** Open `/o/` and `/tuf/` to everyone, so that a cache or CDN may serve them. */
       public: Switch.default(false),
     })
     .prefault({}),
@@ -94,7 +94,7 @@ export const ServerConfig = z.strictObject({
       keptDays: count(36_500).default(0),
     })
     .prefault({}),
-  /** After a start nobody is overdue for this long at most: time for devices to come back to a server that was away. */
+  /** After a start no one is overdue for this long at most: time for devices to come back to a server that was away. */
   restartGraceMs: count(86_400_000).default(600_000),
   /** How long a stop may take before connections are cut. */
   stopMs: count(600_000).default(10_000),
@@ -176,7 +176,7 @@ const readConfigFile = (file: string): Result<unknown> => {
   try {
     text = readFileSync(file, 'utf8');
   } catch (error) {
-    return refuse('invalid-request', `the configuration file ${file} can not be read (${codeOf(error)})`);
+    return refuse('invalid-request', `the configuration file ${file} cannot be read (${codeOf(error)})`);
   }
   try {
     return accept<unknown>(parseYaml(text, { maxAliasCount: 0 }));

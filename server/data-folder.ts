@@ -23,7 +23,7 @@ export const takeDataFolder = (dir: string): FolderLock => {
     lock = lockDataFolder(dir);
   } catch (cause) {
     const code = cause instanceof Error && 'code' in cause ? String(cause.code) : 'unknown error';
-    throw new StartFailure(`the data folder ${dir} can not be used (${code}): choose another with --data-dir`, cause);
+    throw new StartFailure(`the data folder ${dir} cannot be used (${code}): choose another with --data-dir`, cause);
   }
   if (!lock.ok) throw new StartFailure(lock.detail);
   return lock.value;

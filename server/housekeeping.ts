@@ -34,7 +34,7 @@ export type HousekeepingDeps = {
   log: Signer;
   now: () => number;
   uptime?: () => Promise<Uptime>;
-  /** Of rollouts that are over; 0: for ever. */
+  /** Of rollouts that are over; 0: forever. */
   decisionsKeptDays: number;
   /** For the log and metrics. */
   report: {

@@ -33,7 +33,7 @@ export type RunningServer = {
 
 /**
  * Starts everything, or nothing: what was opened is closed again when a later part fails. Throws `StartFailure` with
- * words for people when a port is taken, the data folder is in use or can not be written, or TLS files can not be read.
+ * words for people when a port is taken, the data folder is in use or cannot be written, or TLS files cannot be read.
  */
 export const startServer = async (
   config: ServerConfig,

@@ -61,6 +61,6 @@ export const openBroker = async (
   closers.add(() => broker.stop());
   const url = mqtt.publicUrl ?? networkUrl(tls === undefined ? 'mqtt' : 'mqtts', host, broker.port);
   if (!MqttUrl.safeParse(url).success)
-    throw new StartFailure(`devices can not use ${url} as the address of MQTT: name another with --mqtt-public-url`);
+    throw new StartFailure(`devices cannot use ${url} as the address of MQTT: name another with --mqtt-public-url`);
   return url;
 };

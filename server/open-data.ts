@@ -25,7 +25,7 @@ export const openData = async (dir: string, now: () => number, closers: Closers)
   const folder = inDataFolder(dir);
   const lock = takeDataFolder(dir);
   closers.add(() => lock.release());
-  const keyring = await openKeyring(folder.keys).catch(cannotStart('the keys can not be used'));
+  const keyring = await openKeyring(folder.keys).catch(cannotStart('the keys cannot be used'));
   const repository = await openRepository({ dir: folder.repository, keyring, now }).catch(
     cannotStart(`the metadata in ${folder.repository} cannot be used`),
   );

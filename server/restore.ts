@@ -9,13 +9,13 @@ import { auditLine, BY_SERVER } from './domain/audit.ts';
 import { objectFile } from './store/objects.ts';
 import { openInProcessStore } from './store/sqlite/open.ts';
 
-/** Devices have accepted instructions that the backup does not know of: nobody gets this many between two backups. */
+/** Devices have accepted instructions that the backup does not know of: no one gets this many between two backups. */
 const SEQS_SKIPPED = 1_000_000;
 
 /**
  * Copies and checks every byte against its digest, then notes the restore in the audit log. `dataDir` must be empty or
  * absent. Refuses `not-found` (no backup there), `conflict` (`dataDir` is in use), `digest-mismatch` (damaged); throws
- * `StartFailure` when `dataDir` can not be used. Nothing is left behind unless it succeeds.
+ * `StartFailure` when `dataDir` cannot be used. Nothing is left behind unless it succeeds.
  */
 export const restoreBackup = async (options: {
   from: string;
@@ -52,7 +52,7 @@ const readBackup = async (from: string): Promise<Result<Backup>> => {
   try {
     return accept(Backup.parse(JSON.parse(text.toString())));
   } catch {
-    return refuse('not-found', `${join(from, BACKUP_FILE)} can not be understood: damaged, or of a newer Sluice`);
+    return refuse('not-found', `${join(from, BACKUP_FILE)} cannot be understood: damaged, or of a newer Sluice`);
   }
 };
 

@@ -20,19 +20,19 @@ export const explainListen = (error: unknown, what: 'HTTP' | 'MQTT', at: { host:
   const flag = `--${what.toLowerCase()}`;
   if (code === 'EADDRINUSE') {
     return new StartFailure(
-      `${what} can not listen on ${where}: the port is taken; choose another with ${flag}-port`,
+      `${what} cannot listen on ${where}: the port is taken; choose another with ${flag}-port`,
       error,
     );
   }
   if (code === 'EACCES') {
     return new StartFailure(
-      `${what} can not listen on ${where}: ports below 1024 need permission (${flag}-port)`,
+      `${what} cannot listen on ${where}: ports below 1024 need permission (${flag}-port)`,
       error,
     );
   }
   if (code === 'EADDRNOTAVAIL' || code === 'ENOTFOUND') {
     return new StartFailure(
-      `${what} can not listen on ${where}: this machine has no such address (${flag}-host)`,
+      `${what} cannot listen on ${where}: this machine has no such address (${flag}-host)`,
       error,
     );
   }

@@ -17,7 +17,7 @@ export const ZEROS = Buffer.alloc(END_BYTES);
 export const entryName = (part: BundlePart): string => `${part.kind}s/${part.name}`;
 export const paddingOf = (bytes: number): number => (BLOCK - (bytes % BLOCK)) % BLOCK;
 
-/** Carries a refusal out of a body that somebody else is reading, so that a sink never takes a bad part for a whole one. */
+/** Carries a refusal out of a body that someone else is reading, so that a sink never takes a bad part for a whole one. */
 export class BundleFault extends Error {
   readonly refusal: Refusal;
   constructor(refusal: Refusal) {

@@ -73,7 +73,7 @@ export const DecisionView = z.object({
   /** From 1, in the order in which they were made. */
   decision: count,
   at: Millis,
-  /** Null, as `inputs`, where its record can not be read any more. */
+  /** Null, as `inputs`, where its record cannot be read any more. */
   by: z.string().nullable(),
   /** Kinds of audit lines, and `offered`, `nobody-free`, `held-by-...`, `gate-met`, `gate-missed`, `unreadable`. */
   kinds: z.array(z.string()),

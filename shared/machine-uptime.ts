@@ -1,4 +1,4 @@
-/** A moment that nobody sets: how long the machine has been up, with the time that it slept, in which of its boots. */
+/** A moment that no one sets: how long the machine has been up, with the time that it slept, in which of its boots. */
 import { readFile } from 'node:fs/promises';
 import { uptime } from 'node:os';
 import { z } from 'zod';

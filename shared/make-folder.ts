@@ -13,7 +13,7 @@ export const makeFolder = (dir: string): void => {
     mkdirSync(dir, { mode: 0o700 });
     chmodSync(dir, 0o700); // whatever the umask says
   } catch (error) {
-    // Somebody else may have made it in between.
+    // Someone else may have made it in between.
     if (!existsSync(dir)) throw error;
   }
 };

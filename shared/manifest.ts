@@ -95,7 +95,7 @@ export const HealthCheck = z.discriminatedUnion('kind', [
     command: Command,
     timeoutMs: DurationMs.min(1).default(10_000),
   }),
-  /** Somebody accepts connections there. */
+  /** Someone accepts connections there. */
   z.strictObject({
     kind: z.literal('tcp'),
     ...named,
@@ -104,7 +104,7 @@ export const HealthCheck = z.discriminatedUnion('kind', [
     timeoutMs: DurationMs.min(1).default(2_000),
   }),
   /**
-   * A process runs, and has for `upMs` without being started anew: the one whose id a file holds, one with this program name
+   * A process runs, and has for `upMs` without being started again: the one whose id a file holds, one with this program name
    * (as `ps -o comm` shows it), or, with neither, the application itself.
    */
   z
@@ -133,7 +133,7 @@ export const HealthPolicy = z.strictObject({
   deadlineMs: DurationMs.min(100).default(300_000),
   /**
    * What the trial must reach before it may commit. `true`: the server, over MQTT or HTTP. `broker`: over MQTT. `network`: the network at least,
-   * so that a server that is down for everybody reverts nobody. `false`: nothing.
+   * so that a server that is down for everyone reverts no one. `false`: nothing.
    */
   serverContact: z
     .boolean()

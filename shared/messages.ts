@@ -111,7 +111,7 @@ export type StateReport = z.infer<typeof StateReport>;
 /** Not signed: a device believes ten minutes at most. */
 export const SpreadMs = z.number().int().min(0);
 
-/** Nobody signs what numbers were used: whoever makes it up must leave a device enough of them. */
+/** No one signs what numbers were used: whoever makes it up must leave a device enough of them. */
 const SEQ_TOLD_MAX = Math.floor(Number.MAX_SAFE_INTEGER / 2);
 
 /**

@@ -37,7 +37,7 @@ export const WaveSize = z.union([
 ]);
 export type WaveSize = z.infer<typeof WaveSize>;
 
-/** The priority of what can not wait: a hotfix, a recall. */
+/** The priority of what cannot wait: a hotfix, a recall. */
 export const URGENT_PRIORITY = 90;
 
 export const Policy = z.strictObject({
@@ -85,11 +85,11 @@ export const Policy = z.strictObject({
     .prefault({}),
   watch: z
     .strictObject({
-      /** For so long after its commit a device may still turn out to have failed, by its heartbeats; 0 watches nobody. */
+      /** For so long after its commit a device may still turn out to have failed, by its heartbeats; 0 watches no one. */
       watchMs: DurationMs.default(3_600_000),
       /** Unhealthy without interruption for so long is a failure. */
       unhealthyMs: DurationMs.min(1).default(300_000),
-      /** Falling ill or starting anew more often than this is a crash loop. */
+      /** Falling ill or starting again more often than this is a crash loop. */
       restartsMax: z.number().int().min(0).max(10_000).default(5),
     })
     .prefault({}),
@@ -106,7 +106,7 @@ export const Policy = z.strictObject({
   /** When what is installed is activated: by each device as soon as it can, by all from a time on, or when `rollout activate` says so. */
   activation: z.union([z.literal('at-once'), z.literal('on-command'), Millis]).default('at-once'),
   /**
-   * Whether a device must ask before it activates (`required`), or may do without when it can not reach the server
+   * Whether a device must ask before it activates (`required`), or may do without when it cannot reach the server
    * (`when-reachable`): it then activates what was withdrawn while it was offline. By default only for activation at a time.
    */
   confirm: z.enum(['required', 'when-reachable']).optional(),
@@ -117,7 +117,7 @@ export const Policy = z.strictObject({
 });
 export type Policy = z.infer<typeof Policy>;
 
-/** The cohorts of a rollout, in order, each with its waves. Without `waves`: everybody at once, at the judge's pace. */
+/** The cohorts of a rollout, in order, each with its waves. Without `waves`: everyone at once, at the judge's pace. */
 export const CohortPlan = z.strictObject({
   cohort: Id,
   waves: z

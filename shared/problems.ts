@@ -11,7 +11,7 @@ export const PROBLEMS = {
   conflict: [409, 'That is not possible in the present state'],
   'requirements-unmet': [409, 'The channel requires more of this release'],
   'already-exists': [409, 'That exists already'],
-  'metadata-version-conflict': [409, 'Somebody else published in between: fetch the delegation again, sign anew'],
+  'metadata-version-conflict': [409, 'Someone else published in between: fetch the delegation again, sign again'],
   'too-slow': [408, 'The body came too slowly'],
   'digest-mismatch': [422, 'The bytes received are not the bytes announced'],
   'chunks-mismatch': [422, 'The chunk index that the manifest names is not that of the bytes'],
@@ -22,7 +22,7 @@ export const PROBLEMS = {
   'path-not-delegated': [422, 'The key may not sign for this path'],
   'version-taken': [409, 'This version was accepted already; versions are immutable'],
   'security-counter-too-low': [422, 'The security counter is below that of an earlier version'],
-  'selector-invalid': [422, 'The selector can not be understood'],
+  'selector-invalid': [422, 'The selector cannot be understood'],
   'token-invalid': [403, 'The enrolment token is unknown, used, or expired'],
   'rate-limited': [429, 'Too many requests'],
   'insufficient-storage': [507, 'There is not enough space left on the server'],
@@ -54,7 +54,7 @@ export const accept = <T>(value: T): { ok: true; value: T } => ({ ok: true, valu
 
 /** Of each end: of a path, the file is told by its last part. */
 const WORD_CHARS_KEPT = 50;
-/** What somebody sent is repeated to them in errors, but not at any length: a word longer than any name or address of ours is cut. */
+/** What someone sent is repeated to them in errors, but not at any length: a word longer than any name or address of ours is cut. */
 export const withoutLongWords = (text: string): string =>
   text.replace(
     /\S{200,}/g,

@@ -138,7 +138,7 @@ const readManifestEntry = async (reader: ByteReader): Promise<Buffer> => {
   return manifest;
 };
 
-/** What somebody has in their hands instead: bundles are easily unpacked and packed again, or compressed. */
+/** What someone has in their hands instead: bundles are easily unpacked and packed again, or compressed. */
 const beginningOf = (head: Buffer): string => {
   if (head.readUInt16BE(0) === 0x1f8b || head.readUInt32LE(0) === 0xfd2fb528)
     return 'it is compressed; publish the file that sluice bundle create made';

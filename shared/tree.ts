@@ -11,7 +11,7 @@ import { linkFault, pathFault } from './tree-path.ts';
 
 export type TreeCompression = 'none' | 'gzip' | 'zstd';
 export const TREE_ENTRIES_MAX = 200_000;
-/** Below this nobody makes holes on purpose. */
+/** Below this no one makes holes on purpose. */
 const SPARSE_BYTES_MIN = 1024 * 1024;
 
 /** What a device does not get of a file that it does get. */
@@ -62,7 +62,7 @@ const listTree = async (root: string, onLost: (lost: Lost) => void): Promise<Res
   const folders = [''];
   for (let folder = folders.pop(); folder !== undefined; folder = folders.pop()) {
     const names = await readdir(join(root, folder)).catch(() => undefined);
-    if (names === undefined) return refuse('bundle-invalid', `${join(root, folder)} can not be read as a folder`);
+    if (names === undefined) return refuse('bundle-invalid', `${join(root, folder)} cannot be read as a folder`);
     for (const part of names) {
       const name = posix.join(folder, part);
       const entry = await describeEntry(join(root, name), name, onLost);

@@ -126,7 +126,7 @@ export const DeviceView = z.object({
 });
 export type DeviceView = z.infer<typeof DeviceView>;
 
-/** A device that runs what nobody told it to run. */
+/** A device that runs what no one told it to run. */
 export const DriftView = z.object({
   device: Id,
   expected: Running,
@@ -185,7 +185,7 @@ export const RolloutView = z.object({
   approval: z.object({ needed: z.number().int(), approvedBy: z.array(z.string()) }).nullable(),
   /** It is over by then, done or not. */
   endBy: Millis.nullable(),
-  /** When a person said that everybody may activate. */
+  /** When a person said that everyone may activate. */
   activatedAt: Millis.nullable(),
   /** One sentence for people: why it is where it is, and what it waits for. */
   explanation: z.string(),
@@ -216,7 +216,7 @@ export const RolloutView = z.object({
       note: z.string(),
       to: ReleaseRef.nullable(),
       rollouts: z.array(z.object({ id: Id, release: ReleaseRef, devices: z.number().int() })),
-      /** Who can not go back; at most 20 devices of each reason by name. */
+      /** Who cannot go back; at most 20 devices of each reason by name. */
       stays: z.array(
         z.object({ reason: z.enum(STAY_REASONS), why: z.string(), devices: z.number().int(), named: z.array(Id) }),
       ),

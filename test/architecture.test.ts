@@ -4,7 +4,7 @@ import { expect, test } from 'vitest';
 
 /**
  * The rooms of each house, a floor a line, ground floor first. Imports run only down, types counted: a room sees the floors below it, and
- * neither its neighbours nor what is above. Everybody sees `shared/`. A folder stands for its files that are in no room listed.
+ * neither its neighbours nor what is above. Everyone sees `shared/`. A folder stands for its files that are in no room listed.
  */
 const HOUSES: string[][][] = [
   [['shared']],
@@ -182,7 +182,7 @@ test('what is pure reads no clock, no randomness and no process', () => {
   expect(wrong).toEqual([]);
 });
 
-test('nobody reaches up two folders, and nobody keeps a drawer for odds and ends', () => {
+test('no one reaches up two folders, and no one keeps a drawer for odds and ends', () => {
   expect(sources.filter((file) => readFileSync(join(root, file), 'utf8').includes("'../../"))).toEqual([]);
   expect(sources.filter((file) => /(^|\/)(utils?|helpers?|common|misc)(\.ts|\/)/.test(file))).toEqual([]);
 });

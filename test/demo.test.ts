@@ -47,7 +47,7 @@ const leftovers = async (): Promise<string[]> => {
 };
 
 test(
-  'a good release reaches everybody, a bad one stops by itself, and the log proves it',
+  'a good release reaches everyone, a bad one stops by itself, and the log proves it',
   async () => {
     const demo = await run('npm', ['run', 'demo', '--', '--json']);
     expect({ code: demo.code, all: demo.all }).toMatchObject({ code: 0 });

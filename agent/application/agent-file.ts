@@ -11,7 +11,7 @@ export const NODE_OF_AGENT: string | undefined = isSea() ? undefined : process.e
 
 export type AgentCommand = { ok: true; command: string[] } | { ok: false; why: string };
 
-/** How this agent becomes the one in a file, or why it can not. */
+/** How this agent becomes the one in a file, or why it cannot. */
 export const commandOf = async (file: string): Promise<AgentCommand> => {
   const kind = await kindOf(file);
   if (kind === 'missing') return { ok: false, why: 'there is no such file' };
@@ -23,7 +23,7 @@ export const commandOf = async (file: string): Promise<AgentCommand> => {
 };
 
 const kindOf = async (file: string): Promise<'missing' | 'script' | 'program' | 'not-executable'> => {
-  // A link could lead to what nobody has signed.
+  // A link could lead to what no one has signed.
   const handle = await open(file, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK).catch(
     () => undefined,
   );

@@ -19,9 +19,9 @@ export type ApplicationFiles = {
   dataDir: string;
   /** `SLUICE_SECRETS`: 0700. */
   secretsDir: string;
-  /** Read anew each time: `SLUICE_SECRETS`, and what the file says. */
+  /** Read again each time: `SLUICE_SECRETS`, and what the file says. */
   environment: () => Promise<DeviceEnvironment>;
-  /** What may leave the device of a text: without values of the file and contents of the secrets. Nothing of it where those can not all be known. */
+  /** What may leave the device of a text: without values of the file and contents of the secrets. Nothing of it where those cannot all be known. */
   withoutSecrets: (text: string) => Promise<string>;
 };
 
@@ -48,7 +48,7 @@ export const openApplicationFiles = async (
     if (typeof text !== 'string') {
       const isDefault = config.application.environmentFile === undefined;
       if (text.code === 'ENOENT' && isDefault) return { ok: true, values: {} };
-      return { ok: false, message: `${file} can not be read (${text.code})` };
+      return { ok: false, message: `${file} cannot be read (${text.code})` };
     }
     const parsed = parseEnvironment(text);
     return parsed.ok ? { ok: true, values: parsed.value } : { ok: false, message: `${file}: ${parsed.detail}` };
@@ -73,13 +73,13 @@ export const openApplicationFiles = async (
   };
 };
 
-/** On a file system that is only read it is as somebody has put it there: no reason not to run. */
+/** On a file system that is only read it is as someone has put it there: no reason not to run. */
 const keepPrivate = async (dir: string, owner: ProcessOwner | null, log: Log): Promise<void> => {
   try {
     await chmod(dir, 0o700);
     if (owner !== null) await chown(dir, owner.uid, owner.gid);
   } catch (error) {
-    log.warn({ event: 'secrets-not-private', dir, err: error }, `${dir} can not be made private: ${errorCode(error)}`);
+    log.warn({ event: 'secrets-not-private', dir, err: error }, `${dir} cannot be made private: ${errorCode(error)}`);
   }
 };
 
@@ -91,7 +91,7 @@ const giveAccess = async (root: string, dataDir: string, owner: ProcessOwner, lo
     for (const dir of [root, slots]) await chmod(dir, 0o711);
     await chown(dataDir, owner.uid, owner.gid);
   } catch (error) {
-    const why = storageRefusal(error, `the application's folders in ${root} can not be given to its user`).message;
+    const why = storageRefusal(error, `the application's folders in ${root} cannot be given to its user`).message;
     log.warn({ event: 'folders-not-given', err: error }, why);
   }
 };
@@ -99,5 +99,5 @@ const giveAccess = async (root: string, dataDir: string, owner: ProcessOwner, lo
 const warnWhenOpen = async (file: string, log: Log): Promise<void> => {
   const there = await stat(file).catch(() => undefined);
   if (there !== undefined && (there.mode & 0o004) !== 0)
-    log.warn({ event: 'environment-readable', file }, `everybody on this device can read ${file}: chmod 600 it`);
+    log.warn({ event: 'environment-readable', file }, `everyone on this device can read ${file}: chmod 600 it`);
 };

@@ -1,5 +1,5 @@
 /**
- * What the application writes, kept in two files of bounded size: `<file>` and, before it, `<file>.1`. A log that can not
+ * What the application writes, kept in two files of bounded size: `<file>` and, before it, `<file>.1`. A log that cannot
  * be written is not fatal (faults 18): what does not fit is dropped and counted, and the application is never blocked.
  */
 import { type FileHandle, open, rename } from 'node:fs/promises';
@@ -73,7 +73,7 @@ export const openApplicationLog = (file: string, bytesMax: number): OutputSink =
   };
 };
 
-/** What an earlier life has written last; nothing where it can not be read. */
+/** What an earlier life has written last; nothing where it cannot be read. */
 export const readLogEnd = async (file: string, bytesMax: number): Promise<Buffer> => {
   const ends = await Promise.all(
     [`${file}.1`, file].map((part) => readEnd(part, bytesMax).catch(() => Buffer.alloc(0))),

@@ -42,7 +42,7 @@ const MS_PER_TICK = 10;
 
 type Of<K extends HealthCheck['kind']> = Extract<HealthCheck, { kind: K }>;
 
-/** Never rejects: what can not even be tried has not passed. */
+/** Never rejects: what cannot even be tried has not passed. */
 export const performCheck = (check: HealthCheck, options: CheckOptions, signal: AbortSignal): Promise<CheckResult> =>
   tryCheck(check, options, signal).catch((error: unknown) => bad(String(error)));
 

@@ -120,7 +120,7 @@ export const openDataSnapshots = (
         if (active === slot) await discard(name);
         else await restore(name, names.includes(DATA));
       }
-      // What is worth nothing and can not be removed yet is in nobody's way.
+      // What is worth nothing and cannot be removed yet is in no one's way.
       for (const name of Object.values(WORTHLESS)) {
         await asFarAsPossible(rm(at(name), { recursive: true, force: true }));
         cut('data.cleared');
@@ -132,7 +132,7 @@ export const openDataSnapshots = (
 };
 
 const asResult = async (act: () => Promise<SlotResult>): Promise<SlotResult> => {
-  const doing = "the application's data can not be kept or put back";
+  const doing = "the application's data cannot be kept or put back";
   try {
     return await act();
   } catch (error) {

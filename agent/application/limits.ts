@@ -6,7 +6,7 @@
  */
 import { Limits } from '../config/limits-config.ts';
 
-/** `sh` makes these of itself and then becomes the application; one that can not be set ends it with 125. */
+/** `sh` makes these of itself and then becomes the application; one that cannot be set ends it with 125. */
 export const limitScript = (limits: Limits, exec: string): string => {
   const blocks = (bytes: number, size: number): number => Math.max(1, Math.floor(bytes / size));
   const set = [

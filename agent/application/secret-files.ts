@@ -42,12 +42,12 @@ export const readSecrets = async (dir: string): Promise<Secrets> => {
         else if (depth < DEPTH_MAX) await visit(path, depth + 1);
         else refuse(path, `is more than ${DEPTH_MAX} folders deep`);
       } catch (error) {
-        refuse(path, `can not be read (${errorCode(error)})`);
+        refuse(path, `cannot be read (${errorCode(error)})`);
       }
       if (refusal !== null) return;
     }
   };
-  await visit(dir, 1).catch((error: unknown) => refuse(dir, `can not be read (${errorCode(error)})`));
+  await visit(dir, 1).catch((error: unknown) => refuse(dir, `cannot be read (${errorCode(error)})`));
   return { texts, refusal };
 };
 

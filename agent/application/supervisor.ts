@@ -1,7 +1,7 @@
 /**
  * Runs the one application of this device, as its own process group, and leaves nothing behind.
  *
- * An application whose agent was killed is killed too, and started anew, rather than adopted: its output has no reader
+ * An application whose agent was killed is killed too, and started again, rather than adopted: its output has no reader
  * any more and its exit no parent that would hear of it. It is found by the pid file (pid, start time and machine boot, so
  * that a pid used again is never mistaken for it), and its descendants by a mark in their environment.
  */
@@ -46,7 +46,7 @@ export type Application = {
   onExit: 'restart' | 'report';
 };
 
-/** `restartInMs` is null when nobody starts it again by itself. A command that can not be executed exits with 126 or 127, as in a shell. */
+/** `restartInMs` is null when no one starts it again by itself. A command that cannot be executed exits with 126 or 127, as in a shell. */
 export type ApplicationExit = {
   slot: SlotName;
   code: number | null;
@@ -56,7 +56,7 @@ export type ApplicationExit = {
 };
 
 export type Supervisor = {
-  /** Stops what runs and starts this. `ok: false` when the old one can not be stopped, or the slot's folder not entered. */
+  /** Stops what runs and starts this. `ok: false` when the old one cannot be stopped, or the slot's folder not entered. */
   start(application: Application): Promise<{ ok: true } | { ok: false; message: string }>;
   /** What runs at this moment, by the system's word; null between an exit and the next start. `ranMs`: whatever was done to the clock. */
   running(): { slot: SlotName; pid: number; ranMs: number } | null;
@@ -79,7 +79,7 @@ export type SupervisorOptions = {
   stopMs?: number;
   /** First and longest wait before a restart; running for the longest wait clears the count. Default 1,000 and 60,000. */
   backoffMs?: { first: number; max: number };
-  /** What the device adds to every application's environment; while it can not be read nothing is started. */
+  /** What the device adds to every application's environment; while it cannot be read nothing is started. */
   environment?: () => Promise<DeviceEnvironment>;
   limits?: Limits;
   /** As whom applications run; the agent's own user unless given. */
@@ -203,7 +203,7 @@ const supervise = (place: Place, output: ApplicationOutput, options: SupervisorO
   return {
     start: (application) =>
       inTurn(async () => {
-        if (!(await halt())) return { ok: false, message: 'the application that runs can not be stopped' };
+        if (!(await halt())) return { ok: false, message: 'the application that runs cannot be stopped' };
         wanted = application;
         crashes = 0;
         const started = await start(application);
@@ -212,7 +212,7 @@ const supervise = (place: Place, output: ApplicationOutput, options: SupervisorO
         return started;
       }),
     running: () => {
-      // A child that was not waited for keeps its pid, so this can not be somebody else's.
+      // A child that was not waited for keeps its pid, so this cannot be someone else's.
       const alive = child !== null && child.process.exitCode === null && child.process.signalCode === null;
       return alive ? { slot: child!.application.slot, pid: child!.pid, ranMs: ranMsOf(child!) } : null;
     },
@@ -351,7 +351,7 @@ const killOrphan = async (place: Place): Promise<void> => {
   await forget(place);
 };
 
-/** On a disk that can not be written it stays: its process and boot are in it, so that it names nobody else. */
+/** On a disk that cannot be written it stays: its process and boot are in it, so that it names no one else. */
 const forget = (place: Place): Promise<void> => asFarAsPossible(rm(pidFileOf(place), { force: true }));
 
 const parsePidFile = (text: string): z.infer<typeof PidFile> | undefined => {
@@ -382,7 +382,7 @@ export const exitSentence = (exit: Pick<ApplicationExit, 'code' | 'signal'>): st
   if (exit.signal !== null) return `the application was ended by ${exit.signal}`;
   if (exit.code === 125) return 'the application exited with code 125: perhaps its limits, or its user, cannot be set';
   if (exit.code === 127) return 'the application exited with code 127: its command was not found';
-  if (exit.code === 126) return 'the application exited with code 126: its command can not be executed';
+  if (exit.code === 126) return 'the application exited with code 126: its command cannot be executed';
   const killed = Object.entries(constants.signals).find(([, number]) => exit.code === 128 + number);
   return `the application exited with code ${exit.code}${killed === undefined ? '' : ` (perhaps ${killed[0]})`}`;
 };

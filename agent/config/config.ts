@@ -34,7 +34,7 @@ const Attributes = z
   .refine((all) => Object.keys(all).length <= 48, 'at most 48');
 
 export const AgentConfig = z.strictObject({
-  /** This device's name at the server; for ever. */
+  /** This device's name at the server; forever. */
   device: Id,
   serverUrl: z
     .url({ protocol: /^https?$/, message: 'must be http://host:port or https://host' })
@@ -63,10 +63,10 @@ export const AgentConfig = z.strictObject({
   token: z.string().regex(ENROLMENT_TOKEN, 'must be an enrolment token (sle_...)').optional(),
   /** SHA-256 of the server's first root metadata, where no token carries it. */
   trustRoot: Sha256.optional(),
-  /** Believe whatever root the server shows first. Only for a network that nobody else is on. */
+  /** Believe whatever root the server shows first. Only for a network that no one else is on. */
   trustOnFirstUse: Switch.default(false),
   heartbeatMs: duration(100).default(60_000),
-  /** How often to ask over HTTP while MQTT can not be reached. */
+  /** How often to ask over HTTP while MQTT cannot be reached. */
   pollMs: duration(100).default(300_000),
   /** A server that has answered nothing for so long is unreachable, for offers that may then be activated unconfirmed. */
   unreachableMs: duration(1_000).default(60_000),
@@ -261,7 +261,7 @@ const readConfigFile = (file: string): Result<Record<string, unknown>> => {
     content = readFileSync(file, 'utf8');
   } catch (error) {
     const code = error instanceof Error && 'code' in error ? String(error.code) : 'unknown error';
-    return refuse('invalid-request', `the configuration file ${file} can not be read (${code})`);
+    return refuse('invalid-request', `the configuration file ${file} cannot be read (${code})`);
   }
   try {
     const parsed = z.record(z.string(), z.unknown()).safeParse(JSON.parse(content));

@@ -1,4 +1,4 @@
-/** The part of the configuration for slots that somebody else's installer writes. docs/delegate.md explains each. */
+/** The part of the configuration for slots that someone else's installer writes. docs/delegate.md explains each. */
 import { z } from 'zod';
 import { Id } from '#shared/ids.ts';
 import { Command, Path, REBOOTING, RunningConfig, SelectorConfig } from './boot-config.ts';

@@ -36,7 +36,7 @@ export const confirming = (options: PerformOptions) => {
       if (!signal.aborted)
         log.info(
           { event: 'confirmation-retried', code: asked.code },
-          `the server can not be asked whether the offer stands: ${asked.message}`,
+          `the server cannot be asked whether the offer stands: ${asked.message}`,
         );
       return asked.answered ? 'refused' : 'silent';
     }
@@ -48,7 +48,7 @@ export const confirming = (options: PerformOptions) => {
       options.inbox().receive(desired);
       return 'newer';
     }
-    // Signed anew: an offline device has an offer that has not expired for longer.
+    // Signed again: an offline device has an offer that has not expired for longer.
     if (leaf.expires > current.offer.expires && leaf.instruction.kind === 'install') {
       const checked = await trust.checkDesired(desired);
       const { seq, expires, instruction: install } = leaf;

@@ -17,7 +17,7 @@ import type { EventOf } from './machine.ts';
 export type Refusal = { seq: number | null; code: DeviceErrorCode | 'BUSY'; message: string };
 
 export type Inbox = {
-  /** Undefined: something came that can not be understood. */
+  /** Undefined: something came that cannot be understood. */
   receive: (desired: Desired | undefined) => void;
   /** The state has changed, or the trust root is there: what waits may be ready now. */
   reconsider(): void;
@@ -134,7 +134,7 @@ export const openInbox = (options: {
     }
     const { code, message } = checked;
     refuse({ seq, code, message });
-    // Nothing that could come later makes it good; but a clock that is ahead may be set, and nobody says it again until then.
+    // Nothing that could come later makes it good; but a clock that is ahead may be set, and no one says it again until then.
     if (code.startsWith('INSTRUCTION_') && code !== 'INSTRUCTION_EXPIRED') newest = undefined;
     else later();
   };
@@ -169,7 +169,7 @@ export const openInbox = (options: {
         refuse({ seq: null, code: 'INSTRUCTION_FORMAT', message: 'it cannot be understood' });
         return;
       }
-      // Unverified, so a larger number must not keep a good document out for ever: the last to come is looked at.
+      // Unverified, so a larger number must not keep a good document out forever: the last to come is looked at.
       newest = { desired, leaf };
       consider();
     },

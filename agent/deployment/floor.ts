@@ -6,7 +6,7 @@ import { readFileIfThere, writeFileDurably } from '#shared/durable.ts';
 const Floor = z.object({ v: z.literal(1), floor: z.number().int().min(0) });
 const file = (dir: string): string => join(dir, 'floor.json');
 
-/** 0 when nothing was ever committed, or the file can not be read: the journal and the slots know it too. */
+/** 0 when nothing was ever committed, or the file cannot be read: the journal and the slots know it too. */
 export const readFloor = async (dir: string): Promise<number> => {
   const bytes = await readFileIfThere(file(dir));
   if (bytes === undefined) return 0;

@@ -1,6 +1,6 @@
 /**
  * What holds an update back on this device: an inhibitor file, a local program's deferral, or the wait for its consent. Kept in
- * `consent.json`, so that a restart does not begin the count anew.
+ * `consent.json`, so that a restart does not begin the count again.
  */
 import { access } from 'node:fs/promises';
 import { join } from 'node:path';

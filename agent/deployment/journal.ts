@@ -1,7 +1,7 @@
 /**
  * The agent's memory on disk: an append-only file, one record a line, each with its checksum and the whole memory, so that the newest
  * good line is all there is to know. A torn last line (power was lost while it was written) is dropped; damage anywhere else
- * means that the disk can not be believed: the file is put aside for people to look at, and the memory is rebuilt from the slots.
+ * means that the disk cannot be believed: the file is put aside for people to look at, and the memory is rebuilt from the slots.
  */
 import { createHash } from 'node:crypto';
 import { type FileHandle, open, readdir, rename, rm } from 'node:fs/promises';
@@ -53,14 +53,14 @@ type Read =
   | { state: 'good'; newest: Memory | undefined; records: number; bytes: number; torn: boolean }
   | { state: 'damaged'; why: string };
 
-/** A disk that can not be read is one that can not be believed. */
+/** A disk that cannot be read is one that cannot be believed. */
 const unreadable = (error: unknown): Read => ({
   state: 'damaged',
-  why: storageRefusal(error, 'the journal can not be read').message,
+  why: storageRefusal(error, 'the journal cannot be read').message,
 });
 
 /** The next record replaces it. */
-const notQuarantined = (error: unknown): string => storageRefusal(error, 'it can not be put aside').message;
+const notQuarantined = (error: unknown): string => storageRefusal(error, 'it cannot be put aside').message;
 
 /** Pure: what the bytes of a journal say. `bytes` is the length of its good part. */
 export const readJournal = (content: Buffer | undefined): Read => {

@@ -63,7 +63,7 @@ export const openMachine = (options: MachineOptions): Machine => {
   let turn: Promise<void> = Promise.resolve();
   let queued = 0;
   let writingSince: number | undefined;
-  /** Settled as long as the journal can not be written. */
+  /** Settled as long as the journal cannot be written. */
   let refused = Promise.withResolvers<void>();
   let saidAt = Number.NEGATIVE_INFINITY;
   let reserving: Promise<void> | undefined;
@@ -102,7 +102,7 @@ export const openMachine = (options: MachineOptions): Machine => {
           saidAt = performance.now();
           log.error(
             { event: 'journal-not-written', err: error },
-            'the journal can not be written; waiting until it can',
+            'the journal cannot be written; waiting until it can',
           );
         }
         await sleep(backoffMs(attempt, APPEND_BACKOFF, 1), undefined, { signal: stopping.signal });
@@ -147,7 +147,7 @@ export const openMachine = (options: MachineOptions): Machine => {
   };
 
   /**
-   * What may be done about a state that can not be recorded, so that the right application runs: a revert that is due, or else booting what the boot
+   * What may be done about a state that cannot be recorded, so that the right application runs: a revert that is due, or else booting what the boot
    * selector names. Nothing else of a deployment goes on, and what this comes to is no event: it is done again once there is a record.
    */
   const beginUnrecorded = ({ state }: InstallState, onDone: () => void): void => {

@@ -121,7 +121,7 @@ export const partsOf = (options: PerformOptions) => {
   const pause = (attempt: number, signal: AbortSignal): Promise<unknown> =>
     sleep(backoffMs(attempt, options.backoff, Math.random()), undefined, { signal }).catch(() => undefined);
 
-  /** Before the network is tried again. By then it is known whether the server is lost, and with it everybody's download at one moment. */
+  /** Before the network is tried again. By then it is known whether the server is lost, and with it everyone's download at one moment. */
   const pauseFetch = async (attempt: number, signal: AbortSignal): Promise<void> => {
     await pause(attempt, signal);
     const spreadMs = attempt > 1 ? 0 : options.lostSpreadMs();

@@ -74,7 +74,7 @@ const effectsOf = (options: PerformOptions) => {
   const boot = async (signal: AbortSignal): Promise<void> => {
     const settled = await settleData(options);
     if (!settled.ok) log.error({ event: 'snapshot-not-settled', code: settled.code }, settled.message);
-    // A selector that can not be read says nothing about data, and may boot something all the same.
+    // A selector that cannot be read says nothing about data, and may boot something all the same.
     if (!settled.ok && (await slots.inspect()).ok) return;
     const booted = await slots.boot(signal);
     if (booted.booted === null && !signal.aborted)
@@ -97,7 +97,7 @@ const effectsOf = (options: PerformOptions) => {
       outcome,
       ...attemptOf(journey),
       ...('error' in journey ? { error: journey.error } : {}),
-      // What can not be read now must not keep the outcome from being told.
+      // What cannot be read now must not keep the outcome from being told.
       running: await runningNow(slots).catch(() => null),
       boot: options.boot,
       seq: await options.machine().nextSeq(),

@@ -11,7 +11,7 @@ import type { Journal } from './journal.ts';
 const Reserved = z.object({ v: z.literal(1), reportSeq: z.number().int().min(0) });
 const file = (dir: string): string => join(dir, 'report-numbers.json');
 
-/** 0 when no number was ever used, or the file can not be read: the journal and the clock know it too. */
+/** 0 when no number was ever used, or the file cannot be read: the journal and the clock know it too. */
 export const readReportSeq = async (dir: string): Promise<number> => {
   const bytes = await readFileIfThere(file(dir));
   if (bytes === undefined) return 0;
@@ -23,7 +23,7 @@ export const readReportSeq = async (dir: string): Promise<number> => {
 };
 
 /**
- * The same journal; whatever it reserves is kept beside it first. Numbers are reserved by the thousand, so this is rarely a write. Where that can not be
+ * The same journal; whatever it reserves is kept beside it first. Numbers are reserved by the thousand, so this is rarely a write. Where that cannot be
  * written the journal is all the same, which may give room: the copy is made then, or with the next record.
  */
 export const keepingReportSeq = (dir: string, journal: Journal, kept: number): Journal => {

@@ -21,7 +21,7 @@ import type { TreeSize } from '#shared/tree-map.ts';
 import { errorCode } from '../process/system-error.ts';
 import { flushTree } from './flush.ts';
 
-/** What can not be copied, in a sentence. */
+/** What cannot be copied, in a sentence. */
 export class TreeNotCopied extends Error {
   override name = 'TreeNotCopied';
   readonly code: 'NO_SPACE' | 'PRECONDITION';
@@ -43,7 +43,7 @@ async function* walk(root: string): AsyncGenerator<Entry> {
       const path = join(folder, name);
       const stats = await lstat(join(root, path));
       if (stats.isDirectory()) folders.push(path);
-      // What an ended process listened on is of no use to anybody.
+      // What an ended process listened on is of no use to anyone.
       if (!stats.isSocket()) yield { path, stats };
     }
   }

@@ -1,5 +1,5 @@
 /**
- * What is wrong with the disk that the data folder is on: full, read-only, or failing. The agent goes on without what it can not write, so this is how
+ * What is wrong with the disk that the data folder is on: full, read-only, or failing. The agent goes on without what it cannot write, so this is how
  * people hear of it: the log, `status.json` and the local API, and the reported attribute `disk`.
  */
 import { access, constants, mkdir, rm, statfs } from 'node:fs/promises';
@@ -64,7 +64,7 @@ export const openDisk = (dataDir: string, now: () => number, log: Log): Disk => 
   };
   const missed = (what: string, error: unknown): void => {
     if (!isSystemError(error)) throw error;
-    enter({ state: stateOf(error), message: `${what} can not be written: ${errorCode(error)}` });
+    enter({ state: stateOf(error), message: `${what} cannot be written: ${errorCode(error)}` });
   };
   const makeLacking = async (): Promise<void> => {
     for (const [dir, mode] of lacking) {

@@ -1,6 +1,6 @@
 /**
  * How long ago files were modified. Their times are the clock's, which may be set between the write and the look; so what counts
- * from the second look on is whether a file's time has changed, and how much time has passed by a clock that nobody sets.
+ * from the second look on is whether a file's time has changed, and how much time has passed by a clock that no one sets.
  */
 
 export type FileAges = {

@@ -81,7 +81,7 @@ const ignoreUnsupported = (error: unknown): undefined => {
   if (errorCode(error) !== 'EINVAL') throw error;
 };
 
-/** JavaScript can not see addresses, so the aligned offset of the buffer is found by trying. An empty file tells nothing. */
+/** JavaScript cannot see addresses, so the aligned offset of the buffer is found by trying. An empty file tells nothing. */
 const findAlignment = (handle: FileHandle, memory: Buffer): number | 'unknown' | 'none' => {
   for (let offset = 0; offset < ALIGNMENT_MAX; offset += 8) {
     try {

@@ -58,7 +58,7 @@ export const unpackTree = async (
     if (cause instanceof TreeRefused) return { ok: false, code: cause.code, message: cause.message };
     const damaged = damageSentence(cause);
     return damaged === undefined
-      ? storageRefusal(cause, 'the slot can not be written')
+      ? storageRefusal(cause, 'the slot cannot be written')
       : { ok: false, code: 'WRITE_FAILED', message: `the tar is damaged: ${damaged}` };
   }
 };

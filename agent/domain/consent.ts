@@ -1,6 +1,6 @@
 /**
  * What local programs may say about an update that wants to install or to activate: consent, or not now. Both are bounded, so that no
- * program of a device can keep it from its updates for ever.
+ * program of a device can keep it from its updates forever.
  */
 import { z } from 'zod';
 import { Id } from '#shared/ids.ts';

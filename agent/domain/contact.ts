@@ -5,11 +5,11 @@ import type { HealthPolicy } from '#shared/manifest.ts';
 export type Contact =
   /** Connected over MQTT. */
   | { reach: 'broker' }
-  /** The server answers over HTTP; its broker can not be reached. */
+  /** The server answers over HTTP; its broker cannot be reached. */
   | { reach: 'http' }
-  /** Others answer, or the gateway does: the server is down, for everybody perhaps. */
+  /** Others answer, or the gateway does: the server is down, for everyone perhaps. */
   | { reach: 'network'; why: string }
-  /** Nobody answers. */
+  /** No one answers. */
   | { reach: 'none'; why: string }
   /** Not known yet. */
   | { reach: 'unknown' };
@@ -21,7 +21,7 @@ const NEEDED = { network: 1, true: 2, broker: 3 } as const;
 export const isEnough = ({ reach }: Contact, asked: HealthPolicy['serverContact']): boolean =>
   asked === false || REACH[reach] >= NEEDED[asked === true ? 'true' : asked];
 
-/** The server itself must be reached: nobody who can not may begin such a trial unasked. */
+/** The server itself must be reached: no one who cannot may begin such a trial unasked. */
 export const asksForServer = (asked: HealthPolicy['serverContact']): boolean => asked === true || asked === 'broker';
 
 /** What is wrong with it, as a main clause. */

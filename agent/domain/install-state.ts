@@ -63,7 +63,7 @@ export type Journey = Exclude<InstallState, { state: 'idle' }>;
 
 export type InstallEvent = { at: number } & (
   | { kind: 'offered'; offer: Offer }
-  /** The same deployment, in a document signed anew. */
+  /** The same deployment, in a document signed again. */
   | { kind: 'renewed'; offer: Offer }
   /** Something else is wanted now; it is offered again when this deployment has ended. */
   | { kind: 'superseded' }

@@ -137,7 +137,7 @@ export const stepInstall = (now: InstallState, event: InstallEvent): Step => {
 
 /** Whoever was let go on just before a window closed may take so long to say so. */
 const SAID_WITHIN_MS = 60_000;
-/** The instruction lets the device go on, as far as it knows: it needs nobody to tell it. */
+/** The instruction lets the device go on, as far as it knows: it needs no one to tell it. */
 const isTime = (allowedAt: typeof mayInstallAt, now: Journey, at: number): boolean =>
   [at, at - SAID_WITHIN_MS].some((moment) => (allowedAt(now.offer.install, moment) ?? Number.POSITIVE_INFINITY) <= at);
 

@@ -1,5 +1,5 @@
 /**
- * How long ago something was, also after restarts. In the boot in which it was: by the machine's uptime, which nobody sets.
+ * How long ago something was, also after restarts. In the boot in which it was: by the machine's uptime, which no one sets.
  * After a reboot the clock says it, which may have been set meanwhile; what this boot has lasted is certain.
  */
 import { z } from 'zod';

@@ -1,6 +1,6 @@
 /**
  * How much of its deadline a trial has used: not by the device's clock, which is set when the network comes, by years where no
- * battery keeps it, but by the machine's uptime, which nobody sets, and which begins anew with every boot.
+ * battery keeps it, but by the machine's uptime, which no one sets, and which begins again with every boot.
  */
 import type { Uptime } from '#shared/machine-uptime.ts';
 

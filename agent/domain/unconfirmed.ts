@@ -1,8 +1,8 @@
-/** When a device that can not reach its server may activate unconfirmed: docs/decisions/0008-activation-without-the-server.md. */
+/** When a device that cannot reach its server may activate unconfirmed: docs/decisions/0008-activation-without-the-server.md. */
 import type { Offer } from './install-state.ts';
 
 export type Unreached = {
-  /** Trusted time; undefined when the clock can not be believed. */
+  /** Trusted time; undefined when the clock cannot be believed. */
   trusted: number | undefined;
   /** How long the server has answered nothing, since it was first asked whether the offer stands; 0 when it has. */
   silentMs: number;

@@ -19,7 +19,7 @@ export const examineFolder = async ({ dataDir, application }: AgentConfig): Prom
   const there = await lstat(dataDir).catch((error: unknown) => errorCode(error) || 'unknown error');
   if (there === 'ENOENT') return examineParent(dataDir);
   if (typeof there === 'string' || !there.isDirectory()) {
-    const why = typeof there === 'string' ? `can not be looked at (${there})` : 'is no folder';
+    const why = typeof there === 'string' ? `cannot be looked at (${there})` : 'is no folder';
     return [
       unfit('data folder', `${dataDir} ${why}`, 'choose another dataDir, or make it a folder of the agent’s user'),
     ];
@@ -37,7 +37,7 @@ const examineParent = async (dataDir: string): Promise<Finding[]> => {
     return [
       unfit(
         'data folder',
-        `${dataDir} can not be made: ${parent} can not be written (${written})`,
+        `${dataDir} cannot be made: ${parent} cannot be written (${written})`,
         `make ${dataDir} for the agent's user`,
       ),
     ];
@@ -65,7 +65,7 @@ const examineWriting = async (
   if (written !== undefined)
     return unfit(
       'data folder',
-      `${dir} can not be written (${written})`,
+      `${dir} cannot be written (${written})`,
       `give ${dir} to the agent's user, on a disk that can be written`,
     );
   const user = process.getuid?.();
@@ -81,7 +81,7 @@ const examineWriting = async (
       `${dir} is open to others (mode ${(there.mode & 0o777).toString(8)})`,
       `chmod ${forbidden === BUT_PASSING ? '711' : '700'} ${dir}`,
     );
-  return good('data folder', `${dir} can be written, by nobody else`);
+  return good('data folder', `${dir} can be written, by no one else`);
 };
 
 const examineRoom = async (dir: string): Promise<Finding> => {
@@ -109,16 +109,16 @@ const examineKey = async (dir: string): Promise<Finding> => {
       ? unfit(
           'key',
           `${file} is gone, though this device is enrolled`,
-          'restore it, or remove enrolment.json and enrol the device anew',
+          'restore it, or remove enrolment.json and enrol the device again',
         )
       : good('key', 'will be made at the first start');
   }
   if (typeof read === 'string')
-    return unfit('key', `${file} can not be read (${read})`, "give it to the agent's user, mode 600");
+    return unfit('key', `${file} cannot be read (${read})`, "give it to the agent's user, mode 600");
   if (!ed25519SignerFromPem(read.toString('utf8')).ok)
-    return unfit('key', `${file} is not an Ed25519 private key`, 'restore it, or remove it and enrol the device anew');
+    return unfit('key', `${file} is not an Ed25519 private key`, 'restore it, or remove it and enrol the device again');
   const { mode } = await lstat(file);
   return (mode & GROUP_AND_OTHERS) === 0
-    ? good('key', 'is there, and nobody else may read it')
+    ? good('key', 'is there, and no one else may read it')
     : doubtful('key', `others may read ${file} (mode ${(mode & 0o777).toString(8)})`, `chmod 600 ${file}`);
 };

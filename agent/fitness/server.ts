@@ -71,7 +71,7 @@ const examineHttp = async (
       ? 'its certificate is not trusted here: name its authority in NODE_EXTRA_CA_CERTS'
       : 'is serverUrl right? is there a network, a name server, a firewall?';
     return {
-      http: unfit('server', `${serverUrl} can not be reached${way} (${why})`, todo),
+      http: unfit('server', `${serverUrl} cannot be reached${way} (${why})`, todo),
       clock: clockOf(null, now()),
     };
   }
@@ -91,14 +91,14 @@ const clockOf = (date: string | null, at: number): Finding => {
     : good('clock', `agrees with the server's`);
 };
 
-/** Null: the one that was kept can not be used. */
+/** Null: the one that was kept cannot be used. */
 const examineMqtt = async (mqttUrl: string | null | undefined, proxyFor: ProxyFor): Promise<Finding> => {
   if (mqttUrl === undefined) return good('MQTT', 'the server says where, when this device enrols');
   const address = mqttUrl === null ? undefined : parseMqttUrl(mqttUrl);
   if (address === undefined)
     return doubtful(
       'MQTT',
-      'the address that was kept can not be used; the server is asked for it again',
+      'the address that was kept cannot be used; the server is asked for it again',
       'set mqtt.publicUrl of the server, or mqttUrl here, to mqtts://host:port',
     );
   try {
@@ -109,7 +109,7 @@ const examineMqtt = async (mqttUrl: string | null | undefined, proxyFor: ProxyFo
     return good('MQTT', `${mqttUrl} accepts connections${proxy === null ? '' : ` through the proxy ${proxy.name}`}`);
   } catch (error) {
     const why = error instanceof ProxyFailed ? error.message : errorCode(error) || 'no answer';
-    const found = `${mqttUrl} can not be reached (${why})`;
+    const found = `${mqttUrl} cannot be reached (${why})`;
     return doubtful(
       'MQTT',
       found,

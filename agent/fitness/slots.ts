@@ -89,7 +89,7 @@ const examineImages = async (config: ImageConfig, dir: string): Promise<Finding[
     findings.push(
       found.ok
         ? good(`slot ${slot}`, `${config[slot]}, ${sizeOf(found.device.bytes)}`)
-        : unfit(`slot ${slot}`, found.message, `slots.${slot} must be a partition or file that nobody else uses`),
+        : unfit(`slot ${slot}`, found.message, `slots.${slot} must be a partition or file that no one else uses`),
     );
   }
   const sizes = await Promise.all([findDevice(config.a), findDevice(config.b)]);

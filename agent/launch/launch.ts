@@ -69,7 +69,7 @@ const launchesFile = (dataDir: string): string => join(dataDir, 'launches.json')
 const trialFile = (dataDir: string): string => join(dataDir, 'agent-trial');
 const expiredFile = (dataDir: string): string => `${trialFile(dataDir)}.expired`;
 
-/** The agent of a slot: its own, or the installed one. Undefined when the slot can not boot. */
+/** The agent of a slot: its own, or the installed one. Undefined when the slot cannot boot. */
 export const agentOf = async (dataDir: string, slot: SlotName, builtIn: string): Promise<string | undefined> => {
   const dir = join(dataDir, 'slots');
   const record = await readSlotRecord(dir, slot);
@@ -99,7 +99,7 @@ const choose = async (dataDir: string, builtIn: string): Promise<Choice> => {
     const starts = launches.trial?.deployment === deployment ? launches.trial.starts : 0;
     const isUsedUp = starts >= TRIAL_STARTS_MAX || (await hasExpired(dataDir, deployment));
     const next = { ...launches, trial: { deployment, starts: starts + 1 } };
-    // A start that can not be counted, or not be ended from outside, is not made: a full disk must not let a bad agent start for ever.
+    // A start that cannot be counted, or not be ended from outside, is not made: a full disk must not let a bad agent start forever.
     if (
       file !== undefined &&
       !isUsedUp &&
@@ -116,7 +116,7 @@ const choose = async (dataDir: string, builtIn: string): Promise<Choice> => {
     return { file: builtIn, trial: null, fellBack, gaveWay: null };
   const { manifest } = record.running;
   const counted = countStart(launches.committed, manifest, await machineBootId());
-  // Where it can not be counted it is started all the same: it ran before, and it is what the state on this disk was written by.
+  // Where it cannot be counted it is started all the same: it ran before, and it is what the state on this disk was written by.
   await keep(dataDir, { ...launches, committed: counted });
   const isGivenUp = counted.starts > STARTS_MAX || counted.all > STARTS_OVER_BOOTS_MAX;
   if (!isGivenUp && (await canStart(file))) return { file, trial: null, fellBack, gaveWay: null };
@@ -137,7 +137,7 @@ const countStart = (known: Launches['committed'], manifest: Sha256, boot: string
 const canStart = async (file: string): Promise<boolean> => (await commandOf(file)).ok;
 
 const readLaunches = async (dataDir: string): Promise<Launches> => {
-  // What can not be read can hardly be written: then no start is counted, and none of a trial made.
+  // What cannot be read can hardly be written: then no start is counted, and none of a trial made.
   const bytes = await readFileIfThere(launchesFile(dataDir)).catch(() => undefined);
   return (bytes === undefined ? undefined : unseal(bytes, Launches)) ?? { format: 1, trial: null, committed: null };
 };
@@ -148,7 +148,7 @@ const keep = (dataDir: string, launches: Launches): Promise<boolean> =>
     () => false,
   );
 
-/** A committed agent has proven itself, or was told to end: it may be started as often as need be. On a disk that can not be written it stays counted. */
+/** A committed agent has proven itself, or was told to end: it may be started as often as need be. On a disk that cannot be written it stays counted. */
 export const forgetStarts = async (dataDir: string): Promise<void> => {
   const launches = await readLaunches(dataDir);
   if (launches.committed !== null) await keep(dataDir, { ...launches, committed: null });

@@ -107,7 +107,7 @@ const digestOf = async (file: string): Promise<Sha256> => {
 
 const untilEnd = (signal: AbortSignal | undefined): ReturnType<Slots['boot']> =>
   new Promise((resolve) => {
-    const end = (): void => resolve({ booted: null, why: 'the agent is started anew' });
+    const end = (): void => resolve({ booted: null, why: 'the agent is started again' });
     if (signal?.aborted === true) end();
     signal?.addEventListener('abort', end, { once: true });
   });

@@ -66,7 +66,7 @@ export const openLocalApi = async (options: LocalApiOptions): Promise<LocalApi> 
     server.on('error', (error) => log.warn({ event: 'local-api-failed', err: error }, 'a local program was not heard'));
   };
   let again: NodeJS.Timeout | undefined;
-  /** Its folder may be on a disk that can not be written now. */
+  /** Its folder may be on a disk that cannot be written now. */
   const insist = (): void => {
     again = setTimeout(() => void listen().catch(insist), LISTEN_AGAIN_MS);
     again.unref();
@@ -74,7 +74,7 @@ export const openLocalApi = async (options: LocalApiOptions): Promise<LocalApi> 
   await listen().catch((error: unknown) => {
     log.warn(
       { event: 'local-api-closed', code: errorCode(error) },
-      `${socket} can not be opened for local programs yet`,
+      `${socket} cannot be opened for local programs yet`,
     );
     insist();
   });

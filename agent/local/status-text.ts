@@ -39,7 +39,7 @@ export const readStatus = async (
   const lock = await lockFolder(dataDir);
   if (lock.ok) await lock.value.release();
   const alive = !lock.ok;
-  // The file stays behind where the disk can not be written.
+  // The file stays behind where the disk cannot be written.
   const status = (alive ? await askState(socket) : undefined) ?? (await readWritten(dataDir));
   const known = Known.safeParse(status);
   return known.success ? { alive, status, text: textOf(known.data, alive, now) } : undefined;

@@ -27,7 +27,7 @@ export type UnitPlaces = {
 };
 
 const ENVIRONMENT_FILE = '/etc/sluice-agent.env';
-/** A unit can be read by everybody, and a proxy may have a login. */
+/** A unit can be read by everyone, and a proxy may have a login. */
 const SECRET_FLAGS: readonly string[] = [agentFlagName('token'), agentFlagName('proxy')];
 
 const isProxyVariable = (name: string): boolean => /^(https?|all|no)_proxy$/i.test(name);

@@ -19,7 +19,7 @@ const LEFT_SAME_MAX = 2;
 const LEFT_MAX = 16;
 
 type Left = { command: string; group: number };
-/** Of this process: nobody else may forget them. */
+/** Of this process: no one else may forget them. */
 let known: Left[] = [];
 export const leftBehind = new EventEmitter<{ left: [one: Left] }>();
 

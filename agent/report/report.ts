@@ -130,7 +130,7 @@ export const openReporter = (options: ReporterOptions): Reporter => {
     connected: () => {
       repeats = 0;
       schedule(0);
-      // The first beat comes soon but not with everybody else's, after a mass reconnect.
+      // The first beat comes soon but not with everyone else's, after a mass reconnect.
       scheduleBeat(Math.random() * Math.min(options.heartbeatMs, 5_000));
     },
     disconnected: () => {
@@ -149,7 +149,7 @@ export const openReporter = (options: ReporterOptions): Reporter => {
       if (seq <= forgotten) return;
       const delivered = sentReceipts.get(seq);
       sentReceipts.delete(seq);
-      // Acknowledgements come late: by now the receipt of the next attempt may wait, which nobody has heard of.
+      // Acknowledgements come late: by now the receipt of the next attempt may wait, which no one has heard of.
       if (delivered !== undefined && delivered.payload === receiptOf(machine.memory().install)?.payload)
         machine.send({ kind: 'acknowledged' });
       if (seq === newestSent && changes === changesSent) clearTimeout(reporting);

@@ -1,6 +1,6 @@
 /**
  * A site's shared cache for what is named by its digest: any HTTP cache in front of the server. It is asked without the device's
- * login and believed as little as anybody; one that fails or lies is left alone for a while, and the server asked instead.
+ * login and believed as little as anyone; one that fails or lies is left alone for a while, and the server asked instead.
  */
 import { hash } from 'node:crypto';
 import { TUF_TARGETS } from '#shared/device-api.ts';
@@ -12,7 +12,7 @@ import { type HttpAnswer, type HttpGet, request } from './request.ts';
 import { reasonOf } from './transfer-error.ts';
 
 const ANSWER_MS_MAX = 10_000;
-/** How long a cache is left alone that can not be reached, and one that gave wrong bytes or too few. */
+/** How long a cache is left alone that cannot be reached, and one that gave wrong bytes or too few. */
 const AWAY_MS = 60_000;
 const DISTRUSTED_MS = 10 * 60_000;
 

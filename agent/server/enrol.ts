@@ -20,7 +20,7 @@ const Enrolled = z.object({
   v: z.literal(1),
   device: Id,
   serverUrl: z.string(),
-  /** Null where what was kept can not be used: the device is a member all the same, and asks for it again. */
+  /** Null where what was kept cannot be used: the device is a member all the same, and asks for it again. */
   mqttUrl: MqttUrl.nullable().catch(null),
   rootSha256: Sha256,
 });
@@ -114,7 +114,7 @@ const FINAL = new Set<ProblemCode>([
 /**
  * Asks until the server accepts this device, and keeps that durably. Refusals, for a device that has no root yet: the server's final
  * answers, and `forbidden` when it shows another trust root than the one given. One that has a root goes on without its server,
- * and asks again now and then: somebody may put right what is wrong at the server's new address. Rejects only when aborted.
+ * and asks again now and then: someone may put right what is wrong at the server's new address. Rejects only when aborted.
  */
 export const enrol = async (options: EnrolOptions): Promise<Result<Enrolled>> => {
   const { config, log, signal } = options;

@@ -1,6 +1,6 @@
 /**
  * What time it is for windows and activation, which the server means by its own clock: its last word and what has passed since,
- * by a clock that nobody sets. Without its word, trusted time. Never used for expiry: the server's word about time is not signed.
+ * by a clock that no one sets. Without its word, trusted time. Never used for expiry: the server's word about time is not signed.
  */
 
 /** The two clocks differ by more: one was set, or the other stood still. The server's word still says more than the clock, until it is asked again. */
@@ -16,7 +16,7 @@ export type FleetTime = {
 };
 
 export const openFleetTime = (options: {
-  /** The device's clock, which anybody may set. */
+  /** The device's clock, which anyone may set. */
   wall(): number;
   /** Milliseconds since some moment, never set; with the time that the machine slept. */
   monotonic(): number;

@@ -27,7 +27,7 @@ export const openServerClock = (now: () => number): ServerClock => {
   };
 };
 
-/** `answered`: somebody answered something. `code` is `unavailable` when no answer came, `internal` when it was none of ours. */
+/** `answered`: someone answered something. `code` is `unavailable` when no answer came, `internal` when it was none of ours. */
 export type HttpResult<T> =
   | { ok: true; value: T }
   | { ok: false; code: ProblemCode; message: string; answered: boolean };
@@ -35,7 +35,7 @@ export type HttpResult<T> =
 export type Http = {
   /** With the device's login. What came is the caller's to judge; after a 401 it is asked once more, by the server's clock. */
   get: HttpGet;
-  /** A whole document, cut off after `bytesMax` + 1 bytes or a little more; undefined when there is none (404). Throws when it can not be had. */
+  /** A whole document, cut off after `bytesMax` + 1 bytes or a little more; undefined when there is none (404). Throws when it cannot be had. */
   getBytes: (path: string, bytesMax: number) => Promise<Buffer | undefined>;
   /** Parses the answer by the schema. */
   getJson<S extends z.ZodType>(path: string, schema: S, signal: AbortSignal): Promise<HttpResult<z.output<S>>>;
@@ -80,7 +80,7 @@ export const openHttp = (options: {
   let login: { token: string; for: number } | undefined;
 
   const authorization = (): string => {
-    // By the server's clock, which is what it is good by; another one that was learnt since makes it anew.
+    // By the server's clock, which is what it is good by; another one that was learnt since makes it again.
     const at = clock.now();
     if (login === undefined || Math.abs(at - login.for) >= LOGIN_REUSED_MS)
       login = { token: options.login(at), for: at };

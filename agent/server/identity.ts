@@ -23,7 +23,7 @@ export type Identity = {
 
 /**
  * Opens or makes `<dir>/device.key`. Throws when the file is not a private key: a new key would be another device. Also where none can be made: a device
- * without a key is nobody's. One that others may read is made private as far as the disk lets.
+ * without a key is no one's. One that others may read is made private as far as the disk lets.
  */
 export const openIdentity = async (dir: string, device: Id, disk: Pick<Disk, 'attempt'>): Promise<Identity> => {
   const file = join(dir, 'device.key');
@@ -33,7 +33,7 @@ export const openIdentity = async (dir: string, device: Id, disk: Pick<Disk, 'at
   else if (((await stat(file)).mode & 0o777) !== 0o600) await disk.attempt(file, () => chmod(file, 0o600));
   const signer = ed25519SignerFromPem(pem);
   if (!signer.ok) {
-    throw new Error(`${file} is not an Ed25519 private key; restore it, or remove it and enrol this device anew`);
+    throw new Error(`${file} is not an Ed25519 private key; restore it, or remove it and enrol this device again`);
   }
   return identityOf(signer.value, device, known === undefined);
 };
@@ -42,7 +42,7 @@ const makeKey = async (file: string, pem: string): Promise<void> => {
   try {
     await writeFileDurably(file, pem, 0o600);
   } catch (error) {
-    throw new Error(storageRefusal(error, `this device has no key yet, and ${file} can not be written`).message, {
+    throw new Error(storageRefusal(error, `this device has no key yet, and ${file} cannot be written`).message, {
       cause: error,
     });
   }

@@ -25,7 +25,7 @@ export const pinRoot = async (
   for (let attempt = 0; ; attempt += 1) {
     const pinned = await trust.pinRoot(rootSha256);
     if (pinned.ok) return;
-    log.error({ event: 'root-not-pinned', code: pinned.code }, `the trust root can not be pinned: ${pinned.message}`);
+    log.error({ event: 'root-not-pinned', code: pinned.code }, `the trust root cannot be pinned: ${pinned.message}`);
     // A device that has its root already lives with it.
     if (trust.hasRoot()) return;
     await sleep(backoffMs(attempt, backoff, Math.random()), undefined, { signal });

@@ -83,7 +83,7 @@ export const openLink = (options: LinkOptions): Link => {
   const tellWhy = (why: string): void => {
     const line = { event: 'not-connected', url: options.url(), why };
     if (why === toldWhy) log.debug(line, `MQTT: ${why}`);
-    else log.warn(line, `MQTT can not be reached, the server is asked over HTTP meanwhile: ${why}`);
+    else log.warn(line, `MQTT cannot be reached, the server is asked over HTTP meanwhile: ${why}`);
     toldWhy = why;
   };
 

@@ -5,7 +5,7 @@ import { type Enrolled, type EnrolOptions, refreshEnrolled } from './enrol.ts';
 import { enrolOrStop, pinRoot } from './join-fleet.ts';
 
 export type Membership = {
-  /** Undefined before the device ever was a member, and while the address that it was told can not be used. */
+  /** Undefined before the device ever was a member, and while the address that it was told cannot be used. */
   mqttUrl: () => string | undefined;
   /** Until it is a member. Throws `AgentStopped` when the server refuses for good. */
   join(): Promise<void>;

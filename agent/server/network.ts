@@ -1,5 +1,5 @@
 /**
- * Why the server can not be reached: is it this device's network, or the server? A host that answers, be it by refusing a connection, shows
+ * Why the server cannot be reached: is it this device's network, or the server? A host that answers, be it by refusing a connection, shows
  * that packets come and go. Where addresses to try are configured, one of them (or the server's own host) must answer; without any, the
  * gateway must at least be there.
  */
@@ -30,7 +30,7 @@ const KERNEL = { v4: '/proc/net/route', v6: '/proc/net/ipv6_route', neighbours: 
 const UP_AND_GATEWAY = 0x3;
 const COMPLETE = 0x2;
 
-/** Takes a few seconds when nobody answers; never rejects. */
+/** Takes a few seconds when no one answers; never rejects. */
 export const examineNetwork = async (options: NetworkOptions, signal: AbortSignal): Promise<Unreached> => {
   const tables = options.routes ?? KERNEL;
   const server = serverAddress(options);
@@ -46,7 +46,7 @@ export const examineNetwork = async (options: NetworkOptions, signal: AbortSigna
   if (gateway === null) return { reach: 'none', why: `there is no default route (${silent})` };
   const there = gateway.address === null || (await gatewayAnswers(gateway.address, tables.neighbours, signal));
   if (!there) return { reach: 'none', why: `the gateway ${gateway.address} does not answer (${silent})` };
-  if (options.probes.length > 0) return { reach: 'none', why: `nobody answers beyond the gateway (${silent})` };
+  if (options.probes.length > 0) return { reach: 'none', why: `no one answers beyond the gateway (${silent})` };
   const gatewayWords = gateway.address === null ? 'there is a default route' : `the gateway ${gateway.address} answers`;
   return { reach: 'network', why: `${gatewayWords} (${silent})` };
 };
@@ -109,7 +109,7 @@ const gatewayAnswers = async (address: string, neighbours: string, signal: Abort
   return entry !== undefined && (Number.parseInt(entry[2] ?? '0', 16) & COMPLETE) !== 0;
 };
 
-/** Resolves when somebody accepts the connection, which is closed at once. Rejects with the system's error, or when aborted. */
+/** Resolves when someone accepts the connection, which is closed at once. Rejects with the system's error, or when aborted. */
 export const connectOnce = async (host: string, port: number, signal: AbortSignal): Promise<void> => {
   const { promise, resolve: accepted, reject } = Promise.withResolvers<void>();
   const socket = connect({ host, port, signal });

@@ -1,4 +1,4 @@
-/** Asks for the desired document over HTTP while MQTT can not be reached, and finds out why it can not. */
+/** Asks for the desired document over HTTP while MQTT cannot be reached, and finds out why it cannot. */
 
 import { z } from 'zod';
 import { deviceRoutes as routes } from '#shared/device-api.ts';

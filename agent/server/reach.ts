@@ -1,4 +1,4 @@
-/** HTTP first. While it can not be reached but MQTT can, the same requests go over MQTT; now and then HTTP is tried again. */
+/** HTTP first. While it cannot be reached but MQTT can, the same requests go over MQTT; now and then HTTP is tried again. */
 import { jitteredMs } from '../domain/backoff.ts';
 import type { Log } from '../log.ts';
 import type { HttpGet } from './request.ts';
@@ -42,7 +42,7 @@ export const firstReachable = (options: ReachOptions): HttpGet => {
       } catch (error) {
         const blocks = options.blocks();
         if (signal.aborted || blocks === undefined) throw error;
-        if (!down) log.info({ event: 'http-away' }, `HTTP can not be reached, so MQTT it is: ${reasonOf(error)}`);
+        if (!down) log.info({ event: 'http-away' }, `HTTP cannot be reached, so MQTT it is: ${reasonOf(error)}`);
         down = true;
         downUntil = performance.now() + jitteredMs(options.againMs ?? AGAIN_MS, Math.random());
       }

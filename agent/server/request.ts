@@ -78,7 +78,7 @@ const requestOnce = async (
   const proxy = proxyFor?.(targetOf(url)) ?? null;
   const asking = begin(url, proxy, { method: method ?? 'GET', headers: { ...headers, ...length } });
   asking.once('response', answered.resolve);
-  // Without an error of its own: the socket would emit that, with nobody listening any more where the whole answer has come just now.
+  // Without an error of its own: the socket would emit that, with no one listening any more where the whole answer has come just now.
   const abort = (): void => {
     asking.destroy();
     // It does not end before it has a socket, for which it may wait in a tunnel.
@@ -118,7 +118,7 @@ const begin = (
 };
 
 const answerOf = (response: IncomingMessage, signal: AbortSignal): HttpAnswer => {
-  // Aborted while nobody reads it: without a listener that would end the process. Whoever reads still gets it.
+  // Aborted while no one reads it: without a listener that would end the process. Whoever reads still gets it.
   response.on('error', () => undefined);
   async function* pieces(): AsyncGenerator<Uint8Array> {
     try {

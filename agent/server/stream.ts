@@ -252,7 +252,7 @@ const watchRate = (limits: FetchLimits, abort: () => void) => {
       } finally {
         clearTimeout(timer);
         waitedMs += performance.now() - began;
-        // A window that ended while waiting has begun anew.
+        // A window that ended while waiting has begun again.
         if (waitedMs >= windowMs) waitedMs %= windowMs;
       }
     },

@@ -33,7 +33,7 @@ export const mounts = async (): Promise<Mount[]> => {
 const unescape = (path: string): string =>
   path.replace(/\\([0-7]{3})/g, (_, digits: string) => String.fromCodePoint(Number.parseInt(digits, 8)));
 
-/** Who uses the device, in words; undefined when nobody does. */
+/** Who uses the device, in words; undefined when no one does. */
 export const userOfDevice = async (rdev: number): Promise<string | undefined> => {
   const number = deviceNumber(rdev);
   const mounted = (await mounts()).find(({ device }) => device === number);

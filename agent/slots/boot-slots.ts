@@ -80,7 +80,7 @@ const standby = async (pair: BootPair, slot: SlotName): Promise<Selected | Refus
   if (!selected.ok) return selected;
   if (selected.selection.active === slot) return refuse(`slot ${slot} is the active one`);
   if (selected.running === slot) return refuse(`slot ${slot} is running`);
-  // Nobody can say then that this is not the one that runs.
+  // No one can say then that this is not the one that runs.
   if (selected.running === null) return refuse('nothing says which slot runs (see "running" in the configuration)');
   return selected;
 };
@@ -110,7 +110,7 @@ const writing = (pair: BootPair): Pick<Slots, 'prepare' | 'place' | 'write' | 'v
     if (!selected.ok) return selected;
     const fits = manifest === undefined ? await pair.filling.check(slot) : await targetOf(pair, slot, manifest);
     if (!fits.ok) return fits;
-    return attempt(`slot ${slot} can not be made unbootable`, async () => {
+    return attempt(`slot ${slot} cannot be made unbootable`, async () => {
       pair.verified.delete(slot);
       await pair.selector.disable(slot);
       pair.cut('slots.prepare.unbootable');
@@ -148,7 +148,7 @@ const write = async (pair: BootPair, slot: SlotName, what: Writing, signal: Abor
   pair.cut('slots.write.content');
   const { product, version, securityCounter } = manifest;
   const running = { product, version, manifest: Sha256.parse(manifestSha256), slot };
-  return attempt(`the record of slot ${slot} can not be written`, async () => {
+  return attempt(`the record of slot ${slot} cannot be written`, async () => {
     const stored = written.stored === undefined ? {} : { stored: written.stored };
     const record = {
       format: 1,
@@ -172,7 +172,7 @@ const verify = async (pair: BootPair, slot: SlotName, signal?: AbortSignal): Pro
   // Nothing is known of it now.
   if (signal?.aborted === true) return refuse('stopped', 'WRITE_VERIFY');
   const standsBy = selected.selection.active !== slot && selected.running !== slot;
-  const marked = await attempt(`slot ${slot} can not be marked`, async () => {
+  const marked = await attempt(`slot ${slot} cannot be marked`, async () => {
     if (compared.ok) {
       pair.verified.set(slot, record.running.manifest);
       if (record.state !== 'bootable') await writeImageRecord(pair.dir, { ...record, state: 'bootable' });

@@ -95,7 +95,7 @@ export const writeContent = async (
   } catch (error) {
     if (signal?.aborted === true) return STOPPED;
     if (error instanceof TreeRefused) return refuse(error.code, error.message);
-    return storageRefusal(error, `slot ${slot} can not be written`);
+    return storageRefusal(error, `slot ${slot} cannot be written`);
   } finally {
     await writer.abandon();
     list.destroy();
@@ -155,7 +155,7 @@ export const verifyContent = async (
     return wrong === undefined ? { ok: true } : refuse('WRITE_VERIFY', `slot ${slot}: ${wrong}`);
   } catch (error) {
     if (signal?.aborted === true) return STOPPED;
-    const refused = storageRefusal(error, `slot ${slot} can not be read`);
+    const refused = storageRefusal(error, `slot ${slot} cannot be read`);
     return { ...refused, code: 'WRITE_VERIFY' };
   }
 };

@@ -43,7 +43,7 @@ const DONE: SlotResult = { ok: true };
 /** Opens the pair; a first start writes an empty boot selector. Starts nothing. */
 export const openDirectorySlots = async (options: DirectorySlotsOptions): Promise<Slots> => {
   const dir = resolve(options.dir);
-  // On a disk that can not be written an application has to run all the same.
+  // On a disk that cannot be written an application has to run all the same.
   await asFarAsPossible(mkdir(dir, { recursive: true }));
   if (options.dataDir !== undefined) await asFarAsPossible(mkdir(options.dataDir, { recursive: true }));
   const there = await readdir(dir).catch(() => []);
@@ -82,7 +82,7 @@ const directorySlots = (options: DirectorySlotsOptions, selector: BootSelector):
     try {
       await selector.write(next);
     } catch (error) {
-      return storageRefusal(error, 'the boot selector can not be written');
+      return storageRefusal(error, 'the boot selector cannot be written');
     }
     cut(name);
     return DONE;
@@ -129,7 +129,7 @@ const directorySlots = (options: DirectorySlotsOptions, selector: BootSelector):
       cut('slots.prepare.emptied');
       return DONE;
     } catch (error) {
-      return storageRefusal(error, `slot ${slot} can not be emptied`);
+      return storageRefusal(error, `slot ${slot} cannot be emptied`);
     }
   };
 
@@ -180,7 +180,7 @@ const directorySlots = (options: DirectorySlotsOptions, selector: BootSelector):
       cut('slots.write.recorded');
       return DONE;
     } catch (error) {
-      return await discarded(slot, storageRefusal(error, `slot ${slot} can not be written`));
+      return await discarded(slot, storageRefusal(error, `slot ${slot} cannot be written`));
     } finally {
       writing.delete(slot);
     }
@@ -204,7 +204,7 @@ const directorySlots = (options: DirectorySlotsOptions, selector: BootSelector):
       }
       if (compared.ok && record.state !== 'bootable') await writeSlotRecord(dir, { ...record, state: 'bootable' });
     } catch (error) {
-      return storageRefusal(error, `slot ${slot} can not be marked`);
+      return storageRefusal(error, `slot ${slot} cannot be marked`);
     }
     cut('slots.verify.marked');
     return compared;
@@ -236,7 +236,7 @@ const directorySlots = (options: DirectorySlotsOptions, selector: BootSelector):
         'slots.boot.counted',
       );
       if (counted.ok) return start(onTrial, true);
-      // A try that can not be counted must not be used, or a full disk would make a bad version boot for ever.
+      // A try that cannot be counted must not be used, or a full disk would make a bad version boot forever.
       return { ...(await bootActive(active)), uncounted: counted };
     }
     return bootActive(active);
@@ -320,7 +320,7 @@ const directorySlots = (options: DirectorySlotsOptions, selector: BootSelector):
   };
 };
 
-/** With the selector lost, one bootable slot leaves no doubt which one is meant; with two nobody knows what was committed. */
+/** With the selector lost, one bootable slot leaves no doubt which one is meant; with two no one knows what was committed. */
 const bootWithoutSelector = async (
   dir: string,
   start: (record: SlotRecord, trial: boolean) => ReturnType<Slots['boot']>,

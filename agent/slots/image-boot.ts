@@ -51,7 +51,7 @@ const activate = async (
     verified.set(slot, record.running.manifest);
   }
   const note = { format: 1, trial: { slot, deployment: Id.parse(deployment) }, bootId, reboots: 1 } as const;
-  return attempt('the trial can not be set', async () => {
+  return attempt('the trial cannot be set', async () => {
     await writeTrialNote(dir, note);
     cut('slots.activate.noted');
     // Nothing is written after this before the reboot.
@@ -77,7 +77,7 @@ const boot = async (pair: BootPair, signal?: AbortSignal): Promise<Booted> => {
   }
   if (running !== active) return reboot(pair, pair.config.reboot, signal);
   if (trial === null) {
-    const kept = await attempt('its tries can not be given back', () => pair.selector.keep());
+    const kept = await attempt('its tries cannot be given back', () => pair.selector.keep());
     if (!kept.ok) pair.log.warn({ event: 'boot-selector-not-written', code: kept.code }, kept.message);
   }
   return here;
@@ -92,7 +92,7 @@ const trialReboot = async ({
   log,
 }: BootPair): Promise<{ ok: true; command: string[] } | Refused | undefined> => {
   let command: string[] | undefined;
-  const counted = await attempt('the reboot can not be counted', async () => {
+  const counted = await attempt('the reboot cannot be counted', async () => {
     const own = await selector.arm();
     if (own !== null) {
       command = own;
@@ -107,7 +107,7 @@ const trialReboot = async ({
       command = config.reboot;
     } else log.error({ event: 'trial-not-booted' }, 'the boot loader does not boot the trial that it was told to');
   });
-  // A reboot that can not be counted must not be, or a full disk would make a bad version boot for ever.
+  // A reboot that cannot be counted must not be, or a full disk would make a bad version boot forever.
   if (!counted.ok) {
     log.error({ event: 'boot-selector-not-written', code: counted.code }, counted.message);
     return counted;
@@ -138,7 +138,7 @@ const commit = async (pair: BootPair): ReturnType<Slots['commit']> => {
   if ((await readImageRecord(pair.dir, slot))?.state !== 'bootable')
     return refuse(`slot ${slot} is on trial but not bootable`);
   if (running !== slot) return refuse(`slot ${slot} is on trial, but slot ${running ?? 'unknown'} runs`);
-  return attempt('the trial can not be committed', async () => {
+  return attempt('the trial cannot be committed', async () => {
     await pair.selector.commit(slot);
     pair.cut('slots.commit.written');
   });
@@ -148,7 +148,7 @@ const revert = async (pair: BootPair): ReturnType<Slots['revert']> => {
   const selected = await select(pair);
   if (!selected.ok) return selected;
   if (selected.selection.trial === null) return DONE;
-  return attempt('the trial can not be reverted', async () => {
+  return attempt('the trial cannot be reverted', async () => {
     // Says that a reboot is due in this boot, should the trial run now.
     await writeTrialNote(pair.dir, { format: 1, trial: null, bootId: pair.bootId, reboots: 0 });
     pair.cut('slots.revert.noted');

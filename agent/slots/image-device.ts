@@ -13,7 +13,7 @@ type Refused = Extract<SlotResult, { ok: false }>;
 const refuse = (code: Refused['code'], message: string): Refused => ({ ok: false, code, message });
 
 const PIECE_BYTES = 256 * 1024;
-/** On a block device O_EXCL is the kernel's own answer to whether anybody has it mounted or claimed. */
+/** On a block device O_EXCL is the kernel's own answer to whether anyone has it mounted or claimed. */
 const WRITE_ALONE = constants.O_RDWR | constants.O_EXCL;
 
 export type SlotDevice = { file: string; bytes: number };
@@ -27,11 +27,11 @@ export const findDevice = async (path: string): Promise<{ ok: true; device: Slot
     if (there.isFile()) return { ok: true, device: { file, bytes: there.size } };
     return refuse('PRECONDITION', `${path} is neither a block device nor a file`);
   } catch (error) {
-    return refuse('PRECONDITION', `${path} can not be used as a slot: ${errorCode(error) || String(error)}`);
+    return refuse('PRECONDITION', `${path} cannot be used as a slot: ${errorCode(error) || String(error)}`);
   }
 };
 
-/** Whether an image can be written there now: nobody uses it, and it is large enough. Writes nothing (faults 19). */
+/** Whether an image can be written there now: no one uses it, and it is large enough. Writes nothing (faults 19). */
 export const checkDevice = async (
   path: string,
   artifact?: Artifact,
@@ -42,13 +42,13 @@ export const checkDevice = async (
   if (artifact !== undefined && artifact.bytes > bytes)
     return refuse('NO_SPACE', `${artifact.name} has ${artifact.bytes} bytes, and the slot ${path} has ${bytes}`);
   const user = await userOf(file);
-  if (user !== undefined) return refuse('PRECONDITION', `${path} can not be written: ${user}`);
+  if (user !== undefined) return refuse('PRECONDITION', `${path} cannot be written: ${user}`);
   try {
     await (await open(file, WRITE_ALONE)).close();
     return found;
   } catch (error) {
     const code = errorCode(error);
-    return refuse('PRECONDITION', `${path} can not be written: ${code === 'EBUSY' ? 'it is in use' : code}`);
+    return refuse('PRECONDITION', `${path} cannot be written: ${code === 'EBUSY' ? 'it is in use' : code}`);
   }
 };
 
@@ -77,7 +77,7 @@ export const writeImage = async (
   source: string,
   signal?: AbortSignal,
 ): Promise<SlotResult> => {
-  const doing = `${file} can not be written`;
+  const doing = `${file} cannot be written`;
   let handle: FileHandle | undefined;
   try {
     handle = await open(file, WRITE_ALONE);
@@ -109,6 +109,6 @@ export const verifyImage = async (
     return refuse('WRITE_VERIFY', `${artifact.name} is not in ${file} as it was written`);
   } catch (error) {
     if (signal?.aborted === true) return refuse('WRITE_VERIFY', 'stopped');
-    return { ...storageRefusal(error, `${file} can not be read`), code: 'WRITE_VERIFY' };
+    return { ...storageRefusal(error, `${file} cannot be read`), code: 'WRITE_VERIFY' };
   }
 };

@@ -70,10 +70,10 @@ export const isEmpty = ({ name, bytes }: Artifact): Refused | undefined =>
   bytes > 0 ? undefined : refuse(`${name} has no bytes: nothing of this release would be in the slot`);
 export const DONE: SlotResult = { ok: true };
 
-/** Which slot is active and which on trial, or why that can not be told: then nothing at all is written (faults 11). */
+/** Which slot is active and which on trial, or why that cannot be told: then nothing at all is written (faults 11). */
 export const select = async ({ selector, runningSlot, dir, bootId }: BootPair): Promise<Selected | Refused> => {
   const found = await selector.read();
-  if (found.state === 'damaged') return refuse(`the boot selector can not be relied on: ${found.why}`);
+  if (found.state === 'damaged') return refuse(`the boot selector cannot be relied on: ${found.why}`);
   const running = await runningSlot();
   const { selection } = found;
   if (selection.trial !== null || running === null || running === selection.active)

@@ -71,7 +71,7 @@ export const assemble = async (options: AssembleOptions): Promise<AssembleResult
     return { ok: true, origins };
   } catch (error) {
     if (error instanceof TransferError) return { ok: false, code: error.code, message: error.message };
-    return storageRefusal(error, 'the artifact can not be written');
+    return storageRefusal(error, 'the artifact cannot be written');
   } finally {
     await file?.close();
   }

@@ -89,7 +89,7 @@ export const fetchChunked = async (options: ChunkedOptions): Promise<ChunkedResu
     return { ok: true, file: place ?? whole, index, origins: assembled.origins };
   } catch (error) {
     if (error instanceof TransferError) return { ok: false, code: error.code, message: error.message };
-    return storageRefusal(error, `${basename(whole)} can not be kept`);
+    return storageRefusal(error, `${basename(whole)} cannot be kept`);
   }
 };
 

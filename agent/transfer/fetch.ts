@@ -58,7 +58,7 @@ export const fetchArtifact = async (options: FetchOptions): Promise<FetchResult>
     await syncFolder(options.dir);
     return { ok: true, file };
   } catch (error) {
-    const { code, message } = storageRefusal(error, 'the download can not be kept');
+    const { code, message } = storageRefusal(error, 'the download cannot be kept');
     // Space may come back when something else is cleaned up; the caller's number of attempts is what bounds it.
     return fail(code, message, code === 'NO_SPACE');
   }
@@ -84,14 +84,14 @@ const fillPart = async (handle: FileHandle, part: string, options: FetchOptions)
   const { artifact } = options;
   const etagFile = `${part.slice(0, -'.part'.length)}.etag`;
   let have = (await handle.stat()).size;
-  // Too much can not become right by adding to it.
+  // Too much cannot become right by adding to it.
   if (have > artifact.bytes) have = await discard(handle, etagFile);
   let hash = createHash('sha256');
   if (have > 0) await hashFile(part, hash);
 
   if (have < artifact.bytes) {
     let answer = await ask(options, have, await knownEtag(etagFile, artifact.sha256));
-    // What is there can not be continued: once more, from the beginning.
+    // What is there cannot be continued: once more, from the beginning.
     if (answer.kind === 'restart') answer = await ask(options, (have = await discard(handle, etagFile)), undefined);
     if (answer.kind === 'restart') return fail('FETCH_FAILED', `${answer.why}, even from the beginning`);
     if (answer.kind === 'failed') return answer.failure;
@@ -132,7 +132,7 @@ const rememberEtag = async (etagFile: string, etag: string | null): Promise<void
 
 type Answer =
   | { kind: 'body'; start: number; etag: string | null; response: HttpAnswer; stop: AbortController }
-  /** The server can not continue what we have (RFC 9110, 14.2 and 15.5.17). */
+  /** The server cannot continue what we have (RFC 9110, 14.2 and 15.5.17). */
   | { kind: 'restart'; why: string }
   | { kind: 'failed'; failure: Failed };
 
@@ -188,7 +188,7 @@ const wrongRange = (
   tag: string | null,
   asked: string | undefined,
 ): string | undefined => {
-  if (have === 0) return 'the server answered with a part that nobody asked for';
+  if (have === 0) return 'the server answered with a part that no one asked for';
   if (tag !== null && tag !== asked) return 'the object has another tag than before';
   const range = response.headers.get('content-range') ?? '';
   const parsed = /^bytes (\d+)-(\d+)\/(\d+|\*)$/.exec(range);

@@ -35,7 +35,7 @@ export const writeFrames = async (from: string, to: string, records: readonly Ch
 /** What it gives is valid until the next call. */
 export type RangeReader = { read: (offset: number, bytes: number) => Promise<Buffer>; close: () => Promise<void> };
 
-/** Undefined when the lengths can not be those of such frames. */
+/** Undefined when the lengths cannot be those of such frames. */
 export const readFrames = async (
   file: string,
   lengths: Buffer,

@@ -38,7 +38,7 @@ export type Kept = {
   indexOf(artifact: ChunkedArtifact): Promise<Buffer | undefined>;
   /** `file`: where the artifact is; null when the slot is that itself. What fails is only logged. */
   keep(what: { manifest: Sha256; artifact: ChunkedArtifact; file: string | null; index: Buffer }): Promise<void>;
-  /** Removes what belongs to no manifest of these, and what nobody knows. */
+  /** Removes what belongs to no manifest of these, and what no one knows. */
   prune(manifests: readonly Sha256[]): Promise<void>;
 };
 
@@ -111,7 +111,7 @@ export const openKept = ({ dir, mode, log }: { dir: string; mode: Keep; log: Log
           const seed = seeds.some(({ index }) => index === record.index)
             ? undefined
             : await openSeed(record).catch((error: unknown) => {
-                log.warn({ event: 'kept-damaged' }, `a kept artifact can not be used: ${reasonOf(error)}`);
+                log.warn({ event: 'kept-damaged' }, `a kept artifact cannot be used: ${reasonOf(error)}`);
                 return undefined;
               });
           if (seed !== undefined) seeds.push(seed);

@@ -85,7 +85,7 @@ export const openPackSource = (options: PackOptions): PackSource => {
     close();
     await rm(options.tableFile, { force: true });
   };
-  /** `end`: how far it is read if it has to be asked for. Throws TransferError; after one the stream is opened anew. */
+  /** `end`: how far it is read if it has to be asked for. Throws TransferError; after one the stream is opened again. */
   const take = async (position: number, bytes: number, end: () => number): Promise<Buffer> => {
     const gap = opened === undefined ? -1 : position - opened.stream.position();
     if (opened === undefined || gap < 0 || gap > opened.skipMax || position + bytes > opened.end) {

@@ -146,14 +146,14 @@ export const openTransfer = (options: TransferOptions) => {
 };
 export type Transfer = ReturnType<typeof openTransfer>;
 
-/** What is there may never have been flushed before a crash, nor the folder itself: once it is recorded as fetched nobody fetches it again. */
+/** What is there may never have been flushed before a crash, nor the folder itself: once it is recorded as fetched no one fetches it again. */
 const settle = async (dir: string): Promise<SlotResult> => {
   try {
     await syncFolder(dir);
     await syncFolder(dirname(dir));
     return { ok: true };
   } catch (error) {
-    return storageRefusal(error, 'what was fetched can not be kept');
+    return storageRefusal(error, 'what was fetched cannot be kept');
   }
 };
 

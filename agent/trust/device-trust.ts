@@ -97,9 +97,9 @@ export const openDeviceTrust = async (options: {
   };
 };
 
-/** What can not be remembered is not believed. */
+/** What cannot be remembered is not believed. */
 const unlessRefused = <T>(checking: Promise<TrustResult<T>>): Promise<TrustResult<T>> =>
-  checking.catch((error: unknown) => storageRefusal(error, 'what was checked can not be remembered'));
+  checking.catch((error: unknown) => storageRefusal(error, 'what was checked cannot be remembered'));
 
 const pinRoot = async (trust: Trust, sha256: Sha256): Promise<TrustResult<void>> => {
   const kept = await trust.files.read('pinned-root');
@@ -207,7 +207,7 @@ const findTarget = async (
     if (found !== undefined) return good(found);
     if (terminating) break;
   }
-  return bad('TARGET_NOT_FOUND', `nobody who may sign for ${path} has signed for it`);
+  return bad('TARGET_NOT_FOUND', `no one who may sign for ${path} has signed for it`);
 };
 
 type Targets = Verified['targets']['signed']['targets'];

@@ -69,7 +69,7 @@ const binaryOf = async (version: string): Promise<string> =>
 const RED = ['node-red@5.0.4', 'node-red@5.0.7'] as const;
 const NODE = ['24.8.0', '24.9.0'] as const;
 
-/** `open` throws when it can not be made: no mke2fs, no network. */
+/** `open` throws when it cannot be made: no mke2fs, no network. */
 export const PAIRS: readonly { name: string; what: string; open: () => Promise<Pair> }[] = [
   {
     name: 'node-red',

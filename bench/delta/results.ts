@@ -21,7 +21,7 @@ export const readResults = async (): Promise<Results> => {
   return kept === undefined ? {} : Results.parse(JSON.parse(kept.toString()));
 };
 
-/** Read anew, since a run for other rows may be under way beside this one. */
+/** Read again, since a run for other rows may be under way beside this one. */
 export const keepResult = async (pair: string, tool: string, result: Result): Promise<void> => {
   const results = await readResults();
   (results[pair] ??= {})[tool] = result;

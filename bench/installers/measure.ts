@@ -13,7 +13,7 @@ export type Measured = { ms: number; rssMB: number | null };
 /** One way to install a payload into a slot. */
 export type Installer = {
   name: string;
-  /** Why it can not be measured here. */
+  /** Why it cannot be measured here. */
   lacks: string | undefined;
   /** What is done once: the payload in the installer's own format, in an empty folder. The slot is an empty file of `slotBytes`. */
   prepare(payload: Payload, folder: string, slot: string): Promise<Install>;

@@ -46,7 +46,7 @@ const SCENES: Scene[] = [
     runs: RUNS,
     values: [harm(`all silent, ${percentOf(failing)}`)],
   })),
-  // Good releases take longest to simulate, since everybody gets them.
+  // Good releases take longest to simulate, since everyone gets them.
   { model: { failing: 0.005 }, runs: RUNS / 4, values: [minutes('minutes at 0.5 %')] },
   { model: { failing: 0.01 }, runs: RUNS / 2, values: [minutes('minutes at 1 %'), falseHalts('false halts A, %')] },
   { model: { failing: 0.01, failureReportMs: MINUTE_MS }, runs: RUNS / 2, values: [falseHalts('false halts C, %')] },

@@ -23,7 +23,7 @@ export const exportAudit = async (client: Client, file: string): Promise<void> =
 /** Recomputes everything in an export; what does not hold is named with its line. */
 export const verifyAuditFile = async (file: string, rootSha256?: Sha256) => {
   const there = await stat(file).catch(() => undefined);
-  if (there === undefined || !there.isFile()) throw new CliFailure(`${file} can not be read`);
+  if (there === undefined || !there.isFile()) throw new CliFailure(`${file} cannot be read`);
   // A character has at most three bytes for each UTF-16 unit.
   const lines = linesOf(createReadStream(file), 3 * EXPORT_LINE_CHARS_MAX);
   return verifyAuditExport(lines, rootSha256 === undefined ? {} : { rootSha256 });

@@ -24,7 +24,7 @@ export const addBackup = (program: Command): void => {
     const done = valueOf(made, 'no backup was made');
     if (flags.json === true) return printJson({ folder, ...summaryOf(done) });
     print(`Backed up ${wordsOf(done)} to ${folder}`);
-    printError('The private keys are in it: keep it where nobody else can read it, and on another machine.');
+    printError('The private keys are in it: keep it where no one else can read it, and on another machine.');
   });
   withExamples(backup, [
     ['Every night, by cron or a timer', 'sluice backup --data-dir /var/lib/sluice /backup/sluice-$(date +%F)'],

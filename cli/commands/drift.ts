@@ -1,4 +1,4 @@
-/** `sluice device drift`, `reconcile` and `adopt`: devices that run what nobody told them to run. */
+/** `sluice device drift`, `reconcile` and `adopt`: devices that run what no one told them to run. */
 import type { Command } from 'commander';
 import { routes } from '#shared/api.ts';
 import { type Id, releaseRef } from '#shared/ids.ts';
@@ -12,7 +12,7 @@ const refOf = (running: { product: string; version: string }): string => release
 
 export const addDrift = (group: Command): void => {
   const list = withServer(group.command('drift'))
-    .description('List devices that run what nobody told them to run, such as after a manual change or an old backup')
+    .description('List devices that run what no one told them to run, such as after a manual change or an old backup')
     .option('--limit <n>', 'at most so many', wholeNumber, 1000)
     .action(async (flags: ServerFlags & { limit: number }) => {
       const client = await connect(flags);

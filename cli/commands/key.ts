@@ -12,7 +12,7 @@ export type KeyKind = 'ed25519' | 'rsa-3072';
 /** Makes `<out>` (private, 0600) and `<out without .pem>.pub.pem`. Never overwrites either. */
 export const makeKey = async (out: string, kind: KeyKind) => {
   const pem = generatePrivateKey(kind);
-  const signer = valueOf(signerFromPem(pem), 'The new key can not be used');
+  const signer = valueOf(signerFromPem(pem), 'The new key cannot be used');
   const publicFile = `${out.replace(/\.pem$/, '')}.pub.pem`;
   const publicPem = publicKeyPem(signer.key);
   await writeNew(publicFile, publicPem, 0o644);
@@ -26,7 +26,7 @@ const writeNew = async (file: string, text: string, mode: number): Promise<void>
   } catch (error) {
     const there = error instanceof Error && 'code' in error && error.code === 'EEXIST';
     throw new CliFailure(
-      there ? `${file} exists already, and keys are never overwritten` : `${file} can not be written`,
+      there ? `${file} exists already, and keys are never overwritten` : `${file} cannot be written`,
       {
         cause: error,
       },

@@ -47,7 +47,7 @@ export const addOperator = (program: Command): void => {
         ]);
         print(table(['NAME', 'ROLE', 'CREATED', 'REVOKED'], rows));
       }),
-    [['Everybody', 'sluice operator list']],
+    [['Everyone', 'sluice operator list']],
   );
   withExamples(
     withServer(group.command('revoke'))

@@ -14,7 +14,7 @@ import { collectText, id } from '../values.ts';
 export const readPublicKey = async (file: string): Promise<PublicKey> => {
   const there = await stat(file).catch(() => undefined);
   if (there === undefined || !there.isFile() || there.size > 16_384)
-    throw new CliFailure(`${file} can not be read as a key`);
+    throw new CliFailure(`${file} cannot be read as a key`);
   const text = await readFile(file, 'utf8');
   if (text.includes('PRIVATE KEY')) return valueOf(signerFromPem(text), file).key;
   return valueOf(parsePublicKey(text.trim()), file);

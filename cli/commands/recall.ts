@@ -7,7 +7,7 @@ import { connect, type ServerFlags, withExamples, withServer } from '../command.
 import { type Cell, print, printJson, table } from '../terminal.ts';
 import { id } from '../values.ts';
 
-/** Below a rollout: who goes back with which rollout, and who can not; empty where it was not recalled. */
+/** Below a rollout: who goes back with which rollout, and who cannot; empty where it was not recalled. */
 export const describeRecall = ({ recall }: Pick<RolloutView, 'recall'>): string => {
   if (recall === null) return '';
   const going = recall.rollouts.map((one): Cell[] => [one.id, one.release, one.devices]);

@@ -34,7 +34,7 @@ const readSigner = async (keyFile: string | undefined): Promise<Signer> => {
   }
   if (keyFile === undefined) return valueOf(signerFromPem(fromEnvironment), 'SLUICE_SIGNING_KEY');
   const pem = await readFile(keyFile, 'utf8').catch((error: unknown) => {
-    throw new CliFailure(`${keyFile} can not be read`, { cause: error });
+    throw new CliFailure(`${keyFile} cannot be read`, { cause: error });
   });
   return valueOf(signerFromPem(pem), keyFile);
 };
@@ -131,7 +131,7 @@ export const addRelease = (program: Command): void => {
   addPromotion(group, showRelease);
   withExamples(
     withServer(group.command('withdraw'))
-      .description('Take a release back: nobody may offer it again, and rollouts of it halt')
+      .description('Take a release back: no one may offer it again, and rollouts of it halt')
       .argument('<release>', 'product@version')
       .requiredOption('--reason <text>', 'why, for the audit log')
       .action(async (release: string, flags: ServerFlags & { reason: string }) => {

@@ -133,7 +133,7 @@ export const addCreate = (group: Command): void => {
       print(`\nFollow it with: sluice rollout watch ${view.id}`);
     });
   withExamples(create, [
-    ['Canaries first, then everybody', 'sluice rollout create gateway@1.1.0 --cohort canary --cohort everyone'],
+    ['Canaries first, then everyone', 'sluice rollout create gateway@1.1.0 --cohort canary --cohort everyone'],
     [
       'In waves, tonight, harming five devices at most',
       'sluice rollout create gateway@1.1.0 --cohort everyone=2,10%,50%,100% --set judge.budget=5 --start-at 2026-12-01T02:00:00Z',
@@ -154,10 +154,10 @@ export const addCreate = (group: Command): void => {
   ]);
 };
 
-/** A selector that matches nobody, mistyped perhaps, would take the canaries away without a word. */
+/** A selector that matches no one, mistyped perhaps, would take the canaries away without a word. */
 const warnOfEmpty = async (client: Client, plans: CreateFlags['cohort']): Promise<void> => {
   for (const { cohort } of plans) {
     const { devices } = await client.call(routes.cohortShow, { params: { cohort: Id.parse(cohort) } });
-    if (devices === 0) printError(`warning: nobody is in cohort ${cohort}; the rollout goes on without it`);
+    if (devices === 0) printError(`warning: no one is in cohort ${cohort}; the rollout goes on without it`);
   }
 };

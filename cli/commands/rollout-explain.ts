@@ -72,7 +72,7 @@ const show = (view: ExplanationView, flags: Flags): void => {
 const wrongOf = ({ items }: ExplanationView): DecisionView[] =>
   items.filter(({ faults }) => faults !== null && faults.length > 0);
 
-/** The sum of it first, and only what does not hold: all decisions of a long rollout are more than anybody asked for. */
+/** The sum of it first, and only what does not hold: all decisions of a long rollout are more than anyone asked for. */
 const verdictOf = (view: ExplanationView): object => {
   const items = wrongOf(view);
   const { rollout, now, faults } = view;

@@ -21,7 +21,7 @@ const overdueOf = (overdue: RolloutView['overdue']): string =>
     .join(', ');
 export const placeOf = ({ state, overdue, reached }: DeploymentView): string =>
   overdue === null ? state : `${state}, ${overdue}${overdue === 'never-heard' ? '' : ` in ${reached}`}`;
-/** `committed 6, trial 2`: only the states that somebody is in. */
+/** `committed 6, trial 2`: only the states that someone is in. */
 export const countsOf = (counts: RolloutView['counts']): string =>
   Object.entries(counts)
     .filter(([, devices]) => devices > 0)

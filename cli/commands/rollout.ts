@@ -144,12 +144,12 @@ export const addRollout = (program: Command): void => {
   withExamples(show, [['Where is every device?', 'sluice rollout show ro-5sjqphnd --devices']]);
   addWatch(group);
   addExplain(group);
-  addVerb(group, 'pause', 'Offer to nobody new until resumed', [
+  addVerb(group, 'pause', 'Offer to no one new until resumed', [
     'Wait',
     'sluice rollout pause ro-5sjqphnd --note "the network is down in Lyon"',
   ]);
   addResume(group);
-  addVerb(group, 'approve', 'Approve a rollout that waits for it; its author can not', [
+  addVerb(group, 'approve', 'Approve a rollout that waits for it; its author cannot', [
     'The second pair of eyes',
     'sluice rollout approve ro-5sjqphnd --note "the waves are fine"',
   ]);

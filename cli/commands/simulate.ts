@@ -99,7 +99,7 @@ const run = async (flags: Flags): Promise<void> => {
   });
   if (!parsed.success) {
     const issues = parsed.error.issues.map(({ path, message }) => `  ${flagOf(path.map(String))}: ${message}`);
-    throw usageFailure(['This can not be simulated:', ...issues].join('\n'));
+    throw usageFailure(['This cannot be simulated:', ...issues].join('\n'));
   }
   const rows = await withProgress(
     'simulating',

@@ -40,7 +40,7 @@ export const openProcesses = (logFolder: string): Processes => {
   const failure = new Promise<never>((_, reject) => {
     fail = reject;
   });
-  failure.catch(() => {}); // Whoever waits for it hears it; nobody else has to.
+  failure.catch(() => {}); // Whoever waits for it hears it; no one else has to.
   return {
     failure,
     start: async (name, arguments_) => {

@@ -1,6 +1,6 @@
 /**
  * The main job, end to end, with nothing pretended: a server and eight agents as processes of their own, CI with a key of
- * its own, a good release that reaches everybody, and a bad one that stops by itself. What is short is only the waiting.
+ * its own, a good release that reaches everyone, and a bad one that stops by itself. What is short is only the waiting.
  */
 import { once } from 'node:events';
 import { readFile } from 'node:fs/promises';
@@ -83,7 +83,7 @@ export const tellStory = async (stage: Stage): Promise<Finale> => {
     'CI signs and publishes gateway 1.0.0. It goes to the canaries, then to everyone as evidence of health arrives',
   );
   const good = await rollOut(stage, admin, ci, 'good-1.0.0');
-  view.chapter('CI publishes gateway 1.2.0, which crashes at start. Nobody knows yet');
+  view.chapter('CI publishes gateway 1.2.0, which crashes at start. No one knows yet');
   const bad = await rollOut(stage, admin, ci, 'crash-at-start');
   view.note(`The rollout ${bad.state} by itself: ${bad.explanation}`);
 

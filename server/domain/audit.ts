@@ -71,7 +71,7 @@ export const AuditEvent = z.discriminatedUnion('kind', [
     /** To take back devices of this rollout. */
     recalls: Id.optional(),
   }),
-  /** `approvedBy`: everybody whose approval counts with this one. */
+  /** `approvedBy`: everyone whose approval counts with this one. */
   line('rollout-approved', { rollout: Id, approvedBy: z.array(z.string()), needed: count, note: z.string() }),
   line('rollout-started', { rollout: Id }),
   line('wave-opened', { rollout: Id, wave: count, why: z.string() }),
@@ -209,7 +209,7 @@ const WORDS: Words = {
     `${e.by} made ${plural(e.tokens, 'enrolment token')}${e.device === null ? '' : ` for device ${e.device}`}.`,
   'device-enrolled': (e) =>
     e.replaced === true
-      ? `Device ${e.device} (${e.compatible}) enrolled anew with a token made for it; its key is now ${e.publicKey}, and the one before counts no more.`
+      ? `Device ${e.device} (${e.compatible}) enrolled again with a token made for it; its key is now ${e.publicKey}, and the one before counts no more.`
       : e.state === 'accepted'
         ? `Device ${e.device} (${e.compatible}) enrolled with a token and was let in; its key is ${e.publicKey}.`
         : `Device ${e.device} (${e.compatible}) enrolled without a token and waits to be let in; its key is ${e.publicKey}.`,
@@ -238,7 +238,7 @@ const WORDS: Words = {
   'recall-joined': (e) =>
     `Rollout ${e.rollout}: ${naming(e.devices)} joined, to go back like the others of rollout ${e.recalls}.`,
   'recall-stays': (e) =>
-    `Rollout ${e.rollout} was recalled, but ${naming(e.devices)} can not go back: ${STAYS[e.reason]}.`,
+    `Rollout ${e.rollout} was recalled, but ${naming(e.devices)} cannot go back: ${STAYS[e.reason]}.`,
   'rollout-activated': (e) =>
     `${e.by} let the devices of rollout ${e.rollout} activate the release; ${plural(e.installed, 'device')} had installed it${noted(e.note)}.`,
   'rollout-completed': (e) => `Rollout ${e.rollout} completed: every device is decided.`,
@@ -250,7 +250,7 @@ const WORDS: Words = {
     `Rollout ${e.rollout}, wave ${e.wave + 1}: ${naming(e.devices)} came to match its cohorts and joined.`,
   'key-shared': (e) => `Two devices use the key of ${e.device}; it is offered nothing meanwhile.`,
   'device-drifted': (e) =>
-    `Device ${e.device} runs ${e.running}, which nobody told it to run; it should run ${e.expected}.`,
+    `Device ${e.device} runs ${e.running}, which no one told it to run; it should run ${e.expected}.`,
   'drift-ended': (e) =>
     e.deployment === null
       ? `Device ${e.device} drifts no more: it runs ${e.running}, as it should.`

@@ -30,8 +30,8 @@ export const HaltReason = z.discriminatedUnion('kind', [
   }),
   z.object({ kind: z.literal('percentage'), failed: count, decided: count, percent: Decimal, limitPercent: Decimal }),
   /**
-   * Too many of the wave have failed: even if everybody else commits, `needed` is out of reach. Or, with `reachable` 0:
-   * nobody of it was heard, and there is no evidence to open the next wave on.
+   * Too many of the wave have failed: even if everyone else commits, `needed` is out of reach. Or, with `reachable` 0:
+   * no one of it was heard, and there is no evidence to open the next wave on.
    */
   z.object({
     kind: z.literal('gate-unreachable'),
@@ -57,7 +57,7 @@ export const sentenceOfHalt = (reason: HaltReason): string => {
       return `${reason.failed} of ${plural(reason.decided, 'device')} failed (${short(reason.percent)} %), more than the ${short(reason.limitPercent)} % allowed`;
     case 'gate-unreachable':
       if (reason.reachable === 0)
-        return `nobody in ${waveName(reason.wave)} was heard: ${plural(reason.neverHeard, 'device')} never took the offer up and none committed, so there is no evidence to open the next wave on`;
+        return `no one in ${waveName(reason.wave)} was heard: ${plural(reason.neverHeard, 'device')} never took the offer up and none committed, so there is no evidence to open the next wave on`;
       return `the gate of ${waveName(reason.wave)} is out of reach: ${reason.failed} of ${plural(reason.reachable, 'reachable device')} failed and ${reason.committed} committed, where ${reason.needed} must commit`;
     case 'release-withdrawn':
       return `${reason.by} withdrew the release`;

@@ -27,7 +27,7 @@ export const createOperator = async (
   return accept({ name: input.name, role: input.role, token });
 };
 
-/** Refusals: `not-found`; `conflict` for the last administrator, without whom nobody could make another. */
+/** Refusals: `not-found`; `conflict` for the last administrator, without whom no one could make another. */
 export const revokeOperator = async (
   deps: { store: Pick<Store, 'revokeOperator' | 'listOperators'>; now: () => number },
   input: { name: string; by: string },
@@ -49,7 +49,7 @@ export const revokeOperator = async (
 };
 
 /**
- * At start: makes the administrator when nobody is there yet. The answer is its token when it was made just now, else null.
+ * At start: makes the administrator when no one is there yet. The answer is its token when it was made just now, else null.
  * A token from the configuration is made good for `admin` at the first start only; after that the store decides.
  */
 export const ensureAdministrator = async (

@@ -45,7 +45,7 @@ const HEADERS = { headersTimeout: 15_000, connectionsCheckingInterval: 5_000 };
 
 declare module 'fastify' {
   interface FastifyContextConfig {
-    /** Who may call the route. A route without this can not be registered. */
+    /** Who may call the route. A route without this cannot be registered. */
     roles?: readonly Role[];
     /** The handler reads the body itself, within limits of its own. */
     streams?: boolean;
@@ -60,7 +60,7 @@ export type AppDeps = Credentials & {
   version: string;
   logger?: FastifyBaseLogger | undefined;
   tls?: { key: string; cert: string } | undefined;
-  /** Whose `X-Forwarded-For` tells who asks; nobody's unless given. */
+  /** Whose `X-Forwarded-For` tells who asks; no one's unless given. */
   trustProxy?: string[] | undefined;
   /** A device asked something in this life. */
   deviceHeard?: (device: Id, boot: Id) => void;
@@ -80,7 +80,7 @@ export type HandlerInput<R extends Route> = RouteInput<R> & { who: WhoOf<R>; ip:
 export type RouteHandler<R extends Route> = (input: HandlerInput<R>) => Promise<Result<RouteAnswer<R>>>;
 
 /**
- * Builds the app; the caller registers routes, then listens. Routes that can not use `handle` (streams) are registered
+ * Builds the app; the caller registers routes, then listens. Routes that cannot use `handle` (streams) are registered
  * with `app.get(path, { config: { roles: [...] } }, ...)`, find the caller in `request.who`, and set their own `handlerTimeout`.
  */
 export const buildApp = async (deps: AppDeps): Promise<FastifyInstance> => {
@@ -206,7 +206,7 @@ const nameOf = (who: Who | undefined): string => {
   }
 };
 
-/** Is there a long body that nobody has read to its end? */
+/** Is there a long body that no one has read to its end? */
 const isUnread = (raw: { complete: boolean; headers: Record<string, unknown> }): boolean =>
   !raw.complete &&
   (raw.headers['transfer-encoding'] !== undefined || Number(raw.headers['content-length'] ?? 0) > 65_536);

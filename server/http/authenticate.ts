@@ -1,4 +1,4 @@
-/** Who is calling: an operator by bearer token, a device by its signed login, or nobody in particular. */
+/** Who is calling: an operator by bearer token, a device by its signed login, or no one in particular. */
 import { createHash, timingSafeEqual } from 'node:crypto';
 import { type Id, Sha256 } from '#shared/ids.ts';
 import { accept, type Result, refuse } from '#shared/problems.ts';

@@ -1,4 +1,4 @@
-/** Stops serving HTTP without cutting anybody off, and without waiting for those who have nothing to say. */
+/** Stops serving HTTP without cutting anyone off, and without waiting for those who have nothing to say. */
 import type { FastifyInstance } from 'fastify';
 
 const LOOK_MS = 50;

@@ -1,4 +1,4 @@
-/** How the page at `/docs` looks: ours, like the one at `/`, with nobody else's name or logo on it. */
+/** How the page at `/docs` looks: ours, like the one at `/`, with no one else's name or logo on it. */
 
 /** A gate that lets a little through. */
 const ICON =

@@ -34,7 +34,7 @@ const answerError = (error: FastifyError, reply: FastifyReply): FastifyReply => 
   if (error.statusCode !== undefined && error.statusCode >= 400 && error.statusCode < 500) {
     return sendProblem(reply, { ok: false, code: 'invalid-request', detail: 'the request is not well formed' });
   }
-  // The sender went away in the middle of its body: nothing of ours failed, and nobody is left to be answered.
+  // The sender went away in the middle of its body: nothing of ours failed, and no one is left to be answered.
   if (error.code === 'ECONNRESET' && reply.request.raw.destroyed) {
     reply.log.info({ event: 'request-broken-off' }, 'the sender went away before its request was whole');
     return sendProblem(reply, { ok: false, code: 'invalid-request', detail: 'the request is not whole' });

@@ -5,7 +5,7 @@ import type { Store } from '../store/store.ts';
 const ANSWER_MS_MAX = 2_000;
 /** The oldest work recorded may wait this long; it is looked at every second. */
 const OUTBOX_STUCK_MS = 60_000;
-/** Health is asked for often, by anybody: the store is asked at most this often. */
+/** Health is asked for often, by anyone: the store is asked at most this often. */
 const FRESH_MS = 500;
 
 export type Health = { status: 'ok' | 'failing'; store: 'ok' | 'failing'; outbox: 'ok' | 'stuck' };
@@ -28,7 +28,7 @@ export const healthRoute = (
   });
 };
 
-/** Remembers what was first in the outbox, and since when: if that does not move, nobody performs effects. */
+/** Remembers what was first in the outbox, and since when: if that does not move, no one performs effects. */
 const makeHealthCheck = (deps: { store: Pick<Store, 'takeOutbox'>; now: () => number }): (() => Promise<Health>) => {
   let first: { id: number; since: number } | undefined;
   return async () => {

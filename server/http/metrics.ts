@@ -115,7 +115,7 @@ const readFromStore = ({ store, connectedDevices, version }: MetricsDeps, regist
         if (overdue !== null) g.inc({ class: overdue, reached: reached ?? '' }, devices);
     }
   });
-  gauge('sluice_drifted_devices', 'Devices that run what nobody told them to run', [], async (g) => {
+  gauge('sluice_drifted_devices', 'Devices that run what no one told them to run', [], async (g) => {
     g.set(await store.countDrifted());
   });
   gauge('sluice_outbox_items', 'Effects recorded and not performed yet', [], async (g) => {

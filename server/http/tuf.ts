@@ -9,7 +9,7 @@ import { cacheForEver, readers } from './objects.ts';
 
 const Name = z.object({ '*': z.string().min(1).max(512) });
 
-/** `open`: for everybody, so that a cache or CDN may serve it; else for devices and operators. */
+/** `open`: for everyone, so that a cache or CDN may serve it; else for devices and operators. */
 export const tufRoutes = (
   app: FastifyInstance,
   deps: { repository: Pick<Repository, 'read'>; open: boolean },

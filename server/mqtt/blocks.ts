@@ -1,5 +1,5 @@
 /**
- * Answers what a device that can not reach HTTP asks for over MQTT, block by block. What it may read and what that says decides the
+ * Answers what a device that cannot reach HTTP asks for over MQTT, block by block. What it may read and what that says decides the
  * HTTP application itself: each request is passed on to it, as that device's. Bounded per device and in all; what is too much is
  * dropped, and asked for again by whoever still wants it.
  */

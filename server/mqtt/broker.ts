@@ -21,7 +21,7 @@ import { countConnections, guardPackets } from './guards.ts';
 const CONNECT_MS_MAX = 5_000;
 const DRAIN_MS_MAX = 10_000;
 const TOPIC_LEVELS_MAX = 8;
-/** Without a keep-alive, a device that lost its network would count as connected for ever. */
+/** Without a keep-alive, a device that lost its network would count as connected forever. */
 const KEEPALIVE_SECONDS_MAX = 1_800;
 /** A flooding device is slowed by not reading from it; when it is this far beyond its rate, its connection is closed. */
 const DEBT_SECONDS_MAX = 30;
@@ -146,7 +146,7 @@ const bytesOf = (payload: Buffer | string): Uint8Array =>
 
 /** CONNACK return codes (MQTT 3.1.1, table 3.1): 4, bad user name or password; 5, not authorized. */
 const notAuthorized = (why: string): AuthenticateError =>
-  // oxlint-disable-next-line typescript/no-unsafe-enum-assignment -- a `const enum` of aedes, which can not be imported
+  // oxlint-disable-next-line typescript/no-unsafe-enum-assignment -- a `const enum` of aedes, which cannot be imported
   Object.assign(new Error(why), { returnCode: why === 'bad-login' ? 4 : 5 });
 
 // ---- Who may connect
@@ -200,7 +200,7 @@ const authorizePublish = (
   packet: PublishPacket,
   done: (error?: Error | null) => void,
 ): void => {
-  // The broker's own $SYS messages, which nobody can subscribe to.
+  // The broker's own $SYS messages, which no one can subscribe to.
   if (client === null) return done(null);
   const device = deviceOf(client);
   const refuse = (why: string): void => {
@@ -216,7 +216,7 @@ const authorizePublish = (
   if (packet.topic === up(device, 'block'))
     return bytes > BLOCK_REQUEST_BYTES_MAX ? refuse('message-too-long') : done(null);
   if (bytes > MESSAGE_BYTES_MAX) return refuse('message-too-long');
-  // A will is published when its connection has ended: there is nobody left to slow down.
+  // A will is published when its connection has ended: there is no one left to slow down.
   if (!connections.isAttached(device, client)) return done(null);
   const left = take(sessionOf(client).bucket, options.rate, performance.now(), 1 + bytes / 16_384);
   if (left >= 0) return done(null);
@@ -304,7 +304,7 @@ const listen = async (guards: Guards, aedes: Aedes, stopAedes: () => Promise<voi
   );
   server.listen({ host: options.host, port: options.port, backlog: 2048 });
   await once(server, 'listening');
-  server.on('error', (error) => options.log.error({ event: 'mqtt-listen-error', err: error }, 'MQTT can not accept'));
+  server.on('error', (error) => options.log.error({ event: 'mqtt-listen-error', err: error }, 'MQTT cannot accept'));
   const address = server.address();
   if (address === null || typeof address === 'string') throw new Error('the broker listens on no port');
   return {

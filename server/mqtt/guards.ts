@@ -27,7 +27,7 @@ export const guardPackets = (client: Client, rate: Rate, refused: (why: string) 
   const internals = client as unknown as Internals;
   const { _parser: parser } = internals;
   if (typeof parser?._parseLength !== 'function' || typeof parser._emitError !== 'function') {
-    throw new TypeError('this version of mqtt-packet can not be guarded');
+    throw new TypeError('this version of mqtt-packet cannot be guarded');
   }
   const parseLength = parser._parseLength.bind(parser);
   const bucket = fullBucket(rate, performance.now());

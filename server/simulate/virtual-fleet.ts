@@ -121,7 +121,7 @@ const plannedIn = (wave: number): DeploymentRecord => ({
   revision: 1,
 });
 
-/** `countOutcomes`, kept up to date instead of counted anew. Bins that are too old to be told apart by the judge are one. */
+/** `countOutcomes`, kept up to date instead of counted again. Bins that are too old to be told apart by the judge are one. */
 const outcomeTally = (policy: Policy, waveSizes: number[]) => {
   const binMs = binMsOf(policy);
   // The simple rules do not ask for ages at all.

@@ -40,7 +40,7 @@ export type EnrolmentTokenRecord = {
   usedBy: Id | null;
 };
 
-/** A device that runs what nobody told it to run, and what it should run. */
+/** A device that runs what no one told it to run, and what it should run. */
 export type DriftRecord = { device: Id; expected: Running; running: Running; since: Millis; online: boolean };
 
 export type CohortRecord = {
@@ -78,7 +78,7 @@ export type DeviceStore = {
   listDevices(filter: { state?: DeviceState | undefined }, page: Page): Promise<DeviceRecord[]>;
   /**
    * Shutting a device out ends its journeys too, planned ones and trials included, as `withdrawn`: it will not be heard any
-   * more, and no rollout may wait for it for ever. It is freed, what it was told is superseded by `none`, and tokens that were
+   * more, and no rollout may wait for it forever. It is freed, what it was told is superseded by `none`, and tokens that were
    * made for it and not used are good no more.
    */
   setDeviceState(id: Id, to: 'accepted' | 'rejected', now: Millis, audit: AuditLine): Promise<DeviceRecord | undefined>;
@@ -89,7 +89,7 @@ export type DeviceStore = {
   noteRefusal(device: Id, code: string | null): Promise<void>;
   /** Two devices use its key, at this time. `audit` is written only when it `began`: not seen in the hour (`SHARED_MS`) before. */
   noteSharedKey(device: Id, at: Millis, audit: AuditLine): Promise<'began' | 'goes-on' | 'unknown'>;
-  /** At start: nobody is connected yet. */
+  /** At start: no one is connected yet. */
   setAllOffline(): Promise<void>;
   countDevices(): Promise<{ state: DeviceState; online: boolean; devices: number }[]>;
 

@@ -9,7 +9,7 @@ export type PackAnswer =
   | { ok: true; sha256: string; bytes: number }
   | { ok: false; message: string; code: string | undefined };
 
-/** Writes the pack to `out`, which must not exist. Throws when it can not be made (with the `code` of the system), or `signal` aborts. */
+/** Writes the pack to `out`, which must not exist. Throws when it cannot be made (with the `code` of the system), or `signal` aborts. */
 export const makePackFile = async (
   input: PackInput,
   signal: AbortSignal,

@@ -112,7 +112,7 @@ export const openObjects = async (dir: string): Promise<Objects> => {
   const objects = join(dir, 'objects');
   await mkdir(staging, { recursive: true });
   await mkdir(objects, { recursive: true });
-  /** Files in staging that somebody in this process still works with, or answers for. */
+  /** Files in staging that someone in this process still works with, or answers for. */
   const live = new Set<string>();
   let fresh = new Set<Sha256>();
   /** Keeping and sweeping take turns: otherwise a sweep could remove what is just being kept again. */

@@ -13,7 +13,7 @@ export type RecallStore = {
    * `recalls` this one, or for which `saveRecall` has decided something since `since`.
    */
   listRecallable(rollout: Id, since: Millis, limit: number): Promise<Recallable[]>;
-  /** `conflict` where `recalled`, or a rollout that is joined, was saved by somebody else since it was read. */
+  /** `conflict` where `recalled`, or a rollout that is joined, was saved by someone else since it was read. */
   saveRecall(save: {
     recalled: RolloutRecord;
     created: { rollout: RolloutRecord; deployments: DeploymentRecord[] }[];
@@ -24,6 +24,6 @@ export type RecallStore = {
   }): Promise<'saved' | 'conflict'>;
   /** Rollouts that take devices of this one back, oldest first. */
   listRecalls(rollout: Id): Promise<{ id: Id; product: string; version: string; devices: number }[]>;
-  /** Who can not go back, by reason, the most first; the first 20 devices of each by name. */
+  /** Who cannot go back, by reason, the most first; the first 20 devices of each by name. */
   listStays(rollout: Id, since: Millis): Promise<{ reason: StayReason; devices: number; named: Id[] }[]>;
 };

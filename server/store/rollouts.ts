@@ -48,7 +48,7 @@ export type OfferRequest = {
   instruction: InstructionTemplate;
   /** The digest of the decision that offers. */
   decision?: Sha256;
-  /** Where rollouts that come first may not act now: there they keep nobody from this one. */
+  /** Where rollouts that come first may not act now: there they keep no one from this one. */
   shutAbove?: ShutWindow[];
   /** Only to devices in one of these time zones ('' for those that report none), each with the spans in which it may act. Absent: at any time. */
   zones?: { zone: string; windows: OpenSpan[] }[];
@@ -106,7 +106,7 @@ export type RolloutStore = {
    * stays silent must be able to get something new one day, and two rollouts may never own it at once.
    */
   markOverdue(rollout: Id, now: Millis, limit: number, auditOf: AuditStamp): Promise<DeploymentRecord[]>;
-  /** At start: deadlines before `until`, passed ones too, are moved to it; nobody could report while the server was away. How many they were. */
+  /** At start: deadlines before `until`, passed ones too, are moved to it; no one could report while the server was away. How many they were. */
   extendDeadlines(until: Millis): Promise<number>;
   /**
    * The clock was set by `byMs`, to `now`: in rollouts that are not over, and for when devices were heard, the times that something counts
@@ -116,17 +116,17 @@ export type RolloutStore = {
   /**
    * The record half of "record, then act": saves the next state when `revision` still holds, makes the offers and
    * withdrawals that the step asked for, their desired documents and outbox lines, and the audit, all in one transaction.
-   * Where `nextTickAt` is null but a deployment has a deadline, the rollout stays due at the earliest: nobody else keeps it.
+   * Where `nextTickAt` is null but a deployment has a deadline, the rollout stays due at the earliest: no one else keeps it.
    */
   saveRollout(save: {
     rollout: RolloutRecord;
     offers: OfferRequest[];
     /** Withdraw everything offered and not yet activated (offered, fetching, installing, ready); `planned` too when the rollout ends. Done before the offers. */
     withdraw: { reason: string; planned: boolean } | null;
-    /** Record in the plan that everybody may activate, and tell those who wait for it. Done before the offers. */
+    /** Record in the plan that everyone may activate, and tell those who wait for it. Done before the offers. */
     activate?: boolean;
     /**
-     * Back to `planned` with what a halt (a `withdraw` without `planned`) withdrew of accepted devices, and nobody has moved
+     * Back to `planned` with what a halt (a `withdraw` without `planned`) withdrew of accepted devices, and no one has moved
      * since: what was withdrawn because a device was shut out, or by its own word, stays so. Done before the offers.
      */
     replan: boolean;
@@ -152,7 +152,7 @@ export type RolloutStore = {
     audit: AuditLine[],
     now: Millis,
   ): Promise<'added' | 'conflict'>;
-  /** Which rollouts own the planned devices of this one or come first for them, and how many each; most first. One whose window is shut comes first for nobody. */
+  /** Which rollouts own the planned devices of this one or come first for them, and how many each; most first. One whose window is shut comes first for no one. */
   listBlockers(rollout: Id, shutAbove: ShutWindow[]): Promise<{ rollout: Id; devices: number }[]>;
   /** The rollouts that run and come before this one. */
   listRunningAbove(rollout: Id): Promise<RolloutPlan[]>;

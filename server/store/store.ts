@@ -5,7 +5,7 @@
  * Times are integer milliseconds. Lists are read in pages (page.ts). Every list of ids that is passed in holds at most 100,000.
  *
  * A record with a `revision` is saved with the revision that was read; the store counts it up, and answers `conflict`
- * when somebody else has saved in between.
+ * when someone else has saved in between.
  */
 import type { AuditStore } from './audit.ts';
 import type { CatalogueStore } from './catalogue.ts';

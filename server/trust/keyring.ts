@@ -22,7 +22,7 @@ const keyFile = (dir: string, role: string): string => join(dir, `${role}.pem`);
 
 /**
  * Opens the folder, or makes it (0700) with an Ed25519 key for each role (0600). A mark is written after the last key: with
- * it, a missing key is a key that somebody took away, and is never made anew. A first start that was cut off goes on.
+ * it, a missing key is a key that someone took away, and is never made again. A first start that was cut off goes on.
  * Throws when an online key is missing or a file is not a key.
  */
 export const openKeyring = async (dir: string): Promise<Keyring> => {

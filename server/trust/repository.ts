@@ -44,7 +44,7 @@ export type Repository = {
   publishDelegation(product: Id, version: number, document: string): Promise<void>;
   /** Keeps a manifest under its digest. No client finds it before metadata that lists it is published. */
   putManifest(path: string, bytes: Uint8Array): Promise<void>;
-  /** Signs again what is past half of its life, as far as the keys are here, and removes versions that nobody asks for any more. */
+  /** Signs again what is past half of its life, as far as the keys are here, and removes versions that no one asks for any more. */
   refresh(): Promise<void>;
   /** A file for HTTP; undefined when the name can't be one. `targets` names are `fw/<product>/<version>/<sha256>.<compatible>.json`. */
   read(kind: 'metadata' | 'targets', name: string): Promise<Buffer | undefined>;

@@ -72,7 +72,7 @@ export const devicesApi = {
     path: '/api/v1/drift',
     roles: READ,
     tags: ['devices'],
-    summary: 'Devices that run what nobody told them to run, by id',
+    summary: 'Devices that run what no one told them to run, by id',
     query: z.object(PageQuery),
     answer: page(DriftView),
   }),

@@ -1,6 +1,6 @@
 /**
  * Cuts bytes into chunks where their content says so (FastCDC), so that an insertion moves boundaries only near itself:
- * two versions of an artifact share most of their chunks. Every device and every server must cut alike for ever, so
+ * two versions of an artifact share most of their chunks. Every device and every server must cut alike forever, so
  * whatever is in this file is pinned by `CHUNKING_FORMAT`. docs/transfer.md specifies it.
  */
 import { createHash } from 'node:crypto';

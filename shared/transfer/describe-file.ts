@@ -23,7 +23,7 @@ const HEAD_BYTES = 64;
 /** Refusal: `bundle-invalid`, when it is not there or no file. */
 export const describeFile = async (file: string): Promise<Result<DescribedFile>> => {
   const there = await stat(file).catch(() => undefined);
-  if (there === undefined) return refuse('bundle-invalid', `${file} can not be read`);
+  if (there === undefined) return refuse('bundle-invalid', `${file} cannot be read`);
   if (!there.isFile()) return refuse('bundle-invalid', `${file} is not a file`);
   const whole = createHash('sha256');
   const indexer = openIndexer();

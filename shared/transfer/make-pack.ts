@@ -25,7 +25,7 @@ export type ArtifactBytes = { reader: ArtifactReader; records: readonly ChunkRec
 /**
  * Makes the pack that leads from `old` (null: from nothing) to `new`, and returns its length. `write` gets each byte of it once, the
  * frames in order and the head last, since only then the table is known. Throws when a chunk is not what its index says: a pack of
- * damaged bytes would be no use to anybody.
+ * damaged bytes would be no use to anyone.
  */
 export const makePack = (
   options: { old: ArtifactBytes | null; new: ArtifactBytes; level: number },

@@ -141,7 +141,7 @@ export const canBeDictionary = (bytes: Buffer): boolean =>
 export const openFrame = (frame: Buffer, dictionary: Buffer | null, bytes: number): Buffer => {
   if (bytes < 1 || bytes > CHUNK_BYTES_MAX) throw new RangeError(`no chunk has ${bytes} bytes`);
   if (frame.length > FRAME_BYTES_MAX(bytes)) throw new RangeError('the frame is longer than its chunk can need');
-  if (dictionary !== null && !canBeDictionary(dictionary)) throw new RangeError('these bytes can not be a dictionary');
+  if (dictionary !== null && !canBeDictionary(dictionary)) throw new RangeError('these bytes cannot be a dictionary');
   const chunk = zstdDecompressSync(frame, {
     maxOutputLength: bytes,
     // One piece of memory for all of it; with the usual small ones a quarter of the time goes into putting them together.

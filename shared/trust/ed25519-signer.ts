@@ -20,7 +20,7 @@ export const generateEd25519Key = (): string => {
   return `-----BEGIN PRIVATE KEY-----\n${base64}\n-----END PRIVATE KEY-----\n`;
 };
 
-/** What a PEM holds; refuses (`invalid-request`) what can't be read, and keys that nobody would accept as signer. */
+/** What a PEM holds; refuses (`invalid-request`) what can't be read, and keys that no one would accept as signer. */
 export const readPrivateKey = (pem: string): Result<{ object: KeyObject; key: PublicKey }> => {
   let object: KeyObject;
   try {

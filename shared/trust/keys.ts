@@ -32,7 +32,7 @@ export const PSS_SALT_BYTES = 32;
 const ED25519_SPKI_PREFIX = Buffer.from('302a300506032b6570032100', 'hex');
 const PEM_CHARS_MAX = 4096;
 
-/** Points of order 1 to 8, sign bit cleared: with such a key, anybody can make signatures that verify. */
+/** Points of order 1 to 8, sign bit cleared: with such a key, anyone can make signatures that verify. */
 const ED25519_SMALL_ORDER = new Set([
   '00'.repeat(32),
   `01${'00'.repeat(31)}`,
@@ -76,7 +76,7 @@ export const parsePublicKey = (text: string): Result<PublicKey> => {
   try {
     object = createPublicKey(trimmed);
   } catch {
-    return refuse('invalid-request', 'the PEM of the public key can not be read');
+    return refuse('invalid-request', 'the PEM of the public key cannot be read');
   }
   return publicKeyOf(object);
 };

@@ -14,7 +14,7 @@ export type { Signer } from './ed25519-signer.ts';
 export const generatePrivateKey = (kind: 'ed25519' | 'rsa-3072'): string =>
   kind === 'ed25519' ? generateEd25519Key() : `${new Rsa({ b: RSA_BITS_MIN }).exportKey('pkcs8-private-pem').trim()}\n`;
 
-/** From a PKCS#8 PEM without passphrase. Refuses (`invalid-request`) what can't be read, and keys that nobody would accept as signer. */
+/** From a PKCS#8 PEM without passphrase. Refuses (`invalid-request`) what can't be read, and keys that no one would accept as signer. */
 export const signerFromPem = (pem: string): Result<Signer> => {
   const read = readPrivateKey(pem);
   if (!read.ok) return read;

@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { openDevice, startTestServer, until } from './harness.ts';
 
-/** Before anything else: the wall clock of the agent is off by what a file says, as if somebody had set it. */
+/** Before anything else: the wall clock of the agent is off by what a file says, as if someone had set it. */
 const SHIFTED = `
 import { readFileSync } from 'node:fs';
 const real = Date.now;

@@ -124,7 +124,7 @@ test.skipIf(!canMount())(
 test('22: new version crashes, or hangs, trial: reverts, by boot counter or watchdog (it hangs)', async () => {
   const device = await rig.settledDevice();
   const agent = device.start();
-  // Nobody ever accepts there.
+  // No one ever accepts there.
   const checks = [{ kind: 'tcp' as const, port: 1, timeoutMs: 200 }];
   const release = await rig.publishNext(APPS.good, {
     health: { checks, soakMs: 0, deadlineMs: 1_500, intervalMs: 100 },

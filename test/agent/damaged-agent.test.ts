@@ -52,7 +52,7 @@ test('a committed agent whose file is gone gives way at once', async () => {
   expect([await start(), await start()]).toEqual([RUNS, RUNS]);
 });
 
-test('an agent that has run for a while, or was told to end, begins anew; a crash in the first seconds counts', async () => {
+test('an agent that has run for a while, or was told to end, begins again; a crash in the first seconds counts', async () => {
   const { agent, start, dataDir } = await openDevice();
   const env = { [LAUNCH_ENVIRONMENT.builtIn]: 'installed.mjs' };
   const counted = async () =>
@@ -95,7 +95,7 @@ test('starts in another boot of the machine count for less, but not for nothing'
   expect(starts).toEqual([...Array(20).fill(agent), RUNS, RUNS]);
 });
 
-test('a trial that can not be forgotten is over for this life all the same: nothing is started in turns', async () => {
+test('a trial that cannot be forgotten is over for this life all the same: nothing is started in turns', async () => {
   const { dataDir, slots } = await openDevice();
   const next = await makeRelease(dataDir, '1.1.0', { agent: { path: 'app.js' } });
   await install(slots, 'b', next);

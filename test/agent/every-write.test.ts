@@ -64,7 +64,7 @@ beforeAll(async () => {
   server = await startTestServer(later);
   const device = await openDevice(server, { log: { level: 'silent' } }, later);
   const read = readCommandLine(['--config', device.configFile], {});
-  if (!read.ok || 'print' in read.value) throw new Error('the configuration can not be read');
+  if (!read.ok || 'print' in read.value) throw new Error('the configuration cannot be read');
   config = read.value.config;
   settled = device.dataDir;
   server.desire((await server.publishRelease('1.0.0', APPS.good)).instruction);

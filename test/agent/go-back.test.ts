@@ -95,7 +95,7 @@ test.each(['slots.verify.marked', 'slots.activate.written'])(
   },
 );
 
-test('a standby slot that was damaged meanwhile is fetched and written anew', async () => {
+test('a standby slot that was damaged meanwhile is fetched and written again', async () => {
   const device = await copyOfSettled();
   const file = join(device.dataDir, 'slots', 'a', 'ballast.bin');
   const bytes = await readFile(file);

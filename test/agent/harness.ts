@@ -95,7 +95,7 @@ export const startTestServer = async (
     answerMetadata: true,
     /** What was said over HTTP of why the device does not act. */
     refusals: [] as (string | null)[],
-    /** Nobody reaches it. */
+    /** No one reaches it. */
     offline: false,
     desired: null as Desired | null,
     seq: 0,

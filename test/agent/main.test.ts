@@ -112,7 +112,7 @@ test('an offer is withdrawn, superseded or left to expire before activation, and
   server.desire(three.instruction);
   const isThird = ({ state, deployment }: LogLine): boolean => state === 'ready' && deployment === 'dep-3-0-0';
   await until('the second is superseded, and the third is ready', () => agent.lines.some(isThird));
-  // Signed anew, for a short while: however long it took to get there.
+  // Signed again, for a short while: however long it took to get there.
   server.desire(three.instruction, { expires: Date.now() + 5_000 });
   await until(
     'the third expires unasked',
@@ -258,7 +258,7 @@ test('a device whose clock is wrong learns the time of its server, and logs in',
   await again.stop();
 });
 
-test('while MQTT can not be reached the desired document is polled over HTTP', async () => {
+test('while MQTT cannot be reached the desired document is polled over HTTP', async () => {
   const server = await startTestServer();
   const device = await openDevice(server, { mqttUrl: 'mqtt://127.0.0.1:1', pollMs: 300 });
   const agent = device.start();
@@ -274,7 +274,7 @@ test('while MQTT can not be reached the desired document is polled over HTTP', a
   await agent.stop();
 });
 
-test('an agent that can not run says why in a sentence', async () => {
+test('an agent that cannot run says why in a sentence', async () => {
   const server = await startTestServer();
   const device = await openDevice(server);
   const agent = device.start();

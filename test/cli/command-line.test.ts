@@ -112,7 +112,7 @@ test('what was typed is repeated in an error, but not at any length', async () =
   // Of a path it is the end that says which file is meant.
   const path = `/${'folder/'.repeat(40)}gateway-1.4.0.sluice`;
   expect((await runSluice(['bundle', 'inspect', path])).err).toContain(
-    'gateway-1.4.0.sluice (301 characters) can not be read',
+    'gateway-1.4.0.sluice (301 characters) cannot be read',
   );
 });
 
@@ -131,11 +131,11 @@ test('exit code 2 for a wrong command line, 0 for help', async () => {
   expect(await runSluice(['--version'])).toMatchObject({ code: 0, out: expect.stringMatching(/^\d+\.\d+\.\d+\n$/) });
 });
 
-test('exit code 3 when nobody listens, nobody is logged in, or the token is unknown', async () => {
-  // A port that nobody has: one that is free again may be given to the next who asks.
+test('exit code 3 when no one listens, no one is logged in, or the token is unknown', async () => {
+  // A port that no one has: one that is free again may be given to the next who asks.
   const nobody = await runSluice(['device', 'list', '--url', 'http://127.0.0.1:2', '--token', 'x']);
   expect(nobody).toMatchObject({ code: 3, out: '' });
-  expect(nobody.err).toMatch(/^error: Can not reach http:\/\/127\.0\.0\.1:\d+: .*ECONNREFUSED.*\n$/);
+  expect(nobody.err).toMatch(/^error: Cannot reach http:\/\/127\.0\.0\.1:\d+: .*ECONNREFUSED.*\n$/);
   expect(await runSluice(['device', 'list'])).toMatchObject({ code: 3, err: expect.stringContaining('sluice login') });
   const url = await serveAnswer(401, toProblem('unauthenticated', 'the token is unknown'));
   expect(await runSluice(['device', 'list', '--url', url, '--token', 'x'])).toMatchObject({ code: 3 });
@@ -156,7 +156,7 @@ test('a refusal is told in words, with every wrong field, and without a stack tr
   expect(debug.err).toContain('    at ');
 });
 
-test('what can not be meant at once is refused, and one fault is told once', async () => {
+test('what cannot be meant at once is refused, and one fault is told once', async () => {
   const both = ['rollout', 'create', 'gateway@1.0.0', '--cohort', 'all', '--urgent', '--priority', '10'];
   expect(await runSluice([...both, '--token', 'x'])).toMatchObject({
     code: 2,

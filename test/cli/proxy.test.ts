@@ -43,7 +43,7 @@ test.skipIf(SKIPPED)(
 test('a proxy that is down, or is none, is a failure in words and without the login', async () => {
   const url = await startServer();
   const down = await login(url, { HTTP_PROXY: 'http://user:secret@127.0.0.1:1' });
-  expect(down).toMatchObject({ code: 3, err: expect.stringContaining(`Can not reach ${url}`) });
+  expect(down).toMatchObject({ code: 3, err: expect.stringContaining(`Cannot reach ${url}`) });
   const none = await login(url, { HTTP_PROXY: 'http://user:secret@127.0.0.1:99999' });
   expect(none).toMatchObject({ code: 2, err: expect.stringContaining('no address of the form http://host:port') });
   expect(down.err + none.err).not.toContain('secret');

@@ -93,7 +93,7 @@ test('a rollout whose devices were told to activate says when, not how to tell t
   expect((await runSluice(show)).out).toMatch(/activation +told to at \d{4}-/);
 });
 
-test('a cohort that nobody is in is warned of, and waves are counted from 1 as in the explanation', async () => {
+test('a cohort that no one is in is warned of, and waves are counted from 1 as in the explanation', async () => {
   const waves = [{ devices: 1, counts }];
   const cohort = { name: 'x', members: { kind: 'selector', selector: 'ring=canary' }, createdAt: 0 };
   const url = await serveAnswer(200, (path) =>
@@ -103,6 +103,6 @@ test('a cohort that nobody is in is warned of, and waves are counted from 1 as i
   );
   const cohorts = ['--cohort', 'canary', '--cohort', 'lyon'];
   const ran = await runSluice(['rollout', 'create', 'gateway@1.0.0', ...cohorts, '--url', url, '--token', 'x']);
-  expect(ran).toMatchObject({ code: 0, err: expect.stringMatching(/^warning: nobody is in cohort canary;.*\n$/) });
+  expect(ran).toMatchObject({ code: 0, err: expect.stringMatching(/^warning: no one is in cohort canary;.*\n$/) });
   expect(ran.out).toMatch(/WAVE +DEVICES +STATES\n +1 +1/);
 });

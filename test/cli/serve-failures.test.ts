@@ -45,8 +45,8 @@ test.concurrent.each<[string, () => Promise<string[]>, RegExp]>([
     ],
     /the wrong way round/,
   ],
-  ['a port of MQTT that is taken', async () => ['--mqtt-port', taken], /MQTT can not listen on .*the port is taken/],
-  ['a port of HTTP that is taken', async () => ['--http-port', taken], /HTTP can not listen on .*the port is taken/],
+  ['a port of MQTT that is taken', async () => ['--mqtt-port', taken], /MQTT cannot listen on .*the port is taken/],
+  ['a port of HTTP that is taken', async () => ['--http-port', taken], /HTTP cannot listen on .*the port is taken/],
   ['an address that is not here', async () => ['--http-host', '192.0.2.1'], /this machine has no such address/],
   [
     'a data folder that is a file',

@@ -170,7 +170,7 @@ test('CI publishes with a key and a token of its own, which can do nothing else'
   expect(await sluice(['release', 'list'], ci)).toMatchObject({ code: 3 });
 });
 
-test('what is signed by somebody else is refused, here and by the server', async () => {
+test('what is signed by someone else is refused, here and by the server', async () => {
   const intruder = ['--key', samples.intruderKey];
   expect(await sluice(publish('bad-signature', ...intruder))).toMatchObject({
     code: 1,
@@ -309,7 +309,7 @@ test('the verdict on the decisions of a rollout comes first, and only decisions 
   expect(told).toMatchObject({ code: 0, out: expect.stringMatching(/^verified +1 decision of /) });
 });
 
-test('a decision whose record somebody changed is named as not verified', async () => {
+test('a decision whose record someone changed is named as not verified', async () => {
   const { id } = z.object({ id: z.string() }).parse(await json(create()));
   await sluice(['rollout', 'abort', id]);
   const database = new Database(join(folder, 'data', 'sluice.db'));
@@ -317,11 +317,11 @@ test('a decision whose record somebody changed is named as not verified', async 
   database.close();
   expect(await sluice(['rollout', 'explain', id, '--verify'])).toMatchObject({
     code: 1,
-    out: expect.stringMatching(/^#1 .*Its record can not be read\.\n.*its record can not be read/),
+    out: expect.stringMatching(/^#1 .*Its record cannot be read\.\n.*its record cannot be read/),
     err: expect.stringContaining(`1 of 1 decision of ${id} does not hold`),
   });
   const told = await sluice(['rollout', 'explain', id]);
-  expect(told).toMatchObject({ code: 0, out: expect.stringContaining('Its record can not be read.') });
+  expect(told).toMatchObject({ code: 0, out: expect.stringContaining('Its record cannot be read.') });
 });
 
 test('what a halt does is said by name, and a start that is past is pointed out', async () => {
@@ -357,7 +357,7 @@ test.each([
   expect(ran).toMatchObject({ code: 1, out: '', err: expect.stringContaining(why) });
 });
 
-test('what can not be activated, resumed, adopted or reconciled is said', async () => {
+test('what cannot be activated, resumed, adopted or reconciled is said', async () => {
   const planned = z.object({ id: z.string() }).parse(await json(create()));
   expect(await sluice(['rollout', 'activate', planned.id])).toMatchObject({
     code: 1,

@@ -54,7 +54,7 @@ test('a policy is a file with single fields set over it', async () => {
   });
   await expect(readPolicy(undefined, [['gate.soak', '5']])).rejects.toThrow(/no policy[\s\S]*gate/);
   await expect(readPolicy(undefined, [['__proto__.x', '5']])).rejects.toThrow();
-  await expect(readPolicy(join(folder, 'missing.yaml'), [])).rejects.toThrow(/can not be read/);
+  await expect(readPolicy(join(folder, 'missing.yaml'), [])).rejects.toThrow(/cannot be read/);
 });
 
 test('tables align, and nothing in them acts on the terminal', () => {

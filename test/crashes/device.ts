@@ -44,5 +44,5 @@ export const installFirst = async (slots: Slots, first: Release): Promise<void> 
     (await slots.boot()).booted === 'a' ? { ok: true } : { ok: false },
     await slots.commit(),
   ];
-  if (done.some(({ ok }) => !ok)) throw new Error(`the first version can not be installed: ${JSON.stringify(done)}`);
+  if (done.some(({ ok }) => !ok)) throw new Error(`the first version cannot be installed: ${JSON.stringify(done)}`);
 };

@@ -39,7 +39,7 @@ export type LifeOptions = {
   wrap: Wrap;
 };
 
-/** Applications that run for ever. */
+/** Applications that run forever. */
 const openSupervisor = (onStart: (application: Application) => void): Supervisor => {
   let application: Application | null = null;
   const listeners = new Set<(exit: ApplicationExit) => void>();

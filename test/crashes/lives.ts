@@ -7,7 +7,7 @@ import { type Death, newLife, type World } from './world.ts';
 
 const LIVES_MAX = 25;
 const LIFE_MS_MAX = 2 * 3_600_000;
-/** With a disk that refuses it may wait for ever for one that does not. */
+/** With a disk that refuses it may wait forever for one that does not. */
 const REFUSED_MS_MAX = 5 * 60_000;
 
 /** Its disk and its programs, as its agent finds them. */

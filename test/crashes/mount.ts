@@ -30,7 +30,7 @@ export type User = {
   spoils(path: string): boolean;
   /** A program is run. Undefined: it never ends. */
   run(command: string[]): Promise<Ran> | undefined;
-  /** The same for whoever can not wait. */
+  /** The same for whoever cannot wait. */
   runSync: (command: string[]) => string;
 };
 export type Ran = { code: number; stdout: string; stderr: string };
@@ -139,7 +139,7 @@ export const mountVolume = (root: string, names: readonly string[]): Mounted => 
   };
 };
 
-/** No process ever has it, so that a signal to it finds nobody. */
+/** No process ever has it, so that a signal to it finds no one. */
 const PID = 2 ** 31 - 1;
 
 /** A child process as far as the agent looks at one. */

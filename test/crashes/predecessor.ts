@@ -1,5 +1,5 @@
 /**
- * How the first version of the agent reads a journal, frozen: a device that reverts to it must find its way. It is never changed; what it can not read
+ * How the first version of the agent reads a journal, frozen: a device that reverts to it must find its way. It is never changed; what it cannot read
  * must not be written.
  */
 import { createHash } from 'node:crypto';

@@ -68,7 +68,7 @@ test('it enrols, installs a release, and becomes the executable that a release b
   server.desire(script.instruction);
   expect(await outcome('1.1.0')).toMatchObject({ outcome: 'failed', error: { code: 'PRECONDITION' } });
 
-  // What follows the note in the file is nobody's.
+  // What follows the note in the file is no one's.
   const next = Buffer.concat([await readFile(program), Buffer.from('1.2.0')]);
   server.desire((await publish(server, '1.2.0', 'sluice-agent', next)).instruction);
   expect(await outcome('1.2.0')).toMatchObject({ outcome: 'committed', running: { slot: 'b' } });

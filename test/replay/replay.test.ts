@@ -134,7 +134,7 @@ describe('what is otherwise is found', () => {
     });
     expect(wrong(other)).toContain('its inputs lead to another set of offers');
   });
-  test('a failure that nobody acknowledged', () => {
+  test('a failure that no one acknowledged', () => {
     const other = edited(find('pause-resume-acknowledge', 'failures-acknowledged'), ({ event }) => {
       if (event.kind === 'resume') delete event.acknowledge;
     });

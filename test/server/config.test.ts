@@ -68,7 +68,7 @@ test.each([
 });
 
 test('a file that is not there, and a flag that is none, are refused in words', () => {
-  expect(load({ file: join(dir, 'none.yaml') })).toMatch(/can not be read \(ENOENT\)/);
+  expect(load({ file: join(dir, 'none.yaml') })).toMatch(/cannot be read \(ENOENT\)/);
   expect(load({ flags: { nonsense: '1' } })).toMatch(/--nonsense/);
 });
 
@@ -94,7 +94,7 @@ test('every setting of the schema has a name, and stands in the table of docs/op
   }
 });
 
-test('proxies are believed only where they are named, and never everybody', async () => {
+test('proxies are believed only where they are named, and never everyone', async () => {
   expect(load({})).toMatchObject({ http: { trustProxy: [] } });
   expect(load({ flags: { 'http-trust-proxy': '10.0.0.7, fd00::/8' } })).toMatchObject({
     http: { trustProxy: ['10.0.0.7', 'fd00::/8'] },

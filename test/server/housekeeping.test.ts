@@ -111,7 +111,7 @@ test('a task that fails is reported and stops nothing', async () => {
   expect(told).toEqual(['refresh-metadata failed: Error: disk full', 'expire-uploads 0']);
 });
 
-test('metadata is signed anew before it expires, however long the server runs', async () => {
+test('metadata is signed again before it expires, however long the server runs', async () => {
   const expiry = async (): Promise<number> =>
     Date.parse(JSON.parse(String(await world.repository.read('metadata', 'timestamp.json'))).signed.expires);
   for (let hours = 0; hours < 72; hours += 6) {
@@ -121,7 +121,7 @@ test('metadata is signed anew before it expires, however long the server runs', 
   }
 });
 
-test('a device that comes back after a month gets the same instruction, signed anew', async () => {
+test('a device that comes back after a month gets the same instruction, signed again', async () => {
   const [device] = await enrolFleet(world, 1);
   await releaseOf(world, '1.0.0');
   await startRollout(world, '1.0.0', { policy: { deadlines: { acceptMs: 60 * DAY } } });

@@ -36,7 +36,7 @@ const must = <T>(result: { ok: true; value: T } | { ok: false; detail: string })
   return result.value;
 };
 const GATEWAY = Id.parse('gateway');
-/** Runs for ever; a device whose application folder says so can not bear the version. */
+/** Runs forever; a device whose application folder says so cannot bear the version. */
 const appOf = (version: string): string => `// ${version}
 import { existsSync, writeFileSync } from 'node:fs';
 if (existsSync(process.env.SLUICE_DATA + '/no-${version}')) process.exit(3);
@@ -79,7 +79,7 @@ const publish = async (client: Client, ci: Signer, version: string): Promise<voi
   await client.call(routes.releaseStage, { params, body: { channel: Id.parse('production') } });
 };
 
-/** Agents in processes of their own; the last can not bear 1.1.0. */
+/** Agents in processes of their own; the last cannot bear 1.1.0. */
 const startFleet = async (client: Client, names: readonly Id[]): Promise<RunningAgent[]> => {
   const { tokens } = await client.call(routes.enrolmentTokenCreate, { body: { count: names.length } });
   const agents: RunningAgent[] = [];
@@ -166,7 +166,7 @@ test('what two devices committed and a third could not bear is recalled by its h
   const resumed = await runSluice(['rollout', 'resume', bad.id, '--note', 'x'], { environment, cwd: dir });
   expect(resumed).toMatchObject({ code: 1, err: expect.stringContaining('was recalled') });
   const again = await runSluice(['rollout', 'recall', bad.id], { environment, cwd: dir });
-  const nobody = `Nobody is left to recall: whoever ran gateway@1.1.0 because of ${bad.id} went back, is on the way, or runs something else by now.\n`;
+  const nobody = `No one is left to recall: whoever ran gateway@1.1.0 because of ${bad.id} went back, is on the way, or runs something else by now.\n`;
   expect(again).toMatchObject({ code: 0, out: nobody });
   for (const agent of agents) await agent.stop();
 }, 300_000);
@@ -196,7 +196,7 @@ test('a device whose data folder is put back from a backup is found to drift, is
   await cp(dataDir, `${dataDir}.backup`, { recursive: true });
   agent = startAgent();
   await ends((await start('1.1.0', {})).id, 'completed');
-  // What it can not bear is not wanted of it any more: nothing that it was told leads it on by itself.
+  // What it cannot bear is not wanted of it any more: nothing that it was told leads it on by itself.
   await writeFile(join(dataDir, 'application', 'no-1.2.0'), '');
   await ends((await start('1.2.0', {})).id, 'halted');
   await until(

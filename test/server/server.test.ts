@@ -135,7 +135,7 @@ test.each(['http', 'mqtt'])('a taken %s port is refused in words, and leaves not
     message: expect.stringMatching(new RegExp(`${which}.*${port}.*taken.*--${which}-port`, 'i')),
   });
   await new Promise((resolve) => taken.close(resolve));
-  // The lock and the database are free again. (So is that port, unless somebody else has taken it since.)
+  // The lock and the database are free again. (So is that port, unless someone else has taken it since.)
   await start();
 });
 
@@ -149,7 +149,7 @@ test('a data folder that is none is refused in words', async () => {
 test('a data folder in which nothing can be made is refused at once, where `mkdir -p` would never return', async () => {
   await expect(startServer(configFor('/proc/sluice/data'))).rejects.toMatchObject({
     name: 'StartFailure',
-    message: expect.stringContaining('/proc/sluice/data can not be used (ENOENT)'),
+    message: expect.stringContaining('/proc/sluice/data cannot be used (ENOENT)'),
   });
 });
 
@@ -242,7 +242,7 @@ test('metadata and objects are for devices and operators; desired documents for 
   expect(await statuses(newDevice('gw-1').authorization())).toEqual([401, 401, 401, 401]);
 });
 
-test('with public artifacts anybody may cache metadata and objects, and nothing else is open', async () => {
+test('with public artifacts anyone may cache metadata and objects, and nothing else is open', async () => {
   const { server } = await first({ 'artifacts-public': 'true' });
   expect((await fetch(`${server.httpUrl}/o/${'0'.repeat(64)}`)).status).toBe(404);
   const timestamp = await fetch(`${server.httpUrl}/tuf/metadata/timestamp.json`);

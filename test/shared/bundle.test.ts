@@ -204,7 +204,7 @@ test('each thing that can be wrong has its own code', async () => {
   expect(await codeOf(Buffer.alloc(0))).toBe('bundle-invalid');
 });
 
-test('a body with a wrong digest throws before it ends, so that nobody takes it for whole', async () => {
+test('a body with a wrong digest throws before it ends, so that no one takes it for whole', async () => {
   const bytes = await tarOf([
     ['manifest.json', manifestOf()],
     ['artifacts/app', 'abd'],
@@ -221,7 +221,7 @@ test('a body with a wrong digest throws before it ends, so that nobody takes it 
   expect(ended).toBe(false);
 });
 
-test('a part that nobody reads is checked all the same', async () => {
+test('a part that no one reads is checked all the same', async () => {
   const sink = { manifest: async () => {}, part: async () => {} };
   expect(await readBundle(createReadStream(await create()), sink)).toMatchObject({ ok: true });
   const bad = await tarOf([
@@ -269,7 +269,7 @@ test('the same folder gives the same bundle, whatever its times and the order of
   ]);
 });
 
-test('what can not travel is refused with its name, and leaves nothing behind', async () => {
+test('what cannot travel is refused with its name, and leaves nothing behind', async () => {
   const folder = fresh();
   await mkdir(folder);
   await symlink('../elsewhere', join(folder, 'link'));

@@ -14,7 +14,7 @@ import type { World } from './world.ts';
 export type Planted = {
   args: unknown[];
   instead?: () => Promise<unknown>;
-  /** In the same transaction, as far as anybody can see. */
+  /** In the same transaction, as far as anyone can see. */
   after?: () => void;
   answer?: () => Promise<unknown>;
 };
@@ -43,7 +43,7 @@ export const plantedIn = (deps: Deps, name: string, args: unknown[]): Planted =>
           answer: async () =>
             (await deps.methods.listRecallable(...(args as Parameters<StoreMethods['listRecallable']>))).slice(1),
         };
-      return bug === 'recalls-everybody' ? { args, answer: async () => everybody(deps.rows, args[0] as Id) } : { args };
+      return bug === 'recalls-everyone' ? { args, answer: async () => everybody(deps.rows, args[0] as Id) } : { args };
     case 'listOutside':
       return bug === 'joins-twice' ? { args, answer: async () => args[1] } : { args };
     case 'listSuspects':

@@ -28,7 +28,7 @@ export const watchOf = (world: World, rows: Rows, server: Server, witness: Witne
     const asked = server.askedAt.get(id);
     const plan = rows.rollout(row.rollout)?.plan;
     const isAsked = asked !== undefined && now - asked <= CONFIRMED_MS_MAX;
-    // Where its policy says so, a device that finds nobody to ask goes by what it was told last.
+    // Where its policy says so, a device that finds no one to ask goes by what it was told last.
     if (!isAsked && plan?.policy.confirm === 'when-reachable') return;
     if (asked === undefined || !isAsked) return refuse('without having asked whether the offer still stands');
     // Whoever ran the release for good already, and forgot it with the journal, is not a new device.
@@ -60,7 +60,7 @@ export const watchOf = (world: World, rows: Rows, server: Server, witness: Witne
       return refuse('outside of its maintenance window');
     const { activation } = plan.policy;
     if (activation === 'at-once' || plan.activatedAt !== undefined) return;
-    if (activation === 'on-command') return refuse('which nobody told it to');
+    if (activation === 'on-command') return refuse('which no one told it to');
     if (now + CLOCKS_MS < activation) refuse(`${activation - now} ms before its time`);
   };
 

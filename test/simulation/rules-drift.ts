@@ -1,4 +1,4 @@
-/** A device that was changed by hand is found to drift, and stays so until somebody decides: it is adopted, or offered something. */
+/** A device that was changed by hand is found to drift, and stays so until someone decides: it is adopted, or offered something. */
 import type { Id, Sha256 } from '#shared/ids.ts';
 import type { Rows } from './rows.ts';
 import type { Event } from './rules-rows.ts';
@@ -30,7 +30,7 @@ export const openDrift = (world: World, rows: Rows, log: readonly Event[]) => {
         if (record?.running?.manifest !== manifest || record.deployment !== null) continue;
         const isAdopted = log.slice(logged).some((event) => event.kind === 'drift-adopted' && event.device === device);
         if (record.state === 'accepted' && !isAdopted && !rows.drifts(device))
-          world.violate(`${device} runs what nobody told it to run, which the server knows and says to nobody`);
+          world.violate(`${device} runs what no one told it to run, which the server knows and says to no one`);
       }
     },
   };

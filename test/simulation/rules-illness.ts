@@ -8,7 +8,7 @@ import type { Seen } from './rules-rows.ts';
 import type { World } from './world.ts';
 
 type Heartbeats = Parameters<Store['saveHeartbeats']>[0];
-/** By the server's clock, but for `dueAt`: from then on somebody should have noticed. */
+/** By the server's clock, but for `dueAt`: from then on someone should have noticed. */
 type Ill = { since: number; dueAt: number | null };
 
 /** A rollout at rest is looked at once a minute; the server may be down for a while, and its clock may step. */
@@ -42,7 +42,7 @@ export const openIllness = (
         const policy = rolloutOf(row.rollout)?.plan.policy.watch;
         const known = ill.get(device) ?? { since: at, dueAt: null };
         const isDue = policy !== undefined && policy.watchMs > 0 && at - known.since >= policy.unhealthyMs;
-        // Shortly before its watch ends nobody need notice.
+        // Shortly before its watch ends no one need notice.
         const isInTime = at + NOTICED_MS < row.decidedAt + (policy?.watchMs ?? 0);
         const dueAt = isDue && isInTime ? world.time.now() + NOTICED_MS : null;
         ill.set(device, { ...known, dueAt: known.dueAt ?? dueAt });
@@ -53,10 +53,10 @@ export const openIllness = (
       for (const [device, { dueAt }] of ill) {
         const row = seen.get(watched.get(device) ?? device)?.row;
         if (row?.state === 'committed' && dueAt !== null && world.time.now() > dueAt)
-          world.violate(`${device} has been ill since it committed ${row.id}, and nobody noticed`);
+          world.violate(`${device} has been ill since it committed ${row.id}, and no one noticed`);
       }
     },
-    /** The server went down: nobody could notice. */
+    /** The server went down: no one could notice. */
     postpone: (): void => {
       for (const [device, one] of ill) ill.set(device, { ...one, dueAt: null });
     },

@@ -20,7 +20,7 @@ const ranBy = ({ row }: Seen, all: readonly Seen[]): boolean =>
       (other.row.decidedAt ?? 0) > (row.decidedAt ?? 0),
   );
 
-/** The first who was forgotten, in words; empty when nobody was. */
+/** The first who was forgotten, in words; empty when no one was. */
 export const notBack = ({ world, rows, devices, witness }: Known): string => {
   const all = [...witness.deployments.values()];
   const rollouts = rows.rollouts();

@@ -30,8 +30,8 @@ export type Seen = {
   /** It was committed once, whatever became of it. */
   committed: boolean;
   /**
-   * Nobody offered it what it does now: it came back by its own word (its withdrawal came too late, it was given up), or
-   * was let go on from a wait. Limits on offers can not hold it back.
+   * No one offered it what it does now: it came back by its own word (its withdrawal came too late, it was given up), or
+   * was let go on from a wait. Limits on offers cannot hold it back.
    */
   returned: boolean;
   /** Not to be offered again before, by the policy and the failures that were seen. */
@@ -46,7 +46,7 @@ export const checkAudited = (world: World, before: DeploymentRecord, row: Deploy
     (event) =>
       event.deployment === row.id || event.device === row.device || event.devices?.includes(row.device) === true,
   );
-  // Nobody was told of a planned deployment, so the line about its rollout is enough.
+  // No one was told of a planned deployment, so the line about its rollout is enough.
   const ended = before.state === 'planned' && row.state === 'withdrawn' && named.length > 0;
   if (!told && !ended)
     world.violate(`deployment ${row.id} went from ${before.state} to ${row.state} without a line in the audit log`);

@@ -39,7 +39,7 @@ const checkUnseen = (world: World, rows: Rows, rollout: Id, seen: ReadonlyMap<Id
   for (const row of rows.deployments({ rollout })) {
     const known = seen.get(row.id)?.row.state;
     if (known !== row.state)
-      world.violate(`deployment ${row.id} went from ${known} to ${row.state}, and nobody said so`);
+      world.violate(`deployment ${row.id} went from ${known} to ${row.state}, and no one said so`);
     if (devices.has(row.device)) world.violate(`${row.device} is in rollout ${rollout} twice`);
     devices.add(row.device);
   }

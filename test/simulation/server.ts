@@ -79,7 +79,7 @@ export const openServer = (deps: {
         live(deps, server, mine, askedAt, (opened) => {
           if (!mine.dead) running = opened;
         }).catch((error: unknown) => {
-          if (!mine.dead) world.violate(`the server can not start: ${String(error)}`);
+          if (!mine.dead) world.violate(`the server cannot start: ${String(error)}`);
         });
       });
     },

@@ -1,4 +1,4 @@
-/** Liveness: with the faults off everything ends, and everybody knows. */
+/** Liveness: with the faults off everything ends, and everyone knows. */
 import type { Device } from './agent.ts';
 import type { People } from './people.ts';
 import type { Rows } from './rows.ts';

@@ -75,7 +75,7 @@ export const formatOutcome = ({ options, outcome, tried }: Failure): string => {
 const DEVICE = /\b(?:gw-\d+)\b/g;
 const ROLLOUT = /\b(?:ro-\d+|rd-\d+)\b/g;
 
-/** What was said of the devices and rollouts that the failure names, and of nobody in particular. */
+/** What was said of the devices and rollouts that the failure names, and of no one in particular. */
 const linesAbout = (lines: readonly string[], what: string): string[] => {
   const devices = new Set(what.match(DEVICE));
   const rollouts = new Set(what.match(ROLLOUT));

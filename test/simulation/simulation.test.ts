@@ -74,7 +74,7 @@ const CAUGHT: Record<Bug, Caught> = {
     size: only(['priorities', 'windows'], ['delay', 'partition'], { rollouts: 4 }),
   },
   'window-ignored': { from: 6, by: /outside of its maintenance window/, size: only(['windows'], ['delay']) },
-  'activates-early': { from: 3, by: /before its time|which nobody told it to/, size: only(['activation'], ['delay']) },
+  'activates-early': { from: 3, by: /before its time|which no one told it to/, size: only(['activation'], ['delay']) },
   'retry-without-cool-down': {
     from: 1,
     by: /before its cool-down is over/,
@@ -88,7 +88,7 @@ const CAUGHT: Record<Bug, Caught> = {
     by: /nobody noticed/,
     size: only(['watch'], ['bad-release'], { faultyMs: 60 * 60_000, rollouts: 3 }),
   },
-  'recalls-everybody': { by: /by which it never ran the release/, size: only(['recall'], ['bad-release', 'operator']) },
+  'recalls-everyone': { by: /by which it never ran the release/, size: only(['recall'], ['bad-release', 'operator']) },
   'recall-forgets-one': {
     from: 2,
     by: /nothing says why it stays/,

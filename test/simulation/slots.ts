@@ -222,7 +222,7 @@ export const openSlots = (
   };
 };
 
-/** Somebody installs another release into the active slot, past the agent. False where the device can not bear that now. */
+/** Someone installs another release into the active slot, past the agent. False where the device cannot bear that now. */
 export const changeByHand = (
   world: World,
   device: { id: Id; compatible: Id; disk: Disk },

@@ -25,7 +25,7 @@ export const storeFor = (deps: {
   const crashes = world.random('server-crash');
   const rest = async (name: string): Promise<void> => {
     if (!world.has('store-latency')) return;
-    // Between what a decision is made from and its saving, somebody else may always come in.
+    // Between what a decision is made from and its saving, someone else may always come in.
     if (latency.chance(name === 'getOutcomeBins' ? 0.4 : 0.15))
       await world.time.sleep(latency.between(1, latency.chance(0.2) ? 2_000 : 150));
   };

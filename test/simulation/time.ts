@@ -12,7 +12,7 @@ type Entry = { at: number; order: number; owner: Process | undefined; act: (() =
 
 export type Time = {
   now(): number;
-  /** In the name of `owner`, or of nobody. */
+  /** In the name of `owner`, or of no one. */
   at(delayMs: number, owner: Process | undefined, act: () => void): Entry;
   within<T>(owner: Process | undefined, act: () => T): T;
   /** Runs what is due, in order, until this time; false when `isOver` ended it. */

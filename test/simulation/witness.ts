@@ -50,7 +50,7 @@ export type Witness = {
   log: readonly Event[];
   /** What the server owed to notice it may notice later. */
   serverDown: () => void;
-  /** Somebody has put this onto the device. */
+  /** Someone has put this onto the device. */
   changedByHand: (device: Id, manifest: Sha256) => void;
 };
 
@@ -218,7 +218,7 @@ export const openWitness = (
     }
     return result;
   };
-  /** Nobody is sent back but who ran the release because of the recalled rollout. */
+  /** No one is sent back but who ran the release because of the recalled rollout. */
   const lookAtRecall = ({ recalled, created, joined }: Recall): void => {
     const events = news();
     const { id } = recalled.plan;

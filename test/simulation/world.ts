@@ -16,14 +16,14 @@ export const FAULTS = [
   'server-crash', // at any call of the store, before or after it was committed
   'agent-crash', // at any operation of a drive or slot, before or after it; what was not flushed is torn or gone
   'journal-lost', // a restarted agent finds its journal damaged
-  'full-disk', // a file can not be written
+  'full-disk', // a file cannot be written
   'slot-full', // a release does not fit, this time
   'bad-disk', // what was written is not what is read
   'device-clock', // wrong by up to ten days
   'server-clock', // steps by up to a minute
   'bad-release', // crashes at once, is unhealthy, fails on some devices only, or falls ill after it was committed
   'operator', // pauses, resumes, aborts, activates, approves, withdraws, shuts devices out
-  'by-hand', // somebody installs something on a device, by hand
+  'by-hand', // someone installs something on a device, by hand
 ] as const;
 export type Fault = (typeof FAULTS)[number];
 
@@ -41,7 +41,7 @@ export const FEATURES = [
   'simple-rules', // instead of the judge
   'recall', // by policy after a halt, or by command
   'deadlines', // for single states
-  'unconfirmed', // devices that find nobody to ask may activate
+  'unconfirmed', // devices that find no one to ask may activate
 ] as const;
 export type Feature = (typeof FEATURES)[number];
 
@@ -68,7 +68,7 @@ export const BUGS = [
   'promotion-unchecked',
   'watch-skipped',
   'drift-overlooked',
-  'recalls-everybody',
+  'recalls-everyone',
   'recall-forgets-one',
 ] as const;
 export type Bug = (typeof BUGS)[number];
@@ -181,5 +181,5 @@ export const openWorld = (options: Options, time: Time, signerOf: World['signerO
   };
 };
 
-/** Whoever waits for this waits for ever: that is how calls of a dead process end. */
+/** Whoever waits for this waits forever: that is how calls of a dead process end. */
 export const never = <T>(): Promise<T> => new Promise<T>(() => {});

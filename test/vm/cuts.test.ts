@@ -47,7 +47,7 @@ test('a state in which power never went is cut at once, and if that may not be, 
   expect(cuts).toEqual(['trial', 'committing']);
 });
 
-test('a state is not cut for ever, so that every rollout comes to its end', () => {
+test('a state is not cut forever, so that every rollout comes to its end', () => {
   for (let seed = 0; seed < 50; seed += 1) {
     const { plan, cuts } = planOf(seed, () => true);
     for (let round = 0; round < 20; round += 1) {

@@ -19,7 +19,7 @@ export const COMPATIBLE = Compatible.parse('pc-grub');
 const PRODUCT = Id.parse('system');
 const COHORT = Id.parse('everyone');
 
-/** The only device decides: one failure halts. Nobody is late, since power is cut all the time. */
+/** The only device decides: one failure halts. No one is late, since power is cut all the time. */
 const POLICY: z.input<typeof Policy> = {
   judge: { rule: 'percentage-after-minimum', percent: 0, minimum: 1 },
   gate: { soakMs: 0 },

@@ -20,7 +20,7 @@ export type Machine = {
 export type MachineEvents = {
   line(line: string): void;
   drive(event: DriveEvent): void;
-  /** The emulator ended although nobody cut its power. */
+  /** The emulator ended although no one cut its power. */
   died(why: string): void;
 };
 

@@ -1,7 +1,7 @@
 /**
  * `npm run test:vm`: a virtual machine with GRUB, two slots and a data partition is updated by the agent, release after release, through real rollouts of a
  * real server, while its power is cut: in every state, at single writes, and at random. It must always boot a release that was published, report, and
- * come to the right outcome; what can not boot must be left again by the boot counter. Exit code 0 is good, 1 bad, 77 "can not be run here".
+ * come to the right outcome; what cannot boot must be left again by the boot counter. Exit code 0 is good, 1 bad, 77 "cannot be run here".
  */
 import { execFile } from 'node:child_process';
 import { mkdtemp, rm } from 'node:fs/promises';
@@ -50,7 +50,7 @@ const prepare = async (work: string): Promise<Shared | undefined> => {
   const kernel = missing.length === 0 ? await fetchKernel() : undefined;
   if (kernel === undefined) {
     say(
-      `skipped: ${missing.length > 0 ? `it needs ${missing.join(', ')}` : 'the package linux-image-cloud-amd64 can not be had'}`,
+      `skipped: ${missing.length > 0 ? `it needs ${missing.join(', ')}` : 'the package linux-image-cloud-amd64 cannot be had'}`,
     );
     return undefined;
   }

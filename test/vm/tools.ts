@@ -9,7 +9,7 @@ const ROOT = join(import.meta.dirname, '..', '..');
 const CACHE = join(ROOT, 'node_modules', '.cache', 'vm');
 const COMMAND_BYTES_MAX = 16 * 1024 * 1024;
 
-/** In `/sbin` too, which is not in everybody's path. File systems are made at the same time always, so that the same content is the same bytes. */
+/** In `/sbin` too, which is not in everyone's path. File systems are made at the same time always, so that the same content is the same bytes. */
 export const ENVIRONMENT = {
   ...process.env,
   PATH: `${process.env['PATH'] ?? ''}:/usr/sbin:/sbin`,
@@ -56,7 +56,7 @@ export const missingPackages = async (): Promise<string[]> => {
 
 export type Kernel = { image: string; modules: string };
 
-/** A kernel of the distribution, unpacked into the cache; undefined where its packages can not be had. */
+/** A kernel of the distribution, unpacked into the cache; undefined where its packages cannot be had. */
 export const fetchKernel = async (): Promise<Kernel | undefined> => {
   await mkdir(CACHE, { recursive: true });
   const unpacked = join(CACHE, 'kernel');

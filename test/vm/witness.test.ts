@@ -34,7 +34,7 @@ test('no power cut excuses a damaged file system, an agent that ends, or an unex
   const lines = [
     'EXT4-fs error (device vda4): ext4_lookup:1805: inode #2',
     'VM agent ended with 1',
-    'VM vda4 can not be mounted',
+    'VM vda4 cannot be mounted',
     '{"level":50,"event":"effect-failed","msg":"install failed unexpectedly"}',
   ];
   for (const line of lines) {

@@ -23,7 +23,7 @@ export type LineMeaning =
 
 const BOOTED = /VM booted release=(\S+) .*sluice\.slot=([ab])\b/;
 /** Of the kernel, the system and the agent: what no power cut excuses. */
-const NEVER = [/EXT4-fs error/, /can not be mounted/, /VM (no|agent ended)/, /I\/O error/];
+const NEVER = [/EXT4-fs error/, /cannot be mounted/, /VM (no|agent ended)/, /I\/O error/];
 const NEVER_EVENTS = new Set([
   'step-failed',
   'effect-failed',

@@ -28,7 +28,7 @@ export const change = async (pair: CommandPair, next: Selection, name: string): 
     const same = found.state === 'read' && JSON.stringify(found.selection) === JSON.stringify(next);
     if (!same) await pair.selector.write(next);
   } catch (error) {
-    return storageRefusal(error, 'the boot selector can not be written');
+    return storageRefusal(error, 'the boot selector cannot be written');
   }
   pair.cut(name);
   return DONE;
@@ -64,7 +64,7 @@ const boot = async (pair: CommandPair, signal: AbortSignal | undefined): Promise
     if (!known.ok) return { booted: null, why: known.message };
     const { trial, running } = known;
     if (trial !== null && trial.slot === running) return { booted: running, trial: true };
-    // An installer that counts by itself, and does not, must not be asked for ever.
+    // An installer that counts by itself, and does not, must not be asked forever.
     const mayTry = trial !== null && trial.triesLeft > 0 && trial.triesLeft < leftBefore;
     if (!mayTry || known.records[trial.slot]?.state !== 'bootable') return bootActive(pair, known, signal);
     leftBefore = trial.triesLeft;
@@ -92,7 +92,7 @@ const bootSlot = async (pair: CommandPair, slot: SlotName, signal?: AbortSignal)
   try {
     await writeBooted(pair, slot);
   } catch (error) {
-    return storageRefusal(error, 'what was booted can not be recorded');
+    return storageRefusal(error, 'what was booted cannot be recorded');
   }
   pair.cut('slots.boot.booted');
   const known = await know(pair);

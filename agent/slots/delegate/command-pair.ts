@@ -62,7 +62,7 @@ const askInspect = async (pair: CommandPair): Promise<{ ok: true; told: Told } |
   return { ok: true, told };
 };
 
-/** What is true of the pair, or why that can not be told: then nothing is changed (faults 11). */
+/** What is true of the pair, or why that cannot be told: then nothing is changed (faults 11). */
 export const know = async (pair: CommandPair): Promise<Known | Refused> => {
   const asked = await askInspect(pair);
   if (!asked.ok) return asked;

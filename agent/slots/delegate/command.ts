@@ -86,7 +86,7 @@ const prepare = async (pair: CommandPair, slot: SlotName, manifest?: Manifest): 
     await removeImageRecord(pair.dir, slot);
     pair.cut('slots.prepare.unbootable');
   } catch (error) {
-    return storageRefusal(error, `slot ${slot} can not be made unbootable`);
+    return storageRefusal(error, `slot ${slot} cannot be made unbootable`);
   }
   const prepared = await askVerb(pair, 'prepare', [slot]);
   if (!prepared.ok) return refuse(prepared.message, prepared.code);
@@ -131,7 +131,7 @@ const write = async (pair: CommandPair, slot: SlotName, what: Writing): Promise<
   try {
     await writeImageRecord(pair.dir, { format: 1, state: 'written', running, securityCounter, artifact });
   } catch (error) {
-    return storageRefusal(error, `the record of slot ${slot} can not be written`);
+    return storageRefusal(error, `the record of slot ${slot} cannot be written`);
   }
   pair.cut('slots.write.recorded');
   return DONE;
@@ -162,7 +162,7 @@ const verify = async (pair: CommandPair, slot: SlotName, signal?: AbortSignal): 
     const standsBy = known.active !== slot && known.running !== slot;
     if (!compared.ok && !compared.later && standsBy) await removeImageRecord(pair.dir, slot);
   } catch (error) {
-    return storageRefusal(error, `slot ${slot} can not be marked`);
+    return storageRefusal(error, `slot ${slot} cannot be marked`);
   }
   pair.cut('slots.verify.marked');
   return compared.ok ? DONE : refuse(compared.message, compared.code);

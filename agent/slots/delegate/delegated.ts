@@ -22,7 +22,7 @@ export const isAsFetched = async (file: string, { name, sha256 }: Artifact): Pro
   try {
     for await (const piece of readChunks(file, PIECE_BYTES)) hash.update(piece);
   } catch (error) {
-    return storageRefusal(error, `${file} can not be read`);
+    return storageRefusal(error, `${file} cannot be read`);
   }
   if (hash.digest('hex') === sha256) return { ok: true };
   return refuse(`${name} has changed on the disk since it was fetched`, 'TARGET_HASH');

@@ -57,7 +57,7 @@ export type RaucClient = {
   images(bundle: string): Promise<RaucImage[]>;
 };
 
-/** Nobody else changes what boots, as a rule; and one decision asks several times. */
+/** No one else changes what boots, as a rule; and one decision asks several times. */
 const FRESH_MS = 1_000;
 
 /** Its service does one thing at a time, and goes on with an install whose client was killed. */
@@ -78,7 +78,7 @@ export const raucClient = (config: Pick<RaucConfig, 'bootNames'>, installer: Ins
     try {
       return schema.parse(JSON.parse(line));
     } catch (cause) {
-      throw new SelectorFailed(`rauc ${words.join(' ')}: its answer can not be read`, { cause });
+      throw new SelectorFailed(`rauc ${words.join(' ')}: its answer cannot be read`, { cause });
     }
   };
   return {

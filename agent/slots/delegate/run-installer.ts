@@ -8,7 +8,7 @@ import { lookUpProcess, processEnds, processesWithEnvironment, signalProcess } f
 
 const ANSWER_BYTES_MAX = 64 * 1024;
 const SAID_BYTES_MAX = 2 * 1024;
-/** Nobody has so much to say: it goes round in circles. */
+/** No one has so much to say: it goes round in circles. */
 const OUTPUT_BYTES_MAX = 16 * 1024 * 1024;
 const LINE_BYTES_MAX = 256;
 const PIPE_MS_MAX = 1_000;

@@ -17,7 +17,7 @@ export const compareStored = async (
         return refuse(`${file} does not hold what was installed from ${artifact.name}`, 'WRITE_VERIFY');
     } catch (error) {
       if (signal?.aborted === true) return refuse('stopped', 'WRITE_VERIFY');
-      return { ...storageRefusal(error, `${file} can not be read`), code: 'WRITE_VERIFY' };
+      return { ...storageRefusal(error, `${file} cannot be read`), code: 'WRITE_VERIFY' };
     }
   }
   return DONE;

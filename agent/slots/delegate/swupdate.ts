@@ -66,7 +66,7 @@ const digestOf = async ({ file }: SlotDevice): Promise<{ ok: true; stored: [Stor
     const { bytes, sha256 } = await openStoredReader().hash(file);
     return { ok: true, stored: [{ file, bytes, sha256: Sha256.parse(sha256) }] };
   } catch (error) {
-    return storageRefusal(error, `${file} can not be read back`);
+    return storageRefusal(error, `${file} cannot be read back`);
   }
 };
 
@@ -91,6 +91,6 @@ const contentBefore = async (
     await writeFileDurably(file, seal({ artifact, sha256 }), 0o600);
     return { ok: true, sha256 };
   } catch (error) {
-    return storageRefusal(error, `${file} can not be written`);
+    return storageRefusal(error, `${file} cannot be written`);
   }
 };

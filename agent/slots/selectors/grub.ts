@@ -1,7 +1,7 @@
 /**
  * GRUB's environment block as a store. `grub-editenv set` truncates the file first; here, and by GRUB itself when it counts a try, the 1024 bytes are
  * overwritten where they are. What is ours is kept in the first sector, and a disk writes a sector whole or not at all: a cut leaves the old block or
- * the new one. A second file, `<block>.committed`, never has a trial in it: the script falls back to it when the block can not be read.
+ * the new one. A second file, `<block>.committed`, never has a trial in it: the script falls back to it when the block cannot be read.
  */
 import { access, constants, stat } from 'node:fs/promises';
 import { dirname } from 'node:path';
@@ -47,7 +47,7 @@ const openGrubStore = (environment: string): VariableStore => {
         return { state: 'damaged', why: `${environment} is not there, or is not an environment block of GRUB` };
       return { state: 'read', newest, older: (await load(committedFile(environment))) ?? null };
     } catch (error) {
-      return { state: 'damaged', why: `${environment} can not be read: ${errorCode(error) || String(error)}` };
+      return { state: 'damaged', why: `${environment} cannot be read: ${errorCode(error) || String(error)}` };
     }
   };
   const current = async (): Promise<Variables> => {
@@ -84,10 +84,10 @@ const checkFolder = async (environment: string): Promise<FitnessProblem[]> => {
       problems.push(twoSectors(environment));
     const mounted = (await mounts()).find(({ device }) => device === deviceNumber(dev));
     if (mounted === undefined || !COPIES_ON_WRITE.test(mounted.type)) return problems;
-    const sentence = `${folder} is on ${mounted.type}, which never overwrites a file where it is: GRUB can not count tries there, and after a power cut it may see an older state; use FAT or ext4 (docs/boot-selectors.md)`;
+    const sentence = `${folder} is on ${mounted.type}, which never overwrites a file where it is: GRUB cannot count tries there, and after a power cut it may see an older state; use FAT or ext4 (docs/boot-selectors.md)`;
     return [...problems, { grave: false, sentence }];
   } catch (error) {
-    return [{ grave: true, sentence: `${folder} can not be written: ${errorCode(error) || String(error)}` }];
+    return [{ grave: true, sentence: `${folder} cannot be written: ${errorCode(error) || String(error)}` }];
   }
 };
 

@@ -83,7 +83,7 @@ export const openRaspberryPiSelector = (options: RaspberryPiOptions): ImageSelec
   };
   const load = async (): Promise<{ text: string; active: SlotName; trial: Trial | null }> => {
     const text = await readFile(autoboot, 'utf8').catch((error: unknown) => {
-      throw new SelectorFailed(`${autoboot} can not be read: ${errorCode(error) || String(error)}`, { cause: error });
+      throw new SelectorFailed(`${autoboot} cannot be read: ${errorCode(error) || String(error)}`, { cause: error });
     });
     const active = activeOf(text);
     if (active === undefined)

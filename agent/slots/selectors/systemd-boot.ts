@@ -64,7 +64,7 @@ export const openSystemdBootSelector = (options: SystemdBootOptions): ImageSelec
       const selection = selectionOf(entries);
       if (selection !== undefined) return { entries, selection };
     } catch (error) {
-      throw new SelectorFailed(`${folder} can not be read: ${errorCode(error) || String(error)}`, { cause: error });
+      throw new SelectorFailed(`${folder} cannot be read: ${errorCode(error) || String(error)}`, { cause: error });
     }
     throw new SelectorFailed(`there is neither sluice-a.conf nor sluice-b.conf in ${folder}`);
   };

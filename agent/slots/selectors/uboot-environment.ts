@@ -67,7 +67,7 @@ export const newestOf = (first: { flag: number } | null, second: { flag: number 
   return second.flag > first.flag ? 1 : 0;
 };
 
-/** A sentence when the configuration or a device can not be read. */
+/** A sentence when the configuration or a device cannot be read. */
 export const readEnvironment = async (config: string): Promise<Environment | string> => {
   let place = config;
   try {
@@ -81,7 +81,7 @@ export const readEnvironment = async (config: string): Promise<Environment | str
     const [first, second] = [copies[0] ?? null, copies[1] ?? null];
     return { copies: [first?.variables ?? null, second?.variables ?? null], newest: newestOf(first, second) };
   } catch (error) {
-    return `${place} can not be read: ${errorCode(error) || String(error)}`;
+    return `${place} cannot be read: ${errorCode(error) || String(error)}`;
   }
 };
 

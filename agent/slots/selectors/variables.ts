@@ -21,7 +21,7 @@ export type Convention = {
 };
 
 export type VariablesRead =
-  /** `older` is what counts if the newest copy can not be read any more; null when that could not be read either. */
+  /** `older` is what counts if the newest copy cannot be read any more; null when that could not be read either. */
   { state: 'read'; newest: Variables; older: Variables | null } | { state: 'damaged'; why: string };
 
 /** An environment with two copies, of which one write changes one. */

@@ -8,7 +8,7 @@ type Times = {
   acceptedAt: Millis;
   /** When the present state was entered. */
   stateAt: Millis;
-  /** Nobody could report before, since the server was away. */
+  /** No one could report before, since the server was away. */
   graceUntil?: Millis | undefined;
 };
 

@@ -69,7 +69,7 @@ export const MOVES: Record<DeploymentState, readonly ToldState[]> = {
 
 /** A device that was never heard has not used up any time: its late acceptance starts its clock as an early one would have. */
 const NEVER_HEARD_MOVES: readonly ToldState[] = ['offered', ...MOVES.offered];
-/** It withdraws because it was told to when its time was over: that excuses nobody who was there all the time. */
+/** It withdraws because it was told to when its time was over: that excuses no one who was there all the time. */
 const STUCK_MOVES: readonly ToldState[] = MOVES.overdue.filter((state) => state !== 'withdrawn');
 
 const movesOf = (deployment: DeploymentRecord): readonly ToldState[] =>

@@ -12,7 +12,7 @@ import type { DeploymentStep } from './deployment-step.ts';
 export type WatchedHealth = {
   /** Since when every heartbeat has said "unhealthy"; null after one that said otherwise. */
   unhealthySince: Millis | null;
-  /** How often, since the commit, it fell from healthy to unhealthy or its agent started anew. */
+  /** How often, since the commit, it fell from healthy to unhealthy or its agent started again. */
   restarts: number;
   /** The manifest that it runs, and the one that it committed; null when not known. */
   runs: Sha256 | null;
@@ -22,7 +22,7 @@ export type WatchedHealth = {
   says?: string;
 };
 
-/** `left`: it runs another release, though nobody told it to. */
+/** `left`: it runs another release, though no one told it to. */
 export type Regression =
   | { kind: 'left' }
   | { kind: 'restarts'; restarts: number }
@@ -51,9 +51,9 @@ export const regressionOf = (
 const words = (regression: Regression): string => {
   switch (regression.kind) {
     case 'left':
-      return 'it runs another release, though nobody told it to';
+      return 'it runs another release, though no one told it to';
     case 'restarts':
-      return `it started anew or fell ill ${regression.restarts} times since its commit`;
+      return `it started again or fell ill ${regression.restarts} times since its commit`;
     case 'unhealthy':
       return `it has called itself unhealthy for ${Math.round(regression.forMs / 1000)} s${regression.says === undefined ? '' : `: ${regression.says}`}`;
     default:
@@ -79,7 +79,7 @@ export const stepWatched = (
   };
 };
 
-/** Until when somebody of these may still be watched, by the latest commit that the bins can hold; null when nobody is. */
+/** Until when someone of these may still be watched, by the latest commit that the bins can hold; null when no one is. */
 export const watchEndsAt = (
   bins: readonly { outcome: string; startBin: number | null; delayBins: number | null }[],
   binMs: number,

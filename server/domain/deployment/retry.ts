@@ -27,7 +27,7 @@ const isRepeated = (code: DeviceErrorCode | undefined): boolean =>
 
 /**
  * Is this word about an attempt that is over? Reports are repeated and come late, so the same failure may be told again when
- * the next attempt is planned, or offered already; so may the withdrawal of an offer that was made anew. What can not be
+ * the next attempt is planned, or offered already; so may the withdrawal of an offer that was made again. What cannot be
  * undone counts all the same: an activation, its outcome, and a failure for a final cause.
  */
 export const isOver = (
@@ -49,7 +49,7 @@ export const coolDownWords = ({ devices, next }: CoolingDown, now: Millis): stri
   `${plural(devices, 'device')} ${devices === 1 ? 'cools' : 'cool'} down after an attempt that ended for a cause outside of the release: ${devices === 1 ? 'it is' : 'the first is'} offered it again in ${durationWords(next - now)} at the earliest`;
 
 const NONE: Attempts = { ended: 0, failed: 0, notBefore: null, returns: 0 };
-/** Longer than this, or than the first wait, nobody waits for another attempt. */
+/** Longer than this, or than the first wait, no one waits for another attempt. */
 const COOL_DOWN_MS_MAX = 86_400_000;
 const DOUBLINGS_MAX = 30;
 /** A device that says "withdrawn" and "on trial" in turn is believed so often. */

@@ -8,7 +8,7 @@ export type PackTarget = Chunked & { olds: Chunked[] };
 export type MadePack = { to: Sha256; from: Sha256 | null; level: number; bytes: number };
 export type PackJob = { to: Chunked; from: Chunked | null; level: number };
 
-/** Soon, for everybody; and small, for what the fleet really runs. */
+/** Soon, for everyone; and small, for what the fleet really runs. */
 export const LEVEL_FIRST = 9;
 export const LEVEL_BEST = 19;
 /** Old releases that a pack is made from, for each artifact. */

@@ -4,7 +4,7 @@ import type { Id } from '#shared/ids.ts';
 /** Planned devices of a rollout that another one has, or comes first for. */
 export type Blocker = { rollout: Id; devices: number };
 
-/** A sentence for people; empty when it waits for nobody. */
+/** A sentence for people; empty when it waits for no one. */
 export const blockedWords = (blockers: readonly Blocker[]): string =>
   blockers.length === 0
     ? ''

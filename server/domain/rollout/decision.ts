@@ -1,5 +1,5 @@
 /**
- * A decision about a rollout with everything that it was made from, so that anybody can make it again: `stepRollout` is pure, and
+ * A decision about a rollout with everything that it was made from, so that anyone can make it again: `stepRollout` is pure, and
  * the same inputs must lead to the same outcome (docs/decisions/0007).
  */
 import type { Id, Millis, Sha256 } from '#shared/ids.ts';
@@ -55,7 +55,7 @@ const standOf = (progress: RolloutState): string => {
 };
 
 /**
- * `yes`: something was decided, or why it waits is another reason now. `if-offered`: only if somebody took part in it, since a rollout whose
+ * `yes`: something was decided, or why it waits is another reason now. `if-offered`: only if someone took part in it, since a rollout whose
  * devices are all busy asks again at every tick. `no`: as before; ticks of which nothing is to be told.
  */
 export const isWorthRecording = (before: RolloutState, step: RolloutStep): 'yes' | 'if-offered' | 'no' => {
@@ -65,7 +65,7 @@ export const isWorthRecording = (before: RolloutState, step: RolloutStep): 'yes'
 };
 
 /**
- * Nothing of it is other than before, but when to look again. Nor is that a new window for starts has begun, as long as nobody is
+ * Nothing of it is other than before, but when to look again. Nor is that a new window for starts has begun, as long as no one is
  * offered anything: the next tick begins it as well.
  */
 export const changesNothing = (rollout: Rollout, step: RolloutStep): boolean =>

@@ -19,7 +19,7 @@ export const explainRollout = ({ progress, waveSizes }: Rollout, now: Millis, go
     case 'running':
       return `In ${waveName(progress.wave)} of ${waveSizes.length}: ${explainHold(progress.hold, progress.wave + 1 >= waveSizes.length, now)}.`;
     case 'paused':
-      return `${progress.by} paused it in ${waveName(progress.wave)}${noted(progress.note)}. Nobody new is offered the release until it is resumed.`;
+      return `${progress.by} paused it in ${waveName(progress.wave)}${noted(progress.note)}. No one new is offered the release until it is resumed.`;
     case 'halted':
       return `Halted in ${waveName(progress.wave)}: ${sentenceOfHalt(progress.reason)}. ${wayOut(progress.reason, progress.recalled !== undefined && goingBack !== 0)}`;
     case 'completed':

@@ -123,10 +123,10 @@ export const gateOf = (
   };
 };
 export const isMet = (gate: Gate): boolean => gate.committed >= gate.needed;
-/** Even if everybody who has not failed commits, it is not enough. */
+/** Even if everyone who has not failed commits, it is not enough. */
 export const isOutOfReach = (gate: Gate): boolean => gate.reachable - gate.failed < gate.needed;
 /**
- * Nobody of the wave was heard (docs/decisions/0003): that is no failure, but no evidence either, and the simple rules
+ * No one of the wave was heard (docs/decisions/0003): that is no failure, but no evidence either, and the simple rules
  * would let the whole fleet follow. A wave of skipped and withdrawn devices only is another matter: it has nothing to say.
  */
 export const isUnheard = (gate: Gate): boolean => gate.reachable === 0 && gate.neverHeard > 0;

@@ -62,7 +62,7 @@ export const delayCurve = (confirmed: JudgeInput['confirmed'], bins: number): nu
   const last = bins - 1;
   /** d_b: confirmed after b bins. */
   const after = new Float64Array(bins);
-  /** N_b - N_(b-1). Somebody confirmed after `delay` bins, who accepted `start` bins ago, is among the N_b from `delay` to `start`. */
+  /** N_b - N_(b-1). Someone confirmed after `delay` bins, who accepted `start` bins ago, is among the N_b from `delay` to `start`. */
   const changes = new Float64Array(bins + 1);
   for (const { startAgeBins, delayBins, devices } of confirmed) {
     const delay = clampBin(delayBins, last);
@@ -88,7 +88,7 @@ const clampBin = (bin: number, last: number): number => Math.min(last, Math.max(
 export type Waiting = { late: number; devices: number };
 
 /**
- * pU: the largest failure rate that the observations leave plausible, at the confidence 1 - delta. 1 when nobody is healthy yet.
+ * pU: the largest failure rate that the observations leave plausible, at the confidence 1 - delta. 1 when no one is healthy yet.
  * Sought as `t = -ln(1 - p)`: there the log likelihood is concave with a convex slope, so that Newton's steps never overshoot.
  */
 export const upperBound = (failed: number, healthy: number, waiting: Waiting[], delta: number): number => {

@@ -14,13 +14,13 @@ import type { RolloutEvent, RolloutFacts, RolloutStep } from './rollout-events.t
 export const recalledOf = (progress: RolloutState): Recalled | undefined =>
   'recalled' in progress ? progress.recalled : undefined;
 
-/** Whether this halt recalls by itself. That nobody was heard says nothing against the release; a recall is never recalled so. */
+/** Whether this halt recalls by itself. That no one was heard says nothing against the release; a recall is never recalled so. */
 export const recallsByItself = ({ policy, recalls }: Rollout, reason: HaltReason): boolean =>
   policy.onHalt === 'recall' &&
   recalls === undefined &&
   !(reason.kind === 'gate-unreachable' && reason.failed === 0 && reason.reachable === 0);
 
-/** What a halt adds to the rollout; nothing where it does not recall, or somebody did before. */
+/** What a halt adds to the rollout; nothing where it does not recall, or someone did before. */
 export const recallAtHalt = (
   rollout: Rollout,
   reason: HaltReason,
@@ -33,7 +33,7 @@ export const recallAtHalt = (
     : { recalled: {}, isNew: false };
 };
 
-/** A person recalls what has ended or was halted. Again: whoever did not go back at the first time is looked at anew. */
+/** A person recalls what has ended or was halted. Again: whoever did not go back at the first time is looked at again. */
 export const recall = (
   rollout: Rollout,
   { by, note, to }: Extract<RolloutEvent, { kind: 'recall' }>,
@@ -42,7 +42,7 @@ export const recall = (
 ): RolloutStep => {
   const { progress, id, product } = rollout;
   if (progress.state !== 'halted' && progress.state !== 'completed' && progress.state !== 'aborted') return stay;
-  // After the one before, so that what was decided for that is decided anew.
+  // After the one before, so that what was decided for that is decided again.
   const at = Math.max(now, (recalledOf(progress)?.at ?? -1) + 1);
   const recalled: Recalled = { at, by, note, ...(to === undefined ? {} : { to }) };
   const release = to === undefined ? null : releaseRef(product, to.version);
@@ -54,7 +54,7 @@ export const recall = (
   };
 };
 
-/** Why a recalled rollout is not resumed; undefined when it was not recalled, or there was nobody to go back. */
+/** Why a recalled rollout is not resumed; undefined when it was not recalled, or there was no one to go back. */
 export const refusedAsRecalled = (rollout: Rollout, { goingBack }: Pick<RolloutFacts, 'goingBack'>) =>
   recalledOf(rollout.progress) === undefined || goingBack === 0
     ? undefined
@@ -109,7 +109,7 @@ export type Sorted = {
   stays: { device: Id; reason: StayReason }[];
 };
 
-/** Who goes back where, and who can not. `to`: all to this release, whatever they ran. */
+/** Who goes back where, and who cannot. `to`: all to this release, whatever they ran. */
 export const sortRecall = (
   devices: readonly Recallable[],
   known: readonly Destination[],
@@ -157,10 +157,10 @@ export const recallWords = (
     .slice(0, REASONED_MAX)
     .map(({ reason, devices }) => `${devices}: ${STAYS[reason]}`)
     .join('; ');
-  const staying = total === 0 ? '' : ` ${total} can not go back (${why}${stays.length > REASONED_MAX ? '; ...' : ''}).`;
-  return ` ${by}: ${back === '' ? 'nobody goes back' : back}.${staying}`;
+  const staying = total === 0 ? '' : ` ${total} cannot go back (${why}${stays.length > REASONED_MAX ? '; ...' : ''}).`;
+  return ` ${by}: ${back === '' ? 'no one goes back' : back}.${staying}`;
 };
 
 /** To whoever recalls it again. */
 export const nobodyLeftWords = ({ id, product, version }: Pick<RolloutPlan, 'id' | 'product' | 'version'>): string =>
-  `Nobody is left to recall: whoever ran ${releaseRef(product, version)} because of ${id} went back, is on the way, or runs something else by now.`;
+  `No one is left to recall: whoever ran ${releaseRef(product, version)} because of ${id} went back, is on the way, or runs something else by now.`;

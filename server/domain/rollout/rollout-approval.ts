@@ -13,14 +13,14 @@ export const approve = (
   const { progress } = rollout;
   if (progress.state !== 'awaiting-approval') return stay;
   if (by === rollout.createdBy) {
-    const detail = `${by} planned rollout ${rollout.id}: somebody else must approve it.`;
+    const detail = `${by} planned rollout ${rollout.id}: someone else must approve it.`;
     return { ...stay, refused: refuse('forbidden', detail) };
   }
   if (!active.includes(by)) return { ...stay, refused: refuse('forbidden', `${by} may not approve rollouts.`) };
   const { needed, startAt } = progress;
   const approvedBy = countingApprovals([...progress.approvedBy, by], [rollout.createdBy], active);
   const isEnough = approvedBy.length >= needed;
-  // Once more the same person: nothing new, unless somebody else was revoked meanwhile.
+  // Once more the same person: nothing new, unless someone else was revoked meanwhile.
   if (!isEnough && progress.approvedBy.includes(by) && approvedBy.length === progress.approvedBy.length) return stay;
   return {
     ...stay,

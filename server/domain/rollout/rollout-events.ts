@@ -19,7 +19,7 @@ export type RolloutEvent =
   /** `active`: the operators who may approve at this moment. */
   | { kind: 'approve'; by: string; note: string; active: string[] }
   | { kind: 'abort'; by: string; note: string }
-  /** Everybody who has installed it may activate it now, and whoever installs it later too. */
+  /** Everyone who has installed it may activate it now, and whoever installs it later too. */
   | { kind: 'activate'; by: string; note: string }
   /** Its devices are to go back to what they ran before, or all `to` one release. */
   | { kind: 'recall'; by: string; note: string; to?: NonNullable<Recalled['to']> }

@@ -67,7 +67,7 @@ type Opened = {
   audit: AuditEvent[];
 };
 
-/** Waves open one after another while their gates let them: a wave without anybody passes at once, one that is unheard never. */
+/** Waves open one after another while their gates let them: a wave without anyone passes at once, one that is unheard never. */
 const openWaves = (rollout: Rollout, before: Running, bins: OutcomeBin[], now: Millis): Opened => {
   const audit: AuditEvent[] = [];
   let progress = before;
@@ -97,7 +97,7 @@ const hasSoaked = (rollout: Rollout, gateSince: Millis, gate: Gate, now: Millis)
 /** Where all activate together, a device has done its part when it has installed. */
 const whyPassed = ({ policy }: Rollout, gate: Gate, soakedMs: number): string =>
   gate.reachable === 0
-    ? `nobody in ${waveName(gate.wave)} is reachable`
+    ? `no one in ${waveName(gate.wave)} is reachable`
     : `${gate.committed} of ${gate.reachable} reachable devices of ${waveName(gate.wave)} committed${policy.activation === 'at-once' ? '' : ' or wait installed'}, where ${gate.needed} must, and stayed so for ${Math.round(soakedMs / 1000)} s`;
 
 /** How many offers may start at once, and how long a window is. Spread over the minute, so that a fleet does not fetch all at one instant. */
@@ -194,8 +194,8 @@ const queuesOf = (grants: Grant[], waveLast: number): Queue[] =>
 const GOLDEN = 0x9e37_79b1;
 
 /**
- * Who comes first changes with every tick: devices that are busy elsewhere can not be offered to, and must not use up the
- * limits of others for ever. Not simply in turn: ticks every other second would let every other queue wait.
+ * Who comes first changes with every tick: devices that are busy elsewhere cannot be offered to, and must not use up the
+ * limits of others forever. Not simply in turn: ticks every other second would let every other queue wait.
  */
 const inTurn = (queues: Queue[], now: Millis): Queue[] => {
   const spread = (Math.imul(Math.floor(now / TICK_MS), GOLDEN) >>> 0) / 2 ** 32;
@@ -203,7 +203,7 @@ const inTurn = (queues: Queue[], now: Millis): Queue[] => {
   return [...queues.slice(first), ...queues.slice(0, first)];
 };
 
-/** Everybody of the open waves was offered: it waits for outcomes, for the soak, or for all to activate. */
+/** Everyone of the open waves was offered: it waits for outcomes, for the soak, or for all to activate. */
 const gateHold = (rollout: Rollout, opened: Opened, offers: Offer[], total: Tally, now: Millis): Hold | null => {
   if (offers.length > 0 || opened.waiting > 0) return null;
   if (total.installed > 0 && total.planned + total.unaccepted + total.undecided === 0)

@@ -112,7 +112,7 @@ const tick = (known: Rollout, facts: RolloutFacts): RolloutStep => {
   if (ruling.kind === 'halt') return halt(rollout, progress, ruling.reason, facts);
   const bins = withoutAges(judged);
   const gate = gateOf(rollout.policy, bins, progress.wave);
-  // Where no wave is left to open, nothing would follow from a wave that nobody heard of.
+  // Where no wave is left to open, nothing would follow from a wave that no one heard of.
   const isFollowed = bins.some((bin) => bin.wave > gate.wave && bin.outcome === 'planned');
   if (isOutOfReach(gate) || (isUnheard(gate) && isFollowed))
     return halt(rollout, progress, { kind: 'gate-unreachable', ...gate }, facts);

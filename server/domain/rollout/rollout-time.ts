@@ -40,11 +40,11 @@ export const endWhenOver = (rollout: Rollout, { now, bins }: RolloutFacts): Roll
   };
 };
 
-/** It is open, and devices that come to match its cohorts join it. A paused one takes nobody new. */
+/** It is open, and devices that come to match its cohorts join it. A paused one takes no one new. */
 export const follows = ({ cohorts }: Pick<RolloutPlan, 'cohorts'>, { state }: Pick<RolloutState, 'state'>): boolean =>
   (state === 'scheduled' || state === 'running') && cohorts.some(({ follow }) => follow === true);
 
-/** Everybody who has installed it may activate. Only once, and only where activation is separate. */
+/** Everyone who has installed it may activate. Only once, and only where activation is separate. */
 export const activateAll = (
   rollout: Rollout,
   { by, note }: Extract<RolloutEvent, { kind: 'activate' }>,

@@ -26,9 +26,9 @@ export type RolloutPlan = {
   reconciles?: true;
   createdAt: Millis;
   createdBy: string;
-  /** From then on it offers to nobody, takes back what was not activated, and is over. */
+  /** From then on it offers to no one, takes back what was not activated, and is over. */
   endBy?: Millis;
-  /** When a person said that everybody may activate. The one thing of a plan, with the sizes of waves that follow their cohort, that changes later. */
+  /** When a person said that everyone may activate. The one thing of a plan, with the sizes of waves that follow their cohort, that changes later. */
   activatedAt?: Millis;
 };
 

@@ -47,7 +47,7 @@ export const withoutAges = (bins: OutcomeBin[]): OutcomeBin[] => {
   return merged;
 };
 
-/** Devices that can still say, or have said, how it went: everybody but the skipped, the withdrawn and the never heard. */
+/** Devices that can still say, or have said, how it went: everyone but the skipped, the withdrawn and the never heard. */
 export const reachableOf = (tally: Tally): number =>
   tally.planned + tally.unaccepted + tally.undecided + tally.installed + tally.healthy + tally.failed;
 

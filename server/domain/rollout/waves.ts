@@ -52,8 +52,8 @@ const endOf = (size: WaveSize, total: number): number =>
   Math.min(total, 'count' in size ? size.count : Math.ceil((size.percent * total) / 100 - 1e-9));
 
 /**
- * The first wave that can take nobody, whatever the size of its cohort: one that is no larger than a wave before it in the same
- * unit. Sizes are cumulative, so this is somebody who meant otherwise.
+ * The first wave that can take no one, whatever the size of its cohort: one that is no larger than a wave before it in the same
+ * unit. Sizes are cumulative, so this is someone who meant otherwise.
  */
 export const waveWithoutGrowth = (waves: readonly WaveSize[]): WaveSize | undefined => {
   const last = { count: 0, percent: 0 };

@@ -50,7 +50,7 @@ const desiredDocuments = async (deps: DesiredDeps, devices: Id[]): Promise<Map<I
   return documents;
 };
 
-/** What one device should run, or null when nobody ever asked anything of it. For a device that connects or asks over HTTP. */
+/** What one device should run, or null when no one ever asked anything of it. For a device that connects or asks over HTTP. */
 export const desiredOf = async (deps: DesiredDeps, device: Id): Promise<Desired | null> =>
   (await desiredDocuments(deps, [device])).get(device) ?? null;
 

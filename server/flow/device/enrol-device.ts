@@ -16,7 +16,7 @@ import type { Ingest } from './ingest.ts';
 /** Of one address: enough for a rack of devices behind one NAT that all start at once, and ask again every few seconds. */
 const RATE = { burst: 200, perSecond: 5 };
 const ADDRESSES_MAX = 10_000;
-/** Anybody may ask to be let in, so the number of those who wait is bounded. */
+/** Anyone may ask to be let in, so the number of those who wait is bounded. */
 const PENDING_MAX = 10_000;
 /** How far a device's clock may be off when it enrols; its clock is only then set by many. */
 const CLOCK_SKEW_MS_MAX = 24 * 3_600_000;
@@ -86,7 +86,7 @@ export const makeEnrolDevice = (deps: EnrolDeps) => {
 };
 
 /**
- * The record first, so that the old key can not log in again; then its connection, and what came over it and waits to be
+ * The record first, so that the old key cannot log in again; then its connection, and what came over it and waits to be
  * written. Only then is the newcomer answered, so that nothing of its own is lost, and its reports are counted from 0.
  */
 const shutOldKeyOut = async ({ store, link, ingest }: EnrolDeps, device: Id): Promise<void> => {

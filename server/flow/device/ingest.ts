@@ -45,7 +45,7 @@ export type Ingest = {
   /** Takes one message; never throws, never waits. Not `live`: its connection is over. */
   message(device: Id, channel: UpChannel, payload: Uint8Array, live?: boolean): void;
   presence(device: Id, online: boolean): void;
-  /** Drops what this device said and nobody has read yet, and resolves when nothing of it is being written any more. */
+  /** Drops what this device said and no one has read yet, and resolves when nothing of it is being written any more. */
   forget(device: Id): Promise<void>;
   /** Resolves when everything taken so far is written. */
   flush(): Promise<void>;

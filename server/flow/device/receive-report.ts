@@ -39,11 +39,11 @@ export type ReceiveDeps = {
   mayTell: (device: Id) => boolean;
 };
 
-/** Somebody else (a halt, a deadline) moved the same deployment in between: rare, so a few attempts are plenty. */
+/** Someone else (a halt, a deadline) moved the same deployment in between: rare, so a few attempts are plenty. */
 const ATTEMPTS_MAX = 5;
 /** How far back a repeated receipt is looked for. A device has at most a few lines per deployment. */
 const AUDIT_LOOKBACK = 200;
-/** Beside one for each time that it was offered: a device could sign new ones for ever. */
+/** Beside one for each time that it was offered: a device could sign new ones forever. */
 const RECEIPTS_SPARE_MAX = 7;
 
 /** At most one report of each device in `reports`. What is not among the acks will be repeated by its device. */
@@ -205,7 +205,7 @@ const prepareReport = async (
     moved.set(id, step.next);
     audit.push(...step.audit);
   }
-  // One line a report, and not for every report: a hostile device must not flood the log that everybody has to keep.
+  // One line a report, and not for every report: a hostile device must not flood the log that everyone has to keep.
   const why = refused[0];
   if (why !== undefined && deps.mayTell(device.id)) {
     audit.push({ at: facts.now, by: byDevice(device.id), kind: 'receipt-refused', device: device.id, why });

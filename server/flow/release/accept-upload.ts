@@ -1,5 +1,5 @@
 /**
- * Uploads: bundles that have arrived and are whole, but that nobody has published yet. They live in memory and in staged
+ * Uploads: bundles that have arrived and are whole, but that no one has published yet. They live in memory and in staged
  * files, so a restart forgets them and CI uploads again. Nothing of a refused or broken upload remains.
  */
 import { createHash } from 'node:crypto';

@@ -13,9 +13,9 @@ export type ProductKey = { keyId: string; public: string };
 /**
  * Recorded first, then delegated. Making the same product with the same keys again delegates again, so that a crash in
  * between is mended by repeating the request (and by `reconcileDelegations` at the next start).
- * Refusals: `invalid-request` for a key that can not be used, `already-exists` for a product with other keys, or whose name differs from
+ * Refusals: `invalid-request` for a key that cannot be used, `already-exists` for a product with other keys, or whose name differs from
  * another one only in the case of its letters (on some file systems their metadata would be one file), `conflict`
- * when the targets key is offline: then nothing is recorded, since a product that nobody delegates to would stop the next start.
+ * when the targets key is offline: then nothing is recorded, since a product that no one delegates to would stop the next start.
  */
 export const createProduct = async (
   deps: {
@@ -44,7 +44,7 @@ export const createProduct = async (
   if (!deps.repository.canDelegate(input.name, keys)) {
     return refuse(
       'conflict',
-      'the targets key is not on this server, and without it nobody can be allowed to sign for a product: put targets.pem back into the keys folder, restart, create the product, and move the key away again',
+      'the targets key is not on this server, and without it no one can be allowed to sign for a product: put targets.pem back into the keys folder, restart, create the product, and move the key away again',
     );
   }
   const created = await deps.store.createProduct(
@@ -52,7 +52,7 @@ export const createProduct = async (
     auditLine({ at, by: input.by, kind: 'product-created', product: input.name, keys: keys.map(keyIdOf) }),
   );
   const known = created === 'exists' ? await deps.store.getProduct(input.name) : product;
-  // Somebody else may have made it in between.
+  // Someone else may have made it in between.
   if (known === undefined || !hasSameKeys(known, product)) return taken;
   await deps.repository.delegateProduct(input.name, keys);
   return accept(known);
@@ -65,7 +65,7 @@ const hasSameKeys = (one: ProductRecord, other: ProductRecord): boolean => one.k
 export const keysOf = (product: ProductRecord): PublicKey[] =>
   product.keys.map((text) => {
     const key = parsePublicKey(text);
-    if (!key.ok) throw new Error(`the stored key of ${product.name} can not be read: ${key.detail}`);
+    if (!key.ok) throw new Error(`the stored key of ${product.name} cannot be read: ${key.detail}`);
     return key.value;
   });
 

@@ -36,7 +36,7 @@ export type Packs = {
 export const startPacks = (deps: PacksDeps): Packs => {
   const stopping = new AbortController();
   const { signal } = stopping;
-  /** Asked for anew after the plan that is worked on was made. */
+  /** Asked for again after the plan that is worked on was made. */
   let asked = false;
   let working: Promise<void> | undefined;
   /** Each is tried once in an hour at most: it may fail again, or drive out another that is then made again. */

@@ -76,7 +76,7 @@ export const approveRelease = async (
   const name = releaseRef(input.product, input.version);
   if (isIn(release.value, input.channel)) return refuse('conflict', `${name} is in ${input.channel} already`);
   if (publishersOf(release.value).includes(input.by)) {
-    return refuse('forbidden', `${input.by} published ${name}: somebody else must approve it`);
+    return refuse('forbidden', `${input.by} published ${name}: someone else must approve it`);
   }
   const approval = { ...input, at: deps.now() };
   await deps.store.approveRelease(approval, auditLine({ ...approval, kind: 'release-approved' }));
@@ -121,7 +121,7 @@ export const checkRequirements = async (
   return refuse('requirements-unmet', `${name} may not go to ${input.channel} yet: ${missing.join('; ')}`);
 };
 
-/** `promoters`: who wants to put it there now, if anybody does. */
+/** `promoters`: who wants to put it there now, if anyone does. */
 const weigh = async (
   deps: PromotionDeps,
   release: ReleaseRecord,
@@ -152,7 +152,7 @@ const weigh = async (
   return { requirements: requirementsOf(channel, previous?.name ?? null, facts), approvedBy };
 };
 
-/** A rollout that completes without anybody having committed has proven nothing. */
+/** A rollout that completes without anyone having committed has proven nothing. */
 const completedAt = async (deps: PromotionDeps, release: ReleaseRecord, channel: Id): Promise<number | null> => {
   let first: number | null = null;
   for (const { plan, progress } of await deps.store.listRolloutsOf(release.product, release.version)) {

@@ -70,7 +70,7 @@ const keepAndRecord = async (
     ),
   );
   if (accepted === 'metadata-conflict') {
-    return refuse('metadata-version-conflict', 'fetch the delegation again, sign anew, publish again');
+    return refuse('metadata-version-conflict', 'fetch the delegation again, sign again, publish again');
   }
   for (const upload of uploads) deps.uploads.forget(upload.sha256);
   const release = await deps.store.getRelease(product, version);
@@ -167,7 +167,7 @@ const checkMetadata = async (
   for (const upload of uploads) {
     const target = targets.get(pathOf(upload));
     if (target === undefined) {
-      return refuse('signature-invalid', `the metadata does not list ${pathOf(upload)}, so nobody signed for it`);
+      return refuse('signature-invalid', `the metadata does not list ${pathOf(upload)}, so no one signed for it`);
     }
     if (target.sha256 !== upload.manifestSha256 || target.length !== upload.manifestBytes.length) {
       return refuse('signature-invalid', `the metadata lists another manifest for ${pathOf(upload)} than was uploaded`);

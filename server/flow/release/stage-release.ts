@@ -27,7 +27,7 @@ export const stageRelease = async (
 ): Promise<Result<ReleaseRecord>> => putInto(deps, { ...input, from: null });
 
 /**
- * Takes a release from the channel before into this one: the same bytes, nothing is built or signed anew by CI.
+ * Takes a release from the channel before into this one: the same bytes, nothing is built or signed again by CI.
  * Refusals: as for staging, and `conflict` when it is not in the channel before.
  */
 export const promoteRelease = async (

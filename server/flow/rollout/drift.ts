@@ -1,4 +1,4 @@
-/** What a person does about a device that runs what nobody told it to run: adopt it, or send the device back. */
+/** What a person does about a device that runs what no one told it to run: adopt it, or send the device back. */
 
 import { auditLine } from '#server/domain/audit.ts';
 import type { Channel } from '#server/domain/release/channel.ts';

@@ -27,8 +27,8 @@ const ROUNDS_MAX = 200;
 const NAMED_A_LINE = 500;
 
 /**
- * Everybody who runs the release because of a recalled rollout, and is not on the way back, gets on it or is named as one who stays.
- * Nothing where nobody recalled it. Safe to call at any time, and by several at once.
+ * Everyone who runs the release because of a recalled rollout, and is not on the way back, gets on it or is named as one who stays.
+ * Nothing where no one recalled it. Safe to call at any time, and by several at once.
  */
 export const enactRecall = async (deps: Deps, id: Id): Promise<void> => {
   for (let round = 0; round < ROUNDS_MAX; round += 1) {

@@ -93,14 +93,14 @@ type Readable = { decision: Decision; told: Told; faults: string[] };
 const UNREADABLE: Told = {
   by: null,
   kinds: ['unreadable'],
-  sentence: 'Its record can not be read.',
+  sentence: 'Its record cannot be read.',
   reasons: [],
   inputs: null,
   waitsFor: [],
   previous: null,
 };
 
-/** Undefined where it can not be read: a record may be anything by now, and so may be what is thrown about it. */
+/** Undefined where it cannot be read: a record may be anything by now, and so may be what is thrown about it. */
 const readKept = (kept: KeptDecision, before: Readable | undefined, verify: boolean): Readable | undefined => {
   if (kept.record === null) return undefined;
   try {
@@ -144,7 +144,7 @@ const verifyOne = async (
   readable: Readable | undefined,
   before: KeptDecision | undefined,
 ): Promise<string[]> => {
-  const faults = readable?.faults ?? ['its record can not be read'];
+  const faults = readable?.faults ?? ['its record cannot be read'];
   const newest = before ?? (await prunedBefore(store, rollout, kept));
   if ((newest?.n ?? 0) !== kept.n - 1) faults.push('decisions before it are missing');
   if (readable === undefined) return faults;

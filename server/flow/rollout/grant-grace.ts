@@ -1,5 +1,5 @@
 /**
- * Time for devices to come back when the server was away. What they had to say while nobody listened is late, not missing:
+ * Time for devices to come back when the server was away. What they had to say while no one listened is late, not missing:
  * without this a good release would halt because its server was down for longer than a deadline.
  */
 
@@ -8,7 +8,7 @@ import type { Store } from '#server/store/store.ts';
 import { Uptime } from '#shared/machine-uptime.ts';
 import { moveTimes } from '../time/follow-clock.ts';
 
-/** When this server, or the one before it, was last known to run; the same by the machine's uptime, which nobody sets. */
+/** When this server, or the one before it, was last known to run; the same by the machine's uptime, which no one sets. */
 export const ALIVE_META = 'alive-at';
 const ALIVE_UPTIME_META = 'alive-uptime';
 
@@ -16,7 +16,7 @@ const ALIVE_UPTIME_META = 'alive-uptime';
 const RECONNECT_MS = 300_000;
 
 export type Grace = {
-  /** Null when nobody knows. */
+  /** Null when no one knows. */
   awayMs: number | null;
   /** By how much the clock was set meanwhile, as far as that is known: the times of rollouts moved along. */
   stepMs: number;
@@ -36,7 +36,7 @@ export const noteAlive = async (deps: {
   await deps.store.setMeta(ALIVE_UPTIME_META, uptime === undefined ? '' : JSON.stringify(uptime));
 };
 
-/** Undefined when nobody knows. */
+/** Undefined when no one knows. */
 const readAlive = async (store: Pick<Store, 'getMeta'>): Promise<Noted | undefined> => {
   const wall = Number((await store.getMeta(ALIVE_META)) ?? Number.NaN);
   if (!Number.isFinite(wall)) return undefined;
@@ -48,8 +48,8 @@ const readAlive = async (store: Pick<Store, 'getMeta'>): Promise<Noted | undefin
 };
 
 /**
- * At start, before anything is judged: nobody is overdue before `graceMs` have passed, or less after a short absence,
- * in which devices can not have begun to wait long between their attempts to connect.
+ * At start, before anything is judged: no one is overdue before `graceMs` have passed, or less after a short absence,
+ * in which devices cannot have begun to wait long between their attempts to connect.
  */
 export const grantGrace = async (
   deps: {

@@ -41,7 +41,7 @@ type PlanDeps = {
 
 /**
  * Devices that are not let in, whose compatible has no bundle in the release, or that have committed a higher security counter, are left out and counted.
- * Refusals: `not-found` (release, cohort), `conflict` (not staged in the channel, nobody to offer to), `invalid-request`.
+ * Refusals: `not-found` (release, cohort), `conflict` (not staged in the channel, no one to offer to), `invalid-request`.
  */
 export const planRollout = async (
   deps: PlanDeps & { store: Pick<Store, 'createRollout'> },
@@ -60,7 +60,7 @@ export type Planned = { rollout: RolloutRecord; deployments: DeploymentRecord[];
 /** The same, before anything is recorded. */
 export const preparePlan = async (deps: PlanDeps, input: PlanInput): Promise<Result<Planned>> => {
   const place = findChannel(deps.channels, input.channel);
-  // Without its configuration nobody knows how many must approve.
+  // Without its configuration no one knows how many must approve.
   if (place === undefined) return noChannel(deps.channels, input.channel);
   const release = await findRelease(deps, input);
   if (!release.ok) return release;
@@ -154,7 +154,7 @@ const findCohorts = async (deps: PlanDeps, plans: CohortPlan[]): Promise<Result<
   return accept(cohorts);
 };
 
-/** One walk over the fleet, for all cohorts: who is in which, and who can not take part. */
+/** One walk over the fleet, for all cohorts: who is in which, and who cannot take part. */
 const freeze = async (
   deps: PlanDeps,
   plans: CohortPlan[],

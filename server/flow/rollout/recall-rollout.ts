@@ -14,8 +14,8 @@ type To = NonNullable<Recalled['to']>;
 type Recall = { rollout: RolloutRecord; nobodyLeft: boolean };
 
 /**
- * Only of what was halted, aborted or completed. Recalling again looks anew at whoever has not gone back. Refusals: `not-found` (rollout, release),
- * `conflict` (not possible in its state; `to` is not to be had, or the security floor forbids it to everybody).
+ * Only of what was halted, aborted or completed. Recalling again looks again at whoever has not gone back. Refusals: `not-found` (rollout, release),
+ * `conflict` (not possible in its state; `to` is not to be had, or the security floor forbids it to everyone).
  */
 export const recallRollout = async (
   deps: RunDeps & { channels: readonly Channel[] },
@@ -65,7 +65,7 @@ const findTo = async (
   const place = channel === null ? undefined : findChannel(channels, channel);
   if (channel === null || place === undefined)
     return refuse('conflict', `${name} is not staged in any channel; stage it first`);
-  // The floor only keeps devices from going back: with all of them below it, nothing would be offered to anybody.
+  // The floor only keeps devices from going back: with all of them below it, nothing would be offered to anyone.
   const devices = await store.listRecallable(plan.id, now(), DEVICES_AT_ONCE);
   const { stays } = sortRecall(devices, [], destination);
   if (devices.length > 0 && stays.length === devices.length && stays.every(({ reason }) => reason === 'below-floor')) {

@@ -15,7 +15,7 @@ export const membershipOf = (cohort: CohortRecord): ((device: DeviceRecord) => b
     return (device) => ids.has(device.id);
   }
   const selector = parseSelector(cohort.members.selector);
-  if (!selector.ok) throw new Error(`the stored selector of ${cohort.name} can not be read: ${selector.detail}`);
+  if (!selector.ok) throw new Error(`the stored selector of ${cohort.name} cannot be read: ${selector.detail}`);
   return (device) => matches(selector.value, device);
 };
 

@@ -30,7 +30,7 @@ export const resumeRollout = async (deps: RunDeps, input: Input): Promise<Result
   if (!chosen.ok) return chosen;
   const { by, note } = input;
   const event: RolloutEvent = { kind: 'resume', by, note, ...chosen.value };
-  // Whether anybody goes back is known only when the recall was enacted.
+  // Whether anyone goes back is known only when the recall was enacted.
   await enactRecall(deps, input.rollout);
   const resumed = await applyEvent(deps, input.rollout, event);
   // What is due now is done now, so that the answer shows where it leads.

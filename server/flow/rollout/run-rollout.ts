@@ -19,7 +19,7 @@ import { enactRecall } from './enact-recall.ts';
 import { followCohorts } from './follow-cohorts.ts';
 import { watchCommitted } from './watch-committed.ts';
 
-/** Another writer can win a few times in a row, but not for ever: each time somebody made progress. */
+/** Another writer can win a few times in a row, but not forever: each time someone made progress. */
 const ATTEMPTS_MAX = 16;
 /** Steps that are due at once: started, wave opened, offered. */
 const STEPS_MAX = 4;
@@ -56,7 +56,7 @@ const isDue = (rollout: RolloutRecord, now: number): boolean =>
 const staysDue = ({ nextTickAt: before }: RolloutRecord, nextTickAt: number | null, now: number): boolean =>
   before !== null && nextTickAt !== null && before <= nextTickAt && nextTickAt <= now + CLOCK_MS;
 
-/** One event applied to the newest record, again when somebody else was faster. Refusals: `not-found`, and what the step refuses. */
+/** One event applied to the newest record, again when someone else was faster. Refusals: `not-found`, and what the step refuses. */
 export const applyEvent = async (deps: RunDeps, id: Id, event: RolloutEvent): Promise<Result<RolloutRecord>> => {
   for (let attempt = 0; attempt < ATTEMPTS_MAX; attempt += 1) {
     const record = await deps.store.getRollout(id);

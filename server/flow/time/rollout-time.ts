@@ -33,7 +33,7 @@ export const activateAtOf = ({ policy, activatedAt }: RolloutPlan, now: number):
   return policy.activation > now ? policy.activation : undefined;
 };
 
-/** Whether its devices may activate without an answer when they can not reach the server: docs/decisions/0008-activation-without-the-server.md. */
+/** Whether its devices may activate without an answer when they cannot reach the server: docs/decisions/0008-activation-without-the-server.md. */
 export const confirmOf = ({ policy }: Pick<RolloutPlan, 'policy'>): { confirm?: 'when-reachable' } => {
   const timed = typeof policy.activation === 'number';
   return (policy.confirm ?? (timed ? 'when-reachable' : 'required')) === 'required'

@@ -180,7 +180,7 @@ const settleOwners = async (sql: Sql, moved: readonly Reported[]): Promise<void>
         at,
       );
   // A late report of a deployment that was given up (overdue, withdrawn) makes it own its device again if no other does;
-  // without a deadline it might do so for ever.
+  // without a deadline it might do so forever.
   const late = own.filter(({ next }) => next.deadlineAt !== null);
   if (late.length === 0) return;
   const rows = sql.dialect.rows('late', { device: 'text', id: 'text', rollout: 'text', deadline: 'integer' });

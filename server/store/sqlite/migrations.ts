@@ -98,7 +98,7 @@ CREATE TABLE desired (
   device TEXT PRIMARY KEY REFERENCES devices (id), seq INTEGER NOT NULL, instruction TEXT NOT NULL, document TEXT,
   at INTEGER NOT NULL
 ) STRICT;
--- AUTOINCREMENT: a number is never used twice, so finishing one twice can not finish another.
+-- AUTOINCREMENT: a number is never used twice, so finishing one twice cannot finish another.
 CREATE TABLE outbox (id INTEGER PRIMARY KEY AUTOINCREMENT, effect TEXT NOT NULL) STRICT;
 
 CREATE TABLE audit (n INTEGER PRIMARY KEY, payload TEXT NOT NULL) STRICT;
@@ -109,7 +109,7 @@ CREATE TABLE audit_head (
   only_row INTEGER PRIMARY KEY CHECK (only_row = 1), size INTEGER NOT NULL, subtrees TEXT NOT NULL
 ) STRICT;
 INSERT INTO audit_head VALUES (1, 0, '[]');
--- The log is append-only for everybody who goes through this schema.
+-- The log is append-only for everyone who goes through this schema.
 CREATE TRIGGER audit_is_final BEFORE UPDATE ON audit BEGIN SELECT raise(ABORT, 'the audit log is append-only'); END;
 CREATE TRIGGER audit_is_kept BEFORE DELETE ON audit BEGIN SELECT raise(ABORT, 'the audit log is append-only'); END;
 
@@ -228,7 +228,7 @@ CREATE TRIGGER deployment_uncounted AFTER DELETE ON deployments BEGIN
 END;
 `;
 
-/** What a device ran when a rollout offered it another release; which rollout takes devices of which back, and who can not go back. */
+/** What a device ran when a rollout offered it another release; which rollout takes devices of which back, and who cannot go back. */
 const RECALLS = `
 ALTER TABLE deployments ADD COLUMN ran_before TEXT;
 ALTER TABLE rollouts ADD COLUMN recalls TEXT GENERATED ALWAYS AS (plan ->> '$.recalls') VIRTUAL;

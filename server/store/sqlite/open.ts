@@ -28,7 +28,7 @@ const revive = (sent: SentError): Error => {
 
 /**
  * Opens or makes the database `file` in a thread of its own, so that checkpoints and large queries never hold up the
- * sockets. Throws when it can not be opened, or was written by a newer Sluice.
+ * sockets. Throws when it cannot be opened, or was written by a newer Sluice.
  */
 export const openSqliteStore = (file: string): Promise<Store> => {
   const input: WorkerInput = { file };
@@ -56,7 +56,7 @@ export const connectStore = (worker: Worker): Promise<Store> => {
       if (pending.size >= PENDING_MAX) throw new StoreError(`store.${method}: too many calls wait`, undefined);
       calls += 1;
       const request: Request = { id: calls, method, args };
-      // First post: arguments that can not be cloned throw here, and leave nothing pending.
+      // First post: arguments that cannot be cloned throw here, and leave nothing pending.
       // oxlint-disable-next-line unicorn/require-post-message-target-origin -- a thread, not a window
       worker.postMessage(request);
       pending.set(request.id, { method, resolve, reject });
@@ -80,7 +80,7 @@ export const connectStore = (worker: Worker): Promise<Store> => {
     }
     if ('failed' in message) {
       const cause = revive(message.failed);
-      end(new StoreError(`the database can not be opened: ${cause.message}`, cause, message.failed.code));
+      end(new StoreError(`the database cannot be opened: ${cause.message}`, cause, message.failed.code));
       return;
     }
     const waiting = pending.get(message.id);

@@ -18,7 +18,7 @@ const makeFolder = async (): Promise<string> => {
   return dir;
 };
 
-test('a TCP check passes where somebody accepts, also on the port of the application', async () => {
+test('a TCP check passes where someone accepts, also on the port of the application', async () => {
   const server = createServer((socket) => socket.end());
   server.listen(0, '127.0.0.1');
   await once(server, 'listening');
@@ -28,7 +28,7 @@ test('a TCP check passes where somebody accepts, also on the port of the applica
   expect(await perform({ kind: 'tcp', port: '{port}' }, { port })).toEqual(GOOD);
   expect(await perform({ kind: 'tcp', port: '{port}' })).toMatchObject({ ok: false, message: /none is configured/ });
   onTestFinished(() => void server.close());
-  // Of a port that nobody has: one that is free again may be given to the next who asks.
+  // Of a port that no one has: one that is free again may be given to the next who asks.
   expect(await perform({ kind: 'tcp', port: 1 })).toEqual({ ok: false, message: '127.0.0.1 port 1: ECONNREFUSED' });
 });
 
@@ -48,7 +48,7 @@ test('a process check finds a program by its name, and asks how long it has run'
   });
 });
 
-test('a process check by pid file fails when the process is gone, was started anew, or the file says nonsense', async () => {
+test('a process check by pid file fails when the process is gone, was started again, or the file says nonsense', async () => {
   const dir = await makeFolder();
   const check = { kind: 'process', pidFile: '{data}/service.pid' };
   const look = (more: object = {}) => perform({ ...check, ...more }, { dataDir: dir });
@@ -62,7 +62,7 @@ test('a process check by pid file fails when the process is gone, was started an
   }
 });
 
-test('a process check without a name is about the application: that it runs, and was not started anew', async () => {
+test('a process check without a name is about the application: that it runs, and was not started again', async () => {
   const running = (ranMs: number) => ({ process: { running: () => ({ ranMs }) } });
   const check = { kind: 'process', upMs: 60_000 };
   expect(await perform(check, running(100_000))).toEqual(GOOD);

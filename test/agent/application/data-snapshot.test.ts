@@ -113,7 +113,7 @@ test('what is too large, or no file, is refused before anything is activated, an
   expect(await openDataSnapshots(root, undefined, async () => true).check(2 ** 44)).toEqual({ ok: true });
 });
 
-test('a socket that is left over is not worth keeping; a folder that is a link can not be put back', async () => {
+test('a socket that is left over is not worth keeping; a folder that is a link cannot be put back', async () => {
   const { root, data } = await makeRoot();
   const server = createServer().listen(join(data, 'control'));
   await once(server, 'listening');
@@ -149,7 +149,7 @@ test('a process that puts a link in place of a folder while it is copied gets no
   expect(JSON.stringify(await see(root))).not.toContain(Buffer.from('of others').toString('hex'));
 });
 
-test('a snapshot that nobody settled is never overwritten', async () => {
+test('a snapshot that no one settled is never overwritten', async () => {
   const { root } = await makeRoot();
   const snapshots = openDataSnapshots(root);
   await snapshots.take(TRIAL, BYTES_MAX);

@@ -24,7 +24,7 @@ test('each limit is what the application finds, and one that is not set is left 
   expect(await shell({}, 'ulimit -n; nice')).toBe(await shell({ memoryBytes: 2 ** 40 }, 'ulimit -n; nice'));
 });
 
-test('a limit that can not be set ends what would have run without it', async () => {
+test('a limit that cannot be set ends what would have run without it', async () => {
   const script = `ulimit -n 64; ${limitScript({ files: 1_048_576 }, 'echo ran')}`;
   // Root may raise its limits.
   const unprivileged = isRoot ? ['setpriv', '--reuid=65534', '--clear-groups'] : [];
@@ -60,7 +60,7 @@ test('an application that takes more memory than it may is ended by it, not the 
   expect(await opened.lastOutput(4_096)).not.toContain('took it all');
 });
 
-test('what the device adds is stronger than the release, and is read anew at each start', async () => {
+test('what the device adds is stronger than the release, and is read again at each start', async () => {
   let values: Record<string, string> = { FROM: 'device', SLUICE_SECRETS: '/run/secrets' };
   const { start, output } = await supervisor({ environment: async () => ({ ok: true, values }) });
   const print = 'const { FROM, RELEASE, SLUICE_SECRETS } = process.env; console.log(FROM, RELEASE, SLUICE_SECRETS)';
@@ -71,7 +71,7 @@ test('what the device adds is stronger than the release, and is read anew at eac
   await output(/changed 1 undefined/);
 });
 
-test('while its variables can not be read an application is not started, and as soon as they can it is', async () => {
+test('while its variables cannot be read an application is not started, and as soon as they can it is', async () => {
   const state = { ok: false };
   const { start, output, opened } = await supervisor({
     backoffMs: { first: 10, max: 50 },

@@ -50,11 +50,11 @@ test.for<[string, () => unknown, RegExp]>([
       Promise.all(Array.from({ length: 9 }, (_, index) => writeFile(join(secrets, `${index}`), 'x'.repeat(16_000)))),
     /has more than 131072 bytes/,
   ],
-  ['a pipe', () => execFileSync('mkfifo', [join(secrets, 'pipe')]), /pipe can not be read \(not a file\)/],
-  ['a link that leads nowhere', () => symlink('nowhere', join(secrets, 'link')), /link can not be read \(ENOENT\)/],
+  ['a pipe', () => execFileSync('mkfifo', [join(secrets, 'pipe')]), /pipe cannot be read \(not a file\)/],
+  ['a link that leads nowhere', () => symlink('nowhere', join(secrets, 'link')), /link cannot be read \(ENOENT\)/],
   ['a link in a circle', () => symlink('.', join(secrets, 'circle')), /folders deep/],
 ])(
-  'a secret that is %s can not be kept out of logs: they stay on the device, and the application runs',
+  'a secret that is %s cannot be kept out of logs: they stay on the device, and the application runs',
   async ([, make, why]) => {
     await writeFile(join(secrets, 'good'), SECRET);
     await make();
@@ -67,7 +67,7 @@ test.for<[string, () => unknown, RegExp]>([
 );
 
 test('secrets on a file system that is only read are as they are', async () => {
-  // Whose modes nobody changes.
+  // Whose modes no one changes.
   const secretsDir = '/proc/sys/kernel/random';
   const application = { stopMs: 1, limits: {}, secretsDir };
   const files = await openApplicationFiles({ dataDir: dir, application }, null, pino({ level: 'silent' }));

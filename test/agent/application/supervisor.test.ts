@@ -171,7 +171,7 @@ test('output is kept in two files of bounded size, and the end of it can be read
   }
 });
 
-test("18: disk full, download, journal, log: fails clean; a log that can't be written is not fatal (an application goes on when its output can not be written)", async () => {
+test("18: disk full, download, journal, log: fails clean; a log that can't be written is not fatal (an application goes on when its output cannot be written)", async () => {
   const dir = await folder();
   await symlink('/dev/full', join(dir, 'application.log'));
   const { supervisor } = await supervise({ dir });
@@ -213,7 +213,7 @@ test('what a killed agent has left running is killed by the next, whatever group
   expect(supervisor.running()).toBeNull();
 });
 
-test('a pid file that names a process of somebody else kills nobody', async () => {
+test('a pid file that names a process of someone else kills no one', async () => {
   const dir = await folder();
   const stranger = spawn('sleep', ['60'], { detached: true });
   onTestFinished(() => void stranger.kill('SIGKILL'));

@@ -112,7 +112,7 @@ test('a disk that takes nothing is a refusal, and the document is tried again', 
 
 const silent: Log = { debug: () => undefined, info: () => undefined, warn: () => undefined, error: () => undefined };
 
-test('what a clock that is ahead takes for expired is believed once the clock was set, though nobody says it again', async () => {
+test('what a clock that is ahead takes for expired is believed once the clock was set, though no one says it again', async () => {
   const { seq, expires, install } = offerOf(1);
   const leaf = DesiredLeaf.parse({
     type: 'sluice/desired/1',

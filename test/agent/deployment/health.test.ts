@@ -166,7 +166,7 @@ test('a version that exits while it is watched has crashed', async () => {
   expect(await verdict).toMatchObject({ verdict: 'failed', code: 'TRIAL_CRASHED', message: /code 3/ });
 });
 
-test('a version that exited before anybody watched has crashed', async () => {
+test('a version that exited before anyone watched has crashed', async () => {
   const process = fakeProcess();
   process.exit(1);
   expect(await watch({}, { process }).verdict).toMatchObject({ verdict: 'failed', code: 'TRIAL_CRASHED' });

@@ -62,7 +62,7 @@ test('24: a hook exits 1, hangs, or says "later", each state: reverts, times out
   });
 });
 
-test('24: a hook exits 1, hangs, or says "later", each state: reverts, times out, defers ("later", but not for ever)', async () => {
+test('24: a hook exits 1, hangs, or says "later", each state: reverts, times out, defers ("later", but not forever)', async () => {
   const patient = await run([shell('echo x >> out; [ $(wc -l < out) -ge 3 ] || exit 75')], 10);
   expect([patient.result, patient.output]).toEqual([{ ok: true }, 'x\nx\nx\n']);
   const never = await run([shell('echo x >> out; exit 75')], 2);

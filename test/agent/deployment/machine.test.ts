@@ -49,7 +49,7 @@ test('a state is recorded before anything is done about it; with a full disk not
   expect(journal.records.map(({ install }) => install.state)).toEqual(['accepted']);
 });
 
-test("18: disk full, download, journal, log: fails clean; a log that can't be written is not fatal (an agent that can not record its restart boots its application all the same, and nothing else goes on until it can)", async () => {
+test("18: disk full, download, journal, log: fails clean; a log that can't be written is not fatal (an agent that cannot record its restart boots its application all the same, and nothing else goes on until it can)", async () => {
   const resumed = async (install: InstallState) => {
     const done: Effect[] = [];
     const { machine, journal } = open(
@@ -88,7 +88,7 @@ test('a new state ends what was being done for the old one, and waits until that
     await new Promise((resolve) => signal.addEventListener('abort', resolve));
     await new Promise((resolve) => setImmediate(resolve));
     story.push(`${effect} ends in ${state.state}`);
-    // Too late: nobody wants to know any more.
+    // Too late: no one wants to know any more.
     return { kind: 'manifest-checked', slot: 'b' };
   });
   machine.send(offered);
@@ -140,7 +140,7 @@ test('numbers of reports only grow, whatever crashes, and few of them cost a wri
   expect(await second.machine.nextSeq()).toBeGreaterThan(numbers.at(-1)!);
 });
 
-test('a report does not wait for a journal that can not be written; a receipt does', async () => {
+test('a report does not wait for a journal that cannot be written; a receipt does', async () => {
   const { machine, journal } = open(async () => undefined, { ...freshMemory(), reportSeq: 5_000 });
   journal.full = true;
   machine.send(offered);
@@ -155,7 +155,7 @@ test('a report does not wait for a journal that can not be written; a receipt do
   expect(journal.records.at(-1)!.reportSeq).toBeGreaterThanOrEqual(5_004);
 });
 
-test('what has failed on trial does not run on because the journal can not be written, and what an unrecorded revert comes to is no outcome', async () => {
+test('what has failed on trial does not run on because the journal cannot be written, and what an unrecorded revert comes to is no outcome', async () => {
   const done: Effect[] = [];
   const install: InstallState = { state: 'trial', offer: offerOf(1), since: 0, transitions: 3, slot: 'b' };
   const { machine, journal } = open(

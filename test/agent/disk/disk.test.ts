@@ -36,7 +36,7 @@ test('what could not be written is said once, with what it means, and no bug is 
     expect([disk.trouble(), disk.attributes()]).toEqual([null, {}]);
     disk.missed('floor.json', systemError(code));
     disk.missed('the journal', systemError(code));
-    expect(disk.trouble()).toEqual({ state, since: 1_000, message: `the journal can not be written: ${code}` });
+    expect(disk.trouble()).toEqual({ state, since: 1_000, message: `the journal cannot be written: ${code}` });
     expect(disk.attributes()).toEqual({ disk: state });
     expect(said).toHaveLength(1);
   }
@@ -88,7 +88,7 @@ test.skipIf(!canMount())(
     expect(disk.trouble()).toBeNull();
     execFileSync('mount', ['-o', 'remount,ro', dir]);
     await watch();
-    expect(disk.trouble()).toMatchObject({ state: 'read-only', message: 'the data folder can not be written: EROFS' });
+    expect(disk.trouble()).toMatchObject({ state: 'read-only', message: 'the data folder cannot be written: EROFS' });
     execFileSync('mount', ['-o', 'remount,rw', dir]);
     await watch();
     expect(disk.trouble()).toBeNull();

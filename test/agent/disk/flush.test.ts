@@ -37,7 +37,7 @@ test('few files are flushed one by one', async () => {
   await expect(flushTree(root, ['missing'], command)).rejects.toThrow('ENOENT');
 });
 
-test('where the file system can not be flushed at once, many files are flushed one by one', async () => {
+test('where the file system cannot be flushed at once, many files are flushed one by one', async () => {
   const { root, paths } = await tree(100);
   const { command, asked } = await syncThat(root, 1);
   await flushTree(root, paths, command);

@@ -210,7 +210,7 @@ test('a disk that fills up while a tar is unpacked is said to be full, and not t
       expect(result).toEqual({
         ok: false,
         code: full ? 'NO_SPACE' : 'WRITE_FAILED',
-        message: `the slot can not be written: ${code}`,
+        message: `the slot cannot be written: ${code}`,
       });
     }
   }

@@ -39,7 +39,7 @@ test('the soak begins when the last thing becomes well, whatever the order', () 
   expect(last([server(0), pass(0, 1), up(0), tick(900), pass(1_000, 0), tick(2_000)])).toBe('healthy');
 });
 
-test('a check that fails in between, or a server that is lost, begins the soak anew', () => {
+test('a check that fails in between, or a server that is lost, begins the soak again', () => {
   for (const [bad, good] of [
     [flunk(800, 1), pass(900, 1)],
     [server(800, NOWHERE), server(900)],

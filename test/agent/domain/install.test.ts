@@ -190,7 +190,7 @@ describe('a journey', () => {
     expect(chain([{ kind: 'offered', offer: offerOf(2) }], memory).states).toEqual(['accepted']);
   });
 
-  test('whose document is signed anew goes on with the later expiry, undisturbed', () => {
+  test('whose document is signed again goes on with the later expiry, undisturbed', () => {
     const renewed = { ...offerOf(1, 2), expires: 20_000_000 };
     const { states, memory, effects } = chain([...upToReady, { kind: 'renewed', offer: renewed }]);
     expect(states.at(-1)).toBe('ready');

@@ -38,7 +38,7 @@ export const freshMemory = (): Memory => ({
 
 export const receipt: Signed = { payload: '{}', keyId: Sha256.parse('0'.repeat(64)), sig: '00' };
 
-/** Of a machine that never boots anew. */
+/** Of a machine that never boots again. */
 export const UPTIME: Uptime = { bootId: 'boot-1', uptimeMs: 5_000 };
 
 export type EventOf<E = InstallEvent> = E extends { at: number } ? Omit<E, 'at'> : never;

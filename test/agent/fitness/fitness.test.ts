@@ -94,7 +94,7 @@ test('an application of another user may go through the folder to its slot, and 
   ]);
 });
 
-test('a folder that is open to others is a warning, and one that can not be made is no place for an agent', async () => {
+test('a folder that is open to others is a warning, and one that cannot be made is no place for an agent', async () => {
   const serverUrl = await serverAt();
   await chmod(dataDir, 0o755);
   expect((await examine({ serverUrl })).of('data folder')).toMatchObject([{ state: 'doubtful' }]);
@@ -105,7 +105,7 @@ test('a folder that is open to others is a warning, and one that can not be made
   expect((await examine({ serverUrl, dataDir: join(dir, 'file', 'below') })).fit).toBe(false);
 });
 
-test('who is not told whom to trust is unfit; who would trust anybody is warned', async () => {
+test('who is not told whom to trust is unfit; who would trust anyone is warned', async () => {
   const serverUrl = await serverAt();
   expect((await examine({ serverUrl, token: undefined })).of('trust')).toMatchObject([{ state: 'unfit' }]);
   const trusting = await examine({ serverUrl, token: undefined, trustOnFirstUse: true });

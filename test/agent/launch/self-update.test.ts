@@ -83,7 +83,7 @@ test('a release brings its agent along: it starts in place of the old one, commi
   expect(await outcome('1.1.0')).toMatchObject({ outcome: 'committed', running: { slot: 'b' } });
   expect(await programOf(agent.pid())).toBe(slot('b'));
 
-  // The same agent again: it need not be started anew.
+  // The same agent again: it need not be started again.
   const pid = agent.pid();
   server.desire((await publish(server, '1.2.0', `${bytes}// 1.1.0\n`)).instruction);
   expect(await outcome('1.2.0')).toMatchObject({ outcome: 'committed', running: { slot: 'a' } });
@@ -124,7 +124,7 @@ test('a release that names an agent which it does not hold is refused while the 
   await agent.stop();
 });
 
-test('an agent that can not reach its server goes back by itself, and the next one is let in', async () => {
+test('an agent that cannot reach its server goes back by itself, and the next one is let in', async () => {
   const { server, agent, outcome } = await settled();
   await outcome('1.0.0');
   const deaf = bytes.replace(/^(#!.*\n)?/, "$1process.env.SLUICE_AGENT_SERVER_URL = 'http://127.0.0.1:9';\n");

@@ -74,7 +74,7 @@ test.each(['journal', 'files'])('an agent whose %s hang is not said to be alive'
   expect((await words()).at(-1)).toBe('STOPPING=1');
 });
 
-test('not run by systemd, nobody is told anything', async () => {
+test('not run by systemd, no one is told anything', async () => {
   const { words, path } = await noteWords();
   const device = await openDevice(await startTestServer());
   const agent = device.start(undefined, { PATH: path, NOTIFY_SOCKET: '' });

@@ -26,8 +26,8 @@ const isAlive = (pid: number): boolean => {
 
 /** Runs in the agent before it does. */
 const FAULTY = `process.on('SIGUSR2', () => {
-  Promise.reject(new Error('nobody waited for this'));
-  setImmediate(() => { throw new Error('thrown where nobody catches'); });
+  Promise.reject(new Error('no one waited for this'));
+  setImmediate(() => { throw new Error('thrown where no one catches'); });
   for (let i = 0; i < 1000; i += 1) Promise.reject(new Error('again'));
 });`;
 

@@ -80,7 +80,7 @@ test('where MQTT is not connected, or does not answer, over HTTP', async () => {
   }
 });
 
-test('what nobody takes is kept over restarts, with what was said first', async () => {
+test('what no one takes is kept over restarts, with what was said first', async () => {
   const { server, overHttp, state, open, waiting, isSent } = await rig();
   const first = await open();
   await first.keep(ABOUT, 'application');

@@ -83,7 +83,7 @@ test('a late acknowledgement of an earlier attempt is none of the receipt that w
   reporter.ack({ boot: BOOT, seq: two.seq });
   await until('the first attempt is over', () => is().state === 'idle');
 
-  // The same deployment, offered anew; it fails, and says so with a receipt of its own.
+  // The same deployment, offered again; it fails, and says so with a receipt of its own.
   machine.send({ kind: 'offered', offer: { ...first, seq: 2, install: { ...first.install, attempt: 2 } } });
   machine.send({ kind: 'failed', error: { code: 'NO_SPACE', message: 'it is full' } });
   const waiting = (): Signed | null | undefined => {
@@ -123,7 +123,7 @@ test('a device that was put back to an older state goes on above what the server
   await until('its deployment is over', () => machine.memory().install.state === 'idle');
 });
 
-test('nobody can use up the numbers of a device', () => {
+test('no one can use up the numbers of a device', () => {
   const told = (highest: number) => Ack.safeParse({ boot: BOOT, seq: 1, highest }).success;
   expect([told(Date.UTC(9999)), told(Number.MAX_SAFE_INTEGER - 1)]).toEqual([true, false]);
 });

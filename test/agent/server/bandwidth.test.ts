@@ -3,7 +3,7 @@ import { expect, test } from 'vitest';
 import { type Clock, limitBandwidth } from '#agent/server/bandwidth.ts';
 import type { HttpGet } from '#agent/server/request.ts';
 
-/** Time that passes only while somebody sleeps. */
+/** Time that passes only while someone sleeps. */
 const virtualClock = (): Clock & { passed: () => number } => {
   let now = 0;
   return {

@@ -248,7 +248,7 @@ test('a device that does not read waits; one that has gone is forgotten', async 
 
 // ---- Which of the two
 
-test('HTTP comes first, MQTT while it can not be reached, and HTTP again when it is back', async () => {
+test('HTTP comes first, MQTT while it cannot be reached, and HTTP again when it is back', async () => {
   const said: string[] = [];
   const state = { http: 'up' as 'up' | 'refused' | 'silent', mqtt: true };
   const answerOf = (who: string): HttpAnswer => ({ status: 200, headers: { get: () => who }, body: null });

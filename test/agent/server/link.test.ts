@@ -146,7 +146,7 @@ test('whatever an address makes the libraries throw is a failed attempt', async 
   expect(heard.disconnected[0]).toBe(true);
 });
 
-test('a login that can not be made is a failed attempt', async () => {
+test('a login that cannot be made is a failed attempt', async () => {
   const broker = await startScriptedBroker(() => HONEST);
   let attempts = 0;
   const { link } = open(`mqtt://127.0.0.1:${broker.port}`, {

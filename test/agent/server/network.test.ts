@@ -72,13 +72,13 @@ test('without addresses to try, a gateway that is there is enough; with some tha
   const probes = ['unresolvable.invalid:80'];
   expect(await examineNetwork({ serverUrl: NOBODY, probes, routes }, never)).toMatchObject({
     reach: 'none',
-    why: /^nobody answers beyond the gateway/,
+    why: /^no one answers beyond the gateway/,
   });
 });
 
 test('a gateway that refuses nothing and accepts nothing is there when its hardware was found', async () => {
   if (!littleEndian) return;
-  // Nobody can connect to all hosts at once: asking fails immediately.
+  // No one can connect to all hosts at once: asking fails immediately.
   const v4 = `${HEAD}eth0\t00000000\tFFFFFFFF\t0003\t0\t0\t0\t00000000\t0\t0\t0\n`;
   const arp = (flags: string) =>
     `IP address HW type Flags HW address Mask Device\n255.255.255.255 0x1 ${flags} 02:00:00:00:00:01 * eth0\n`;

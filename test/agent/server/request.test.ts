@@ -60,7 +60,7 @@ test('redirects in a circle, or to something that is not HTTP, end', async () =>
   await expect(request(`${url}/file`, plain)).rejects.toThrow('redirected');
 });
 
-test('nobody there, an answer that breaks off, and an abort are errors that are none of the disk', async () => {
+test('no one there, an answer that breaks off, and an abort are errors that are none of the disk', async () => {
   const { url } = await serve((_asked, answer) => {
     answer.writeHead(200, { 'content-length': 100 });
     answer.write('half', () => answer.destroy());
@@ -69,7 +69,7 @@ test('nobody there, an answer that breaks off, and an abort are errors that are 
   const stopping = new AbortController();
   const { url: silent } = await serve(() => stopping.abort());
   await expect(request(silent, { headers: {}, signal: stopping.signal })).rejects.toMatchObject({ name: 'AbortError' });
-  // A port that nobody has: one that is free again may be given to the next who asks.
+  // A port that no one has: one that is free again may be given to the next who asks.
   const nobody = request('http://127.0.0.1:1', plain);
   await expect(nobody).rejects.toMatchObject({ name: 'RequestFailed', cause: { code: 'ECONNREFUSED' } });
 });

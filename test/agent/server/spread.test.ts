@@ -33,7 +33,7 @@ test('what the server says is known after a restart, and written only when it ha
   expect((await rig(dir)).spread.ms()).toBe(0);
 });
 
-test('a damaged or hostile file delays nobody for longer than ten minutes', async () => {
+test('a damaged or hostile file delays no one for longer than ten minutes', async () => {
   const dir = await folder();
   for (const [text, ms] of [
     ['{', 0],

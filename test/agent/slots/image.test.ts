@@ -180,7 +180,7 @@ test('a slot that the boot loader fell back to is the one that counts', async ()
   const pair = await grubPair();
   const release = await pair.release('1.1.0');
   await deploy(pair, 'b', release);
-  // The kernel of slot b can not be loaded any more, say.
+  // The kernel of slot b cannot be loaded any more, say.
   await writeFile(`${pair.dir}/cmdline`, 'sluice.slot=a');
   await writeFile(pair.config.bootId, 'another');
   const slots = await pair.open();

@@ -10,7 +10,7 @@ import { openDirectorySlots } from '#agent/slots/directories.ts';
 import { Manifest } from '#shared/manifest.ts';
 import { writeTree } from '#shared/tree.ts';
 
-/** A supervisor whose applications run for ever and cost nothing. */
+/** A supervisor whose applications run forever and cost nothing. */
 export const fakeSupervisor = (): Supervisor & { application: Application | null; starts: number } => ({
   application: null,
   starts: 0,

@@ -106,7 +106,7 @@ describe.each(ADAPTERS)('$name', ({ name, make, missing }) => {
       expect(await viewOf(back.slots)).toMatchObject({ active, trial: null });
     });
 
-    test('22: new version crashes, or hangs, trial: reverts, by boot counter or watchdog (its tries are used up, and nobody has to decide so)', async () => {
+    test('22: new version crashes, or hangs, trial: reverts, by boot counter or watchdog (its tries are used up, and no one has to decide so)', async () => {
       const { rig, slots, active, standby } = await settled(make);
       await install(slots, standby, await rig.release('2.0.0'));
       await slots.activate(standby, TRIAL);

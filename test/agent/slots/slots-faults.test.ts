@@ -105,7 +105,7 @@ test('a compressed tree that grows bigger than the slot is endless data', async 
   expect((await viewOf(slots)).slots.a).toEqual({ state: 'unbootable' });
 });
 
-test('what was written of a slot that can not be written to its end is gone at once', async () => {
+test('what was written of a slot that cannot be written to its end is gone at once', async () => {
   const { slots, release, pairDir } = await pair({ slotBytesMax: 40_000 });
   const { manifest, digest, fetched } = await release('1.0.0');
   await slots.prepare('a');
@@ -148,7 +148,7 @@ test.skipIf(!canMount())(
 );
 
 test.skipIf(!canMount())(
-  'a trial whose try can not be counted is not begun, and that it was the disk is said (on a file system that can only be read, which needs root)',
+  'a trial whose try cannot be counted is not begun, and that it was the disk is said (on a file system that can only be read, which needs root)',
   async () => {
     const dir = await smallDisk(24 * 1024 * 1024);
     const supervisor = fakeSupervisor();
@@ -158,7 +158,7 @@ test.skipIf(!canMount())(
     await install(slots, 'b', await release('2.0.0'));
     expect(await slots.activate('b', { tries: 2, deployment: 'd2' })).toEqual({ ok: true });
     execFileSync('mount', ['-o', 'remount,ro', dir]);
-    const uncounted = { ok: false, code: 'WRITE_FAILED', message: 'the boot selector can not be written: EROFS' };
+    const uncounted = { ok: false, code: 'WRITE_FAILED', message: 'the boot selector cannot be written: EROFS' };
     const again = await openDirectorySlots({ dir: join(dir, 'pair'), supervisor });
     for (const opened of [slots, again]) expect(await opened.boot()).toEqual({ booted: 'a', trial: false, uncounted });
     execFileSync('mount', ['-o', 'remount,rw', dir]);
@@ -201,7 +201,7 @@ test('a pair that has lost its boot selector altogether is not taken for a new o
   for (const copy of COPIES) await rm(join(pairDir, copy), { force: true });
   const again = await reopen();
   expect(await again.inspect()).toMatchObject(REFUSED);
-  // Two slots are bootable, and nobody knows which was committed.
+  // Two slots are bootable, and no one knows which was committed.
   expect(await again.boot()).toMatchObject({ booted: null });
 });
 

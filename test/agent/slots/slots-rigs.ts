@@ -24,7 +24,7 @@ export type SlotsRig = {
   holds(slot: SlotName, release: Release): Promise<boolean>;
   /** Flips a bit of what the slot holds. */
   damage(slot: SlotName): Promise<void>;
-  /** The boot selector can not be read any more. */
+  /** The boot selector cannot be read any more. */
   damageSelector(): Promise<void>;
   /** The copy written last is torn; absent where there is only one. */
   tearSelector?(): Promise<void>;

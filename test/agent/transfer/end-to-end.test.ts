@@ -133,7 +133,7 @@ test('with nothing kept a new version comes in a fresh pack, all of it, compress
   await publish('1.0.0');
   const { proxy, agent, dataDir } = await openSite({ keepArtifacts: 'none' });
   await roll('1.0.0', agent);
-  // From nothing, and from what the device runs, which it can not use.
+  // From nothing, and from what the device runs, which it cannot use.
   await publishWithPacks('1.1.0', 2);
   const before = proxy.state.bytesDown;
   await roll('1.1.0', agent);

@@ -206,7 +206,7 @@ test('a download that was stopped goes on where it was, without fetching what wa
   expect(result.ok && result.origins.there).toBeGreaterThan(1_000_000);
 });
 
-test('a table of a pack that is torn or nonsense is read anew', async () => {
+test('a table of a pack that is torn or nonsense is read again', async () => {
   for (const damage of [
     (table: Buffer) => table.subarray(0, 197),
     () => noise('nonsense', 1_000),

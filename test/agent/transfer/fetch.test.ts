@@ -181,7 +181,7 @@ test('the tag of the server that sent the first part is the one that is asked fo
   expect(requests[1]).toMatchObject({ 'if-range': '"of-a-cdn"' });
 });
 
-test('a weak tag can not be resumed from', async () => {
+test('a weak tag cannot be resumed from', async () => {
   const { requests, attempt } = await serve([breakAfter(100_000, { etag: 'W/"weak"' }), honest]);
   await attempt();
   expect(await outcomeOf(await attempt())).toBe('whole');
@@ -225,7 +225,7 @@ test('a server that answers 206 and 416 to everything ends the attempt', async (
   }
 });
 
-test('a flipped byte is found, the part deleted, and the next attempt begins anew', async () => {
+test('a flipped byte is found, the part deleted, and the next attempt begins again', async () => {
   const flipped = Buffer.from(CONTENT);
   flipped[200_000]! ^= 1;
   const { dir, attempt } = await serve([(_request, response) => void response.end(flipped), honest]);
@@ -234,7 +234,7 @@ test('a flipped byte is found, the part deleted, and the next attempt begins ane
   expect(await outcomeOf(await attempt())).toBe('whole');
 });
 
-test('a part that was damaged on the disk is found, and the next attempt begins anew', async () => {
+test('a part that was damaged on the disk is found, and the next attempt begins again', async () => {
   const { attempt } = await withPart(randomBytes(150_000), [honest]);
   expect(await attempt()).toMatchObject({ ok: false, code: 'TARGET_HASH', retry: true });
   expect(await outcomeOf(await attempt())).toBe('whole');

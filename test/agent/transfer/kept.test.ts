@@ -127,7 +127,7 @@ test('what is damaged or torn is no seed, and no failure', async () => {
   await seed!.close();
 });
 
-test('what can not be kept is left, and said', async () => {
+test('what cannot be kept is left, and said', async () => {
   const { dir, kept, artifactOf, warnings, names } = await openFolder('zstd');
   const what = await artifactOf('app');
   await kept.keep({ manifest: V1, ...what, file: join(dir, 'nowhere') });

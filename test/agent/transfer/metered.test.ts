@@ -77,7 +77,7 @@ test('small updates go over any link, up to the bytes that are free', async () =
   expect(await link.may(600, 401)).toBe(false);
 });
 
-test('a command says by its exit code whether the link is metered; one that can not be run counts as if it were', async () => {
+test('a command says by its exit code whether the link is metered; one that cannot be run counts as if it were', async () => {
   for (const [command, may] of [
     [['false'], true],
     [['true'], false],

@@ -77,7 +77,7 @@ export const openRig = async (
       offset += bytes;
     }
   }
-  // From the old artifact, if there is one, or as if that pack were not made yet. Not made where nobody asks for it.
+  // From the old artifact, if there is one, or as if that pack were not made yet. Not made where no one asks for it.
   const from = has.old === undefined || has.pack === 'from nothing' ? null : has.old;
   const packed = has.pack === false ? Buffer.alloc(0) : packOf(from, fresh, 1);
   const pack = {

@@ -78,7 +78,7 @@ describe('the root', () => {
     expect(codeOf(await scene.trust.pinRoot(other))).toBe('ROOT_SIGNATURE');
     expect((await scene.restart()).hasRoot()).toBe(true);
   });
-  test('can not be pinned when it is not there, endless, not a root, or not self-signed', async () => {
+  test('cannot be pinned when it is not there, endless, not a root, or not self-signed', async () => {
     const scene = await openScene();
     const pin = async (answer: string | undefined | Error) => {
       scene.forged.set(`${METADATA}1.root.json`, answer);
@@ -324,7 +324,7 @@ describe('targets, and the role of CI', () => {
       expect(await checkManifest(scene), `attempt ${code}`).toBe(`${prefix}_${code}`);
     }
   });
-  test('a product that has published nothing yet is unavailable, one that nobody delegated not found', async () => {
+  test('a product that has published nothing yet is unavailable, one that no one delegated not found', async () => {
     const scene = await readyScene();
     await scene.server.repository.delegateProduct(Id.parse('silent'), [stranger.key]);
     expect(await checkManifest(scene, install('1.0.0', { path: 'fw/silent/1.0.0/gw2.json' }))).toBe(
@@ -381,7 +381,7 @@ describe('targets, and the role of CI', () => {
     expect(await checkManifest(scene)).toBe('ok');
     expect(await readdir(scene.dir)).toContain('ci-gateway.json');
   });
-  test('delegations of a kind that nobody uses here are not taken', async () => {
+  test('delegations of a kind that no one uses here are not taken', async () => {
     const scene = await readyScene();
     await forgeRole(
       scene,
@@ -394,7 +394,7 @@ describe('targets, and the role of CI', () => {
     );
     expect(await checkManifest(scene)).toBe('TARGETS_FORMAT');
   });
-  test("one product's CI can not sign for another product's paths", async () => {
+  test("one product's CI cannot sign for another product's paths", async () => {
     const scene = await readyScene();
     const other = Id.parse('other');
     await scene.server.repository.delegateProduct(other, [stranger.key]);

@@ -125,7 +125,7 @@ const SAMPLES: [AuditEvent, string][] = [
   ],
   [
     { ...server, kind: 'recall-stays', rollout, devices: [device], reason: 'ran-nothing' },
-    'Rollout r-1 was recalled, but device gw-01 can not go back: it ran nothing before, or nothing that it told of.',
+    'Rollout r-1 was recalled, but device gw-01 cannot go back: it ran nothing before, or nothing that it told of.',
   ],
   [
     { ...alice, kind: 'rollout-activated', rollout, installed: 40, note: '' },
@@ -176,7 +176,7 @@ const SAMPLES: [AuditEvent, string][] = [
       expected: 'gateway@1.0.0',
       running: 'gateway@0.9.0',
     },
-    'Device gw-1 runs gateway@0.9.0, which nobody told it to run; it should run gateway@1.0.0.',
+    'Device gw-1 runs gateway@0.9.0, which no one told it to run; it should run gateway@1.0.0.',
   ],
   [
     { ...server, kind: 'drift-ended', device: Id.parse('gw-1'), running: 'gateway@1.0.0', deployment: null },
@@ -243,7 +243,7 @@ describe('every audit event', () => {
   test('tells a device that took the place of another from one that came new', () => {
     const event = { at, by: byDevice(device), kind: 'device-enrolled' as const, device, publicKey: 'ff', compatible };
     expect(sentenceOf({ ...event, state: 'accepted', replaced: true })).toBe(
-      'Device gw-01 (gw2) enrolled anew with a token made for it; its key is now ff, and the one before counts no more.',
+      'Device gw-01 (gw2) enrolled again with a token made for it; its key is now ff, and the one before counts no more.',
     );
   });
 

@@ -20,7 +20,7 @@ const pathOf = (route: Route): string =>
     .replace(':release', 'a@1.0.0')
     .replaceAll(/:[a-z]+/g, 'x');
 
-/** The answer of each route to somebody. */
+/** The answer of each route to someone. */
 const answersOf = async (role: OperatorRole | null, wanted: [string, Route][]): Promise<[string, number, string][]> => {
   const answers: [string, number, string][] = [];
   for (const [name, route] of wanted) answers.push([name, ...problemOf(await call(role, route.method, pathOf(route)))]);

@@ -103,7 +103,7 @@ test.each([
   ['an operator where administrators are needed', ['admin'], OLE],
   ['a device where operators are needed', ['admin', 'operator', 'ci', 'viewer'], DEVICE],
   ['an administrator where only devices may', ['device'], ADA],
-  ['anybody where nobody may', [], ADA],
+  ['anyone where no one may', [], ADA],
 ] as const)('%s is a 403', async (_what, roles, headers) => {
   const { status, body } = await call(roles, headers);
   expect(status).toBe(403);
@@ -116,7 +116,7 @@ test('an administrator may call what operators may, and handlers learn who calls
   expect((await call(['device'], DEVICE)).body.who).toBe('{"kind":"device","device":"gw-01"}');
 });
 
-test('a route that does not say who may call it can not be registered', async () => {
+test('a route that does not say who may call it cannot be registered', async () => {
   await expect(app((made) => void made.get('/open', () => 'hello'))).rejects.toThrow('/open says not who may call it');
 });
 
@@ -268,7 +268,7 @@ test('the documentation page asks nothing of other hosts', async () => {
   expect(script.statusCode).toBe(200);
 });
 
-test("the documentation page bears our name and icon, and nobody else's", async () => {
+test("the documentation page bears our name and icon, and no one else's", async () => {
   const made = await app(echoing);
   const page = await made.inject({ url: '/docs' });
   expect(page.body).toContain('<title>Sluice API</title>');
@@ -280,7 +280,7 @@ test("the documentation page bears our name and icon, and nobody else's", async 
   expect(script.body).toContain('"BaseLayout"');
 });
 
-test('who asks is told by a proxy that is trusted, and by nobody else', async () => {
+test('who asks is told by a proxy that is trusted, and by no one else', async () => {
   const asked = route({
     method: 'GET',
     path: '/ip',

@@ -87,7 +87,7 @@ test('objects are served whole, in ranges, and not at all when they are known', 
   }
 });
 
-test('an object may be cached for ever', async () => {
+test('an object may be cached forever', async () => {
   const response = await fetch(`${url}/o/${await keep('hello')}`);
   expect([response.status, await response.text()]).toEqual([200, 'hello']);
   expect(response.headers.get('cache-control')).toBe('public, max-age=31536000, immutable');

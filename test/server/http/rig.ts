@@ -25,7 +25,7 @@ export type Api = {
   ): Promise<Answer>;
 };
 
-/** Anew for each test of the file, which is given it at its beginning. Returns how to call whichever is there. */
+/** Again for each test of the file, which is given it at its beginning. Returns how to call whichever is there. */
 export const withApi = (onOpen: (api: Api) => void): Api['call'] => {
   let api: Api;
   let close: () => Promise<void>;

@@ -57,7 +57,7 @@ test('from product to rollout over HTTP', async () => {
   expect(aborted.body).toMatchObject({ state: 'aborted', untouched: 2 });
 });
 
-test('a rollout in a channel that says so starts when somebody else has approved it', async () => {
+test('a rollout in a channel that says so starts when someone else has approved it', async () => {
   await enrolFleet(world, 1);
   await releaseOf(world, '1.0.0');
   world.channels.splice(0, 9, ...Channels.parse([{ name: 'production', rolloutApprovals: 1 }]));
@@ -114,7 +114,7 @@ test('a rollout that was aborted is recalled: it names what takes its devices ba
   expect(recalled).toMatchObject({
     state: 'aborted',
     recall: { by: 'operator-1', note: 'GW-31', to: null, rollouts: [], stays: [{ reason: 'ran-nothing', devices: 2 }] },
-    explanation: expect.stringContaining('Recalled by operator-1: nobody goes back. 2 can not go back'),
+    explanation: expect.stringContaining('Recalled by operator-1: no one goes back. 2 cannot go back'),
   });
   expect(problemOf(await call('operator', 'POST', at, { to: '7.0.0' }))).toEqual([404, 'not-found']);
   const named = NoticedView.parse((await call('operator', 'POST', at, { to: '1.0.0' })).body);
@@ -124,7 +124,7 @@ test('a rollout that was aborted is recalled: it names what takes its devices ba
   });
   expect(named.notices).toEqual([]);
   const again = NoticedView.parse((await call('operator', 'POST', at, { to: '1.0.0' })).body);
-  expect(again.notices).toEqual([expect.stringMatching(/^Nobody is left to recall: /)]);
+  expect(again.notices).toEqual([expect.stringMatching(/^No one is left to recall: /)]);
   const back = RolloutView.parse((await call('viewer', 'GET', `rollouts/${id}-r1`)).body);
   expect(back).toMatchObject({
     recalls: id,

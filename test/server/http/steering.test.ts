@@ -93,7 +93,7 @@ test.each([
   ['an end that is over', { endBy: T0 - 1 }, 'end after it starts'],
   ['a priority above all', { policy: { priority: 101 } }, 'priority'],
   ['an activation that is no time', { policy: { activation: 'tomorrow' } }, 'activation'],
-  ['a confirmation nobody knows', { policy: { confirm: 'perhaps' } }, 'confirm'],
+  ['a confirmation no one knows', { policy: { confirm: 'perhaps' } }, 'confirm'],
 ])('%s is refused with what is wrong', async (_, more, why) => {
   const refused = await post('rollouts', { release: 'gateway@1.1.0', cohorts: FLEET, policy: {}, ...more });
   expect(problemOf(refused)).toEqual([400, 'invalid-request']);

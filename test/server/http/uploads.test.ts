@@ -105,7 +105,7 @@ test('a large upload that may not be made is answered, not swallowed', async () 
   expect(answer).toEqual([401, 'close']);
 });
 
-test('what can not be published says why', async () => {
+test('what cannot be published says why', async () => {
   must(await makeProduct(world));
   const bundle = await makeBundle(world, '1.0.0');
   const body = async (signer = world.ci) => ({

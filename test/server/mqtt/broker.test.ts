@@ -130,7 +130,7 @@ test('a device logs in, is told what it should run, and is heard', async () => {
   expect(seen.presence).toEqual(['gw-1 online']);
 });
 
-test('acknowledgements reach the device they are for, and nobody else', async () => {
+test('acknowledgements reach the device they are for, and no one else', async () => {
   const [one, two] = [await device(GW1), await device(GW2)];
   const heard: string[] = [];
   for (const [id, client] of [
@@ -162,7 +162,7 @@ test('what is pushed before the device has subscribed waits for the greeting', a
 });
 
 const REFUSED_LOGINS: [what: string, options: IClientOptions, code: number][] = [
-  ['a login of nobody', { password: 'nonsense' }, 4],
+  ['a login of no one', { password: 'nonsense' }, 4],
   ['a login of another device', { password: 'login:gw-2' }, 4],
   ['a user name that is not the client id', { username: 'gw-2' }, 4],
   ['no user name', { username: '', password: '' }, 4],
@@ -181,7 +181,7 @@ test.each(REFUSED_LOGINS)('%s is refused', async (_what, more, code) => {
   expect(seen.presence).toEqual([]);
 });
 
-test('a device that was rejected can not log in', async () => {
+test('a device that was rejected cannot log in', async () => {
   rejected.add(GW1);
   await expect(device(GW1)).rejects.toMatchObject({ code: 5 });
 });
@@ -390,7 +390,7 @@ test('pings count too', async () => {
   expect(seen.refused).toContain('packet-flood');
 });
 
-test('a device that never reads is cut off, and keeps nobody from being told', async () => {
+test('a device that never reads is cut off, and keeps no one from being told', async () => {
   const lazy = await loggedIn('gw-1');
   lazy.send(subscribePacket([down(GW1, 'desired')]));
   await lazy.next();

@@ -196,7 +196,7 @@ export const describeCatalogue = (open: OpenStore): void => {
   });
 
   describe('operators', () => {
-    test('a revoked operator is listed, but its token finds nobody', async (store) => {
+    test('a revoked operator is listed, but its token finds no one', async (store) => {
       expect(await store.createOperator(withOperator, line('operator-created'))).toBe('created');
       expect(await store.createOperator({ ...withOperator, tokenSha256: digest(2) }, line('lost'))).toBe('exists');
       expect(await store.findOperator(digest(1))).toEqual(withOperator);

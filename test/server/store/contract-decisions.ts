@@ -101,7 +101,7 @@ export const describeDecisions = (open: OpenStore): void => {
         newest: digest(3),
       });
       expect(await prune(T0 + 10)).toBe(0);
-      // As when it is recalled by somebody much later.
+      // As when it is recalled by someone much later.
       await save(store, 'r-1', { decision: decision('decision 5', 5) });
       expect((await decisionsOf(store)).map(({ n, record }) => [n, record])).toEqual([
         [5, 'decision 5'],
@@ -109,7 +109,7 @@ export const describeDecisions = (open: OpenStore): void => {
       ]);
     });
 
-    test('that nobody was free is kept once, until somebody is', async (store) => {
+    test('that no one was free is kept once, until someone is', async (store) => {
       await withRollout(store);
       await store.createRollout(rollout('r-2'), [planned('r-2', 'gw-1')], []);
       await save(store, 'r-2', { offers: [offer('r-2')] });

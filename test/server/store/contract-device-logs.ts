@@ -48,7 +48,7 @@ export const describeDeviceLogs = (open: OpenStore): void => {
       expect(await list(store, 'gw-2')).toEqual(['one']);
     });
 
-    test('a device that nobody knows leaves nothing', async (store) => {
+    test('a device that no one knows leaves nothing', async (store) => {
       await store.saveDeviceLogs([piece('nobody', 'one')], MANY);
       expect(await list(store, 'nobody')).toEqual([]);
     });

@@ -73,7 +73,7 @@ export const describeDevices = (open: OpenStore): void => {
       expect(await kindsOf(store)).toEqual(['tokens', 'came']);
     });
 
-    test('nobody takes the id of a device by another key, and no token is spent on trying', async (store) => {
+    test('no one takes the id of a device by another key, and no token is spent on trying', async (store) => {
       await store.createEnrolmentTokens([token(1)], line('tokens'));
       await store.enrolDevice(device('gw-1'), null, T0, line('came'));
       const thief = device('gw-1', { publicKey: digest(8) });
@@ -122,7 +122,7 @@ export const describeDevices = (open: OpenStore): void => {
       const old = await store.enrolDevice(device('gw-1'), digest(2), T0 + 6, line('lost'), line('lost'));
       expect(old.result).toBe('id-taken');
       expect(await kindsOf(store)).toEqual(['tokens', 'came', 'said', 'replaced']);
-      // What was read under the old key is nobody's word any more; the newcomer counts from 1.
+      // What was read under the old key is no one's word any more; the newcomer counts from 1.
       await store.saveReports([report('gw-1', 58, { audit: [line('late')] })]);
       await store.saveReports([report('gw-1', 1, { publicKey: digest(8), audit: [line('new')] })]);
       expect(await kindsOf(store)).toEqual(['tokens', 'came', 'said', 'replaced', 'new']);
@@ -142,7 +142,7 @@ export const describeDevices = (open: OpenStore): void => {
       await store.createEnrolmentTokens([token(3, forGw1), token(4, forGw1)], line('tokens'));
       expect(await enrol(3, 8)).toMatchObject({ result: 'replaced', device: { state: 'accepted' } });
       expect((await store.enrolDevice(device('gw-5'), digest(2), T0, line('came'))).result).toBe('enrolled');
-      // Whoever does not say how to log it does not replace anybody.
+      // Whoever does not say how to log it does not replace anyone.
       const plain = await store.enrolDevice(device('gw-1', { publicKey: digest(9) }), digest(4), T0, line('lost'));
       expect(plain).toEqual({ result: 'id-taken' });
     });

@@ -159,7 +159,7 @@ export const describeIngest = (open: OpenStore): void => {
       expect(await store.getDeployments([before.id])).toMatchObject([{ state: 'trial' }]);
     });
 
-    test('a deployment that was given up owns its device again only when nobody does, and not without a deadline', async (store) => {
+    test('a deployment that was given up owns its device again only when no one does, and not without a deadline', async (store) => {
       const before = await offered(store);
       await save(store, 'r1', { withdraw: { reason: 'halted', planned: false } });
       const withdrawn = async () => (await store.getDeployments([before.id]))[0]!;
@@ -194,7 +194,7 @@ export const describeIngest = (open: OpenStore): void => {
       expect(await due()).toEqual([T0 + 90_000]);
     });
 
-    test('a device can not move the deployment of another', async (store) => {
+    test('a device cannot move the deployment of another', async (store) => {
       const before = await offered(store);
       await enrolFleet(store, ['gw-2']);
       const forged = report('gw-2', 1, { deployments: [{ ...before, state: 'committed' }] });
@@ -203,7 +203,7 @@ export const describeIngest = (open: OpenStore): void => {
       expect((await store.getDevice(id('gw-1')))?.reportSeq).toBe(0);
     });
 
-    test('a report of a device that nobody knows is passed over', async (store) => {
+    test('a report of a device that no one knows is passed over', async (store) => {
       expect(await store.saveReports([report('gw-1', 1)])).toEqual({ conflicts: [] });
     });
   });

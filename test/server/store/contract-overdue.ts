@@ -7,7 +7,7 @@ export const describeOverdue = (open: OpenStore): void => {
   const test = storeTest(open);
 
   describe('deadlines', () => {
-    test('what nobody has accepted in time is overdue as never heard, and its device is free', async (store) => {
+    test('what no one has accepted in time is overdue as never heard, and its device is free', async (store) => {
       await enrolFleet(store, ['gw-1', 'gw-2']);
       await plan(store, 'r1', ['gw-1', 'gw-2']);
       await save(store, 'r1', { offers: [offer('r1')] });
@@ -89,7 +89,7 @@ export const describeOverdue = (open: OpenStore): void => {
       expect(await late()).toEqual(['gw-1']);
     });
 
-    test('deadlines that passed while nobody could report are moved, and no others', async (store) => {
+    test('deadlines that passed while no one could report are moved, and no others', async (store) => {
       await enrolFleet(store, ['gw-1', 'gw-2', 'gw-3', 'gw-4']);
       await plan(store, 'r1', ['gw-1', 'gw-2', 'gw-3', 'gw-4']);
       await save(store, 'r1', { offers: [offer('r1', { atMost: 3 })] });

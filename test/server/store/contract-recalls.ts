@@ -69,7 +69,7 @@ const listed = async (store: Store, since = T0 + 10): Promise<string[]> =>
 export const describeRecalls = (open: OpenStore): void => {
   const test = storeTest(open);
   describe('recalls', () => {
-    test('who committed, or regressed since, is listed with what it ran before; nobody else', async (store) => {
+    test('who committed, or regressed since, is listed with what it ran before; no one else', async (store) => {
       await offered(store, 5);
       await ends(store, 'gw-1');
       await ends(store, 'gw-2', { state: 'failed', error: { code: 'REGRESSED', message: 'ill' } });
@@ -133,7 +133,7 @@ export const describeRecalls = (open: OpenStore): void => {
       expect(await listed(store)).toEqual([]);
     });
 
-    test('a late commit makes a recalled rollout due; one that nobody recalled may rest', async (store) => {
+    test('a late commit makes a recalled rollout due; one that no one recalled may rest', async (store) => {
       await offered(store, 2);
       const record = (await store.getRollout(id('r-1')))!;
       const halted = { state: 'completed' as const, at: T0 };

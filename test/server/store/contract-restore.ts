@@ -7,7 +7,7 @@ export const describeRestore = (open: OpenStore): void => {
   const test = storeTest(open);
 
   describe('after a restore', () => {
-    test('every instruction goes on above the numbers that devices may have seen, and is signed anew', async (store) => {
+    test('every instruction goes on above the numbers that devices may have seen, and is signed again', async (store) => {
       await enrolFleet(store, ['gw-1', 'gw-2']);
       await store.createRollout(rollout('r1'), [planned('r1', 'gw-1'), planned('r1', 'gw-2', { position: 1 })], []);
       await save(store, 'r1', { offers: [offer('r1', { atMost: 1 })] });

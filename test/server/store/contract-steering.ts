@@ -43,7 +43,7 @@ export const describeSteering = (open: OpenStore): void => {
       expect((await kindsOf(store)).filter((kind) => !kind.startsWith('device-'))).toEqual(['cohort-created']);
     });
 
-    test('nobody outside of the zones that are open is offered anything', async (store) => {
+    test('no one outside of the zones that are open is offered anything', async (store) => {
       await enrolFleet(store, ['gw-1']);
       await store.createRollout(rollout('r-1'), [planned('r-1', 'gw-1')], []);
       const saved = await save(store, 'r-1', {

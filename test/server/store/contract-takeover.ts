@@ -1,4 +1,4 @@
-/** Several rollouts that want the same devices, and devices that run what nobody told them to: what a store must do. */
+/** Several rollouts that want the same devices, and devices that run what no one told them to: what a store must do. */
 import * as fc from 'fast-check';
 import { describe, expect } from 'vitest';
 import type { RolloutRecord } from '#server/store/rollouts.ts';
@@ -96,7 +96,7 @@ export const describeTakeover = (openStore: OpenStore): void => {
       expect([await statesOf(store, 'low'), await statesOf(store, 'urgent')]).toEqual([['trial'], ['planned']]);
     });
 
-    test('where a higher rollout may not act now it keeps nobody waiting, by cohort and time zone', async (store) => {
+    test('where a higher rollout may not act now it keeps no one waiting, by cohort and time zone', async (store) => {
       await enrolFleet(store, ['gw-1', 'gw-2']);
       await store.saveReports([report('gw-2', 1, { attributes: { timezone: 'Asia/Tokyo' } })]);
       await open(store, 'urgent', 90, ['gw-1', 'gw-2']);
@@ -218,7 +218,7 @@ export const describeTakeover = (openStore: OpenStore): void => {
       expect(await lastLine(store)).toMatchObject({ kind: 'drift-ended', at: hour + 2 });
     });
 
-    // Found by hand: the log said of such a device that nobody had told it to run what it was on trial of.
+    // Found by hand: the log said of such a device that no one had told it to run what it was on trial of.
     test('who is still on trial of what the server gave up does not drift; who stays there without it does', async (store) => {
       await enrolFleet(store, ['gw-1']);
       await beat(store, 'gw-1', T0 + 1, running());
@@ -235,7 +235,7 @@ export const describeTakeover = (openStore: OpenStore): void => {
       await store.saveHeartbeats([heartbeat('gw-1', T0 + 60_001, onTrial)]);
       await store.saveReports([report('gw-1', 3, { at: T0 + 60_002, ...onTrial })]);
       expect(await store.countDrifted()).toBe(0);
-      // A word about somebody else's is no excuse.
+      // A word about someone else's is no excuse.
       await store.saveHeartbeats([heartbeat('gw-1', T0 + 60_003, { ...onTrial, trialOf: id('r-2') })]);
       expect(await store.countDrifted()).toBe(1);
       // Nor is it one for running anything else.
@@ -326,7 +326,7 @@ export const describeTakeover = (openStore: OpenStore): void => {
                 does.set(device, seed);
               }
             }
-            // Whoever is owned is on its way; a word of everybody else settles who drifts.
+            // Whoever is owned is on its way; a word of everyone else settles who drifts.
             for (const device of DEVICES)
               if (does.has(device)) await beat(store, device, (at += 1), running(digest(does.get(device)!)));
             const drifts: string[] = [];

@@ -85,7 +85,7 @@ export const describeTransfer = (open: OpenStore): void => {
       expect(await store.evictPacks(0)).toEqual([]);
     });
 
-    test('what an object still is to somebody else stays', async (store) => {
+    test('what an object still is to someone else stays', async (store) => {
       await published(store);
       await store.savePack(pack({ sha256: ARTIFACT }));
       expect(await store.evictPacks(0)).toEqual([]);

@@ -88,7 +88,7 @@ export const describeWatch = (open: OpenStore): void => {
       expect(await suspects(store)).toEqual([]);
     });
 
-    test('a regression is saved once, with its line; its counters move, and nobody else may have moved it', async (store) => {
+    test('a regression is saved once, with its line; its counters move, and no one else may have moved it', async (store) => {
       await commitOne(store);
       await beat(store, 1, { healthy: false });
       const [suspect] = await suspects(store);

@@ -202,7 +202,7 @@ export const describeWithdrawals = (open: OpenStore): void => {
       expect(await statesOf(store, 'r2')).toEqual({ 'gw-1': 'withdrawn' });
     });
 
-    test('what takes the place of a device begins anew: open journeys end, planned ones stay unless it is other hardware', async (store) => {
+    test('what takes the place of a device begins again: open journeys end, planned ones stay unless it is other hardware', async (store) => {
       await enrolFleet(store, ['same', 'other', 'done']);
       for (const name of ['r1', 'r2']) await plan(store, name, ['same', 'other', 'done']);
       await save(store, 'r1', { offers: [offer('r1')] });

@@ -1,4 +1,4 @@
-/** Records whose bytes somebody or a disk has changed: a rollout goes on, and each record that can not be read any more says so. */
+/** Records whose bytes someone or a disk has changed: a rollout goes on, and each record that cannot be read any more says so. */
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -35,7 +35,7 @@ const change = (statement: string): void => {
   database.close();
 };
 
-test('a record that can not be read is listed without it, and those beside it as they are', async () => {
+test('a record that cannot be read is listed without it, and those beside it as they are', async () => {
   for (const n of [1, 2, 3]) await decide(n);
   change("UPDATE decisions SET record = x'ff00ff' WHERE n = 2");
   expect(await readable()).toEqual([true, false, true]);

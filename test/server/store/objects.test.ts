@@ -138,7 +138,7 @@ test('dropped bytes are gone', async () => {
   expect(await objects.size(staged.sha256)).toBeUndefined();
 });
 
-test('a sweep removes what nobody needs, and only that', async () => {
+test('a sweep removes what no one needs, and only that', async () => {
   const [needed, unneeded] = [await keep(randomBytes(10)), await keep(randomBytes(20))];
   await objects.sweep(new Set([needed, unneeded]));
   const staged = await stage(randomBytes(30));
@@ -177,7 +177,7 @@ test.skipIf(!existsSync('/dev/full'))('a full disk is a refusal, any other failu
   expect(refusalOf(missing)).toBeUndefined();
 });
 
-test('a file that somebody else makes becomes an object like one that arrived, or nothing at all', async () => {
+test('a file that someone else makes becomes an object like one that arrived, or nothing at all', async () => {
   const bytes = randomBytes(3_000);
   const made = await objects.produce(async (file) => {
     await writeFile(file, bytes);

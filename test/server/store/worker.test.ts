@@ -48,7 +48,7 @@ test('an error in the thread comes back with its cause and code, and the store l
   await store.close();
 });
 
-test('arguments that can not cross threads are refused and nothing else is', async () => {
+test('arguments that cannot cross threads are refused and nothing else is', async () => {
   const store = await openSqliteStore(':memory:');
   // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- a bug that types would catch
   await expect(store.setMeta('key', (() => 1) as never)).rejects.toThrow('could not be cloned');
@@ -95,7 +95,7 @@ test('a file that is no database is a clear error', async () => {
   const file = join(dir, 'sluice.db');
   await writeFile(file, 'this is not a database, and long enough to be sure of it'.repeat(100));
   const error = await errorOf(openSqliteStore(file));
-  expect(error.message).toBe('the database can not be opened: file is not a database');
+  expect(error.message).toBe('the database cannot be opened: file is not a database');
   expect(error.code).toBe('SQLITE_NOTADB');
 });
 

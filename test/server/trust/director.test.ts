@@ -33,7 +33,7 @@ test('each device gets its leaf, and all share one signature', () => {
   }
 });
 
-test('nothing is signed for nobody', () => {
+test('nothing is signed for no one', () => {
   expect(signDesired(director, [], times)).toEqual([]);
 });
 

@@ -123,7 +123,7 @@ test('the first start makes a whole repository, whose root never changes', async
   expect(await versionsIn(reopened)).toEqual(await versionsIn(server.repository));
 });
 
-test('keys are for their owner only, are made once, and are never made anew when taken away', async () => {
+test('keys are for their owner only, are made once, and are never made again when taken away', async () => {
   const dir = join(await newFolder(), 'keys');
   const first = await openKeyring(dir);
   expect(first.created).toBe(true);
@@ -280,7 +280,7 @@ describe('a crash', () => {
     }
   });
 
-  test('a lost timestamp is made anew, with a later version', async () => {
+  test('a lost timestamp is made again, with a later version', async () => {
     const server = await throwAway();
     await server.publish('1.0.0');
     const before = await versionsIn(server.repository);

@@ -1,4 +1,4 @@
-/** Bytes for the tests of transfer: the same for the same seed, everywhere and for ever. */
+/** Bytes for the tests of transfer: the same for the same seed, everywhere and forever. */
 import { createHash } from 'node:crypto';
 import { type ChunkRecord, openIndexer } from '#shared/transfer/chunk-index.ts';
 import { type ArtifactReader, makePack } from '#shared/transfer/make-pack.ts';

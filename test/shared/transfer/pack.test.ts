@@ -267,7 +267,7 @@ test('a table whose chunks do not grow, or whose frames do not end with the pack
   expect(parsePackHead(swapped, made.length)).toBeUndefined();
 });
 
-// Frames are zstd's, whose compressor may change; that what was packed once is read for ever is what counts.
+// Frames are zstd's, whose compressor may change; that what was packed once is read forever is what counts.
 test('a pack made long ago is still read', () => {
   const old = Buffer.from('A gate that lets water through a little at a time. '.repeat(30));
   const fresh = Buffer.from(`${'A gate that lets water through a little at a time. '.repeat(29)}And shuts.`);

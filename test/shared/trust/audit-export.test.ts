@@ -162,7 +162,7 @@ describe('an export that was tampered with', async () => {
   test('something after the checkpoint is found', async () => {
     expect(await found([...lines, lines[1]!])).toBe(lines.length + 1);
   });
-  test('another server with another root is found, unless nobody says which root it should be', async () => {
+  test('another server with another root is found, unless no one says which root it should be', async () => {
     const other = await exported(await throwAway(newSigner(), undefined, 'others'), PAYLOADS);
     expect(await found(other)).toBe(1);
     expect(await verify(other)).toMatchObject({ ok: true });
@@ -195,7 +195,7 @@ describe('receipts, even in a log that the log key signed', () => {
       line: 4,
     });
   });
-  test('are verified with the key of their time when a device enrolled anew', async () => {
+  test('are verified with the key of their time when a device enrolled again', async () => {
     const second = newSigner();
     const good = [enrolled('gw-01', device), received(receipt(device)), enrolled('gw-01', second)];
     expect(await judge([...good, received(receipt(second))])).toMatchObject({ ok: true, receipts: 2 });

@@ -67,7 +67,7 @@ describe('Ed25519', async () => {
     }
   });
 
-  test('refuses keys of small order, for which anybody can sign', () => {
+  test('refuses keys of small order, for which anyone can sign', () => {
     const neutral = `01${'00'.repeat(31)}`;
     const forged = neutral + '00'.repeat(32);
     // OpenSSL alone would accept this for every message.
@@ -160,7 +160,7 @@ describe('public keys', () => {
   });
 });
 
-test('private keys that can not be read are refused', () => {
+test('private keys that cannot be read are refused', () => {
   for (const pem of ['', 'nonsense', '-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----']) {
     expect(signerFromPem(pem)).toMatchObject({ ok: false, code: 'invalid-request' });
   }

@@ -40,7 +40,7 @@ describe('malformed metadata', () => {
     ['a time that is not one', targets({ expires: '2026-13-77T00:00:00Z' })],
     ['a time without its zone', targets({ expires: '2026-11-20T00:00:00' })],
     ['another major specification', targets({ spec_version: '2.0.0' })],
-    ['more targets than anybody should parse', targets({ targets: many })],
+    ['more targets than anyone should parse', targets({ targets: many })],
     ['a target without a length', targets({ targets: { a: { hashes: {} } } })],
     ['a key id that is not its key’s', targets({ delegations: { keys: { ['0'.repeat(64)]: signer.key }, roles: [] } })],
     [

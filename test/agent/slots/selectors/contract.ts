@@ -43,7 +43,7 @@ export const selectorContract = (makeRig: () => Promise<Rig>, missing?: string):
       }
     });
 
-    test('a trial boots as often as it has tries, and then the committed slot, without anybody deciding so', async () => {
+    test('a trial boots as often as it has tries, and then the committed slot, without anyone deciding so', async () => {
       const rig = await makeRig();
       await rig.open().disable('b');
       await rig.open().setTrial('b', 2);
@@ -133,7 +133,7 @@ export const selectorContract = (makeRig: () => Promise<Rig>, missing?: string):
         () => selector.revert(),
       ])
         await expect(act()).rejects.toThrow();
-      // Nobody waits for this one.
+      // No one waits for this one.
       await selector.keep().catch(() => undefined);
       expect(await snapshot(rig.dir)).toEqual(before);
     });

@@ -14,7 +14,7 @@ const failed = (code: DeviceErrorCode): DeviceReport => ({ outcome: 'failed', er
 const say = (deployment: DeploymentRecord, word: DeviceReport, now = T0 + 5) =>
   stepDeployment(deployment, word, now, policy);
 
-test('want of network is tried again after a cool-down, which doubles, and not for ever', () => {
+test('want of network is tried again after a cool-down, which doubles, and not forever', () => {
   const once = say(fetching, failed('FETCH_FAILED'));
   expect(once.next).toMatchObject({
     state: 'planned',
@@ -55,7 +55,7 @@ test('a device that its user has wait is not at risk: it has its time to accept,
   expect(say(waiting, { state: 'fetching' }, T0 + 700_000).next).toMatchObject({ acceptedAt: T0 + 700_000 });
 });
 
-test('withdrawn and on trial in turn is believed a few times, not for ever', () => {
+test('withdrawn and on trial in turn is believed a few times, not forever', () => {
   let deployment: DeploymentRecord = { ...fetching, state: 'withdrawn' };
   let trials = 0;
   for (let turn = 0; turn < 10; turn += 1) {

@@ -25,7 +25,7 @@ const words = (jobs: PackJob[]): string[] =>
       `${Number.parseInt(from?.artifact ?? '0', 16)}->${Number.parseInt(to.artifact, 16)} at ${level}`,
   );
 
-test('first packs for everybody, from nothing and from each old release, then the best between releases', () => {
+test('first packs for everyone, from nothing and from each old release, then the best between releases', () => {
   const targets = [target(9, 8, 7), target(5)];
   const first = planPacks(targets, [], GIB);
   expect(words(first)).toEqual(['0->9 at 9', '8->9 at 9', '7->9 at 9', '0->5 at 9']);

@@ -141,7 +141,7 @@ describe('channels in the configuration', () => {
     expect(findChannel(channels, id('nightly'))).toBeUndefined();
   });
 
-  test('are refused when they require what can not be', () => {
+  test('are refused when they require what cannot be', () => {
     expect(refused([{ name: 'first', requires: { completedRollout: true } }])).toMatch(/no channel before the first/);
     expect(refused(['a', { name: 'b', requires: { soakMs: 5 } }])).toMatch(/soakMs needs completedRollout/);
     expect(refused(['a', 'a'])).toMatch(/two channels a/);

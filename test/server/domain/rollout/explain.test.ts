@@ -28,7 +28,7 @@ describe('why a rollout is where it is', () => {
     [{ state: 'scheduled', startAt: NOW }, 'Starts now.'],
     [
       { state: 'paused', wave: 1, since: NOW, by: 'alice', note: 'storm' },
-      'alice paused it in wave 2: storm. Nobody new is offered the release until it is resumed.',
+      'alice paused it in wave 2: storm. No one new is offered the release until it is resumed.',
     ],
     [{ state: 'completed', at: NOW }, 'Completed: every device is decided.'],
     [{ state: 'aborted', at: NOW, by: 'alice', note: '' }, 'alice aborted it. Trials in progress finish.'],
@@ -106,10 +106,10 @@ describe('why a rollout is where it is', () => {
     expect(words).not.toContain('resume');
   });
 
-  test('a wave that nobody heard of is no evidence, and the sentence says what to do about it', () => {
+  test('a wave that no one heard of is no evidence, and the sentence says what to do about it', () => {
     const reason = { wave: 0, committed: 0, failed: 0, reachable: 0, needed: 0, neverHeard: 2 };
     expect(halted({ kind: 'gate-unreachable', ...reason })).toBe(
-      'Halted in wave 1: nobody in wave 1 was heard: 2 devices never took the offer up and none committed, so there is no evidence to open the next wave on. See why these devices are silent; resume it with a note to open the next wave without them, or abort it.',
+      'Halted in wave 1: no one in wave 1 was heard: 2 devices never took the offer up and none committed, so there is no evidence to open the next wave on. See why these devices are silent; resume it with a note to open the next wave without them, or abort it.',
     );
   });
 

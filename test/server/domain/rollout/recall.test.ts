@@ -62,7 +62,7 @@ describe('who goes back where', () => {
     [{ compatible: id('gw9') }, OLD, 'other-hardware'],
     [{ floor: 3 }, OLD, 'below-floor'],
     [{ isLetIn: false }, OLD, 'shut-out'],
-  ] as [Partial<Recallable>, Destination, string][])('who can not stays, with the reason %#', (more, known, reason) => {
+  ] as [Partial<Recallable>, Destination, string][])('who cannot stays, with the reason %#', (more, known, reason) => {
     expect(sortRecall([device('gw-1', more)], [known], undefined)).toEqual({
       groups: [],
       stays: [{ device: 'gw-1', reason }],
@@ -74,7 +74,7 @@ describe('who goes back where', () => {
     expect(sortRecall(devices, [], OLDER)).toEqual({ groups: [{ destination: OLDER, devices }], stays: [] });
   });
 
-  test('everybody is in one group or stays, nobody below the floor goes, and nobody to what was withdrawn', () => {
+  test('everyone is in one group or stays, no one below the floor goes, and no one to what was withdrawn', () => {
     const anyDevice = fc.record({
       floor: fc.nat(4),
       seed: fc.option(fc.nat(4)),
@@ -130,7 +130,7 @@ describe('by itself', () => {
     neverHeard: 2,
   };
 
-  test('a halt recalls where the policy says so, but not a recall, and not when nobody was heard', () => {
+  test('a halt recalls where the policy says so, but not a recall, and not when no one was heard', () => {
     const rollout = fleet('recall').rollout;
     expect(recallsByItself(rollout, happened)).toBe(true);
     expect(recallsByItself(rollout, unheard)).toBe(false);
@@ -138,7 +138,7 @@ describe('by itself', () => {
     expect(recallsByItself(fleet('hold').rollout, happened)).toBe(false);
   });
 
-  test('the halt carries it, is due at once, and can not be resumed any more', () => {
+  test('the halt carries it, is due at once, and cannot be resumed any more', () => {
     const rollout = haltOf('recall');
     const halted = rollout.rollout;
     expect(recalledOf(halted.progress)).toMatchObject({ by: 'server' });
@@ -148,7 +148,7 @@ describe('by itself', () => {
     expect(recalledOf(aborted.next.progress)).toEqual(recalledOf(halted.progress));
   });
 
-  test('where nobody goes back, a halt that recalled can be resumed', () => {
+  test('where no one goes back, a halt that recalled can be resumed', () => {
     const { rollout: halted } = haltOf('recall');
     const resume = { kind: 'resume', by: 'ada', note: 'it was the network' } as const;
     const facts = { now: 1_000_000_000, bins: [] };
@@ -158,7 +158,7 @@ describe('by itself', () => {
     expect(recalledOf(resumed.next.progress)).toBeUndefined();
   });
 
-  test('a person recalls what was halted, and nobody what still runs', () => {
+  test('a person recalls what was halted, and no one what still runs', () => {
     const rollout = haltOf('hold');
     expect(recalledOf(rollout.rollout.progress)).toBeUndefined();
     const step = rollout.happen({ kind: 'recall', by: 'ada', note: 'GW-31' });
@@ -176,7 +176,7 @@ test('what became of it, in words', () => {
   const recalled = { at: 0, by: 'ada', note: '' };
   const back = [{ id: id('r-1-r1'), release: 'gateway@1.0.0', devices: 5 }];
   expect(recallWords(recalled, back, [{ reason: 'below-floor', devices: 2 }])).toBe(
-    ` Recalled by ada: 5 back to gateway@1.0.0 with r-1-r1. 2 can not go back (2: ${STAYS['below-floor']}).`,
+    ` Recalled by ada: 5 back to gateway@1.0.0 with r-1-r1. 2 cannot go back (2: ${STAYS['below-floor']}).`,
   );
-  expect(recallWords({ ...recalled, by: 'server' }, [], [])).toBe(' Recalled by its policy: nobody goes back.');
+  expect(recallWords({ ...recalled, by: 'server' }, [], [])).toBe(' Recalled by its policy: no one goes back.');
 });

@@ -14,7 +14,7 @@ describe('a person', () => {
     return fleet;
   };
 
-  test('pauses and resumes: nobody new is offered in between, and the soak starts anew', () => {
+  test('pauses and resumes: no one new is offered in between, and the soak starts again', () => {
     const fleet = running();
     const paused = fleet.happen({ kind: 'pause', by: 'alice', note: 'storm' });
     expect(paused.next.progress).toMatchObject({ state: 'paused', wave: 0, by: 'alice', note: 'storm' });
@@ -94,7 +94,7 @@ describe('a person', () => {
     expect(fleet.steps.filter(({ withdraw }) => withdraw !== null).length).toBeGreaterThan(0);
   });
 
-  test('resumes from a pause without planning anything anew, since a pause withdraws nothing', () => {
+  test('resumes from a pause without planning anything again, since a pause withdraws nothing', () => {
     const fleet = running();
     fleet.happen({ kind: 'pause', by: 'alice', note: '' });
     expect(fleet.happen({ kind: 'resume', by: 'alice', note: '' }).replan).toBe(false);

@@ -157,7 +157,7 @@ describe('whatever the facts', () => {
     );
   });
 
-  test('a wave opens only when somebody of the one before committed, or none of it is never-heard', () => {
+  test('a wave opens only when someone of the one before committed, or none of it is never-heard', () => {
     fc.assert(
       fc.property(anySituation, ({ rollout, bins }) => {
         const step = stepRollout(rollout, { kind: 'tick' }, { now: START, bins });
@@ -201,7 +201,7 @@ describe('whatever the facts', () => {
     );
   });
 
-  test('while nothing has failed and everybody is heard a tick never halts', () => {
+  test('while nothing has failed and everyone is heard a tick never halts', () => {
     fc.assert(
       fc.property(anySituation, ({ rollout, bins }) => {
         fc.pre(rollout.progress.state !== 'halted');

@@ -1,4 +1,4 @@
-/** What becomes of a good release, and of a bad one, when nobody intervenes. */
+/** What becomes of a good release, and of a bad one, when no one intervenes. */
 import { describe, expect, test } from 'vitest';
 import type { Rollout } from '#server/domain/rollout/rollout.ts';
 import { stepRollout } from '#server/domain/rollout/rollout-step.ts';
@@ -51,7 +51,7 @@ describe('a good release', () => {
     expect(fleet.rollout.progress.state).toBe('completed');
     expect(fleet.count('committed')).toBe(8);
     expect(fleet.audit()).toContainEqual(
-      expect.objectContaining({ kind: 'wave-opened', wave: 1, why: 'nobody in wave 1 is reachable' }),
+      expect.objectContaining({ kind: 'wave-opened', wave: 1, why: 'no one in wave 1 is reachable' }),
     );
   });
 
@@ -127,7 +127,7 @@ describe('a bad release', () => {
   });
 
   test.each(['wave-percentage', 'percentage-after-minimum', 'evidence'] as const)(
-    'of which nobody heard in its first wave opens no other without a person (%s)',
+    'of which no one heard in its first wave opens no other without a person (%s)',
     (rule) => {
       const fleet = fleetOf({
         devices: 50,
@@ -143,7 +143,7 @@ describe('a bad release', () => {
       });
       expect([fleet.count('overdue'), fleet.count('planned')]).toEqual([2, 48]);
 
-      // The person goes on without these two; the next wave of which nobody is heard is another decision.
+      // The person goes on without these two; the next wave of which no one is heard is another decision.
       fleet.happen({ kind: 'resume', by: 'alice', note: 'both canaries are in the warehouse' });
       expect(fleet.audit().at(-1)).toMatchObject({ kind: 'rollout-resumed', acknowledged: 0, neverHeard: 2 });
       fleet.run();

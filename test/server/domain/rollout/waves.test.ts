@@ -52,7 +52,7 @@ test('devices beyond the last wave of their only cohort are left, by name', () =
   expect(plan.left).toHaveLength(7);
 });
 
-test('the hash is the same for ever: plans are frozen, but tests and simulations are repeated', () => {
+test('the hash is the same forever: plans are frozen, but tests and simulations are repeated', () => {
   expect(queueHash('r-1', 'gw-01')).toBe(8639191916444131);
   expect(queueHash('r-2', 'gw-01')).toBe(2993852470990126);
 });

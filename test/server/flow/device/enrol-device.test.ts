@@ -141,7 +141,7 @@ test('a wiped or replaced device gets its id back with a token made for it; the 
   const line: unknown = JSON.parse((await world.store.readAudit(-1, 100)).at(-1)!.payload);
   expect(line).toMatchObject({ kind: 'device-enrolled', publicKey: key.key.keyval.public, replaced: true });
 
-  // Its answer may have been lost; the token lets in nobody else, and the old key does not come back.
+  // Its answer may have been lost; the token lets in no one else, and the old key does not come back.
   expect(await code(enrolment({ token }))).toBe('accepted');
   key = newSigner();
   expect(await code(enrolment({ token }))).toBe('already-exists');
@@ -150,7 +150,7 @@ test('a wiped or replaced device gets its id back with a token made for it; the 
   expect(world.link.disconnected).toEqual([GW1]);
 });
 
-test('who does not hold the key can not enrol it', async () => {
+test('who does not hold the key cannot enrol it', async () => {
   expect(await code(enrolment({}, newSigner()))).toBe('signature-invalid');
   const { payload, ...rest } = enrolment();
   expect(await code({ ...rest, payload: payload.replace('"gw2"', '"gw3"') })).toBe('signature-invalid');

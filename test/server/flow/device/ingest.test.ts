@@ -303,14 +303,14 @@ test('the same receipt twice in one report counts once', async () => {
   expect(await deploymentOf(GW1)).toMatchObject({ state: 'committed' });
 });
 
-test('a device can not move the deployment of another', async () => {
+test('a device cannot move the deployment of another', async () => {
   const others = await deploymentOf(Id.parse('gw-2'));
   await report(reportOf(1, { deployment: said(others, 'failed') }));
   expect(await deploymentOf(Id.parse('gw-2'))).toMatchObject({ state: 'offered' });
   expect(acks).toEqual(['gw-1 boot-1 1']);
 });
 
-test('a deployment that somebody else moves in between is loaded again and stepped from there', async () => {
+test('a deployment that someone else moves in between is loaded again and stepped from there', async () => {
   const deployment = await deploymentOf(GW1);
   const stamp = { kind: 'overdue', rollout, by: 'server' } as const;
   let raced = false;
@@ -362,7 +362,7 @@ test.each<[string, Buffer]>([
   ['of another version', bytesOf({ v: 2 })],
   ['nested without end', Buffer.from('['.repeat(60_000))],
   ['nothing', Buffer.alloc(0)],
-])('a message that is %s is counted, and harms nobody', async (_what, payload) => {
+])('a message that is %s is counted, and harms no one', async (_what, payload) => {
   for (const channel of ['state', 'heartbeat', 'online', 'log'] as const) ingest.message(GW1, channel, payload);
   await report(reportOf(1));
   expect([counted.get('state malformed'), counted.get('heartbeat malformed')]).toEqual([1, 1]);

@@ -83,7 +83,7 @@ test('the same bundle uploaded twice waits once', async () => {
   expect(await filesOf(world)).toHaveLength(1);
 });
 
-test('an upload that nobody publishes is forgotten after an hour, its files too', async () => {
+test('an upload that no one publishes is forgotten after an hour, its files too', async () => {
   await upload(world, bundle);
   world.pass(3_599_999);
   expect(await world.uploads.expire()).toBe(0);

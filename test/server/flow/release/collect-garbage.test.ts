@@ -40,7 +40,7 @@ const loseInPublishing = async (bundle: BundleFile): Promise<void> => {
 const artifactOf = async (version: string) =>
   (await world.store.getRelease(GATEWAY, version))!.bundles[0]!.manifest.artifacts[0]!;
 
-test('what nothing refers to is taken away after the grace period, not before; what is published stays for ever', async () => {
+test('what nothing refers to is taken away after the grace period, not before; what is published stays forever', async () => {
   await makeProduct(world);
   must(await publish(world, [await makeBundle(world, '1.0.0', { content: content('1.0.0') })]));
   await loseInPublishing(await makeBundle(world, '1.0.1', { content: content('1.0.1') }));

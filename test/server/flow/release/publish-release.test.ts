@@ -120,7 +120,7 @@ test('metadata that lists more than was uploaded is refused', async () => {
   expect(await publishWith([bundle], await signBundles(world, [bundle, more]))).toEqual(refused('bundle-invalid'));
 });
 
-test('who signed before somebody else published has to sign anew, and then succeeds', async () => {
+test('who signed before someone else published has to sign again, and then succeeds', async () => {
   const [first, second] = [await makeBundle(world, '1.0.0'), await makeBundle(world, '1.0.1')];
   must(await upload(world, second));
   const early = await signBundles(world, [second]);

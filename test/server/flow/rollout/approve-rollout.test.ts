@@ -35,7 +35,7 @@ beforeEach(async () => {
   rollout = await startRollout(world, '1.0.0');
 });
 
-test('nobody is offered anything before enough others have approved', async () => {
+test('no one is offered anything before enough others have approved', async () => {
   expect(await stateOf()).toEqual({ state: 'awaiting-approval', needed: 2, approvedBy: [], startAt: world.now() });
   world.pass(3_600_000);
   await run(world, rollout);
@@ -55,7 +55,7 @@ test('nobody is offered anything before enough others have approved', async () =
   expect(await approve('root')).toMatchObject({ code: 'conflict' });
 });
 
-test('one that nobody approves ends when its time is over', async () => {
+test('one that no one approves ends when its time is over', async () => {
   const planned = must(
     await planRollout(world, {
       product: GATEWAY,
@@ -82,7 +82,7 @@ test('one that nobody approves ends when its time is over', async () => {
   expect(await approve('carol')).toMatchObject({ code: 'conflict' });
 });
 
-test('its author can not approve it, nor can CI', async () => {
+test('its author cannot approve it, nor can CI', async () => {
   expect(await approve('ada')).toMatchObject({ code: 'forbidden', detail: expect.stringContaining('ada planned') });
   expect(await approve('ci')).toMatchObject({ code: 'forbidden' });
   expect(await kindsOf(world)).not.toContain('rollout-approved');

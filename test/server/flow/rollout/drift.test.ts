@@ -112,8 +112,8 @@ test('a device that is on its way back stays with the rollout that takes it ther
   expect(await reconcile(gw1!)).not.toContain(first);
 });
 
-// It was told by the name of its cohort, which is anybody's to choose.
-test('a rollout of somebody to a cohort named as those of reconcile is no way back', async () => {
+// It was told by the name of its cohort, which is anyone's to choose.
+test('a rollout of someone to a cohort named as those of reconcile is no way back', async () => {
   await releaseOf(world, '1.1.0');
   const [gw1] = await enrolFleet(world, 1);
   const release = (await world.store.getRelease(GATEWAY, '1.1.0'))!;
@@ -145,7 +145,7 @@ test('adopting makes what a device runs what it should run, by name in the log',
   });
 });
 
-test('devices can not be sent back to what was never published here, and are all named', async () => {
+test('devices cannot be sent back to what was never published here, and are all named', async () => {
   const [gw1, gw2] = await enrolFleet(world, 3);
   for (const device of [gw1!, gw2!]) for (const what of [OLD, MANUAL]) await beat(device, what);
   const never = 'gw-1 should run gateway@1.0.0, which was never published here: adopt what it runs instead';
@@ -174,7 +174,7 @@ test('devices that should run different releases are sent back all together, or 
       { device: gw2!, publicKey, seq, at: world.now(), running: MANUAL, floor: height, ...rest },
     ]);
   };
-  // Only the second can not go back, which shows when the first is planned already.
+  // Only the second cannot go back, which shows when the first is planned already.
   await floor(9, 1);
   const before = await kindsOf(world);
   const all = { devices: [gw1!, gw2!], by: 'ada' };

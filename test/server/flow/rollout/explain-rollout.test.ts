@@ -120,7 +120,7 @@ test.each([
   const asked = (verify: boolean) => explainRollout({ ...world, store }, rollout, { limit: 200, verify });
   const { items, faults: ofAll } = ExplanationView.parse(must(await asked(true)));
   expect(items[1]).toMatchObject({ decision: 2, at: second!.at, kinds: ['unreadable'], by: null, inputs: null });
-  expect(items[1]).toMatchObject({ sentence: 'Its record can not be read.', faults: ['its record can not be read'] });
+  expect(items[1]).toMatchObject({ sentence: 'Its record cannot be read.', faults: ['its record cannot be read'] });
   expect([items[0], items[2]]).toEqual([intact.items[0], intact.items[2]]);
   expect(ofAll).toEqual([]);
   expect(must(await asked(false)).items[1]).toMatchObject({ kinds: ['unreadable'], faults: null });

@@ -68,7 +68,7 @@ test('a device that comes to match joins the last wave, once, and is offered to 
   expect((await deviceOf(world, gw3!)).deployment).toBe(joined[0]!.id);
 });
 
-test('a frozen cohort takes nobody in', async () => {
+test('a frozen cohort takes no one in', async () => {
   await releaseOf(world, '1.1.0');
   const [gw1, gw2] = await enrolFleet(world, 2);
   await tag(gw1!);

@@ -51,7 +51,7 @@ test('a quick restart grants what devices need to reconnect, and deadlines furth
   });
 });
 
-test('no grace is granted when none is configured; all of it when nobody knows how long the server was away', async () => {
+test('no grace is granted when none is configured; all of it when no one knows how long the server was away', async () => {
   world.pass(120 * MINUTE);
   expect(await grantGrace(world, 0)).toMatchObject({ graceMs: 0, deployments: 0 });
   await world.store.setMeta('alive-at', 'yesterday');

@@ -97,7 +97,7 @@ describe.each(CLASSES)('a device that is overdue, %s, and turns up', (name, give
   });
 });
 
-// Found by hand: the log said that nobody had told it to run what it was on trial of.
+// Found by hand: the log said that no one had told it to run what it was on trial of.
 test('a device that is still on trial of what was given up drifts only when it stays with it', async () => {
   await device.idles('0.9.0');
   await stuckIn('trial')();

@@ -35,7 +35,7 @@ test('an urgent rollout takes devices over; trials finish; what was taken comes 
   expect(told?.kind === 'install' && told.rollout).toBe(urgent);
   expect(await kindsOf(world)).toContain('taken-over');
 
-  // The lower one gets nobody that the urgent one still wants, and says why.
+  // The lower one gets no one that the urgent one still wants, and says why.
   await report(world, trial, { outcome: 'committed' });
   await run(world, low);
   expect(await statesOf(low)).toEqual({ [gw1!]: 'committed', [gw2!]: 'planned' });
@@ -60,7 +60,7 @@ test('an activation that the takeover comes too late for is still believed', asy
   expect((await deploymentsOf(world, low))[0]?.state).toBe('trial');
 });
 
-test('an urgent rollout keeps nobody from lower ones while its window is shut, and takes devices over when it opens', async () => {
+test('an urgent rollout keeps no one from lower ones while its window is shut, and takes devices over when it opens', async () => {
   await releaseOf(world, '1.1.0');
   await releaseOf(world, '1.2.0');
   const [gw1, gw2] = await enrolFleet(world, 2);
@@ -88,7 +88,7 @@ test('of equal priority, whoever has a device keeps it', async () => {
   expect(Object.values(await statesOf(two))).toEqual(['planned']);
 });
 
-test('a paused urgent rollout keeps nobody waiting; the queue shows who waits for whom', async () => {
+test('a paused urgent rollout keeps no one waiting; the queue shows who waits for whom', async () => {
   await releaseOf(world, '1.1.0');
   await releaseOf(world, '1.2.0');
   const devices = await enrolFleet(world, 2);

@@ -89,7 +89,7 @@ const haltedRollout = async (onHalt: 'hold' | 'recall' = 'hold', counter = 0): P
 };
 
 describe('by command', () => {
-  test('those who committed get what they ran before, in an urgent rollout of its own; nobody else does', async () => {
+  test('those who committed get what they ran before, in an urgent rollout of its own; no one else does', async () => {
     const bad = await haltedRollout();
     must(await recall(bad));
     const back = await rolloutOf(`${bad}-r1`);
@@ -138,7 +138,7 @@ describe('by command', () => {
     expect(recalledOf(aborted.progress)).toMatchObject({ by: 'ada' });
   });
 
-  test('a halt that recalls, and finds nobody to go back, can be resumed', async () => {
+  test('a halt that recalls, and finds no one to go back, can be resumed', async () => {
     await releaseOf(world, '1.0.0');
     await releaseOf(world, '1.1.0');
     const devices = await enrolFleet(world, 3);
@@ -167,7 +167,7 @@ describe('by command', () => {
     expect(await devicesOf(`${running}-r1`)).toEqual(['gw-1', 'gw-2']);
   });
 
-  test('a second time looks anew at who has not gone back, and at nobody who is on the way', async () => {
+  test('a second time looks again at who has not gone back, and at no one who is on the way', async () => {
     const bad = await haltedRollout();
     must(await recall(bad));
     const first = id(`${bad}-r1`);
@@ -181,7 +181,7 @@ describe('by command', () => {
   });
 
   // Found by hand: it answered as the first time, as if it had done something.
-  test('with nobody left to recall a second time records nothing, unless who commits late is to go elsewhere', async () => {
+  test('with no one left to recall a second time records nothing, unless who commits late is to go elsewhere', async () => {
     const bad = await haltedRollout();
     expect(must(await recall(bad)).nobodyLeft).toBe(false);
     const said = await sentences();
@@ -197,7 +197,7 @@ describe('by command', () => {
     expect(must(await recall(bad, { to: '0.9.0' })).nobodyLeft).toBe(true);
   });
 
-  test('who could not go back is looked at anew, and is somebody left to recall', async () => {
+  test('who could not go back is looked at again, and is someone left to recall', async () => {
     const bad = await haltedRollout();
     must(await withdrawRelease(world, { product: GATEWAY, version: '1.0.0', reason: 'leaks', by: 'ada' }));
     for (const time of ['first', 'second'])
@@ -215,7 +215,7 @@ describe('by command', () => {
   });
 });
 
-describe('who can not go back stays, with the reason', () => {
+describe('who cannot go back stays, with the reason', () => {
   test('nothing ran before; it ran the release before the rollout came', async () => {
     await releaseOf(world, '1.1.0');
     await enrolFleet(world, 2);
@@ -227,7 +227,7 @@ describe('who can not go back stays, with the reason', () => {
     must(await recall(bad));
     expect(await staying(bad)).toEqual(['gw-1 not-by-this', 'gw-2 ran-nothing']);
     expect(await world.store.listRecalls(bad)).toEqual([]);
-    expect((await sentences()).join('\n')).toContain('device gw-2 can not go back: it ran nothing before');
+    expect((await sentences()).join('\n')).toContain('device gw-2 cannot go back: it ran nothing before');
   });
 
   test('the earlier release was withdrawn', async () => {
@@ -245,7 +245,7 @@ describe('who can not go back stays, with the reason', () => {
 });
 
 describe('to a release by name', () => {
-  test('everybody goes there, whatever they ran; another time too', async () => {
+  test('everyone goes there, whatever they ran; another time too', async () => {
     const bad = await haltedRollout();
     must(await withdrawRelease(world, { product: GATEWAY, version: '1.0.0', reason: 'leaks', by: 'ada' }));
     must(await recall(bad));
@@ -279,14 +279,14 @@ describe('to a release by name', () => {
 });
 
 describe('by itself', () => {
-  test('a halt of a rollout with onHalt: recall is recorded and enacted at once, and again by nobody', async () => {
+  test('a halt of a rollout with onHalt: recall is recorded and enacted at once, and again by no one', async () => {
     const bad = await haltedRollout('recall');
     expect(recalledOf((await rolloutOf(bad)).progress)).toMatchObject({ by: 'server' });
     expect(await devicesOf(`${bad}-r1`)).toEqual(['gw-1', 'gw-2']);
     await Promise.all([run(world, bad), enactRecall(world, bad), enactRecall(world, bad)]);
     expect(await world.store.listRecalls(bad)).toHaveLength(1);
     const back = id(`${bad}-r1`);
-    // The recall fails too: it halts, and nobody is taken forth and back.
+    // The recall fails too: it halts, and no one is taken forth and back.
     await run(world, back);
     for (const device of ['gw-1', 'gw-2']) await ends(back, device, 'reverted', '1.1.0');
     expect((await run(world, back)).progress).not.toHaveProperty('recalled');
@@ -339,7 +339,7 @@ describe('a plain rollout of an older release', () => {
     expect((await sentences()).join('\n')).toContain('leaving out 2 (2 of them below their security floor)');
   });
 
-  test('is refused when the floor forbids it to everybody', async () => {
+  test('is refused when the floor forbids it to everyone', async () => {
     await releaseOf(world, '1.0.0');
     await releaseOf(world, '1.1.0', 3);
     await bring('1.1.0', await enrolFleet(world, 2), 3);

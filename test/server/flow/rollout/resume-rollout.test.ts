@@ -67,7 +67,7 @@ test('what was acknowledged is not held against the rollout in its explanation a
   expect(now.inputs).toMatchObject({ acknowledged: { failed: 4 }, groups: [{ failed: 0 }] });
 });
 
-test('a device that has not failed can not be acknowledged', async () => {
+test('a device that has not failed cannot be acknowledged', async () => {
   const rollout = await haltedRollout();
   expect(await resume(rollout, [Id.parse('gw-99')])).toMatchObject({ ok: false, code: 'invalid-request' });
   expect(await resumeRollout(world, { rollout: Id.parse('ro-0'), note: 'x', by: 'ada' })).toMatchObject({

@@ -145,7 +145,7 @@ test('a device that was never heard becomes overdue, is told to stay as it is, a
   expect((await reportRollout(world, (await world.store.getRollout(rollout))!)).untouched).toBe(1);
 });
 
-test('a paused rollout offers to nobody new until it is resumed', async () => {
+test('a paused rollout offers to no one new until it is resumed', async () => {
   await enrolFleet(world, 3);
   await releaseOf(world, '1.0.0');
   const rollout = await startRollout(world, '1.0.0', { waves: [{ count: 1 }, { count: 3 }], policy: QUICK });
@@ -254,7 +254,7 @@ test('only devices that are let in and have a bundle take part; the others are c
   expect(lines.at(-1)?.payload).toContain('"excluded":3');
 });
 
-test('what can not be rolled out is refused with the reason', async () => {
+test('what cannot be rolled out is refused with the reason', async () => {
   await enrolFleet(world, 1, 'gw9');
   expect(await plan({})).toMatchObject({ code: 'not-found' });
   await releaseOf(world, '1.0.0');

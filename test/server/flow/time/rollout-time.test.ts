@@ -61,7 +61,7 @@ const startWaiting = async (): Promise<{ rollout: Id; gw1: Id }> => {
   return { rollout: await startRollout(world, '1.1.0', { policy: NIGHT }), gw1: gw1! };
 };
 
-test('outside of its window nobody is offered anything, and why is said; inside it goes on', async () => {
+test('outside of its window no one is offered anything, and why is said; inside it goes on', async () => {
   const { rollout, gw1 } = await startWaiting();
   expect((await deploymentsOf(world, rollout)).map(({ state }) => state)).toEqual(['planned', 'planned']);
   expect(await explained(rollout)).toContain('waits for the maintenance window of fleet, which opens in 2 h');
