@@ -108,7 +108,7 @@ async function* counted(source: Readable, onBytes: (done: number) => void): Asyn
 /** Fast, and as small as that gives: what is compressed already passes as it is. */
 const compressed = (source: AsyncIterable<Uint8Array>): Readable => {
   const compressor = createZstdCompress();
-  // Whoever reads it gets its errors.
+  // Its reader gets its errors.
   pipeline(source, compressor, () => {});
   return compressor;
 };

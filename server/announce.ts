@@ -16,7 +16,7 @@ export const announce = (
     const folder = inDataFolder(dataDir).keys;
     log.warn(
       { event: 'keys-online', folder },
-      `ALL keys, root and targets too, lie in ${folder}: whoever gets that folder can sign for this fleet (docs/operations.md)`,
+      `ALL keys, root and targets too, lie in ${folder}: anyone who gets that folder can sign for this fleet (docs/operations.md)`,
     );
   }
   const open = [http.host, mqtt.host].filter((host) => !isLoopback(host));

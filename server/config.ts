@@ -17,7 +17,7 @@ const count = (max: number) => z.coerce.number().int().min(0).max(max);
 /** The environment and flags know only text. */
 const Switch = z.union([z.boolean(), z.enum(['true', 'false']).transform((word) => word === 'true')]);
 
-/** `10.0.0.7`, `10.0.0.0/8`, `fd00::/8`; nothing that would trust everyone, since then anyone is whoever he says. */
+/** `10.0.0.7`, `10.0.0.0/8`, `fd00::/8`; nothing that would trust everyone, since then a client could claim any address. */
 const ProxyAddress = z.string().refine((text) => {
   const [address = '', bits, ...more] = text.split('/');
   const family = isIP(address);

@@ -1,4 +1,4 @@
-/** What has to be done now and then, whoever is or is not looking. Each task is idempotent, so missing or repeating one is harmless. */
+/** What has to be done now and then, no matter who is or is not looking. Each task is idempotent, so missing or repeating one is harmless. */
 import { CronJob } from 'cron';
 import type { Id } from '#shared/ids.ts';
 import type { Uptime } from '#shared/machine-uptime.ts';

@@ -1,4 +1,4 @@
-/** Why the server does not start, in words for whoever started it: no bug, so a stack trace would not help. */
+/** Why the server does not start, in words for the person who started it: no bug, so a stack trace would not help. */
 export class StartFailure extends Error {
   constructor(message: string, cause?: unknown) {
     super(message, { cause });

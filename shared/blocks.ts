@@ -1,6 +1,6 @@
 /**
  * Blocks: what a device otherwise reads over HTTP, in pieces over its MQTT connection. A request is JSON; an answer is the length of a
- * JSON header (32 bits, big-endian), the header, and the bytes. Both are QoS 0: whoever misses an answer asks again.
+ * JSON header (32 bits, big-endian), the header, and the bytes. Both are QoS 0: a device that misses an answer asks again.
  */
 import { z } from 'zod';
 import { Id } from './ids.ts';

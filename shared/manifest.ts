@@ -119,7 +119,7 @@ export const HealthCheck = z.discriminatedUnion('kind', [
       ({ program, pidFile }) => program === undefined || pidFile === undefined,
       'give a program or a pidFile, not both',
     ),
-  /** The file was modified lately: whoever writes it is alive. */
+  /** The file was modified lately: its writer is alive. */
   z.strictObject({ kind: z.literal('file'), ...named, path: CheckedPath, withinMs: DurationMs.min(1) }),
 ]);
 export type HealthCheck = z.infer<typeof HealthCheck>;
@@ -173,7 +173,7 @@ export const Manifest = z
         environment: z.record(z.string().regex(/^[A-Za-z_][A-Za-z0-9_]{0,63}$/), z.string().max(4096)).default({}),
       })
       .optional(),
-    /** The agent's own file in this slot: whoever runs this release runs that agent (docs/decisions/0010). Without one, the installed agent. */
+    /** The agent's own file in this slot: a device that runs this release runs that agent (docs/decisions/0010). Without one, the installed agent. */
     agent: z.strictObject({ path: SlotPath }).optional(),
     health: HealthPolicy.prefault({}),
     hooks: z

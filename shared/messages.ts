@@ -111,7 +111,7 @@ export type StateReport = z.infer<typeof StateReport>;
 /** Not signed: a device believes ten minutes at most. */
 export const SpreadMs = z.number().int().min(0);
 
-/** No one signs what numbers were used: whoever makes it up must leave a device enough of them. */
+/** No one signs what numbers were used: a server that makes it up must leave a device enough of them. */
 const SEQ_TOLD_MAX = Math.floor(Number.MAX_SAFE_INTEGER / 2);
 
 /**
@@ -156,7 +156,7 @@ export const LogPiece = z.object({
   part: z.number().int().min(1).max(LOG_PARTS_MAX),
   parts: z.number().int().min(1).max(LOG_PARTS_MAX),
   at: Millis,
-  /** Anything at all: whoever shows it must take care. */
+  /** Anything at all: show it with care. */
   text: z.string().max(LOG_BYTES_MAX),
 });
 export type LogPiece = z.infer<typeof LogPiece>;

@@ -1,4 +1,4 @@
-/** Reading a tree's tar, whoever made it: how it is decompressed, what its entries may be, and what of them does not reach a device. */
+/** Reading a tree's tar, no matter who made it: how it is decompressed, what its entries may be, and what of them does not reach a device. */
 import { pipeline, Readable, Transform } from 'node:stream';
 import { constants, createGunzip, createZstdDecompress } from 'node:zlib';
 import { extract, type Header } from 'tar-stream';

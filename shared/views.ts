@@ -224,7 +224,7 @@ export const RolloutView = z.object({
     .nullable(),
 });
 export type RolloutView = z.infer<typeof RolloutView>;
-/** The answer to whoever plans or recalls one. `notices`: what of that is not as may have been meant, each one sentence. */
+/** The answer to a plan or a recall. `notices`: what of that is not as may have been meant, each one sentence. */
 export const NoticedView = z.object({ ...RolloutView.shape, notices: z.array(z.string()) });
 /** A rollout in the queue. `waitsFor`: how many of its planned devices other rollouts have, or come first for. */
 export const QueuedView = z.object({

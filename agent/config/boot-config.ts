@@ -1,4 +1,4 @@
-/** The parts of the configuration that say how the device boots, whoever writes into its slots. docs/boot-selectors.md explains each. */
+/** The parts of the configuration that say how the device boots, no matter what writes into its slots. docs/boot-selectors.md explains each. */
 import { z } from 'zod';
 
 export const Path = z.string().max(4096).regex(/^\//, 'must be an absolute path');

@@ -135,7 +135,7 @@ export const stepInstall = (now: InstallState, event: InstallEvent): Step => {
   return { next: enter(row[2], now, event), effects: effectsOf(row, now, event) };
 };
 
-/** Whoever was let go on just before a window closed may take so long to say so. */
+/** A device that was let go on just before a window closed may take so long to say so. */
 const SAID_WITHIN_MS = 60_000;
 /** The instruction lets the device go on, as far as it knows: it needs no one to tell it. */
 const isTime = (allowedAt: typeof mayInstallAt, now: Journey, at: number): boolean =>

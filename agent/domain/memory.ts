@@ -34,7 +34,7 @@ export const stepMemory = (memory: Memory, event: InstallEvent): { next: Memory;
     event.kind === 'offered' &&
     memory.last?.deployment === event.offer.install.deployment &&
     memory.last.outcome !== 'withdrawn' &&
-    // What is committed runs: whoever asks for another attempt has not heard of it yet.
+    // What is committed runs: a server that asks for another attempt has not heard of it yet.
     (memory.last.outcome === 'committed' || (event.offer.install.attempt ?? 1) <= (memory.last.attempt ?? 1));
   const { next, effects } = endedBefore ? { next: now, effects: [] } : stepInstall(now, event);
   const desiredSeq = seenSeq(now, event) ?? memory.desiredSeq;

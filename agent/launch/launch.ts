@@ -1,5 +1,5 @@
 /**
- * Which agent to run (docs/decisions/0010): a release may carry the agent's own file, and whoever runs the release runs that agent. The
+ * Which agent to run (docs/decisions/0010): a release may carry the agent's own file, and a device that runs the release runs that agent. The
  * installed agent decides it at every start, before anything else, as a boot loader would; it is never updated this way itself.
  */
 import { randomBytes } from 'node:crypto';

@@ -18,7 +18,7 @@ export type SelfUpdateOptions = {
   env: Record<string, string | undefined>;
   /** The file that runs. */
   program: string;
-  /** Ends this process gracefully; whoever keeps it running starts the launcher again. */
+  /** Ends this process gracefully; what keeps it running starts the launcher again. */
   relaunch(): void;
   log: Log;
 };

@@ -1,7 +1,7 @@
 /**
  * Starts a command in a process group of its own and waits for its end, but never without a bound: when its time is up, or it is not wanted any more, the
  * group gets SIGKILL. What outlives even that is stuck in the kernel (a dead network file system, a broken driver), or has become another user's. It is
- * left behind, and few of the same are: whoever wants to start one more is refused.
+ * left behind, and few of the same are: a caller that wants to start one more is refused.
  */
 import type { ChildProcess, SpawnOptions } from 'node:child_process';
 import { EventEmitter, once } from 'node:events';

@@ -17,7 +17,7 @@ export const isFull = (error: unknown): boolean => FULL.has(errorCode(error));
 /** Whether the system has refused something, and not a library or a bug. */
 export const isSystemError = (error: unknown): boolean => /^E(?!RR_)[A-Z0-9]+$/.test(errorCode(error));
 
-/** Goes on where the system refuses: whoever needs what was to be done finds out. Anything else is a bug and is thrown again. */
+/** Goes on where the system refuses: what needs it finds out. Anything else is a bug and is thrown again. */
 export const asFarAsPossible = async (doing: Promise<unknown>): Promise<void> => {
   await doing.catch((error: unknown) => {
     if (!isSystemError(error)) throw error;

@@ -3,7 +3,7 @@ import type { Contact } from '../domain/contact.ts';
 import { examineNetwork, type NetworkOptions } from './network.ts';
 
 export type ContactWatch = {
-  /** At once. Whoever asks is told what was found last, and makes that be looked at again. */
+  /** At once. A caller is told what was found last, and makes that be looked at again. */
   contact: () => Contact;
   stop(): Promise<void>;
 };

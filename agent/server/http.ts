@@ -145,7 +145,7 @@ const readAtMost = async (response: HttpAnswer, bytesMax: number): Promise<Buffe
   for await (const piece of response.body ?? []) {
     bytes += piece.byteLength;
     pieces.push(piece);
-    // Leaving the loop cancels the body. Whoever asked sees that it is too long.
+    // Leaving the loop cancels the body. The caller sees that it is too long.
     if (bytes > bytesMax) break;
   }
   return Buffer.concat(pieces, bytes);

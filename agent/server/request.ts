@@ -118,7 +118,7 @@ const begin = (
 };
 
 const answerOf = (response: IncomingMessage, signal: AbortSignal): HttpAnswer => {
-  // Aborted while no one reads it: without a listener that would end the process. Whoever reads still gets it.
+  // Aborted while no one reads it: without a listener that would end the process. A later reader still gets it.
   response.on('error', () => undefined);
   async function* pieces(): AsyncGenerator<Uint8Array> {
     try {

@@ -167,7 +167,7 @@ const reader = (options: StreamOptions, answer: HttpAnswer, stop: AbortControlle
     arrived += next.value.length;
     watched.arrived(next.value.length);
     options.onBytes(next.value.length);
-    // Whoever sends more than was promised sends something else.
+    // A server that sends more than was promised sends something else.
     if (arrived > limit) throw fail('ENDLESS_DATA', `the server sends more than ${limit} bytes`);
     held.push(next.value);
     return true;

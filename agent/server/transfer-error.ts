@@ -16,7 +16,7 @@ export class TransferError extends Error {
   }
 }
 
-/** Whoever asked does not want it any more. */
+/** The caller does not want it any more. */
 export const stopped = (): TransferError =>
   new TransferError('FETCH_FAILED', 'the download was stopped', { retry: false });
 

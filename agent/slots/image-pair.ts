@@ -1,5 +1,5 @@
 /**
- * What all pairs that boot the whole device share, whoever writes into their slots: what the boot selector and the running system say
+ * What all pairs that boot the whole device share, no matter what writes into their slots: what the boot selector and the running system say
  * together, and how a slot is filled.
  */
 import type { Id } from '#shared/ids.ts';

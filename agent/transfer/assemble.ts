@@ -205,7 +205,7 @@ const fetchChunk = async (
     } catch (error) {
       if (!(error instanceof TransferError) || !error.retry || signal.aborted) throw error;
       attempts += 1;
-      // Whoever sends too much does so on purpose.
+      // A server that sends too much does so on purpose.
       if (error.code === 'ENDLESS_DATA') wrong += 1;
       if (attempts >= ATTEMPTS_MAX || wrong >= WRONG_HASHES_MAX) throw error;
       options.onTrouble({ code: error.code, message: error.message, attempts });

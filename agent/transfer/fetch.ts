@@ -237,7 +237,7 @@ const receive = async (
     answer.stop.abort();
   }
   if (arrived > bytes) {
-    // Whoever sends more than was signed sends something else: nothing of it is worth keeping.
+    // A server that sends more than was signed sends something else: nothing of it is worth keeping.
     await handle.truncate(0);
     return fail('ENDLESS_DATA', `the server sends more than ${bytes} bytes`);
   }

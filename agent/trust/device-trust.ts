@@ -33,7 +33,7 @@ export type DeviceTrust = {
   /**
    * Refreshes the metadata and checks the document up to `INSTRUCTION_EXPIRED`. Does not remember its `seq`: call `acceptSeq`
    * before acting on it. A document with the `seq` accepted last passes, so that it can be checked again before activating;
-   * whoever calls tells by the `seq` that it is not new.
+   * the caller tells by the `seq` that it is not new.
    */
   checkDesired(desired: Desired): Promise<TrustResult<DesiredLeaf>>;
   /** Durable when it resolves. A lower number than before changes nothing. */

@@ -1,4 +1,4 @@
-/** How a program is run and measured, whoever has written it. */
+/** How a program is run and measured, no matter who has written it. */
 import { spawn, spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { once } from 'node:events';

@@ -1,4 +1,4 @@
-/** `sluice backup` and `sluice restore`: on the server's own machine, by whoever may read the data folder. */
+/** `sluice backup` and `sluice restore`: on the server's own machine, by anyone who may read the data folder. */
 import type { Command } from 'commander';
 import type { Backup } from '#server/backup.ts';
 import { loadConfig } from '#server/config.ts';

@@ -55,7 +55,7 @@ const addCheck = (group: Command): void => {
 
 const addApprove = (group: Command): void => {
   const command = withServer(group.command('approve'))
-    .description('Approve a release for a channel; whoever published or promotes it does not count')
+    .description('Approve a release for a channel; the person who published or promotes it does not count')
     .argument('<release>', 'product@version')
     .requiredOption('--to <channel>', 'for which channel', id)
     .option('--note <text>', 'what was looked at, for the audit log', '')

@@ -105,9 +105,10 @@ export const addCreate = (group: Command): void => {
     .option('--priority <0-100>', 'takes devices over from lower ones (default 50)', wholeNumber)
     .option('--urgent', `priority ${URGENT_PRIORITY}`)
     .addOption(
-      new Option('--on-halt <what>', 'after a halt: wait for a person, or send back at once whoever committed').choices(
-        ['hold', 'recall'],
-      ),
+      new Option(
+        '--on-halt <what>',
+        'after a halt: wait for a person, or send back at once the devices that committed',
+      ).choices(['hold', 'recall']),
     )
     .option('--follow', 'enrol devices that come to match its cohorts later, into the last wave')
     .option('--watch', 'go on watching it; see rollout watch for the exit codes')
@@ -144,7 +145,7 @@ export const addCreate = (group: Command): void => {
     ],
     ['A hotfix, before all others', 'sluice rollout create gateway@1.1.1 --cohort everyone --urgent'],
     [
-      'Should it halt, whoever committed goes back at once',
+      'Should it halt, devices that committed go back at once',
       'sluice rollout create gateway@1.1.0 --cohort everyone=10%,100% --on-halt recall',
     ],
     [

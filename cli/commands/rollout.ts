@@ -68,7 +68,7 @@ const addVerb = (
     .action(async (rollout: Id, flags: ServerFlags & { note: string }) => {
       const client = await connect(flags);
       const view = await client.call(route, { params: { rollout }, body: { note: flags.note } });
-      // Whoever stops a fleet halfway wants to know which half.
+      // A person who stops a fleet halfway wants to know which half.
       const deployments = verb === 'abort' ? await deploymentsOf(client, rollout) : undefined;
       if (flags.json === true) return printJson(deployments === undefined ? view : { ...view, deployments });
       print(describeRollout(view));

@@ -40,7 +40,7 @@ export const openProcesses = (logFolder: string): Processes => {
   const failure = new Promise<never>((_, reject) => {
     fail = reject;
   });
-  failure.catch(() => {}); // Whoever waits for it hears it; no one else has to.
+  failure.catch(() => {}); // A caller that waits hears it; no other has to.
   return {
     failure,
     start: async (name, arguments_) => {

@@ -75,7 +75,7 @@ const rowOf = (device: DeviceView, snapshot: Snapshot) => {
   const deployment = snapshot.deployments.find((one) => one.device === device.id);
   const state = deployment?.state ?? 'planned';
   const runs = device.running === null ? 'nothing' : releaseRef(device.running.product, device.running.version);
-  // Once it is over, whoever was never offered anything never will be.
+  // Once it is over, a device that was never offered anything never will be.
   const over = ['halted', 'aborted'].includes(snapshot.rollout.state);
   const meaning = over && state === 'planned' ? 'never touched' : (MEANINGS[state] ?? '');
   return { state, meaning, runs, cohort: deployment?.cohort ?? '', colour: COLOURS[state] ?? paint.cyan };

@@ -1,7 +1,7 @@
 /**
  * Answers what a device that cannot reach HTTP asks for over MQTT, block by block. What it may read and what that says decides the
  * HTTP application itself: each request is passed on to it, as that device's. Bounded per device and in all; what is too much is
- * dropped, and asked for again by whoever still wants it.
+ * dropped, and asked for again by a device that still wants it.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { BLOCK_WINDOW_MAX, BlockRequest, encodeBlock } from '#shared/blocks.ts';
@@ -46,7 +46,7 @@ export const serveBlocks = (options: BlocksOptions): BlockServer => {
       reading += 1;
       return;
     }
-    // Whoever has done passes the turn on.
+    // A device whose turn is over passes it on.
     await new Promise<void>((resolve) => void waiting.push(resolve));
   };
   const done = (): void => {

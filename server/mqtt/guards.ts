@@ -1,5 +1,5 @@
 /**
- * What aedes leaves open to whoever can open a socket: packets of up to 256 MiB are gathered in memory before anything
+ * What aedes leaves open to anyone who can open a socket: packets of up to 256 MiB are gathered in memory before anything
  * looks at them, also before login, and nothing counts packets or connections.
  */
 import type { Socket } from 'node:net';

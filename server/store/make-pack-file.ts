@@ -28,7 +28,7 @@ export const makePackFile = async (
     throw Object.assign(new Error(answer.message), { code: answer.code });
   } finally {
     signal.removeEventListener('abort', abort);
-    // Whoever stops must find the file no longer in the making.
+    // A caller that stops must find the file no longer in the making.
     await worker.terminate();
   }
 };

@@ -10,7 +10,7 @@ import { syncFolder } from '#shared/durable.ts';
 import { Sha256 } from '#shared/ids.ts';
 import { accept, type Refusal, type Result, refuse } from '#shared/problems.ts';
 
-/** Bytes that arrived whole, not yet an object. Whoever staged it either keeps or drops it. */
+/** Bytes that arrived whole, not yet an object. The caller either keeps or drops it. */
 export type StagedObject = { sha256: Sha256; bytes: number; file: string };
 /** First and last byte, both included, from 0. */
 export type ByteRange = { start: number; end: number };

@@ -145,7 +145,7 @@ export const releasesApi = {
     path: '/api/v1/releases/:release/approve',
     roles: OPERATE,
     tags: ['releases'],
-    summary: 'Approve a release for a channel; whoever published or promotes it does not count',
+    summary: 'Approve a release for a channel; the person who published or promotes it does not count',
     ...release,
     body: z.strictObject({ channel: Id, note: text(512).default('') }),
     answer: RequirementsView,

@@ -1,6 +1,6 @@
 /**
  * The index of an artifact: which chunks it consists of, in order. The signed manifest pins its digest and length, so
- * whoever has the right bytes of it knows the digest of every chunk before it is fetched. docs/transfer.md specifies it.
+ * a device that has the right bytes of it knows the digest of every chunk before it is fetched. docs/transfer.md specifies it.
  *
  * Header, 16 bytes: `SLUICEIX`, the chunking format (1 byte), three zeros, the number of records (32 bits, little-endian).
  * Record, 35 bytes: SHA-256 of the chunk's bytes, their number (24 bits, little-endian).

@@ -22,7 +22,7 @@ export const compressedInside = (head: Uint8Array): string | undefined => {
   return found;
 };
 
-/** What whoever makes or publishes such an artifact is told. */
+/** What the maker or publisher of such an artifact is told. */
 export const compressedWarning = (artifact: string, how: string): string =>
   `${artifact} is compressed inside (${how}): updates to its next version will fetch several times as much as they need. ` +
   'Leave it uncompressed, since transfers compress by themselves.';

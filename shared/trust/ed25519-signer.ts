@@ -8,7 +8,7 @@ import type { Sha256 } from '../ids.ts';
 import { accept, type Result, refuse } from '../problems.ts';
 import { keyIdOf, type PublicKey, publicKeyOf } from './keys.ts';
 
-/** Whoever can sign with one key. `sign` gives the signature in hexadecimal; a text is signed as its UTF-8. */
+/** Something that can sign with one key. `sign` gives the signature in hexadecimal; a text is signed as its UTF-8. */
 export type Signer = { key: PublicKey; keyId: Sha256; sign(bytes: Uint8Array | string): string };
 
 /** The DER of an Ed25519 PKCS#8 up to its 32 bytes of seed (RFC 8410, section 7). */

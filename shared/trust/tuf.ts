@@ -32,7 +32,7 @@ export const TARGETS_MAX = 500;
 export const ROLES_MAX = 1000;
 
 /**
- * Names of delegated roles and of metadata: they come from whoever signs, and stand in file names and addresses. No dot, no slash, not
+ * Names of delegated roles and of metadata: they come from the signer, and stand in file names and addresses. No dot, no slash, not
  * longer than a file system takes. Products' roles are `ci-` and an `Id`.
  */
 export const RoleName = z

@@ -35,7 +35,7 @@ export const openCrashRig = async () => {
   beforeEach(forget);
 
   const settledDevice = async (finished?: (stop: () => Promise<void>) => void) => {
-    // Whoever was here before has gone, and nothing of it is on its way any more.
+    // The agent that was here before has gone, and nothing of it is on its way any more.
     await until('the broker has noticed', server.nobodyIsConnected, DEADLINE_MS);
     forget();
     const device = await openDevice(server, {}, finished);

@@ -19,7 +19,7 @@ const openDevice = async () => {
   await deploy(slots, 'a', await makeRelease(dataDir, '1.0.0', { agent: { path: 'app.js' } }), 'd1');
   await supervisor.stop();
   const agent = join(dataDir, 'slots/a/app.js');
-  /** One start by whoever keeps it running; an agent other than the installed one ends at once. */
+  /** One start by what keeps it running; an agent other than the installed one ends at once. */
   const start = async (): Promise<string> => {
     const choice = await chooseAgent(dataDir, builtIn);
     if (choice.file !== builtIn) return choice.file;

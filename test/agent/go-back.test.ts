@@ -32,7 +32,7 @@ afterAll(async () => {
   for (const finish of finishers) await finish();
 });
 beforeEach(async () => {
-  // Whoever was here before has gone, and nothing of it is on its way any more.
+  // The agent that was here before has gone, and nothing of it is on its way any more.
   await until('the broker has noticed', server.nobodyIsConnected);
   Object.assign(server.state, { desired: null, reports: [], receipts: [], requests: [] });
 });

@@ -70,7 +70,7 @@ export const BALLAST_BYTES = 4 * 1024 * 1024;
 
 export type TestServer = Awaited<ReturnType<typeof startTestServer>>;
 
-/** Lives as long as the test; or, in `beforeAll`, until whoever started it calls `stop`. */
+/** Lives as long as the test; or, in `beforeAll`, until its starter calls `stop`. */
 export const startTestServer = async (
   finished: (stop: () => Promise<void>) => void = onTestFinished,
   now: () => number = Date.now,

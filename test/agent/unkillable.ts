@@ -5,7 +5,7 @@
 import { execFile } from 'node:child_process';
 import { promisify } from 'node:util';
 
-/** In front of the command of whoever must not be able to kill it. */
+/** In front of the command of an agent that must not be able to kill it. */
 export const WITHOUT_KILL = ['setpriv', '--bounding-set', '-kill', '--inh-caps', '-kill'];
 export const UNKILLABLE = ['setpriv', '--reuid', '65534', '--regid', '65534', '--clear-groups', 'sleep'];
 

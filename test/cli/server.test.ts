@@ -159,7 +159,7 @@ test('CI publishes with a key and a token of its own, which can do nothing else'
   });
   const accepted = await json(publish('hang', '--stage', 'staging'), ci);
   expect(accepted).toMatchObject({ release: 'gateway@1.3.0', progress: { state: 'staged', channels: ['staging'] } });
-  // Two pipelines at once: whoever comes second signs again.
+  // Two pipelines at once: the second signs again.
   const both = await Promise.all([sluice(publish('crash-at-start'), ci), sluice(publish('unhealthy-later'), ci)]);
   expect(both).toMatchObject([{ code: 0 }, { code: 0 }]);
   const there = ['1.2.0', '1.3.0', '1.4.0'].map((version) => expect.objectContaining({ version }));

@@ -18,7 +18,7 @@ export type Disk = 'well' | 'full' | 'tight' | 'broken' | 'read-only';
 const BLOCK_BYTES = 4096;
 const REFUSES: Partial<Record<Disk, string>> = { broken: 'EIO', 'read-only': 'EROFS' };
 
-/** Whoever uses the volume now. */
+/** What uses the volume now. */
 export type User = {
   isDead(): boolean;
   /** Before each change; true: the process dies here, and the change does not happen. */
@@ -30,7 +30,7 @@ export type User = {
   spoils(path: string): boolean;
   /** A program is run. Undefined: it never ends. */
   run(command: string[]): Promise<Ran> | undefined;
-  /** The same for whoever cannot wait. */
+  /** The same for a caller that cannot wait. */
   runSync: (command: string[]) => string;
 };
 export type Ran = { code: number; stdout: string; stderr: string };

@@ -61,7 +61,7 @@ export const openWorld = async (exploration: Exploration, realTime: Time, mounte
   const first = await makeRelease(`${ROOT}/factory`, kind.kind, '1.0.0', true);
   const release = await makeRelease(`${ROOT}/factory`, kind.kind, '1.1.0', scenario !== 'unhealthy');
   const device = await kind.make(mounted, first);
-  /** Whoever looks at it from outside. */
+  /** What looks at it from outside. */
   const quiet: User = { ...IDLE, runSync: device.runSync, run: (command) => device.run(command, () => false) };
   attach(quiet);
   await device.powerOn();

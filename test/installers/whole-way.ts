@@ -36,7 +36,7 @@ const start = async (open: () => Promise<Board>) => {
   const imageOf = (version: string, text = 'image'): Buffer => Buffer.alloc(IMAGE_BYTES, `${text} ${version} `);
   const publish = async (version: string, well: boolean, image: Buffer, damage = false): Promise<Published> => {
     const packed = await board.pack(version, image);
-    // As if whoever signs bundles, and not whoever signs releases, were another.
+    // As if bundles were signed by another person than releases.
     if (damage) packed.writeUInt8(packed.readUInt8(packed.length >> 1) ^ 1, packed.length >> 1);
     return publishPacked(server, board, version, well, packed);
   };

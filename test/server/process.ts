@@ -6,7 +6,7 @@ import { openProcesses } from '#cli/demo/processes.ts';
 
 const Ready = z.object({ httpUrl: z.string(), mqttUrl: z.string(), adminToken: z.string() });
 
-/** Its data is in `server/` of the folder. `processes` is to be stopped by whoever started this. */
+/** Its data is in `server/` of the folder. `processes` is to be stopped by the caller. */
 export const startServerProcess = async (work: string) => {
   const processes = openProcesses(work);
   const settings = {

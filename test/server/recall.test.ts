@@ -166,7 +166,7 @@ test('what two devices committed and a third could not bear is recalled by its h
   const resumed = await runSluice(['rollout', 'resume', bad.id, '--note', 'x'], { environment, cwd: dir });
   expect(resumed).toMatchObject({ code: 1, err: expect.stringContaining('was recalled') });
   const again = await runSluice(['rollout', 'recall', bad.id], { environment, cwd: dir });
-  const nobody = `No one is left to recall: whoever ran gateway@1.1.0 because of ${bad.id} went back, is on the way, or runs something else by now.\n`;
+  const nobody = `No one is left to recall: each device that ran gateway@1.1.0 because of ${bad.id} went back, is on the way, or runs something else by now.\n`;
   expect(again).toMatchObject({ code: 0, out: nobody });
   for (const agent of agents) await agent.stop();
 }, 300_000);

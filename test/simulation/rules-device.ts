@@ -31,11 +31,11 @@ export const watchOf = (world: World, rows: Rows, server: Server, witness: Witne
     // Where its policy says so, a device that finds no one to ask goes by what it was told last.
     if (!isAsked && plan?.policy.confirm === 'when-reachable') return;
     if (asked === undefined || !isAsked) return refuse('without having asked whether the offer still stands');
-    // Whoever ran the release for good already, and forgot it with the journal, is not a new device.
+    // A device that ran the release for good already, and forgot it with the journal, is not a new device.
     if (!committed) {
       const stoppedAt = witness.stoppedAt(row.rollout);
       const ended = row.state === 'withdrawn' || row.state === 'reverted' || row.state === 'failed';
-      // A pause lets those go on who have their offer; a trial that is under way may be started again by whoever forgot it.
+      // A pause lets those go on who have their offer; a trial that is under way may be started again by a device that forgot it.
       if (stoppedAt !== undefined && ended && asked > stoppedAt)
         return refuse(': it asked after the rollout had stopped, and was told to go on');
       if (stoppedAt !== undefined && !witness.toldWhenStopped(row.rollout).has(deployment))

@@ -1,4 +1,4 @@
-/** With the faults off, whoever runs a release because of a recalled rollout is back, or it is said why not. */
+/** With the faults off, a device that runs a release because of a recalled rollout is back, or it is said why not. */
 import { recalledOf } from '#server/domain/rollout/recall.ts';
 import type { RolloutRecord } from '#server/store/rollouts.ts';
 import type { Device } from './agent.ts';

@@ -24,7 +24,7 @@ export const watchReports = (world: World, rows: Rows, witness: Witness): Report
       const record = rows.device(device);
       if ((record?.reportSeq ?? 0) < seq) world.violate(`report ${seq} of ${device} is acknowledged and not committed`);
       const report = carried.get(`${device} ${seq}`);
-      // Whoever has started again says again what it still knows, and hears no acknowledgement of before.
+      // A device that has started again says again what it still knows, and hears no acknowledgement of before.
       if (report === undefined || report.boot !== record?.boot) return;
       const lost = report.receipts.find((receipt) => !witness.receipts.has(receipt));
       if (lost !== undefined)

@@ -45,7 +45,7 @@ const checkUnseen = (world: World, rows: Rows, rollout: Id, seen: ReadonlyMap<Id
   }
 };
 
-/** Whoever owns a device is a deployment of it that is under way. */
+/** What owns a device is a deployment of it that is under way. */
 const checkOwners = (world: World, rows: Rows): void => {
   for (const device of rows.devices()) {
     if (device.deployment === null) continue;

@@ -181,5 +181,5 @@ export const openWorld = (options: Options, time: Time, signerOf: World['signerO
   };
 };
 
-/** Whoever waits for this waits forever: that is how calls of a dead process end. */
+/** What waits for this waits forever: that is how calls of a dead process end. */
 export const never = <T>(): Promise<T> => new Promise<T>(() => {});

@@ -60,7 +60,7 @@ const openGrubStore = (environment: string): VariableStore => {
     write: async (changes) => write(environment, apply(await current(), changes)),
     settle: async () => {
       const variables = await current();
-      // A committed state only: whoever reads the second file does not count.
+      // A committed state only: a boot loader that reads the second file does not count.
       if ((variables['TRIAL'] ?? '') === '') await write(committedFile(environment), apply(variables, {}));
     },
     check: () => checkFolder(environment),

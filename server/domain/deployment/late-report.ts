@@ -1,6 +1,6 @@
 /**
  * A device that was given up as overdue turns up, and does not know of its deployment any more: what it runs then tells how
- * it went. Bad news is taken at its word; good news would need its receipt, so whoever runs the release stays as it is.
+ * it went. Bad news is taken at its word; good news would need its receipt, so a device that runs the release stays as it is.
  */
 import type { Running } from '#shared/deployment.ts';
 import type { Millis, Sha256 } from '#shared/ids.ts';
@@ -12,7 +12,7 @@ import type { DeploymentStep } from './deployment-step.ts';
 const whereTo = ({ overdue, reached }: DeploymentRecord): 'reverted' | 'withdrawn' | null => {
   if (overdue === null || overdue === 'never-heard') return null;
   if (reached === 'trial') return 'reverted';
-  // It was away, and nothing was activated. Whoever was there all the time and did not get on is not excused.
+  // It was away, and nothing was activated. A device that was there all the time and did not get on is not excused.
   return overdue === 'silent' ? 'withdrawn' : null;
 };
 

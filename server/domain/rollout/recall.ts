@@ -33,7 +33,7 @@ export const recallAtHalt = (
     : { recalled: {}, isNew: false };
 };
 
-/** A person recalls what has ended or was halted. Again: whoever did not go back at the first time is looked at again. */
+/** A person recalls what has ended or was halted. Again: devices that did not go back at the first time are looked at again. */
 export const recall = (
   rollout: Rollout,
   { by, note, to }: Extract<RolloutEvent, { kind: 'recall' }>,
@@ -161,6 +161,6 @@ export const recallWords = (
   return ` ${by}: ${back === '' ? 'no one goes back' : back}.${staying}`;
 };
 
-/** To whoever recalls it again. */
+/** For a person who recalls it again. */
 export const nobodyLeftWords = ({ id, product, version }: Pick<RolloutPlan, 'id' | 'product' | 'version'>): string =>
-  `No one is left to recall: whoever ran ${releaseRef(product, version)} because of ${id} went back, is on the way, or runs something else by now.`;
+  `No one is left to recall: each device that ran ${releaseRef(product, version)} because of ${id} went back, is on the way, or runs something else by now.`;

@@ -19,7 +19,7 @@ export type RolloutEvent =
   /** `active`: the operators who may approve at this moment. */
   | { kind: 'approve'; by: string; note: string; active: string[] }
   | { kind: 'abort'; by: string; note: string }
-  /** Everyone who has installed it may activate it now, and whoever installs it later too. */
+  /** Every device that has installed it may activate it now, and those that install it later too. */
   | { kind: 'activate'; by: string; note: string }
   /** Its devices are to go back to what they ran before, or all `to` one release. */
   | { kind: 'recall'; by: string; note: string; to?: NonNullable<Recalled['to']> }
@@ -49,7 +49,7 @@ export type RolloutStep = {
   offers: Offer[];
   /** Withdraw every offer that was not acted on to the point of activation; `planned` devices too when the rollout ends. */
   withdraw: { reason: string; planned: boolean } | null;
-  /** Plan again what a halt withdrew: whoever resumes means these devices too. */
+  /** Plan again what a halt withdrew: a person who resumes means these devices too. */
   replan: boolean;
   audit: AuditEvent[];
   /** Devices that are held back until a command may activate. */

@@ -157,7 +157,7 @@ const offersOf = (
     left -= atMost;
   }
   if (offers.length > 0) return { offers, hold: null };
-  // Whoever's turn it is: what a rollout waits for is not another thing each second.
+  // The device whose turn it is: what a rollout waits for is not another thing each second.
   const judged = queues.find((queue) => !isShut(queue));
   return { offers, hold: judged === undefined ? windowHold(shut, queues) : judgeHold(judged.grant) };
 };

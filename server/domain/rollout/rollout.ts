@@ -61,7 +61,7 @@ export type Acknowledged = {
   deployments?: Id[];
 };
 
-/** Devices that run its release because of it are to go back; from `at` on, whoever commits late too. */
+/** Devices that run its release because of it are to go back; from `at` on, devices that commit late too. */
 export type Recalled = {
   at: Millis;
   by: string;

@@ -40,7 +40,7 @@ const fnv1a = (text: string, basis: number): number => {
 
 /**
  * A device's place in the queue of one rollout: 53 bits, the same on every machine and in every version. Not for security:
- * whoever names devices could choose their place, which gains nothing.
+ * a person who names devices could choose their place, which gains nothing.
  */
 export const queueHash = (seed: string, device: string): number => {
   const text = `${seed}\n${device}`;

@@ -1,4 +1,4 @@
-/** Signs the audit log as it is now and keeps the checkpoint: whoever has an old one can tell later whether the log was rewritten. */
+/** Signs the audit log as it is now and keeps the checkpoint: an auditor with an older one can detect a rewritten log. */
 
 import type { Store } from '#server/store/store.ts';
 import type { Signed } from '#shared/messages.ts';

@@ -1,4 +1,4 @@
-/** What flows and the broker tell whoever counts; server/http/metrics.ts implements it. */
+/** What flows and the broker tell the counters; server/http/metrics.ts implements it. */
 export type MessageKind = 'state' | 'heartbeat' | 'online' | 'log';
 /**
  * `taken`: parsed and queued. `malformed`: not of the agreed form. `dropped`: no room, the device will say it again.

@@ -164,7 +164,7 @@ const completedAt = async (deps: PromotionDeps, release: ReleaseRecord, channel:
   return first;
 };
 
-/** Whoever may approve at this moment: operators and administrators who are not revoked. */
+/** Anyone who may approve at this moment: operators and administrators who are not revoked. */
 export const activeOperators = async (store: Pick<Store, 'listOperators'>): Promise<string[]> => {
   const active: string[] = [];
   const operators = everyPage(

@@ -10,7 +10,7 @@ import { sha256Hex } from '#shared/trust/canonical.ts';
 /** `mark` goes into every line that the decision writes to the audit log. Both are empty where nothing is to be kept. */
 export type Decided = { mark: { decision?: Sha256 }; kept: { decision?: DecisionToKeep } };
 
-/** `previous` was read with the rollout's revision, which whoever decides in between moves. */
+/** `previous` was read with the rollout's revision, which another decision in between moves. */
 export const decide = (
   previous: Sha256 | undefined,
   rollout: Rollout,

@@ -110,7 +110,7 @@ const driftOf = async (deps: Deps, devices: Id[] | 'all'): Promise<Result<DriftR
   return accept(drifted);
 };
 
-/** Whoever has to decide about several of them should not find them one by one. */
+/** A person who decides about several of them should not find them one by one. */
 const alsoOf = ({ code, detail }: Refusal, others: readonly { device: Id }[]): Refusal => {
   const named = others.slice(0, NAMED_MAX).map(({ device }) => device);
   const more = others.length > named.length ? ' and others' : '';

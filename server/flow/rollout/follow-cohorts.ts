@@ -24,7 +24,7 @@ type Deps = {
   now: () => number;
 };
 
-/** How many joined. In the order of their hash, as when it was planned; whoever is too many joins at the next look. */
+/** How many joined. In the order of their hash, as when it was planned; those that are too many join at the next look. */
 export const followCohorts = async (deps: Deps, rollout: Id): Promise<number> => {
   const record = await deps.store.getRollout(rollout);
   if (record === undefined || !follows(record.plan, record.progress) || !(await isTimeToLook(deps, rollout))) return 0;

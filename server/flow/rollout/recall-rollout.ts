@@ -14,7 +14,7 @@ type To = NonNullable<Recalled['to']>;
 type Recall = { rollout: RolloutRecord; nobodyLeft: boolean };
 
 /**
- * Only of what was halted, aborted or completed. Recalling again looks again at whoever has not gone back. Refusals: `not-found` (rollout, release),
+ * Only of what was halted, aborted or completed. Recalling again looks again at the devices that have not gone back. Refusals: `not-found` (rollout, release),
  * `conflict` (not possible in its state; `to` is not to be had, or the security floor forbids it to everyone).
  */
 export const recallRollout = async (
@@ -42,7 +42,7 @@ export const recallRollout = async (
   return run.ok ? accept({ rollout: run.value, nobodyLeft }) : run;
 };
 
-/** Whoever was found not to go back may by now, so all of them are looked at that were decided until now. */
+/** A device that was found not to go back may by now, so all of them are looked at that were decided until now. */
 const isAnybodyLeft = async (
   { store, now }: Pick<RunDeps, 'store' | 'now'>,
   { plan }: RolloutRecord,

@@ -5,7 +5,7 @@ import { stepWatched } from '#server/domain/deployment/late-regression.ts';
 import type { Store } from '#server/store/store.ts';
 import type { Id } from '#shared/ids.ts';
 
-/** Whoever is left over is looked at with the next tick. */
+/** Those left over are looked at with the next tick. */
 const SUSPECTS_MAX = 1_000;
 
 /** Moves them from the healthy to the failed, before anything is decided. How many they were. */

@@ -71,7 +71,7 @@ CREATE INDEX deployments_planned ON deployments (rollout, wave, cohort, compatib
 CREATE INDEX deployments_due ON deployments (rollout, deadline_at) WHERE deadline_at IS NOT NULL;
 
 -- How many deployments of a rollout are where. The triggers move the counters in the transaction that moves the row,
--- whoever moves it; '' stands for no overdue class, because NULLs are distinct in a key.
+-- no matter what moves it; '' stands for no overdue class, because NULLs are distinct in a key.
 CREATE TABLE deployment_counts (
   rollout TEXT NOT NULL, wave INTEGER NOT NULL, state TEXT NOT NULL, overdue TEXT NOT NULL, devices INTEGER NOT NULL,
   PRIMARY KEY (rollout, wave, state, overdue)

@@ -15,7 +15,7 @@ export class StoreError extends Error {
   }
 }
 
-/** Calls that wait for the thread at once. It does thousands a second, so whoever reaches this has stopped waiting for answers. */
+/** Calls that wait for the thread at once. It does thousands a second, so a caller that reaches this has stopped waiting for answers. */
 const PENDING_MAX = 10_000;
 
 type Pending = { method: string; resolve(value: unknown): void; reject(error: Error): void };

@@ -31,7 +31,7 @@ test('nothing begins outside of a window, and what is installed is not activated
   }
 });
 
-test('whoever was let go on just before a window closed is not stopped by the time that saying so takes', () => {
+test('a device that was let go on just before a window closed is not stopped by the time that saying so takes', () => {
   const { next } = stepInstall(stateWith('ready', { windows: WINDOWS }), { kind: 'confirmed', at: 12 * HOUR + 5_000 });
   expect(next.state).toBe('activating');
 });

@@ -13,7 +13,7 @@ const pipeFile = async () => {
   onTestFinished(() => rm(dir, { recursive: true, force: true }));
   const file = join(dir, 'pipe');
   await promisify(execFile)('mkfifo', [file]);
-  // Whoever waits for a writer goes on, also when that one is gone already.
+  // A reader that waits for a writer goes on, also when that is gone already.
   const answer = async (): Promise<void> => (await open(file, constants.O_RDWR | constants.O_NONBLOCK)).close();
   return { dir, file, answer };
 };

@@ -1,4 +1,4 @@
-/** What every adapter must do, whatever its slots are made of and whoever decides what boots. */
+/** What every adapter must do, whatever its slots are made of and no matter what decides what boots. */
 import { describe, expect, test } from 'vitest';
 import { standbyOf } from '#agent/domain/restart-evidence.ts';
 import { other, type SlotName, type Slots } from '#agent/domain/slots.ts';
@@ -215,7 +215,7 @@ describe.each(ADAPTERS)('$name', ({ name, make, missing }) => {
       await slots.prepare(standby);
       const before = await rig.contents();
       const prepared = await slots.prepare(standby, large.manifest);
-      // Where only whoever writes knows how much fits.
+      // Where only the writer knows how much fits.
       const refused = prepared.ok ? await write(slots, standby, large) : prepared;
       expect(refused).toMatchObject({ ok: false, code: 'NO_SPACE' });
       expect(await rig.contents()).toEqual(before);

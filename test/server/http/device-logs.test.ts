@@ -21,7 +21,7 @@ const piece = (name: string, deployment: string | null) => ({
   text: 'any\u001b[2J characters',
 });
 
-test('whoever may read devices reads their logs, page by page or of one deployment', async () => {
+test('anyone who may read devices reads their logs, page by page or of one deployment', async () => {
   await enrolFleet(world, 1);
   await world.store.saveDeviceLogs([piece('one', 'dep-1'), piece('two', null), piece('three', 'dep-1')], 10_000);
   const first = await call('viewer', 'GET', 'devices/gw-1/logs?limit=2');

@@ -132,7 +132,7 @@ test('a chunk is served by its digest out of the artifact that holds it, in rang
   expect((await get({ 'if-none-match': `"${sha256}"` }))[0]).toBe(304);
 });
 
-test('a chunk comes compressed to whoever says that it can undo that, under a tag of its own', async () => {
+test('a chunk comes compressed to a client that says that it can undo that, under a tag of its own', async () => {
   const text = '0123456789'.repeat(10_000);
   const artifact = Sha256.parse(await keep(text));
   const sha256 = createHash('sha256').update(text).update('chunk').digest('hex');

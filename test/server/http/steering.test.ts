@@ -112,7 +112,7 @@ test.each([
   ['is past', T0 - HOUR, [`its start, ${new Date(T0 - HOUR).toISOString()}, is past: it starts at once`], 'running'],
   ['is now', T0, [], 'running'],
   ['is to come', T0 + HOUR, [], 'scheduled'],
-])('whoever plans a start that %s is told so, or nothing', async (_, startAt, notices, state) => {
+])('a person who plans a start that %s is told so, or nothing', async (_, startAt, notices, state) => {
   const planned = await post('rollouts', { release: 'gateway@1.1.0', cohorts: FLEET, policy: {}, startAt });
   expect(NoticedView.parse(planned.body)).toMatchObject({ notices, state });
 });
@@ -126,7 +126,7 @@ test.each([
     ],
   ],
   ['is to come', T0 + HOUR, []],
-])('whoever plans an activation that %s is told so, or nothing', async (_, activation, notices) => {
+])('a person who plans an activation that %s is told so, or nothing', async (_, activation, notices) => {
   const planned = await post('rollouts', { release: 'gateway@1.1.0', cohorts: FLEET, policy: { activation } });
   expect(NoticedView.parse(planned.body)).toMatchObject({ notices });
 });

@@ -142,7 +142,7 @@ export const describeDevices = (open: OpenStore): void => {
       await store.createEnrolmentTokens([token(3, forGw1), token(4, forGw1)], line('tokens'));
       expect(await enrol(3, 8)).toMatchObject({ result: 'replaced', device: { state: 'accepted' } });
       expect((await store.enrolDevice(device('gw-5'), digest(2), T0, line('came'))).result).toBe('enrolled');
-      // Whoever does not say how to log it does not replace anyone.
+      // A caller that does not say how to log it does not replace anything.
       const plain = await store.enrolDevice(device('gw-1', { publicKey: digest(9) }), digest(4), T0, line('lost'));
       expect(plain).toEqual({ result: 'id-taken' });
     });

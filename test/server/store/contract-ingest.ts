@@ -178,7 +178,7 @@ export const describeIngest = (open: OpenStore): void => {
       expect((await store.getDevice(id('gw-1')))?.deployment).toBe('r2-gw-1');
     });
 
-    test('a deployment that comes back to a rollout at rest makes it due at its deadline, whoever restarts in between', async (store) => {
+    test('a deployment that comes back to a rollout at rest makes it due at its deadline, no matter what restarts in between', async (store) => {
       const before = await offered(store);
       await store.markOverdue(id('r1'), T0 + 60_000, 10, { kind: 'overdue', rollout: id('r1'), by: 'server' });
       const stored = await store.getRollout(id('r1'));

@@ -39,7 +39,7 @@ export const describeOffers = (open: OpenStore): void => {
       expect(await store.listRolloutsOf(id('gateway'), '1.0.1')).toEqual([]);
     });
 
-    test('a save counts the revision up, and refuses whoever read an older one', async (store) => {
+    test('a save counts the revision up, and refuses a save of what was read before', async (store) => {
       await plan(store, 'r1', []);
       const first = { ...rollout('r1'), nextTickAt: T0 + 7 };
       const saveFirst = () =>
@@ -148,7 +148,7 @@ export const describeOffers = (open: OpenStore): void => {
       expect((await store.getDevice(id('gw-1')))?.deployment).toBe('r2-gw-1');
     });
 
-    test('a device that runs exactly this manifest is skipped, whoever is offered', async (store) => {
+    test('a device that runs exactly this manifest is skipped, no matter to which it is offered', async (store) => {
       await enrolFleet(store, ['gw-1', 'gw-2']);
       await store.saveReports([
         report('gw-1', 1, { running: running(RELEASED) }),

@@ -36,7 +36,7 @@ export const describeOverdue = (open: OpenStore): void => {
       expect(await overdue(T0 + 99_999)).toEqual([]);
     });
 
-    test('whoever is heard lately and does not get on is stuck, not silent; the state that it is in is kept and counted', async (store) => {
+    test('a device that is heard lately and does not get on is stuck, not silent; the state that it is in is kept and counted', async (store) => {
       const devices = ['gw-1', 'gw-2', 'gw-3', 'gw-4'];
       await enrolFleet(store, devices);
       await plan(store, 'r1', devices);

@@ -38,7 +38,7 @@ const open = (store: Store, name: string, priority: number, devices = DEVICES): 
     devices.map((device, position) => planned(name, device, { position })),
     [],
   );
-/** Whoever runs it already would be skipped: each has a release of its own. */
+/** A device that runs it already would be skipped: each has a release of its own. */
 const offerOf = (name: string, more: Parameters<typeof offer>[1] = {}) => {
   const base = offer(name, more);
   return { ...base, instruction: { ...base.instruction, sha256: digest(600 + name.length + name.charCodeAt(0)) } };
@@ -132,7 +132,7 @@ export const describeTakeover = (openStore: OpenStore): void => {
                 await act(store, who, what, device, seq);
                 await expectOneOwner(store);
               }
-              // Whoever comes first and is left with planned devices gets them all.
+              // A rollout that comes first and is left with planned devices gets them all.
               const [first] = ['aa', 'bb', 'cc'].sort(
                 (a, b) => priorities['abc'.indexOf(b[0]!)]! - priorities['abc'.indexOf(a[0]!)]!,
               );
@@ -326,7 +326,7 @@ export const describeTakeover = (openStore: OpenStore): void => {
                 does.set(device, seed);
               }
             }
-            // Whoever is owned is on its way; a word of everyone else settles who drifts.
+            // A device that is owned is on its way; a report of any other settles whether it drifts.
             for (const device of DEVICES)
               if (does.has(device)) await beat(store, device, (at += 1), running(digest(does.get(device)!)));
             const drifts: string[] = [];

@@ -168,7 +168,7 @@ export const describeWithdrawals = (open: OpenStore): void => {
         devices: ['offered', 'fetching'],
       });
       const fetching = () => store.getDeployments([id('r1-fetching')]);
-      // It was offered, and accepted: whoever counts the untouched must know.
+      // It was offered, and accepted: what counts the untouched must know.
       expect(await fetching()).toMatchObject([
         { offeredAt: T0, acceptedAt: T0 + 1, decidedAt: null, stateAt: T0 + 20, deadlineAt: null },
       ]);

@@ -208,6 +208,6 @@ test('what nothing refers to is spared until it is old enough, and removed at on
   await objects.remove(derived);
   await objects.remove(derived);
   expect(await objects.size(derived)).toBeUndefined();
-  // Whoever reads it reads on.
+  // Its reader reads on.
   expect(await buffer(opened!.stream)).toHaveLength(12);
 });

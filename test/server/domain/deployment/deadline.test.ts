@@ -72,7 +72,7 @@ test('a limit longer than the whole journey is refused, and says so', () => {
   expect(Policy.safeParse({ deadlines: { fetchMs: 7_200_000, outcomeMs: 7_200_000 } }).success).toBe(true);
 });
 
-test('whatever is said, whoever is on the way has a deadline: never later than the whole journey, never before its state has had its time', () => {
+test('whatever is said, a device that is on the way has a deadline: never later than the whole journey, never before its state has had its time', () => {
   const limit = fc.option(fc.integer({ min: 1, max: 60 * MINUTE }), { nil: undefined });
   const words = fc.array(fc.tuple(fc.constantFrom(...AGENT_STATES), fc.nat(10 * MINUTE)), { maxLength: 12 });
   fc.assert(

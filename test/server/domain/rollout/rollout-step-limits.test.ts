@@ -66,7 +66,7 @@ describe('limits', () => {
     },
   );
 
-  // It was whoever's turn it was: another one each second, each saved, and each change of kind a decision to keep.
+  // It was the turn of the device: another one each second, each saved, and each change of kind a decision to keep.
   test('what it waits for is the same at every tick as long as nothing changes: evidence first, then the first window to open', () => {
     const [paris, lyon, oslo] = ['paris', 'lyon', 'oslo'].map((name) => Id.parse(name));
     const cohorts = [paris!, lyon!, oslo!];

@@ -120,7 +120,7 @@ test('the plan depends on who is in the cohort, not on the order in which they a
   );
 });
 
-test('raising the last share only adds devices: whoever was in, stays in', () => {
+test('raising the last share only adds devices: what was in, stays in', () => {
   fc.assert(
     fc.property(
       fc.integer({ min: 1, max: 80 }),

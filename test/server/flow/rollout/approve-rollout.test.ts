@@ -88,7 +88,7 @@ test('its author cannot approve it, nor can CI', async () => {
   expect(await kindsOf(world)).not.toContain('rollout-approved');
 });
 
-test('whoever was revoked meanwhile does not count', async () => {
+test('an operator who was revoked meanwhile does not count', async () => {
   must(await approve('bob'));
   must(await revokeOperator(world, { name: 'bob', by: 'root' }));
   expect(must(await approve('carol')).progress).toMatchObject({ state: 'awaiting-approval', approvedBy: ['carol'] });

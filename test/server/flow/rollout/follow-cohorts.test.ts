@@ -96,7 +96,7 @@ test('with an end time it stays open for devices to come until then; without, it
   expect((await run(world, rollout)).progress.state).toBe('completed');
 });
 
-test('whoever comes and goes, each device joins once, into the last wave, at most one look every half minute; in the end all who match are in', async () => {
+test('no matter which come and go, each device joins once, into the last wave, at most one look every half minute; in the end all who match are in', async () => {
   const moves = fc.array(fc.record({ device: fc.nat(5), passMs: fc.constantFrom(0, 1_000, 20_000, 40_000) }), {
     maxLength: 12,
   });

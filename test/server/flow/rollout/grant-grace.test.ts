@@ -33,7 +33,7 @@ test('a server that was away past the deadline waits for devices to come back, a
   expect(await state()).toBe('completed');
 });
 
-test('whoever is silent when the grace is over is overdue after all', async () => {
+test('a device that is silent when the grace is over is overdue after all', async () => {
   world.pass(120 * MINUTE);
   await grantGrace(world, 10 * MINUTE);
   world.pass(10 * MINUTE);

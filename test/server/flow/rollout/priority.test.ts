@@ -78,7 +78,7 @@ test('an urgent rollout keeps no one from lower ones while its window is shut, a
   expect(await statesOf(urgent)).toEqual({ [gw1!]: 'offered', [gw2!]: 'offered' });
 });
 
-test('of equal priority, whoever has a device keeps it', async () => {
+test('of equal priority, the rollout that has a device keeps it', async () => {
   await releaseOf(world, '1.1.0');
   await releaseOf(world, '1.2.0');
   await enrolFleet(world, 1);

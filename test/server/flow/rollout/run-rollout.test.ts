@@ -57,7 +57,7 @@ test('a rollout is offered to its first wave at once, and each device is told by
   expect(await world.store.takeOutbox(10)).toEqual([]);
 });
 
-test('waves that shrink are refused: whoever wrote so meant each wave by itself', async () => {
+test('waves that shrink are refused: a person who wrote so meant each wave by itself', async () => {
   await enrolFleet(world, 3);
   await releaseOf(world, '1.0.0');
   expect(
