@@ -1,6 +1,7 @@
 import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
+import { swept } from '#test/sweep.ts';
 import { openCrashRig } from './crash-rig.ts';
 import { NEVER_WELL, until } from './harness.ts';
 
@@ -41,14 +42,12 @@ const OLD = [
 ];
 
 describe('data of a trial', () => {
-  test.each([
-    'data.copied',
-    'data.taken',
-    'slots.boot.counted',
-    'slots.revert.written',
-    'data.set-aside',
-    'data.restored',
-  ])('is what it was before a reverted trial, killed at %s', async (step) => {
+  test.each(
+    swept(
+      ['data.copied', 'data.taken', 'slots.boot.counted', 'slots.revert.written', 'data.set-aside', 'data.restored'],
+      2,
+    ),
+  )('is what it was before a reverted trial, killed at %s', async (step) => {
     const { device, see, leftOver } = await settledDevice();
     const release = await rig.crashAt(device, step, CRASHES, { ...NEVER_WELL, ...SNAPSHOT });
     await rig.finish(device);
@@ -59,7 +58,7 @@ describe('data of a trial', () => {
     expect(await leftOver()).toEqual([]);
   });
 
-  test.each(['data.taken', 'slots.commit.written', 'data.discarded'])(
+  test.each(swept(['data.taken', 'slots.commit.written', 'data.discarded'], 1))(
     'is what a committed trial made of it, killed at %s',
     async (step) => {
       const { device, see, leftOver } = await settledDevice();

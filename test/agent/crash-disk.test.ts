@@ -1,9 +1,11 @@
 /** Real agents on a full disk, without a network, with a revert that fails. */
+
 import { execFileSync, spawnSync } from 'node:child_process';
 import { cp, mkdir, readdir, readlink, rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { readStatus } from '#agent/local/status-text.ts';
+import { ALL_SWEEPS } from '#test/sweep.ts';
 import { openCrashRig } from './crash-rig.ts';
 import { APPS, NEVER_WELL, type RunningAgent, until } from './harness.ts';
 import { COPIES, flipByte } from './slots/slot-pair.ts';
@@ -135,7 +137,7 @@ test('22: new version crashes, or hangs, trial: reverts, by boot counter or watc
   expect(agent.states()).toContain('trial');
 });
 
-test('23: new version breaks the network, trial: reverts after the deadline', async () => {
+test.runIf(ALL_SWEEPS)('23: new version breaks the network, trial: reverts after the deadline', async () => {
   const device = await rig.settledDevice();
   const agent = device.start();
   // Time enough, on any machine, to be cut off while it is on trial.

@@ -1,6 +1,7 @@
 import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
+import { ALL_SWEEPS, swept } from '#test/sweep.ts';
 import { openCrashRig } from './crash-rig.ts';
 import { BALLAST_BYTES, readSelector } from './harness.ts';
 
@@ -27,7 +28,7 @@ test('1: SIGKILL, half of the download done: resumes; what was verified is not f
   expect(second).toBeGreaterThan(2 * 1024 * 1024);
 });
 
-test.each(['slots.prepare.unbootable', 'slots.write.content', 'slots.write.recorded'])(
+test.each(swept(['slots.prepare.unbootable', 'slots.write.content', 'slots.write.recorded'], 1))(
   '2: SIGKILL, in the middle of writing the slot: old; standby still unbootable; resumes (%s)',
   async (step) => {
     const device = await rig.settledDevice();
@@ -51,16 +52,19 @@ test('3: SIGKILL, slot written, `activating` not yet recorded: verifies again, a
   expect(agent.states().filter((state) => state === 'activating')).toHaveLength(1);
 });
 
-test('a slot that was damaged while the agent was dead is found by verifying again, and not activated', async () => {
-  const device = await rig.settledDevice();
-  await rig.crashAt(device, 'journal.ready');
-  const file = join(device.dataDir, 'slots', 'b', 'ballast.bin');
-  const bytes = await readFile(file);
-  bytes[1000]! ^= 1;
-  await writeFile(file, bytes);
-  await rig.finish(device);
-  expect(rig.server.state.receipts).toMatchObject([
-    { outcome: 'failed', error: { code: 'WRITE_VERIFY' }, running: { version: '1.0.0' } },
-  ]);
-  expect(await rig.isBootable(device, 'b')).toBe(false);
-});
+test.runIf(ALL_SWEEPS)(
+  'a slot that was damaged while the agent was dead is found by verifying again, and not activated',
+  async () => {
+    const device = await rig.settledDevice();
+    await rig.crashAt(device, 'journal.ready');
+    const file = join(device.dataDir, 'slots', 'b', 'ballast.bin');
+    const bytes = await readFile(file);
+    bytes[1000]! ^= 1;
+    await writeFile(file, bytes);
+    await rig.finish(device);
+    expect(rig.server.state.receipts).toMatchObject([
+      { outcome: 'failed', error: { code: 'WRITE_VERIFY' }, running: { version: '1.0.0' } },
+    ]);
+    expect(await rig.isBootable(device, 'b')).toBe(false);
+  },
+);

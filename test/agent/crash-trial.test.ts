@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { readJournal } from '#agent/deployment/journal.ts';
 import type { Journey } from '#agent/domain/install-state.ts';
+import { ALL_SWEEPS, swept } from '#test/sweep.ts';
 import { openCrashRig } from './crash-rig.ts';
 import { APPS, NEVER_WELL, readSelector, until } from './harness.ts';
 
@@ -48,27 +49,35 @@ describe('from activation on', () => {
     expect(agent.states()).toContain('committing');
   });
 
-  test('6: SIGKILL, during the health gate: gate restarts, its deadline kept (a version that is well, on a device that learns what year it is)', async () => {
-    const device = await rig.settledDevice();
-    const release = await rig.crashAt(device, 'journal.trial');
-    const agent = await rig.finish(device, undefined, clockSetBy(YEAR_MS));
-    rig.expectCommitted(release);
-    expect(agent.states()).toContain('committing');
-  });
+  test.runIf(ALL_SWEEPS)(
+    '6: SIGKILL, during the health gate: gate restarts, its deadline kept (a version that is well, on a device that learns what year it is)',
+    async () => {
+      const device = await rig.settledDevice();
+      const release = await rig.crashAt(device, 'journal.trial');
+      const agent = await rig.finish(device, undefined, clockSetBy(YEAR_MS));
+      rig.expectCommitted(release);
+      expect(agent.states()).toContain('committing');
+    },
+  );
 
-  test.each([
-    ['ahead', YEAR_MS],
-    ['back', -YEAR_MS],
-  ])(
+  test.each(
+    swept(
+      [
+        ['ahead', YEAR_MS],
+        ['back', -YEAR_MS],
+      ],
+      1,
+    ),
+  )(
     '6: SIGKILL, during the health gate: gate restarts, its deadline kept (one that is not, while the clock is set %s)',
     async (_, setByMs) => {
       const device = await rig.settledDevice();
-      const deadlineMs = 10_000;
+      // So long that half of it is far more than any machine takes to start an agent.
+      const deadlineMs = 30_000;
       const health = { checks: [{ kind: 'command', command: ['false'] }], soakMs: 0, deadlineMs, intervalMs: 50 };
       await rig.crashAt(device, 'journal.trial', APPS.good, { health });
       const killedAt = Date.now();
       const { since } = await recorded(device.dataDir);
-      // Half of it: a slow machine has as much time to start.
       await until('half of the deadline has passed', () => Date.now() > killedAt + deadlineMs / 2);
       const agent = await rig.finish(device, undefined, clockSetBy(setByMs));
       const [receipt] = rig.server.state.receipts;
@@ -87,7 +96,7 @@ describe('from activation on', () => {
     },
   );
 
-  test.each(['journal.committing', 'slots.commit.written', 'journal.committed'])(
+  test.each(swept(['journal.committing', 'slots.commit.written', 'journal.committed'], 1))(
     '7: SIGKILL, around commit: converges to committed, reported once (%s)',
     async (step) => {
       const device = await rig.settledDevice();
@@ -114,7 +123,7 @@ describe('from activation on', () => {
     expect(again.states()).toEqual(['reported', 'idle']);
   });
 
-  test.each(['journal.reverting', 'slots.revert.written', 'journal.verifying-revert', 'journal.reverted'])(
+  test.each(swept(['journal.reverting', 'slots.revert.written', 'journal.verifying-revert', 'journal.reverted'], 1))(
     '8: SIGKILL, in revert: revert completes (%s)',
     async (step) => {
       const device = await rig.settledDevice();
@@ -132,15 +141,18 @@ describe('from activation on', () => {
     },
   );
 
-  test('22: new version crashes, or hangs, trial: reverts, by boot counter or watchdog (the agent is killed at every boot of a trial)', async () => {
-    const device = await rig.settledDevice();
-    await rig.crashAt(device, 'slots.boot.counted');
-    for (let boots = 0; boots < 2; boots += 1) await device.start('slots.boot.counted').ended;
-    await rig.finish(device);
-    expect(rig.server.state.receipts).toMatchObject([
-      { outcome: 'reverted', error: { code: 'TRIAL_CRASHED' }, running: { version: '1.0.0' } },
-    ]);
-  });
+  test.runIf(ALL_SWEEPS)(
+    '22: new version crashes, or hangs, trial: reverts, by boot counter or watchdog (the agent is killed at every boot of a trial)',
+    async () => {
+      const device = await rig.settledDevice();
+      await rig.crashAt(device, 'slots.boot.counted');
+      for (let boots = 0; boots < 2; boots += 1) await device.start('slots.boot.counted').ended;
+      await rig.finish(device);
+      expect(rig.server.state.receipts).toMatchObject([
+        { outcome: 'reverted', error: { code: 'TRIAL_CRASHED' }, running: { version: '1.0.0' } },
+      ]);
+    },
+  );
 });
 
 describe('the journal', () => {

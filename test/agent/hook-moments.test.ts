@@ -2,6 +2,7 @@ import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, describe, expect, test } from 'vitest';
 import { HookMoment } from '#shared/manifest.ts';
+import { swept } from '#test/sweep.ts';
 import { openCrashRig } from './crash-rig.ts';
 import { APPS, type LogLine, until } from './harness.ts';
 
@@ -56,7 +57,7 @@ const EXPECTED: Record<HookMoment, Record<'fails' | 'later', [string, string | n
   'after-revert': { fails: ['reverted', 'TRIAL_CRASHED'], later: ['reverted', 'TRIAL_CRASHED'] },
 };
 
-describe.each(HookMoment.options)('24: the hook %s', (when) => {
+describe.each(swept(HookMoment.options, 2))('24: the hook %s', (when) => {
   test.each(Object.keys(BEHAVIOURS) as Behaviour[])('%s', async (behaviour) => {
     const { outcome, code, lines } = await deploy(when, behaviour);
     const isLater = behaviour === 'says "later" once';

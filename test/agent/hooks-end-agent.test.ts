@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { afterAll, describe, expect, test } from 'vitest';
 import { HOOK_RUNS_MAX } from '#agent/domain/hook-runs.ts';
 import { HookMoment } from '#shared/manifest.ts';
+import { swept } from '#test/sweep.ts';
 import { openCrashRig } from './crash-rig.ts';
 import { APPS, type LogLine, readSelector, until } from './harness.ts';
 
@@ -85,7 +86,7 @@ const EXPECTED: Record<HookMoment, [string, string | null]> = {
   'after-revert': ['reverted', 'TRIAL_CRASHED'],
 };
 
-describe.each(HookMoment.options)('a hook %s', (when) => {
+describe.each(swept(HookMoment.options, 2))('a hook %s', (when) => {
   // One that ends well is no different from another when it is a check.
   const behaviours = (Object.keys(BEHAVIOURS) as Behaviour[]).slice(0, when === 'health' ? 2 : 3);
   test.each(behaviours)('that %s: its outcome is true and told once, and an application runs', async (behaviour) => {

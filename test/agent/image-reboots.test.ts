@@ -1,6 +1,8 @@
 /** Real agents on devices that boot images, with every boot selector: its files, its tools where they are, and a boot loader that reads them. */
+
 import { readFile } from 'node:fs/promises';
 import { describe, expect, test } from 'vitest';
+import { ALL_SWEEPS, swept } from '#test/sweep.ts';
 import { startTestServer } from './harness.ts';
 import { bootImageDevice, publishImage } from './slots/image-device.ts';
 import {
@@ -27,7 +29,7 @@ const KINDS: { name: string; rig: () => Promise<Rig>; there: boolean }[] = [
 /** Eight starts of an agent, one after the other. */
 const LONG = { timeout: 600_000 };
 
-describe.each(KINDS)('$name', ({ rig, there }) => {
+describe.each(swept(KINDS, 2))('$name', ({ rig, there }) => {
   test.skipIf(!there)(
     'a good image is committed, and one that never comes up reverts, both by receipt',
     LONG,
@@ -56,7 +58,7 @@ describe.each(KINDS)('$name', ({ rig, there }) => {
   );
 });
 
-test(
+test.runIf(ALL_SWEEPS)(
   'an image that is not well reboots into what ran before, and the next one is installed over it',
   LONG,
   async () => {

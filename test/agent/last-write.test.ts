@@ -1,8 +1,10 @@
 /** The order of an agent's writes, by the word of the system: the last durable one before a reboot, or before what starts on trial, is the activation. */
+
 import { spawnSync } from 'node:child_process';
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
+import { swept } from '#test/sweep.ts';
 import { APPS, openDevice, startTestServer, until } from './harness.ts';
 import { bootImageDevice, publishImage } from './slots/image-device.ts';
 import { grubRig, hasTool, OWN_ACCESS, ubootRig } from './slots/selectors/rigs.ts';
@@ -61,7 +63,7 @@ const RIGS = [
   { name: 'image, GRUB', missing: false, make: () => grubRig(OWN_ACCESS) },
   { name: 'image, U-Boot (fw_setenv must be installed)', missing: !hasTool('fw_setenv'), make: () => ubootRig('rauc') },
 ];
-test.for(RIGS)(
+test.for(swept(RIGS, 1))(
   '$name: the last durable write before the reboot is the boot selector (strace must be installed)',
   LONG,
   async ({ make, missing }, context) => {

@@ -1,4 +1,5 @@
 import { expect, test } from 'vitest';
+import { ALL_SWEEPS } from '#test/sweep.ts';
 import { APPS, openDevice, type RunningAgent, startTestServer, until } from './harness.ts';
 
 const has = (agent: RunningAgent, event: string): boolean => agent.lines.some((line) => line.event === event);
@@ -54,20 +55,23 @@ test('without that permission it stays ready until the server can be asked', asy
   await agent.stop();
 });
 
-test('a release that proves its health by reaching the server waits for the server: offline its trial could only fail', async () => {
-  const { server, agent, comeBack } = await installed({ confirm: 'when-reachable' }, { serverContact: true });
-  server.goOffline();
-  await until('it begins to ask', () => retried(agent) > 0);
-  const since = performance.now();
-  await until('it has asked in vain for long', () => inVain(agent, since));
-  expect(agent.states().at(-1)).toBe('ready');
-  comeBack();
-  await until('it has committed', () => server.state.receipts.length === 1);
-  expect(server.state.receipts).toMatchObject([{ outcome: 'committed' }]);
-  await agent.stop();
-});
+test.runIf(ALL_SWEEPS)(
+  'a release that proves its health by reaching the server waits for the server: offline its trial could only fail',
+  async () => {
+    const { server, agent, comeBack } = await installed({ confirm: 'when-reachable' }, { serverContact: true });
+    server.goOffline();
+    await until('it begins to ask', () => retried(agent) > 0);
+    const since = performance.now();
+    await until('it has asked in vain for long', () => inVain(agent, since));
+    expect(agent.states().at(-1)).toBe('ready');
+    comeBack();
+    await until('it has committed', () => server.state.receipts.length === 1);
+    expect(server.state.receipts).toMatchObject([{ outcome: 'committed' }]);
+    await agent.stop();
+  },
+);
 
-test('a server that answers, however badly, is not unreachable: what it says counts', async () => {
+test.runIf(ALL_SWEEPS)('a server that answers, however badly, is not unreachable: what it says counts', async () => {
   const { server, agent } = await installed({ confirm: 'when-reachable' });
   await until('it begins to ask', () => retried(agent) > 0);
   const since = performance.now();

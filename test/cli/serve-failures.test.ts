@@ -4,6 +4,7 @@ import { type AddressInfo, createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
+import { swept } from '#test/sweep.ts';
 import { runSluice } from './run.ts';
 
 // A server that does not start says why in one sentence and ends: real processes, which must leave nothing open.
@@ -29,7 +30,8 @@ const put = async (name: string, content: string): Promise<string> => {
 };
 const certificate = (name: string): string => join(import.meta.dirname, '..', 'server', name);
 
-test.concurrent.each<[string, () => Promise<string[]>, RegExp]>([
+type Case = [name: string, flags: () => Promise<string[]>, sentence: RegExp];
+const CASES: Case[] = [
   [
     'TLS files that are garbage',
     async () => ['--tls-cert-file', await put('c.pem', 'garbage'), '--tls-key-file', await put('k.pem', 'garbage')],
@@ -51,7 +53,7 @@ test.concurrent.each<[string, () => Promise<string[]>, RegExp]>([
   [
     'a data folder that is a file',
     async () => ['--data-dir', await put('file', '')],
-    /the data folder .*file can not be used/,
+    /the data folder .*file cannot be used/,
   ],
   [
     'a damaged database',
@@ -61,7 +63,7 @@ test.concurrent.each<[string, () => Promise<string[]>, RegExp]>([
   [
     'a damaged key',
     async () => ['--data-dir', join(await put('badkey/keys/log.pem', '{'), '..', '..')],
-    /the keys can not be used: .*log\.pem/,
+    /the keys cannot be used: .*log\.pem/,
   ],
   [
     'damaged metadata',
@@ -76,9 +78,11 @@ test.concurrent.each<[string, () => Promise<string[]>, RegExp]>([
   [
     'a folder in the place of the lock',
     async () => ['--data-dir', join(await put('badlock/lock.db/x', ''), '..', '..')],
-    /the data folder .*badlock can not be used/,
+    /the data folder .*badlock cannot be used/,
   ],
-])('%s ends the start with a sentence', async (name, flags, sentence) => {
+];
+
+test.concurrent.each(swept(CASES, 4))('%s ends the start with a sentence', async (name, flags, sentence) => {
   const folder = join(dir, name.replaceAll(/\W/g, '-'));
   const ran = await runSluice([
     'serve',

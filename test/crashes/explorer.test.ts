@@ -1,8 +1,10 @@
 /** Each adapter, killed and cut off at one in twelve of its points; `npm run explore:crashes` takes all of them, in every way. */
+
 import { describe, expect, test } from 'vitest';
 import type { SlotResult, Slots } from '#agent/domain/slots.ts';
 import { readSlotRecord, writeSlotRecord } from '#agent/slots/slot-record.ts';
 import { Sha256 } from '#shared/ids.ts';
+import { ALL_SWEEPS } from '#test/sweep.ts';
 import { DATA, PAIR } from './device.ts';
 import { KINDS } from './devices.ts';
 import { EXPLORATIONS } from './explorations.ts';
@@ -10,8 +12,8 @@ import { explore } from './explore.ts';
 import { DEATHS, type Exploration } from './world.ts';
 
 /** Of the points; where the disk refuses, which takes two lives each time, fewer. */
-const EVERY = 12;
-const EVERY_REFUSED = 40;
+const EVERY = ALL_SWEEPS ? 12 : 60;
+const EVERY_REFUSED = ALL_SWEEPS ? 40 : 200;
 /** What is explored with every adapter here; `twice` takes too long. */
 const ALL = Object.entries(EXPLORATIONS).filter(([name]) => name !== 'twice');
 

@@ -1,9 +1,11 @@
 /** A server that gets another name, and the devices that are told so: they keep key, root, and whatever runs. */
+
 import { cp, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import type { Status } from '#agent/local/status-file.ts';
 import { type RunningServer, startServer } from '#server/main.ts';
+import { ALL_SWEEPS } from '#test/sweep.ts';
 import { APPS, DEVICE, openDevice, startTestServer } from '../agent/harness.ts';
 import { ask, configFor, newFolder, removeFolder, until } from './running.ts';
 
@@ -93,7 +95,7 @@ test('a server with the same root that does not know the device gets to know it,
   await two.stop();
 });
 
-test('the same under the same name: a server that was restored from an older backup', async () => {
+test.runIf(ALL_SWEEPS)('the same under the same name: a server that was restored from an older backup', async () => {
   const first = await serve();
   await first.stop();
   const port = new URL(first.httpUrl).port;
@@ -112,32 +114,35 @@ test('the same under the same name: a server that was restored from an older bac
   await one.stop();
 });
 
-test('a server with another root is never believed; the application runs on, and the right name makes it good', async () => {
-  const ours = await startTestServer((stop) => stops.push(stop));
-  const theirs = await startTestServer((stop) => stops.push(stop));
-  const agent = await openDevice(ours, { pollMs: 200 }, (stop) => stops.push(stop));
-  const one = agent.start();
-  const release = await ours.publishRelease('1.0.0', APPS.good);
-  ours.desire(release.instruction);
-  await until(() => ours.state.receipts.length === 1, 'it is installed');
-  await one.stop();
-  const misled = async (changes: Record<string, unknown>, words: string): Promise<void> => {
-    await configure(agent, { serverUrl: theirs.url, ...changes });
-    const running = agent.start();
-    await until(async () => (await statusOf(agent)).trouble?.message.includes(words) === true, `it says ${words}`);
-    await until(async () => (await statusOf(agent)).running?.version === '1.0.0', 'the application runs');
-    expect(running.hasEnded()).toBe(false);
-    await running.stop();
-  };
-  await misled({ ...NO_TOKEN }, 'another trust root');
-  await misled({ trustOnFirstUse: true }, 'another trust root');
-  await misled({ token: theirs.token }, 'take that away');
-  expect(theirs.state.reports).toEqual([]);
-  await configure(agent, { serverUrl: nameOf(ours.url), ...NO_TOKEN, trustOnFirstUse: false });
-  const right = agent.start();
-  await until(connected(right), 'it is connected');
-  await right.stop();
-});
+test.runIf(ALL_SWEEPS)(
+  'a server with another root is never believed; the application runs on, and the right name makes it good',
+  async () => {
+    const ours = await startTestServer((stop) => stops.push(stop));
+    const theirs = await startTestServer((stop) => stops.push(stop));
+    const agent = await openDevice(ours, { pollMs: 200 }, (stop) => stops.push(stop));
+    const one = agent.start();
+    const release = await ours.publishRelease('1.0.0', APPS.good);
+    ours.desire(release.instruction);
+    await until(() => ours.state.receipts.length === 1, 'it is installed');
+    await one.stop();
+    const misled = async (changes: Record<string, unknown>, words: string): Promise<void> => {
+      await configure(agent, { serverUrl: theirs.url, ...changes });
+      const running = agent.start();
+      await until(async () => (await statusOf(agent)).trouble?.message.includes(words) === true, `it says ${words}`);
+      await until(async () => (await statusOf(agent)).running?.version === '1.0.0', 'the application runs');
+      expect(running.hasEnded()).toBe(false);
+      await running.stop();
+    };
+    await misled({ ...NO_TOKEN }, 'another trust root');
+    await misled({ trustOnFirstUse: true }, 'another trust root');
+    await misled({ token: theirs.token }, 'take that away');
+    expect(theirs.state.reports).toEqual([]);
+    await configure(agent, { serverUrl: nameOf(ours.url), ...NO_TOKEN, trustOnFirstUse: false });
+    const right = agent.start();
+    await until(connected(right), 'it is connected');
+    await right.stop();
+  },
+);
 
 test('an enrolment that was lost on the disk is no reason to forget whom to trust', async () => {
   const server = await startTestServer((stop) => stops.push(stop));

@@ -166,7 +166,7 @@ const countsOf = (lines: string[]): Record<string, number> => {
     lateRegressions: /committed -> (failed|reverted)$/,
     retries: /could not take up the offer/,
     takeovers: /comes first and took over/,
-    drifts: /nobody told it to run/,
+    drifts: /no one told it to run/,
     activations: /let the devices of rollout .* activate/,
     approvals: /approved rollout/,
     joined: /and joined/,

@@ -1,4 +1,5 @@
 import { describe, expect, test } from 'vitest';
+import { swept } from '#test/sweep.ts';
 import { formatOutcome, shrink } from './shrink.ts';
 import { optionsOf, simulate } from './simulate.ts';
 import { BUGS, type Bug, FAULTS, type Fault, FEATURES, type Feature, type Options } from './world.ts';
@@ -85,7 +86,7 @@ const CAUGHT: Record<Bug, Caught> = {
   'promotion-unchecked': { by: /was promoted to production/, size: only(['channels', 'approvals'], ['operator']) },
   'watch-skipped': {
     from: 3,
-    by: /nobody noticed/,
+    by: /no one noticed/,
     size: only(['watch'], ['bad-release'], { faultyMs: 60 * 60_000, rollouts: 3 }),
   },
   'recalls-everyone': { by: /by which it never ran the release/, size: only(['recall'], ['bad-release', 'operator']) },
@@ -94,11 +95,11 @@ const CAUGHT: Record<Bug, Caught> = {
     by: /nothing says why it stays/,
     size: only(['recall'], ['bad-release', 'operator']),
   },
-  'drift-overlooked': { from: 106, by: /nobody told it to run/, size: only([], ['by-hand'], { devices: 4 }) },
+  'drift-overlooked': { from: 106, by: /no one told it to run/, size: only([], ['by-hand'], { devices: 4 }) },
 };
 
 describe('a planted bug is caught', () => {
-  test.each(BUGS)('%s', async (bug) => {
+  test.each(swept(BUGS, 8))('%s', async (bug) => {
     const { from = 1, within = 4, by, size } = CAUGHT[bug];
     for (let seed = from; seed < from + within; seed += 1) {
       const all = { faults: new Set(FAULTS), features: new Set(FEATURES) };

@@ -7,6 +7,7 @@ import { setTimeout as pause } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, expect, test, vi } from 'vitest';
 import { processesWithEnvironment } from '#agent/process/process-table.ts';
+import { ALL_SWEEPS } from '#test/sweep.ts';
 import { APPS, openDevice, startTestServer, type TestServer, until } from '../harness.ts';
 import { keepRunning } from '../kept-running.ts';
 import { canMount, smallDisk } from '../small-disk.ts';
@@ -124,54 +125,65 @@ test('a release that names an agent which it does not hold is refused while the 
   await agent.stop();
 });
 
-test('an agent that cannot reach its server goes back by itself, and the next one is let in', async () => {
-  const { server, agent, outcome } = await settled();
-  await outcome('1.0.0');
-  const deaf = bytes.replace(/^(#!.*\n)?/, "$1process.env.SLUICE_AGENT_SERVER_URL = 'http://127.0.0.1:9';\n");
-  server.desire((await publish(server, '1.1.0', deaf, { health: SOON })).instruction);
-  expect(await outcome('1.1.0')).toMatchObject({ outcome: 'reverted', running: { version: '1.0.0' } });
-  server.desire((await publish(server, '1.2.0', `${bytes}// 1.2.0\n`)).instruction);
-  expect(await outcome('1.2.0')).toMatchObject({ outcome: 'committed', running: { slot: 'b' } });
-  await agent.stop();
-});
+test.runIf(ALL_SWEEPS)(
+  'an agent that cannot reach its server goes back by itself, and the next one is let in',
+  async () => {
+    const { server, agent, outcome } = await settled();
+    await outcome('1.0.0');
+    const deaf = bytes.replace(/^(#!.*\n)?/, "$1process.env.SLUICE_AGENT_SERVER_URL = 'http://127.0.0.1:9';\n");
+    server.desire((await publish(server, '1.1.0', deaf, { health: SOON })).instruction);
+    expect(await outcome('1.1.0')).toMatchObject({ outcome: 'reverted', running: { version: '1.0.0' } });
+    server.desire((await publish(server, '1.2.0', `${bytes}// 1.2.0\n`)).instruction);
+    expect(await outcome('1.2.0')).toMatchObject({ outcome: 'committed', running: { slot: 'b' } });
+    await agent.stop();
+  },
+);
 
-test('killed again and again while it changes over, the device ends with one agent, and one receipt', async () => {
-  const { server, agent, outcome } = await settled();
-  await outcome('1.0.0');
-  server.desire((await publish(server, '1.1.0', `${bytes}// 1.1.0\n`)).instruction);
-  // Whenever a new process has shown itself, up to the trial's own limit.
-  for (let kills = 0; kills < 2; kills += 1) {
+test.runIf(ALL_SWEEPS)(
+  'killed again and again while it changes over, the device ends with one agent, and one receipt',
+  async () => {
+    const { server, agent, outcome } = await settled();
+    await outcome('1.0.0');
+    server.desire((await publish(server, '1.1.0', `${bytes}// 1.1.0\n`)).instruction);
+    // Whenever a new process has shown itself, up to the trial's own limit.
+    for (let kills = 0; kills < 2; kills += 1) {
+      const starts = agent.starts();
+      const isThere = () => agent.starts() > starts || server.state.receipts.length > 1;
+      await until('an agent starts', isThere, WAIT_MS_MAX);
+      agent.kill();
+    }
+    const { outcome: word } = await outcome('1.1.0');
+    expect(['committed', 'reverted']).toContain(word);
+    expect(server.state.receipts.filter(({ version }) => version === '1.1.0')).toHaveLength(1);
+    await agent.stop();
+  },
+);
+
+test.runIf(ALL_SWEEPS)(
+  'an agent that was committed and crashes a while after each start gives way to the installed one, and the application runs',
+  async () => {
+    const { server, device, agent, outcome } = await settled();
+    await outcome('1.0.0');
+    const flag = join(dir, 'crash-late');
+    const late = `${bytes}\nsetInterval(() => { if (require('node:fs').existsSync(${JSON.stringify(flag)})) setTimeout(() => process.exit(1), 300); }, 100).unref();\n`;
+    server.desire((await publish(server, '1.1.0', late)).instruction);
+    expect(await outcome('1.1.0')).toMatchObject({ outcome: 'committed' });
+    const slot = join(device.dataDir, 'slots', 'b', 'sluice-agent.cjs');
+    expect(await programOf(agent.pid())).toBe(slot);
     const starts = agent.starts();
-    const isThere = () => agent.starts() > starts || server.state.receipts.length > 1;
-    await until('an agent starts', isThere, WAIT_MS_MAX);
-    agent.kill();
-  }
-  const { outcome: word } = await outcome('1.1.0');
-  expect(['committed', 'reverted']).toContain(word);
-  expect(server.state.receipts.filter(({ version }) => version === '1.1.0')).toHaveLength(1);
-  await agent.stop();
-});
-
-test('an agent that was committed and crashes a while after each start gives way to the installed one, and the application runs', async () => {
-  const { server, device, agent, outcome } = await settled();
-  await outcome('1.0.0');
-  const flag = join(dir, 'crash-late');
-  const late = `${bytes}\nsetInterval(() => { if (require('node:fs').existsSync(${JSON.stringify(flag)})) setTimeout(() => process.exit(1), 300); }, 100).unref();\n`;
-  server.desire((await publish(server, '1.1.0', late)).instruction);
-  expect(await outcome('1.1.0')).toMatchObject({ outcome: 'committed' });
-  const slot = join(device.dataDir, 'slots', 'b', 'sluice-agent.cjs');
-  expect(await programOf(agent.pid())).toBe(slot);
-  const starts = agent.starts();
-  await writeFile(flag, '');
-  const gaveWay = async () => (await programOf(agent.pid())) === installed && agent.lines().includes('agent-gave-way');
-  await until('it gives way', gaveWay, WAIT_MS_MAX, () => agent.lines().slice(-4_000));
-  expect(agent.starts() - starts).toBeLessThanOrEqual(7);
-  const pid = agent.pid();
-  const runs = async () => (await readFile(join(device.dataDir, 'status.json'), 'utf8')).includes('"version":"1.1.0"');
-  await until('the application of the version runs', runs, WAIT_MS_MAX);
-  expect(agent.pid()).toBe(pid);
-  await agent.stop();
-});
+    await writeFile(flag, '');
+    const gaveWay = async () =>
+      (await programOf(agent.pid())) === installed && agent.lines().includes('agent-gave-way');
+    await until('it gives way', gaveWay, WAIT_MS_MAX, () => agent.lines().slice(-4_000));
+    expect(agent.starts() - starts).toBeLessThanOrEqual(7);
+    const pid = agent.pid();
+    const runs = async () =>
+      (await readFile(join(device.dataDir, 'status.json'), 'utf8')).includes('"version":"1.1.0"');
+    await until('the application of the version runs', runs, WAIT_MS_MAX);
+    expect(agent.pid()).toBe(pid);
+    await agent.stop();
+  },
+);
 
 test.skipIf(!canMount())(
   'killed on trial while the disk is full, and stays so: the old version runs, nothing starts in turns, and it goes back once there is room',

@@ -1,7 +1,9 @@
 /** What every adapter must do, whatever its slots are made of and no matter what decides what boots. */
+
 import { describe, expect, test } from 'vitest';
 import { standbyOf } from '#agent/domain/restart-evidence.ts';
 import { other, type SlotName, type Slots } from '#agent/domain/slots.ts';
+import { swept } from '#test/sweep.ts';
 import { flipByte, install, REFUSED, type Release, viewOf } from './slot-pair.ts';
 import { ADAPTERS, type SlotsRig } from './slots-rigs.ts';
 
@@ -68,7 +70,7 @@ const goOn = async (rig: SlotsRig, slot: SlotName, release: Release, cut: (name:
   return up.trial;
 };
 
-describe.each(ADAPTERS)('$name', ({ name, make, missing }) => {
+describe.each(swept(ADAPTERS, 3))('$name', ({ name, make, missing }) => {
   describe.skipIf(missing !== undefined)(`which needs ${missing ?? 'nothing else'}`, { timeout: 600_000 }, () => {
     test('a release goes into the standby slot, runs on trial, and is committed', async () => {
       const { rig, slots, active, standby } = await settled(make);

@@ -11,6 +11,7 @@ import { openDirectorySlots, slotFolder } from '#agent/slots/directories.ts';
 import { Sha256 } from '#shared/ids.ts';
 import { Manifest } from '#shared/manifest.ts';
 import { writeTree } from '#shared/tree.ts';
+import { ALL_SWEEPS } from '#test/sweep.ts';
 import { canMount, smallDisk } from '../small-disk.ts';
 import {
   COPIES,
@@ -298,6 +299,6 @@ test('whatever is asked, cut or torn: once something was committed, something ve
         await rm(pairDir, { recursive: true, force: true });
       }
     }),
-    { numRuns: 25 },
+    { numRuns: ALL_SWEEPS ? 25 : 5 },
   );
 });

@@ -1,4 +1,5 @@
 /** Real agents with a microcontroller behind an installer: committed, reverted, and killed while the installer is at work. */
+
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { expect, test, vi } from 'vitest';
@@ -11,6 +12,7 @@ import {
   type TestServer,
   until,
 } from '#test/agent/harness.ts';
+import { ALL_SWEEPS } from '#test/sweep.ts';
 import { mcu } from './mcu.ts';
 
 const DEADLINE_MS = 60_000;
@@ -58,7 +60,7 @@ test('a good version is committed on the target, and one that is not well goes b
   expect([await target.get('active'), await target.get('running')]).toEqual(['b', 'b']);
 });
 
-test('an agent that is killed while the installer works installs it again, once', async () => {
+test.runIf(ALL_SWEEPS)('an agent that is killed while the installer works installs it again, once', async () => {
   const server = await startTestServer();
   const target = await mcu();
   const device = await openDevice(server, { slots: target.asAgent });
