@@ -18,6 +18,7 @@ const PROCESSES = [
   'test/{agent,cli}/**/*.test.ts',
   'test/server/*.test.ts',
   'test/server/store/{lock,worker}.test.ts',
+  'test/server/http/site-cache.test.ts',
   'test/{demo,scripts}.test.ts',
 ];
 /** Where sweeps are run in full, only what has some. */
@@ -50,7 +51,12 @@ export default defineConfig({
       },
       {
         extends: true,
-        test: { name: 'quick', include: ['test/**/*.test.ts'], exclude: [...ALONE, ...PROCESSES, ...WITHOUT_SWEEPS] },
+        test: {
+          name: 'quick',
+          include: ['test/**/*.test.ts'],
+          exclude: [...ALONE, ...PROCESSES, ...WITHOUT_SWEEPS],
+          setupFiles: process.env['SLUICE_QUICK'] === undefined ? [] : ['test/no-processes.ts'],
+        },
       },
     ],
   },

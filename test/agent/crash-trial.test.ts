@@ -60,15 +60,10 @@ describe('from activation on', () => {
     },
   );
 
-  test.each(
-    swept(
-      [
-        ['ahead', YEAR_MS],
-        ['back', -YEAR_MS],
-      ],
-      1,
-    ),
-  )(
+  test.runIf(ALL_SWEEPS).each([
+    ['ahead', YEAR_MS],
+    ['back', -YEAR_MS],
+  ])(
     '6: SIGKILL, during the health gate: gate restarts, its deadline kept (one that is not, while the clock is set %s)',
     async (_, setByMs) => {
       const device = await rig.settledDevice();

@@ -42,7 +42,7 @@ test('a device that is offline at the time activates with the others, where its 
   await agent.stop();
 });
 
-test('without that permission it stays ready until the server can be asked', async () => {
+test.runIf(ALL_SWEEPS)('without that permission it stays ready until the server can be asked', async () => {
   const { server, agent, comeBack } = await installed({});
   server.goOffline();
   await until('it begins to ask', () => retried(agent) > 0);

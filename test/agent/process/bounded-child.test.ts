@@ -7,6 +7,7 @@ import { createInterface } from 'node:readline';
 import { expect, onTestFinished, test } from 'vitest';
 import { runCommand } from '#agent/application/command.ts';
 import { processesWithEnvironment } from '#agent/process/process-table.ts';
+import { ALL_SWEEPS } from '#test/sweep.ts';
 import { APPS, NEVER_WELL, openDevice, startTestServer, until } from '../harness.ts';
 import { canBeUnkillable, UNKILLABLE, WITHOUT_KILL } from '../unkillable.ts';
 
@@ -122,12 +123,14 @@ test.runIf(isUnkillable)('a release that wedges its health hook is reverted, and
   expect(await agent.stop()).toEqual({ code: 0, signal: null });
 });
 
-test.runIf(isUnkillable)('an application that cannot be killed does not keep the next one from running', async () => {
-  const dir = await mkdtemp(join(tmpdir(), 'sluice-stuck-'));
-  onTestFinished(() => rm(dir, { recursive: true, force: true }));
-  const mark = `application-${process.pid}`;
-  onTestFinished(() => killStuck(mark));
-  const { said, ended } = withoutKill(`
+test.runIf(isUnkillable && ALL_SWEEPS)(
+  'an application that cannot be killed does not keep the next one from running',
+  async () => {
+    const dir = await mkdtemp(join(tmpdir(), 'sluice-stuck-'));
+    onTestFinished(() => rm(dir, { recursive: true, force: true }));
+    const mark = `application-${process.pid}`;
+    onTestFinished(() => killStuck(mark));
+    const { said, ended } = withoutKill(`
     import { openSupervisor } from '#agent/application/supervisor.ts';
     const supervisor = await openSupervisor({ dir: '${dir}', stopMs: 100 });
     const start = (command) =>
@@ -142,9 +145,10 @@ test.runIf(isUnkillable)('an application that cannot be killed does not keep the
     await supervisor.stop();
     process.exit(0);
   `);
-  expect([await said(), await said(), await said()]).toEqual([{ ok: true }, { ok: true }, true]);
-  expect(await ended).toEqual([0, null]);
-});
+    expect([await said(), await said(), await said()]).toEqual([{ ok: true }, { ok: true }, true]);
+    expect(await ended).toEqual([0, null]);
+  },
+);
 
 test('what a command leaves running has ended with it', async () => {
   const mark = `left-${process.pid}`;

@@ -6,6 +6,7 @@ import { expect, test } from 'vitest';
 import { chunksLacking } from '#shared/transfer/chunk-index.ts';
 import { packHeadBytes } from '#shared/transfer/pack.ts';
 import { noise, recordsOf } from '#test/shared/transfer/bytes.ts';
+import { ALL_SWEEPS } from '#test/sweep.ts';
 import { edited, openRig, prose, seedOf, sha256, writeSlot } from './rig.ts';
 
 const V1 = prose('v1', 1_500_000);
@@ -60,15 +61,18 @@ test('without a pack what compresses comes chunk by chunk, what does not as a ra
   expect(fresh.asked.length).toBe(4);
 });
 
-test('ranges of what does not compress grow, and a chunk alone between two of them says whether that is still so', async () => {
-  const rig = await openRig(noise('long', 30_000_000), { pack: false });
-  expect(await rig.outcome(await rig.fetch())).toBe('whole');
-  const wanted = rig.asked.slice(2);
-  expect(wanted.map(({ range }) => range !== undefined)).toEqual([false, true, false, true, false, true]);
-  const lengths = wanted.flatMap(({ range }) => /^bytes=(\d+)-(\d+)$/.exec(range ?? '') ?? []);
-  const [first, second] = [0, 3].map((at) => Number(lengths[at + 2]) - Number(lengths[at + 1]));
-  expect(second).toBeGreaterThan(1.5 * first!);
-});
+test.runIf(ALL_SWEEPS)(
+  'ranges of what does not compress grow, and a chunk alone between two of them says whether that is still so',
+  async () => {
+    const rig = await openRig(noise('long', 30_000_000), { pack: false });
+    expect(await rig.outcome(await rig.fetch())).toBe('whole');
+    const wanted = rig.asked.slice(2);
+    expect(wanted.map(({ range }) => range !== undefined)).toEqual([false, true, false, true, false, true]);
+    const lengths = wanted.flatMap(({ range }) => /^bytes=(\d+)-(\d+)$/.exec(range ?? '') ?? []);
+    const [first, second] = [0, 3].map((at) => Number(lengths[at + 2]) - Number(lengths[at + 1]));
+    expect(second).toBeGreaterThan(1.5 * first!);
+  },
+);
 
 test('a pack from nothing gives a device that holds most of it the few chunks that it lacks, and is not read beyond', async () => {
   const many = prose('many', 4_000_000);
@@ -147,18 +151,21 @@ test('a slot is filled in place, beyond its end nothing changes, and what it hol
   expect(result.ok && result.origins.there).toBeGreaterThan(800_000);
 });
 
-test('a slot full of something else is not read through, and what it holds behind that is found all the same', async () => {
-  const image = noise('image', 20_000_000);
-  const rig = await openRig(image, { pack: false });
-  const offsetOf = (chunk: number): number => rig.records.slice(0, chunk).reduce((sum, { bytes }) => sum + bytes, 0);
-  const [differs, found] = [offsetOf(150), offsetOf(160)];
-  expect(found).toBeLessThan(image.length);
-  const slot = await writeSlot(rig.dir, Buffer.concat([noise('other', differs), image.subarray(differs)]));
-  const result = await rig.fetch({ place: slot });
-  expect(await rig.outcome(result)).toBe('whole');
-  // Every 32nd was looked for.
-  expect(result.ok && result.origins.there).toBe(image.length - found);
-});
+test.runIf(ALL_SWEEPS)(
+  'a slot full of something else is not read through, and what it holds behind that is found all the same',
+  async () => {
+    const image = noise('image', 20_000_000);
+    const rig = await openRig(image, { pack: false });
+    const offsetOf = (chunk: number): number => rig.records.slice(0, chunk).reduce((sum, { bytes }) => sum + bytes, 0);
+    const [differs, found] = [offsetOf(150), offsetOf(160)];
+    expect(found).toBeLessThan(image.length);
+    const slot = await writeSlot(rig.dir, Buffer.concat([noise('other', differs), image.subarray(differs)]));
+    const result = await rig.fetch({ place: slot });
+    expect(await rig.outcome(result)).toBe('whole');
+    // Every 32nd was looked for.
+    expect(result.ok && result.origins.there).toBe(image.length - found);
+  },
+);
 
 test('a slot that is not there is not made', async () => {
   const rig = await openRig(V1);
