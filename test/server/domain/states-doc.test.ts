@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { MOVES, TOLD } from '#server/domain/deployment/deployment-step.ts';
+import { SERVER_MOVES } from '#server/domain/deployment/server-moves.ts';
 import { TRANSITIONS } from '#server/domain/rollout/rollout-step.ts';
 
 const page = readFileSync(join(import.meta.dirname, '../../../docs/states.md'), 'utf8');
@@ -36,6 +37,11 @@ test('docs/states.md shows the deployment table as it is', () => {
   expect(rows.map(([state, moves]) => [state, moves])).toEqual(
     Object.entries(MOVES).map(([state, moves]) => [state, listed(moves)]),
   );
+});
+
+test('docs/states.md shows what the server does to deployments', () => {
+  const [, ...rows] = tableAfter('server');
+  expect(rows).toEqual(Object.entries(SERVER_MOVES).map(([move, { from, to }]) => [move, listed(from), to]));
 });
 
 test('docs/states.md shows where the agent’s states lead', () => {
