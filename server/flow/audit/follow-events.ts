@@ -2,9 +2,10 @@
  * Following what happens: the audit log, read by consumers that remember how far they came. Each event comes to each consumer at least once
  * and in order, whatever crashes: how far it came is saved when a page is handled, and not before.
  */
+
+import { type AuditEvent, parseAuditEvent } from '#server/domain/audit.ts';
+import type { Store } from '#server/store/store.ts';
 import type { Id } from '#shared/ids.ts';
-import { type AuditEvent, parseAuditEvent } from '../../domain/audit.ts';
-import type { Store } from '../../store/store.ts';
 
 /** `event` is undefined where this version does not know its kind: a newer one wrote it, and a consumer passes over it or keeps its text. */
 export type Followed = { index: number; event: AuditEvent | undefined; payload: string };
