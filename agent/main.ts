@@ -23,7 +23,6 @@ import { readEnrolled, trustedRoot } from './server/enrol.ts';
 import { openIdentity } from './server/identity.ts';
 import { readKnownRoot } from './server/known-root.ts';
 import { openProxies } from './server/proxies.ts';
-import { untilAborted } from './transfer/pace.ts';
 
 const AGENT_LOG_CHARS_MAX = 12 * 1024;
 
@@ -167,3 +166,9 @@ const connect = (
   });
 
 if (import.meta.main) void runProgram(runAgent);
+
+export const untilAborted = (signal: AbortSignal): Promise<void> =>
+  new Promise((resolve) => {
+    if (signal.aborted) resolve();
+    else signal.addEventListener('abort', () => resolve(), { once: true });
+  });

@@ -15,7 +15,6 @@ import { openMembership } from './server/membership.ts';
 import { openSpread } from './server/spread.ts';
 import { openTroubles } from './server/trouble.ts';
 import { openDeviceTrust } from './trust/device-trust.ts';
-import { inTurns } from './turns.ts';
 
 const APPLICATION_LOG_BYTES_MAX = 24 * 1024;
 
@@ -44,15 +43,13 @@ export const openServerSide = async (
     blocks: link.blocks,
     log,
   });
-  const trust = inTurns(
-    await openDeviceTrust({
-      dir: await makeFolder(life, 'trust', 0o700),
-      device: config.device,
-      fetch: { get: http.getBytes },
-      now,
-      buildTime: BUILD_TIME,
-    }),
-  );
+  const trust = await openDeviceTrust({
+    dir: await makeFolder(life, 'trust', 0o700),
+    device: config.device,
+    fetch: { get: http.getBytes },
+    now,
+    buildTime: BUILD_TIME,
+  });
   const time = openFleetTime({
     wall: now,
     monotonic: () => uptime() * 1_000,

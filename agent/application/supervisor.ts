@@ -13,6 +13,7 @@ import { join, resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { z } from 'zod';
 import { readFileIfThere, writeFileDurably } from '#shared/durable.ts';
+import { oneAtATime } from '#shared/in-turn.ts';
 import { machineBootId } from '#shared/machine-uptime.ts';
 import type { Limits } from '../config/limits-config.ts';
 import type { OutputConfig } from '../config/output-config.ts';
@@ -143,14 +144,8 @@ const supervise = (place: Place, output: ApplicationOutput, options: SupervisorO
   let crashes = 0;
   /** What an application that ended by itself has left of its group, until that has ended too. */
   let leaving: Promise<unknown> = Promise.resolve();
-  let turn: Promise<unknown> = Promise.resolve();
-
-  /** One start or stop at a time. */
-  const inTurn = <T>(act: () => Promise<T>): Promise<T> => {
-    const mine = turn.then(act);
-    turn = mine.catch(() => undefined);
-    return mine;
-  };
+  /** Starts and stops. */
+  const inTurn = oneAtATime();
 
   const scheduleRestart = (): number => {
     const waitMs = Math.min(backoff.max, backoff.first * 2 ** Math.min(crashes, 30));

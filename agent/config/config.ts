@@ -11,7 +11,6 @@ import { HealthCheck } from '#shared/manifest.ts';
 import { MqttUrl } from '#shared/mqtt-url.ts';
 import { accept, type Result, refuse } from '#shared/problems.ts';
 import { parseAddress } from './address.ts';
-import { KEEP } from './keep-config.ts';
 import { Limits } from './limits-config.ts';
 import { MeteredConfig } from './metered-config.ts';
 import { OutputConfig } from './output-config.ts';
@@ -32,6 +31,11 @@ const duration = (minMs: number) => z.coerce.number().pipe(DurationMs.min(minMs)
 const Attributes = z
   .record(z.string().regex(/^[a-z][a-z0-9_.-]{0,63}$/, 'names are lower-case'), text(256))
   .refine((all) => Object.keys(all).length <= 48, 'at most 48');
+
+/** How the bytes of installed artifacts are kept. */
+const KEEP = ['raw', 'zstd', 'none'] as const;
+
+export type Keep = (typeof KEEP)[number];
 
 export const AgentConfig = z.strictObject({
   /** This device's name at the server; forever. */

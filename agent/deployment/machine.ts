@@ -3,6 +3,7 @@
  * performs the effects. A new state ends what was being done for the old one, and waits until that has really ended.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
+import { oneAtATime } from '#shared/in-turn.ts';
 import { type Backoff, backoffMs } from '../domain/backoff.ts';
 import type { Effect, InstallEvent, InstallState } from '../domain/install-state.ts';
 import { type Memory, stepMemory } from '../domain/memory.ts';
@@ -60,7 +61,6 @@ export const openMachine = (options: MachineOptions): Machine => {
   let memory = options.memory;
   let usedSeq = memory.reportSeq;
   let activity: { abort: AbortController; ended: Promise<void> } | undefined;
-  let turn: Promise<void> = Promise.resolve();
   let queued = 0;
   let writingSince: number | undefined;
   /** Settled as long as the journal cannot be written. */
@@ -69,15 +69,8 @@ export const openMachine = (options: MachineOptions): Machine => {
   let reserving: Promise<void> | undefined;
   const stopping = new AbortController();
 
-  /** One change at a time, in order. */
-  const inTurn = <T>(act: () => Promise<T>): Promise<T> => {
-    const mine = turn.then(act);
-    turn = mine.then(
-      () => undefined,
-      () => undefined,
-    );
-    return mine;
-  };
+  /** Changes, in order. */
+  const inTurn = oneAtATime();
 
   /** `onRefusal` is called once, when the first attempt has failed. */
   const record = async (next: Memory, onRefusal?: () => void): Promise<void> => {
@@ -240,9 +233,9 @@ export const openMachine = (options: MachineOptions): Machine => {
     writingMs: () => (writingSince === undefined ? 0 : performance.now() - writingSince),
     stop: async () => {
       stopping.abort();
-      await turn;
+      await inTurn(async () => undefined);
       await endActivity();
-      await turn;
+      await inTurn(async () => undefined);
     },
   };
 };

@@ -24,7 +24,7 @@ import type { FleetTime } from '../server/fleet-time.ts';
 import type { Http } from '../server/http.ts';
 import type { Identity } from '../server/identity.ts';
 import type { Spread } from '../server/spread.ts';
-import type { Progress } from '../transfer/progress.ts';
+import type { Progress } from '../transfer/last-transfer.ts';
 import type { DeviceTrust } from '../trust/device-trust.ts';
 import type { Inbox } from './desired.ts';
 import type { Holds } from './holds.ts';

@@ -4,6 +4,7 @@
  * systemd, all of this does nothing.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
+import { oneAtATime } from '#shared/in-turn.ts';
 import type { Log } from '../log.ts';
 import { endsWell } from '../process/bounded-child.ts';
 
@@ -35,10 +36,10 @@ export const openServiceManager = ({ env, writingMs, served, log }: ServiceManag
     return { ready: () => undefined, says: () => undefined, stopping: async () => undefined };
   let broken = false;
   let asking = false;
-  let turn: Promise<void> = Promise.resolve();
+  const inTurn = oneAtATime();
 
-  const send = (...words: string[]): Promise<void> => {
-    turn = turn.then(async () => {
+  const send = (...words: string[]): Promise<void> =>
+    inTurn(async () => {
       const sent = await notify(socket, words);
       if (sent || broken) return;
       broken = true;
@@ -47,8 +48,6 @@ export const openServiceManager = ({ env, writingMs, served, log }: ServiceManag
         'systemd-notify does not work: systemd is not told that the agent is well',
       );
     });
-    return turn;
-  };
 
   const limitMs = watchdogMs(env);
   // Three times in its limit: a word that comes late is not the last one yet.

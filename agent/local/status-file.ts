@@ -12,7 +12,7 @@ import type { InstallState } from '../domain/install-state.ts';
 import { turnAt } from '../domain/spread.ts';
 import { isSystemError } from '../process/system-error.ts';
 import type { Trouble } from '../server/trouble.ts';
-import type { Progress } from '../transfer/progress.ts';
+import type { Progress } from '../transfer/last-transfer.ts';
 
 export type Facts = {
   device: string;

@@ -11,7 +11,7 @@ import { attemptOf } from '../domain/install.ts';
 import type { InstallState } from '../domain/install-state.ts';
 import type { Log } from '../log.ts';
 import type { Link } from '../server/link.ts';
-import type { Progress } from '../transfer/progress.ts';
+import type { Progress } from '../transfer/last-transfer.ts';
 
 export type ReporterOptions = {
   machine: Pick<Machine, 'memory' | 'nextSeq' | 'skipSeq' | 'send'>;

@@ -8,7 +8,7 @@ import { crashPoint } from '../process/crash-point.ts';
 import type { Http } from '../server/http.ts';
 import { fetchArtifact } from './fetch.ts';
 import { type ChunkedArtifact, fetchChunked, isChunked } from './fetch-chunked.ts';
-import type { Progress } from './progress.ts';
+import type { Progress } from './last-transfer.ts';
 import type { Seed } from './seeds.ts';
 
 /** In a row without one new byte. With the longest wait of a minute that is about half an hour. */

@@ -2,9 +2,7 @@
 
 import type { InstallState } from '../domain/install-state.ts';
 import type { News } from '../domain/news.ts';
-import { openLastTransfer } from './last-transfer.ts';
-import { everyMs } from './pace.ts';
-import type { Progress } from './progress.ts';
+import { openLastTransfer, type Progress } from './last-transfer.ts';
 
 const REPORTED_MS = 5_000;
 const SHOWN_MS = 500;
@@ -31,5 +29,15 @@ export const openFetchProgress = async (dataDir: string, news: News) => {
     },
     /** Of the newest fetch that has ended. */
     attributes: last.attributes,
+  };
+};
+
+/** Calls at most once in so many milliseconds; what is left out is made up for by the next. */
+const everyMs = (ms: number, call: () => void): (() => void) => {
+  let last = Number.NEGATIVE_INFINITY;
+  return () => {
+    if (performance.now() - last < ms) return;
+    last = performance.now();
+    call();
   };
 };

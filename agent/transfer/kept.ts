@@ -9,7 +9,7 @@ import { readFileIfThere, syncFolder, writeFileDurably } from '#shared/durable.t
 import { Sha256 } from '#shared/ids.ts';
 import { type ChunkRecord, parseIndex } from '#shared/transfer/chunk-index.ts';
 import { sha256Hex } from '#shared/trust/canonical.ts';
-import type { Keep } from '../config/keep-config.ts';
+import type { Keep } from '../config/config.ts';
 import type { Log } from '../log.ts';
 import { crashPoint } from '../process/crash-point.ts';
 import { reasonOf } from '../server/transfer-error.ts';

@@ -3,7 +3,6 @@ import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { readFileIfThere } from '#shared/durable.ts';
-import type { Progress } from './progress.ts';
 
 const Last = z.object({ bytesFetched: z.number().int().min(0), bytesSaved: z.number().int().min(0) });
 type Last = z.infer<typeof Last>;
@@ -30,3 +29,6 @@ const parseLast = (bytes: Buffer | undefined): Last | undefined => {
     return undefined;
   }
 };
+
+/** Of one deployment. `bytesFetched`: what came over the network since the agent started, useful or not. */
+export type Progress = { bytesDone: number; bytesTotal: number; bytesFetched: number };

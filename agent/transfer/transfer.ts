@@ -16,8 +16,8 @@ import { fetchAll } from './fetch-all.ts';
 import { type ChunkedArtifact, isChunked } from './fetch-chunked.ts';
 import { openKept } from './kept.ts';
 import { readPlain } from './kept-frames.ts';
+import type { Progress } from './last-transfer.ts';
 import { openMetered } from './metered.ts';
-import type { Progress } from './progress.ts';
 import type { Seed } from './seeds.ts';
 import { lacksRoom } from './space.ts';
 

@@ -8,6 +8,7 @@ import { dirname, join } from 'node:path';
 import type { Readable } from 'node:stream';
 import { syncFolder } from '#shared/durable.ts';
 import { Sha256 } from '#shared/ids.ts';
+import { oneAtATime } from '#shared/in-turn.ts';
 import { accept, type Refusal, type Result, refuse } from '#shared/problems.ts';
 
 /** Bytes that arrived whole, not yet an object. The caller either keeps or drops it. */
@@ -96,16 +97,6 @@ const ageMs = async (file: string): Promise<number> => {
   return there === undefined ? Number.POSITIVE_INFINITY : Date.now() - there.mtimeMs;
 };
 
-/** Runs one piece of work after the other. */
-const makeQueue = (): (<T>(work: () => Promise<T>) => Promise<T>) => {
-  let last: Promise<unknown> = Promise.resolve();
-  return (work) => {
-    const result = last.then(work);
-    last = result.catch(() => undefined);
-    return result;
-  };
-};
-
 /** Opens or makes the two folders inside `dir`. */
 export const openObjects = async (dir: string): Promise<Objects> => {
   const staging = join(dir, 'staging');
@@ -116,7 +107,7 @@ export const openObjects = async (dir: string): Promise<Objects> => {
   const live = new Set<string>();
   let fresh = new Set<Sha256>();
   /** Keeping and sweeping take turns: otherwise a sweep could remove what is just being kept again. */
-  const inTurn = makeQueue();
+  const inTurn = oneAtATime();
 
   const fileOf = (sha256: string): string => objectFile(dir, sha256);
   const remove = async (file: string): Promise<void> => {

@@ -2,6 +2,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { DelegateConfig } from '#agent/config/delegate-config.ts';
 import type { Log } from '#agent/log.ts';
+import { oneAtATime } from '#shared/in-turn.ts';
 import { endInstallers, type InstallerEnd, runInstaller } from './run-installer.ts';
 
 const LATER_MS_MAX = 60_000;
@@ -37,7 +38,7 @@ export type Installer = {
 /** Ends first what an agent that was killed has left running. */
 export const openInstaller = async ({ config, dir, log, onInstalled }: InstallerOptions): Promise<Installer> => {
   await endInstallers(dir);
-  let turn: Promise<unknown> = Promise.resolve();
+  const inTurn = oneAtATime();
   let changing = 0;
 
   const once = (ask: Ask): Promise<InstallerEnd> => {
@@ -72,13 +73,9 @@ export const openInstaller = async ({ config, dir, log, onInstalled }: Installer
     ask: (ask, isLater) => {
       const weight = ask.kind === 'inspect' ? 0 : 1;
       changing += weight;
-      const mine = turn
-        .then(() => insist(ask, isLater))
-        .finally(() => {
-          changing -= weight;
-        });
-      turn = mine;
-      return mine;
+      return inTurn(() => insist(ask, isLater)).finally(() => {
+        changing -= weight;
+      });
     },
     isChanging: () => changing > 0,
   };

@@ -2,6 +2,7 @@
  * What happens to a rollout, decided: the next state, whom to offer to, what to withdraw, what to write down. Nothing is done here.
  * `docs/states.md` repeats the table, and a test holds it there.
  */
+import { inBatches } from '#shared/batches.ts';
 import { type Millis, unreachable } from '#shared/ids.ts';
 import { refuse } from '#shared/problems.ts';
 import { type AuditEvent, BY_SERVER } from '../audit.ts';
@@ -260,12 +261,12 @@ const acknowledging = (
   at: Millis,
 ): AuditEvent[] => {
   const devices = acknowledge?.devices ?? [];
-  return Array.from({ length: Math.ceil(devices.length / DEVICES_A_LINE) }, (_, index) => ({
+  return inBatches(devices, DEVICES_A_LINE).map((named) => ({
     at,
     by,
     kind: 'failures-acknowledged',
     rollout: id,
-    devices: devices.slice(index * DEVICES_A_LINE, (index + 1) * DEVICES_A_LINE),
+    devices: named,
   }));
 };
 

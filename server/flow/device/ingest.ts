@@ -6,6 +6,7 @@ import type { Logger } from 'pino';
 import type { z } from 'zod';
 import type { HeartbeatRow } from '#server/store/ingest.ts';
 import type { Store } from '#server/store/store.ts';
+import { inBatches } from '#shared/batches.ts';
 import type { Id } from '#shared/ids.ts';
 import { Heartbeat, LogPiece, Online, parseMessage, StateReport } from '#shared/messages.ts';
 import { perKey } from '#shared/token-bucket.ts';
@@ -221,18 +222,14 @@ const drain = <T>(queue: Map<Id, T>): T[] => {
   queue.clear();
   return all;
 };
-const inBatches = <T>(all: T[]): T[][] =>
-  Array.from({ length: Math.ceil(all.length / BATCH_ROWS_MAX) }, (_, index) =>
-    all.slice(index * BATCH_ROWS_MAX, (index + 1) * BATCH_ROWS_MAX),
-  );
 
 const writePresence = async (deps: IngestDeps, changes: Presence[]): Promise<void> => {
-  for (const batch of inBatches(changes)) await deps.store.setOnline(batch);
+  for (const batch of inBatches(changes, BATCH_ROWS_MAX)) await deps.store.setOnline(batch);
 };
 
 const writeHeartbeats = async (deps: IngestDeps, rows: HeartbeatRow[], since: number): Promise<void> => {
   if (rows.length === 0) return;
-  for (const batch of inBatches(rows)) await deps.store.saveHeartbeats(batch);
+  for (const batch of inBatches(rows, BATCH_ROWS_MAX)) await deps.store.saveHeartbeats(batch);
   deps.observer.message('heartbeat', 'saved', rows.length);
   deps.observer.ingested('heartbeat', performance.now() - since);
 };

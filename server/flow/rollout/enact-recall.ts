@@ -11,6 +11,7 @@ import { planWaves } from '#server/domain/rollout/waves.ts';
 import type { ReleaseRecord } from '#server/store/catalogue.ts';
 import type { RolloutRecord } from '#server/store/rollouts.ts';
 import type { Store } from '#server/store/store.ts';
+import { inBatches } from '#shared/batches.ts';
 import { Id, releaseRef } from '#shared/ids.ts';
 import { Policy, URGENT_PRIORITY } from '#shared/policy.ts';
 import type { StayReason } from '#shared/recall.ts';
@@ -188,10 +189,7 @@ const plannedLine = ({ plan }: RolloutRecord, at: number) => {
   return auditLine({ at, by: createdBy, kind: 'rollout-planned', ...about });
 };
 
-const inLines = <T>(items: readonly T[]): T[][] =>
-  Array.from({ length: Math.ceil(items.length / NAMED_A_LINE) }, (_, index) =>
-    items.slice(index * NAMED_A_LINE, (index + 1) * NAMED_A_LINE),
-  );
+const inLines = <T>(items: readonly T[]): T[][] => inBatches(items, NAMED_A_LINE);
 const joinLines = (rollout: Id, recalls: Id, deployments: readonly DeploymentRecord[], at: number) =>
   inLines(deployments.map(({ device }) => device)).map((devices) =>
     auditLine({ at, by: BY_SERVER, kind: 'recall-joined', rollout, recalls, devices }),

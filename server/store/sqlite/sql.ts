@@ -1,5 +1,6 @@
 /** The port of `../sql.ts` on better-sqlite3: statements are prepared once, and run at once. */
 import Database from 'better-sqlite3';
+import { oneAtATime } from '#shared/in-turn.ts';
 import type { Dialect, Sql, Value, Values } from '../sql.ts';
 import { migrate } from './migrations.ts';
 
@@ -73,12 +74,7 @@ export const sqlOn = (database: Database.Database): SqliteSql => {
   };
   const [begin, commit, rollback] = ['BEGIN IMMEDIATE', 'COMMIT', 'ROLLBACK'].map((word) => database.prepare(word));
   /** There is one connection: transactions take turns. */
-  let last: Promise<unknown> = Promise.resolve();
-  const inTurn = <R>(work: () => Promise<R>): Promise<R> => {
-    const turn = last.then(work);
-    last = turn.catch(() => undefined);
-    return turn;
-  };
+  const inTurn = oneAtATime();
 
   // oxlint-disable typescript/no-unsafe-type-assertion -- see `Row` in ../sql.ts
   const sql: SqliteSql = {

@@ -2,7 +2,7 @@ import { link, mkdir, mkdtemp, readdir, readFile, rm, stat, truncate, writeFile 
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
-import type { Keep } from '#agent/config/keep-config.ts';
+import type { Keep } from '#agent/config/config.ts';
 import type { ChunkedArtifact } from '#agent/transfer/fetch-chunked.ts';
 import { openKept } from '#agent/transfer/kept.ts';
 import { Sha256 } from '#shared/ids.ts';

@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import type { FreeBytes } from '#agent/disk/room.ts';
 import type { Slots, SlotsView } from '#agent/domain/slots.ts';
-import type { Progress } from '#agent/transfer/progress.ts';
+import type { Progress } from '#agent/transfer/last-transfer.ts';
 import { openTransfer } from '#agent/transfer/transfer.ts';
 import { Sha256 } from '#shared/ids.ts';
 import { Artifact, Manifest } from '#shared/manifest.ts';
