@@ -1,4 +1,7 @@
-/** The agent as one JavaScript file, which needs Node and nothing else: for `build-agent.ts`. docs/agent.md says how to run it. */
+/**
+ * The agent as one JavaScript file, which needs Node and nothing else: for `build-agent.ts`. docs/agent.md says how to
+ * run it.
+ */
 import { defineConfig, type Plugin } from 'rolldown';
 
 const file = process.env['SLUICE_AGENT_FILE'] ?? 'dist/sluice-agent.cjs';
@@ -7,7 +10,10 @@ const format = file.endsWith('.cjs') ? 'cjs' : 'esm';
 
 const refused = (name: string, what: string): string =>
   `exports.${name} = class { constructor() { throw new Error(${JSON.stringify(what)}); } };`;
-/** What Node has itself, what the agent never does, and what it seldom does and then loads: a quarter of the file, and 2 MB of memory. */
+/**
+ * What Node has itself, what the agent never does, and what it seldom does and then loads: a quarter of the file, and 2
+ * MB of memory.
+ */
 const INSTEAD: Record<string, string> = {
   'readable-stream': 'module.exports = require("node:stream");',
   socks: refused('SocksClient', 'this agent knows no SOCKS proxies'),

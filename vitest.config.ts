@@ -4,8 +4,8 @@ import { join } from 'node:path';
 import { defineConfig } from 'vitest/config';
 import { ALL_SWEEPS } from './test/sweep.ts';
 
-// Inherited by vitest's own workers and by every process and thread that a test starts: most of the time that those need
-// to start is for compiling the same modules again.
+// Inherited by vitest's own workers and by every process and thread that a test starts: most of the time that those
+// need to start is for compiling the same modules again.
 process.env['NODE_COMPILE_CACHE'] ??= join(import.meta.dirname, 'node_modules', '.cache', 'node');
 
 // Tests talk to this machine alone, whatever the one who runs them needs to reach others.
@@ -26,7 +26,8 @@ const files = globSync('test/**/*.test.ts', { cwd: import.meta.dirname });
 const isSwept = (file: string): boolean => readFileSync(join(import.meta.dirname, file), 'utf8').includes("/sweep.ts'");
 const WITHOUT_SWEEPS = ALL_SWEEPS ? files.filter((file) => !isSwept(file)) : [];
 
-// Loading the modules of the system again for each file would take as long as most files do: all share their workers but those above.
+// Loading the modules of the system again for each file would take as long as most files do: all share their workers
+// but those above.
 export default defineConfig({
   test: {
     // Real processes, sockets and disks: slow machines that do other things too get time, a hang still ends.

@@ -1,4 +1,6 @@
-/** The agent's own log: one JSON object a line, or lines for people on a terminal. Every line carries an `event` name. */
+/**
+ * The agent's own log: one JSON object a line, or lines for people on a terminal. Every line carries an `event` name.
+ */
 import { type Logger, pino } from 'pino';
 import type { AgentConfig } from './config/config.ts';
 import { hasEnded } from './domain/install.ts';
@@ -6,7 +8,10 @@ import type { InstallState } from './domain/install-state.ts';
 
 export type Log = Pick<Logger, 'debug' | 'info' | 'warn' | 'error'>;
 
-/** Synchronous, so that the last words of an agent that ends are not lost. Writing never throws: a log that can't be written is not fatal. */
+/**
+ * Synchronous, so that the last words of an agent that ends are not lost. Writing never throws: a log that can't be
+ * written is not fatal.
+ */
 export const makeAgentLog = async (
   config: AgentConfig['log'],
   deviceId: string,

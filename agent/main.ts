@@ -1,4 +1,7 @@
-/** The agent: puts its parts together and runs them until it is told to stop. Also a program of its own: `node agent/main.ts --help`. */
+/**
+ * The agent: puts its parts together and runs them until it is told to stop. Also a program of its own: `node
+ * agent/main.ts --help`.
+ */
 import { mkdir, stat } from 'node:fs/promises';
 import type { Logger } from 'pino';
 import type { AgentConfig } from './config/config.ts';
@@ -27,8 +30,9 @@ import { openProxies } from './server/proxies.ts';
 const AGENT_LOG_CHARS_MAX = 12 * 1024;
 
 /**
- * Runs until `signal` is aborted, then stops the application and returns. Throws `AgentStopped` when it cannot go on: the folder is
- * taken, no one is trusted, or the server refused the enrolment for good. Before that the application runs whenever it can.
+ * Runs until `signal` is aborted, then stops the application and returns. Throws `AgentStopped` when it cannot go on:
+ * the folder is taken, no one is trusted, or the server refused the enrolment for good. Before that the application
+ * runs whenever it can.
  */
 export const runAgent = async (config: AgentConfig, signal: AbortSignal): Promise<void> => {
   await makeDataFolder(config.dataDir);

@@ -30,7 +30,10 @@ export const openDeployments = async (life: Life, device: DeviceParts, server: S
   const holds = openHolds({ dataDir, policy: config.consent, now, uptime, log, changed: () => news.emit('shown') });
 
   let [seqKept, floorKept] = [0, await readFloor(dataDir)];
-  /** What the journal has, once more beside it: what cannot be written now is written with the next record, or at the next start. */
+  /**
+   * What the journal has, once more beside it: what cannot be written now is written with the next record, or at the
+   * next start.
+   */
   const keepBeside = async ({ desiredSeq, floor }: Memory): Promise<void> => {
     if (desiredSeq > seqKept)
       await disk.attempt('the trust folder', async () => {

@@ -1,7 +1,8 @@
 /**
- * The agent as one file, and what it costs: file, start, memory, and installing images beside RAUC, SWUpdate and Mender's client, as far as they are
- * installed, in the same run with the same bytes, against the floor (installers/floor.ts). Theirs are read from a local file, ours is fetched from a
- * real server on the same machine. Every slot is a file, and is read back to see that it was installed.
+ * The agent as one file, and what it costs: file, start, memory, and installing images beside RAUC, SWUpdate and
+ * Mender's client, as far as they are installed, in the same run with the same bytes, against the floor
+ * (installers/floor.ts). Theirs are read from a local file, ours is fetched from a real server on the same machine.
+ * Every slot is a file, and is read back to see that it was installed.
  */
 import { mkdir, mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';

@@ -1,6 +1,7 @@
 /**
- * How fast an artifact is assembled from a pack, and from the version before: over HTTP into a file, against a floor in the same run
- * that does the same work and nothing else (read a frame, decompress, SHA-256, write; an fsync at the end). Each in a process of its own.
+ * How fast an artifact is assembled from a pack, and from the version before: over HTTP into a file, against a floor in
+ * the same run that does the same work and nothing else (read a frame, decompress, SHA-256, write; an fsync at the
+ * end). Each in a process of its own.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { hash } from 'node:crypto';

@@ -13,7 +13,10 @@ export type Figure = {
   /** Null: it could not be measured, and `what` says why. */
   value: number | null;
   unit: string;
-  /** To the floor measured in the same run: 1 is as good as it can be, 0.5 half as good. Null for what has no floor, or is it. */
+  /**
+   * To the floor measured in the same run: 1 is as good as it can be, 0.5 half as good. Null for what has no floor, or
+   * is it.
+   */
   ratio: number | null;
 };
 

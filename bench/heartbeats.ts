@@ -37,8 +37,8 @@ const SUSTAINED_SHARE = 0.95;
 const WRITTEN_MS_MAX = 1_000;
 
 /**
- * For each receiver the highest rate sustained; and its CPU for a message, at the highest rate that both sustain, so that
- * the same work is compared: that ratio is the steadier one, since a busy machine takes from rates what it likes.
+ * For each receiver the highest rate sustained; and its CPU for a message, at the highest rate that both sustain, so
+ * that the same work is compared: that ratio is the steadier one, since a busy machine takes from rates what it likes.
  */
 export const run = async ({ measureMs }: BenchOptions): Promise<Figure[]> => {
   const dir = await mkdtemp(join(tmpdir(), 'sluice-bench-'));
@@ -288,7 +288,10 @@ const valueOf = (text: string, series: string): number => {
   return Number(line?.slice(series.length) ?? 0);
 };
 
-/** Connects with a real client each, then writes encoded packets, at the rate it is told: the sender must not be what is measured. */
+/**
+ * Connects with a real client each, then writes encoded packets, at the rate it is told: the sender must not be what is
+ * measured.
+ */
 const runLoad = async (port: number, pem: string): Promise<void> => {
   const signer = signerOf(pem);
   const clients: MqttClient[] = [];

@@ -1,6 +1,6 @@
 /**
- * How fast the agent installs: fetching over HTTP, writing the slot and reading it back, against a floor measured in the
- * same run: reading, hashing and writing the same bytes once, with an fsync at the end.
+ * How fast the agent installs: fetching over HTTP, writing the slot and reading it back, against a floor measured in
+ * the same run: reading, hashing and writing the same bytes once, with an fsync at the end.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { createHash, randomFillSync } from 'node:crypto';
@@ -48,7 +48,8 @@ export const run = async (): Promise<Figure[]> => {
     const url = `http://127.0.0.1:${String(port).trim()}`;
     const speeds: Record<string, number[]> = { floor: [], file: [], tree: [] };
     const phases: Record<Case['kind'], Phases[]> = { file: [], tree: [] };
-    // Nothing is deleted between the rounds: after many deletions some file systems create files slowly (docs/decisions/0005).
+    // Nothing is deleted between the rounds: after many deletions some file systems create files slowly
+    // (docs/decisions/0005).
     for (let round = 0; round < ROUNDS; round += 1) {
       speeds['floor']!.push(await measureFloor(join(dir, 'objects', cases[0]!.sha256), join(dir, `floor-${round}`)));
       for (const one of cases) {

@@ -1,7 +1,7 @@
 /**
- * `npm run bench [-- name...] [-- --seconds 2] [-- --mb 10] [-- --json]`: every bench in turn, one table for people or one JSON object
- * for scripts. Each is a module in this folder that exports its `name` and `run()`. Figures are of this machine at this
- * moment; ratios to a floor hold better.
+ * `npm run bench [-- name...] [-- --seconds 2] [-- --mb 10] [-- --json]`: every bench in turn, one table for people or
+ * one JSON object for scripts. Each is a module in this folder that exports its `name` and `run()`. Figures are of this
+ * machine at this moment; ratios to a floor hold better.
  */
 import { globSync } from 'node:fs';
 import { basename, join } from 'node:path';

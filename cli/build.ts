@@ -1,6 +1,7 @@
 /**
  * `npm run build:package`: Sluice as a package for npm, `dist/sluice-<version>.tgz`. Node runs no TypeScript below
- * node_modules, so the package has each source as JavaScript, in the same place: what a source finds beside itself, it finds there too.
+ * node_modules, so the package has each source as JavaScript, in the same place: what a source finds beside itself, it
+ * finds there too.
  */
 import { execFile } from 'node:child_process';
 import { cp, mkdir, readFile, rm, stat, writeFile } from 'node:fs/promises';

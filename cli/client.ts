@@ -17,7 +17,9 @@ export type Client = {
   url: string;
   /** Refusals and failures are thrown as CliFailure; see failure.ts for their exit codes. */
   call<R extends Route>(route: R, input: RouteCall<R>): Promise<RouteAnswer<R>>;
-  /** The body of a `stream` route comes from a file, compressed on its way. `done` and `total` count the file's bytes. */
+  /**
+   * The body of a `stream` route comes from a file, compressed on its way. `done` and `total` count the file's bytes.
+   */
   send<R extends Route>(
     route: R,
     input: { params: Record<string, string> },

@@ -1,4 +1,7 @@
-/** `bundle.yaml`: what `sluice bundle create` makes bundles from, as a file and as flags. Paths are relative to the file. */
+/**
+ * `bundle.yaml`: what `sluice bundle create` makes bundles from, as a file and as flags. Paths are relative to the
+ * file.
+ */
 import { mkdir, readFile, stat } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
 import { z } from 'zod';
@@ -12,7 +15,10 @@ import { withoutLeftovers } from './running.ts';
 const Path = z.string().min(1).max(4096);
 
 const ArtifactFile = z.union([
-  /** A folder becomes a deterministic tar, unpacked at the root of the slot. Uncompressed unless told: see compressed-inside.ts. */
+  /**
+   * A folder becomes a deterministic tar, unpacked at the root of the slot. Uncompressed unless told: see
+   * compressed-inside.ts.
+   */
   z.strictObject({ name: Id, folder: Path, compression: z.enum(['none', 'gzip', 'zstd']).default('none') }),
   /** A file is placed at `path` in the slot. */
   z.strictObject({ name: Id, file: Path, path: z.string().min(1).max(255), executable: z.boolean().default(false) }),
@@ -58,7 +64,10 @@ const bundleName = (description: Description, compatible: string): string =>
 export type CreateOptions = {
   /** What relative paths start from. */
   folder: string;
-  /** A file, or a folder (existing, or named with a slash at its end) that gets `<product>-<version>-<compatible>.sluice`. */
+  /**
+   * A file, or a folder (existing, or named with a slash at its end) that gets
+   * `<product>-<version>-<compatible>.sluice`.
+   */
   out: string;
   onProgress?: (done: number, total: number) => void;
 };

@@ -1,4 +1,7 @@
-/** The server as a person's commands reach it: through the proxies of the environment, as Node has them (HTTPS_PROXY, HTTP_PROXY, NO_PROXY). */
+/**
+ * The server as a person's commands reach it: through the proxies of the environment, as Node has them (HTTPS_PROXY,
+ * HTTP_PROXY, NO_PROXY).
+ */
 import { setGlobalProxyFromEnv } from 'node:http';
 import { type Client, openClient } from './client.ts';
 import { usageFailure } from './failure.ts';

@@ -7,8 +7,8 @@ import { constants } from 'node:os';
 const SAME_SIGNAL_MS = 1000;
 
 /**
- * Aborted at the first SIGINT, SIGTERM or SIGHUP; one more, later, ends the process at once. A program that started this
- * one with an IPC channel (`fork`) and is gone ends it too, so that nothing outlives the demo or a test.
+ * Aborted at the first SIGINT, SIGTERM or SIGHUP; one more, later, ends the process at once. A program that started
+ * this one with an IPC channel (`fork`) and is gone ends it too, so that nothing outlives the demo or a test.
  */
 export const untilStopped = (): AbortSignal => {
   const controller = new AbortController();
@@ -27,7 +27,10 @@ export const untilStopped = (): AbortSignal => {
   return controller.signal;
 };
 
-/** Work that a signal may end in the middle: the files that it has named so far go first, and the exit code says which signal it was. */
+/**
+ * Work that a signal may end in the middle: the files that it has named so far go first, and the exit code says which
+ * signal it was.
+ */
 export const withoutLeftovers = async <T>(work: (temporary: string[]) => Promise<T>): Promise<T> => {
   const temporary: string[] = [];
   const stop = (signal: NodeJS.Signals): void => {

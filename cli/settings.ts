@@ -1,7 +1,12 @@
-/** The two programs that `sluice` launches take every setting of theirs as a flag; their own schema checks the values. */
+/**
+ * The two programs that `sluice` launches take every setting of theirs as a flag; their own schema checks the values.
+ */
 import type { Command } from 'commander';
 
-/** Adds `--<flag> <value>` for each, saying its name in the environment; those that are typed often may have a shorter name too. */
+/**
+ * Adds `--<flag> <value>` for each, saying its name in the environment; those that are typed often may have a shorter
+ * name too.
+ */
 export const addSettings = <S extends string>(
   command: Command,
   settings: readonly S[],

@@ -1,4 +1,7 @@
-/** What people see: colours only on a terminal, aligned tables, times and sizes in words, progress that scripts never meet. */
+/**
+ * What people see: colours only on a terminal, aligned tables, times and sizes in words, progress that scripts never
+ * meet.
+ */
 import { stripVTControlCharacters } from 'node:util';
 import pico from 'picocolors';
 
@@ -10,7 +13,10 @@ export const liveTerminal = (): boolean => isTerminal;
 
 export const print = (text = ''): void => void process.stdout.write(`${text}\n`);
 export const printError = (text: string): void => void process.stderr.write(`${text}\n`);
-/** For scripts: exactly one line, also for readers that take U+0085, U+2028 and U+2029 for its end, as Python's `splitlines` does. */
+/**
+ * For scripts: exactly one line, also for readers that take U+0085, U+2028 and U+2029 for its end, as Python's
+ * `splitlines` does.
+ */
 export const printJson = (value: unknown): void => print(jsonLine(value));
 export const jsonLine = (value: unknown): string =>
   JSON.stringify(value).replace(

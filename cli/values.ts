@@ -1,4 +1,7 @@
-/** How the command line spells durations, tags, waves and settings. What is wrong is a usage error that says how it is right. */
+/**
+ * How the command line spells durations, tags, waves and settings. What is wrong is a usage error that says how it is
+ * right.
+ */
 import { InvalidArgumentError } from 'commander';
 import { z } from 'zod';
 import { Id } from '#shared/ids.ts';
@@ -65,7 +68,10 @@ export const cohortPlan = (text: string): z.input<typeof CohortPlan> => {
   return parsed.data;
 };
 
-/** `0 2 * * 1-5 for 2h`, `... for 2h in Europe/Paris` (for devices that report no zone), `... only in Europe/Paris` (for all). */
+/**
+ * `0 2 * * 1-5 for 2h`, `... for 2h in Europe/Paris` (for devices that report no zone), `... only in Europe/Paris` (for
+ * all).
+ */
 export const maintenanceWindow = (text: string): z.input<typeof MaintenanceWindow> => {
   const match = /^(.+?) for (\S+)(?: (only )?in (\S+))?$/.exec(text.trim());
   const parsed =

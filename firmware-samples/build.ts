@@ -1,4 +1,7 @@
-/** Builds every sample into `build/samples`, with a throw-away CI key and a second key that no one delegates: `npm run samples`. */
+/**
+ * Builds every sample into `build/samples`, with a throw-away CI key and a second key that no one delegates: `npm run
+ * samples`.
+ */
 import { existsSync, globSync } from 'node:fs';
 import { dirname, join, relative } from 'node:path';
 import { pathToFileURL } from 'node:url';

@@ -95,9 +95,9 @@ const fill = async ({ from, into, now, onProgress }: Filling): Promise<Result<Ba
 };
 
 /**
- * The database and the metadata, so that they agree. A publication is recorded in the one and then put into the other: when
- * the timestamp, which is written last, was the same before and after, nothing was published in between. Undefined when
- * that never happened.
+ * The database and the metadata, so that they agree. A publication is recorded in the one and then put into the other:
+ * when the timestamp, which is written last, was the same before and after, nothing was published in between. Undefined
+ * when that never happened.
  */
 const copyRecords = async (from: string, into: string, now: () => number): Promise<number | undefined> => {
   const [source, copy] = [inDataFolder(from), inDataFolder(into)];
@@ -113,7 +113,10 @@ const copyRecords = async (from: string, into: string, now: () => number): Promi
   return undefined;
 };
 
-/** Regular files only; one that is removed meanwhile (old metadata) is left out, as are files that are still being written. */
+/**
+ * Regular files only; one that is removed meanwhile (old metadata) is left out, as are files that are still being
+ * written.
+ */
 const copyTree = async (from: string, to: string): Promise<void> => {
   await mkdir(to, { recursive: true, mode: 0o700 });
   for (const file of await filesUnder(from)) {
@@ -127,7 +130,10 @@ const copyTree = async (from: string, to: string): Promise<void> => {
   }
 };
 
-/** An object never changes, so the same file may have a name in both places. Not where the backup is on another file system. */
+/**
+ * An object never changes, so the same file may have a name in both places. Not where the backup is on another file
+ * system.
+ */
 const linkOrCopy = async (from: string, to: string): Promise<void> => {
   try {
     await link(from, to);

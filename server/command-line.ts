@@ -1,4 +1,6 @@
-/** `node server/main.ts [flags]`: the server without the rest of the command line, for containers and service managers. */
+/**
+ * `node server/main.ts [flags]`: the server without the rest of the command line, for containers and service managers.
+ */
 import { parseArgs } from 'node:util';
 import { environmentName, flagName, loadConfig, SETTINGS, type ServerConfig } from './config.ts';
 import { StartFailure } from './start-failure.ts';
@@ -10,7 +12,9 @@ const HANG_MS = 5_000;
 
 const say = (text: string): void => void process.stderr.write(`${text}\n`);
 
-/** Runs until SIGTERM or SIGINT; a second signal ends the process at once. Sets the exit code: 1 failed, 2 wrong usage. */
+/**
+ * Runs until SIGTERM or SIGINT; a second signal ends the process at once. Sets the exit code: 1 failed, 2 wrong usage.
+ */
 export const runServer = async (args: string[], start: (config: ServerConfig) => Promise<Running>): Promise<void> => {
   const given = readArguments(args);
   if (given === undefined) {

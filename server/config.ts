@@ -17,7 +17,9 @@ const count = (max: number) => z.coerce.number().int().min(0).max(max);
 /** The environment and flags know only text. */
 const Switch = z.union([z.boolean(), z.enum(['true', 'false']).transform((word) => word === 'true')]);
 
-/** `10.0.0.7`, `10.0.0.0/8`, `fd00::/8`; nothing that would trust everyone, since then a client could claim any address. */
+/**
+ * `10.0.0.7`, `10.0.0.0/8`, `fd00::/8`; nothing that would trust everyone, since then a client could claim any address.
+ */
 const ProxyAddress = z.string().refine((text) => {
   const [address = '', bits, ...more] = text.split('/');
   const family = isIP(address);
@@ -90,7 +92,10 @@ export const ServerConfig = z.strictObject({
     .prefault({}),
   decisions: z
     .strictObject({
-      /** Of a rollout that is over all but its newest decision go so many days after that; 0 keeps all, as the audit log is. */
+      /**
+       * Of a rollout that is over all but its newest decision go so many days after that; 0 keeps all, as the audit log
+       * is.
+       */
       keptDays: count(36_500).default(0),
     })
     .prefault({}),

@@ -1,4 +1,7 @@
-/** What has to be done now and then, no matter who is or is not looking. Each task is idempotent, so missing or repeating one is harmless. */
+/**
+ * What has to be done now and then, no matter who is or is not looking. Each task is idempotent, so missing or
+ * repeating one is harmless.
+ */
 import { CronJob } from 'cron';
 import type { Id } from '#shared/ids.ts';
 import type { Uptime } from '#shared/machine-uptime.ts';
@@ -45,7 +48,10 @@ export type HousekeepingDeps = {
   };
 };
 
-/** Minute, hour, day of the month, month, day of the week; UTC. Odd minutes, so that not all fleets of the world do it at once. */
+/**
+ * Minute, hour, day of the month, month, day of the week; UTC. Odd minutes, so that not all fleets of the world do it
+ * at once.
+ */
 const SCHEDULE = {
   'note-alive': '* * * * *',
   'expire-uploads': '*/5 * * * *',
@@ -85,7 +91,8 @@ const PERFORM: Record<Task, (deps: HousekeepingDeps) => Promise<number>> = {
   'trim-logs': (deps) => trimLogs(deps),
   'prune-decisions': (deps) => pruneDecisions(deps),
   'expire-uploads': (deps) => deps.uploads.expire(),
-  // Devices refuse a stale timestamp: that protects them from a mirror that hides new releases (TUF 5.4.4, freeze attack).
+  // Devices refuse a stale timestamp: that protects them from a mirror that hides new releases (TUF 5.4.4, freeze
+  // attack).
   'refresh-metadata': async (deps) => {
     await deps.repository.refresh();
     return 1;

@@ -91,7 +91,10 @@ const addRoutes = (app: FastifyInstance, config: ServerConfig, deps: HttpDeps): 
   objectRoutes(app, { objects, store, open });
 };
 
-/** fastify writes two lines a request at `info`: a fleet that polls would drown everything else, so they are for `debug`. */
+/**
+ * fastify writes two lines a request at `info`: a fleet that polls would drown everything else, so they are for
+ * `debug`.
+ */
 const requestLog = (level: ServerConfig['log']['level'], log: Logger): Logger =>
   ['debug', 'trace', 'silent'].includes(level) ? log : log.child({}, { level: 'warn' });
 

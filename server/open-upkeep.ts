@@ -1,4 +1,6 @@
-/** What goes on beside requests and messages: packs are made, uploads that were given up expire, and the house is kept. */
+/**
+ * What goes on beside requests and messages: packs are made, uploads that were given up expire, and the house is kept.
+ */
 import type { Logger } from 'pino';
 import { machineUptime } from '#shared/machine-uptime.ts';
 import type { Closers } from './closers.ts';

@@ -6,7 +6,10 @@ export class StartFailure extends Error {
   }
 }
 
-/** What a part of the data folder says of itself when it cannot be opened is meant for people; `docs/operations.md` has backup and restore. */
+/**
+ * What a part of the data folder says of itself when it cannot be opened is meant for people; `docs/operations.md` has
+ * backup and restore.
+ */
 export const cannotStart =
   (what: string) =>
   (error: unknown): never => {

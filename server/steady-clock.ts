@@ -1,4 +1,7 @@
-/** The server's time: the wall clock, which is followed only on purpose when it was set, so that what counts from a time can move first. */
+/**
+ * The server's time: the wall clock, which is followed only on purpose when it was set, so that what counts from a time
+ * can move first.
+ */
 import { STEP_MS_MIN } from './domain/rollout/clock-step.ts';
 
 export type SteadyClock = {

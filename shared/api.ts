@@ -59,5 +59,7 @@ export const routes = {
   }),
 } as const;
 
-/** `GET /api/v1/audit/export` streams newline-delimited JSON for offline verification; see shared/trust/audit-export.ts. */
+/**
+ * `GET /api/v1/audit/export` streams newline-delimited JSON for offline verification; see shared/trust/audit-export.ts.
+ */
 export const AUDIT_EXPORT_PATH = '/api/v1/audit/export';

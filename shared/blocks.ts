@@ -1,6 +1,7 @@
 /**
- * Blocks: what a device otherwise reads over HTTP, in pieces over its MQTT connection. A request is JSON; an answer is the length of a
- * JSON header (32 bits, big-endian), the header, and the bytes. Both are QoS 0: a device that misses an answer asks again.
+ * Blocks: what a device otherwise reads over HTTP, in pieces over its MQTT connection. A request is JSON; an answer is
+ * the length of a JSON header (32 bits, big-endian), the header, and the bytes. Both are QoS 0: a device that misses an
+ * answer asks again.
  */
 import { z } from 'zod';
 import { Id } from './ids.ts';
@@ -22,7 +23,10 @@ const BlockPath = z
   .regex(/^\/(o\/|tuf\/|device\/v1\/(desired|pack))[A-Za-z0-9_.~/?=&+-]*$/)
   .refine((path) => !path.includes('..') && !path.includes('//'));
 
-/** `up/block`: bytes `offset` to `offset + bytes` of what GET `path` would answer. `id` is the device's to choose, one for each request. */
+/**
+ * `up/block`: bytes `offset` to `offset + bytes` of what GET `path` would answer. `id` is the device's to choose, one
+ * for each request.
+ */
 export const BlockRequest = z.object({
   v: z.literal(1),
   id: Id,
@@ -32,7 +36,10 @@ export const BlockRequest = z.object({
 });
 export type BlockRequest = z.infer<typeof BlockRequest>;
 
-/** `status`: what HTTP would answer; the bytes are the object's only where it is 200. `total`: of the whole. `etag`: changes with the content. */
+/**
+ * `status`: what HTTP would answer; the bytes are the object's only where it is 200. `total`: of the whole. `etag`:
+ * changes with the content.
+ */
 export const BlockHeader = z.object({
   id: Id,
   status: z.number().int().min(100).max(599),

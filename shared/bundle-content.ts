@@ -1,4 +1,7 @@
-/** Whether what a bundle's artifacts hold fits into one slot, and is what its manifest says: so that nothing is published that no device can install. */
+/**
+ * Whether what a bundle's artifacts hold fits into one slot, and is what its manifest says: so that nothing is
+ * published that no device can install.
+ */
 
 import type { BundlePart } from './bundle-part.ts';
 import type { Artifact, Manifest } from './manifest.ts';
@@ -8,7 +11,10 @@ import { openTreeMap, type TreeSize } from './tree-map.ts';
 import { scanTree } from './tree-tar.ts';
 
 export type ContentCheck = {
-  /** Artifacts in the manifest's order; `open` gives the bytes, where they are looked at. Refusal: `bundle-invalid`, with the artifact's name. */
+  /**
+   * Artifacts in the manifest's order; `open` gives the bytes, where they are looked at. Refusal: `bundle-invalid`,
+   * with the artifact's name.
+   */
   artifact(
     artifact: Pick<Artifact, 'bytes' | 'install'> & { name: string },
     open: () => AsyncIterable<Uint8Array>,

@@ -1,7 +1,7 @@
 /**
- * A bundle is one tar file: `manifest.json`, then `artifacts/<name>` and `attachments/<name>` in the manifest's order, and
- * nothing else. Every byte around the bodies (headers, padding, end) follows from the manifest, so a bundle of given
- * contents has exactly one form: the reader computes that form and refuses anything that differs in a single bit.
+ * A bundle is one tar file: `manifest.json`, then `artifacts/<name>` and `attachments/<name>` in the manifest's order,
+ * and nothing else. Every byte around the bodies (headers, padding, end) follows from the manifest, so a bundle of
+ * given contents has exactly one form: the reader computes that form and refuses anything that differs in a single bit.
  * Any tar program can list and unpack it. Both directions stream: memory does not grow with the bundle.
  */
 import type { z } from 'zod';
@@ -17,7 +17,9 @@ export const ZEROS = Buffer.alloc(END_BYTES);
 export const entryName = (part: BundlePart): string => `${part.kind}s/${part.name}`;
 export const paddingOf = (bytes: number): number => (BLOCK - (bytes % BLOCK)) % BLOCK;
 
-/** Carries a refusal out of a body that someone else is reading, so that a sink never takes a bad part for a whole one. */
+/**
+ * Carries a refusal out of a body that someone else is reading, so that a sink never takes a bad part for a whole one.
+ */
 export class BundleFault extends Error {
   readonly refusal: Refusal;
   constructor(refusal: Refusal) {

@@ -63,8 +63,9 @@ export type LostOfArtifact = { artifact: string; what: string; files: number; fi
 export type CompressedArtifact = { name: string; how: string };
 
 /**
- * Makes a bundle; the same input gives the same bytes. Refusals: `manifest-invalid` (with every wrong field), `too-large`,
- * `bundle-invalid` (an input file is missing, changed while it was read, or is of no kind that can travel).
+ * Makes a bundle; the same input gives the same bytes. Refusals: `manifest-invalid` (with every wrong field),
+ * `too-large`, `bundle-invalid` (an input file is missing, changed while it was read, or is of no kind that can
+ * travel).
  */
 export const createBundle = async (description: BundleDescription): Promise<Result<CreatedBundle>> => {
   const work = `${description.out}.${randomUUID()}`;
@@ -136,7 +137,8 @@ const prepareArtifact = async (
     const part = await described(source.file);
     return { file: source.file, part, install: await withMode(source.file, source.install, onLost) };
   }
-  // Uncompressed unless told: transfers compress by themselves, and deltas between compressed trees are several times larger.
+  // Uncompressed unless told: transfers compress by themselves, and deltas between compressed trees are several times
+  // larger.
   const compression = source.compression ?? 'none';
   temporary.push(work);
   const written = await writeTree(source.folder, compression, work, onLost);
@@ -193,7 +195,10 @@ async function* verifiedFile(file: string, part: BundlePart): AsyncGenerator<Uin
   if (hash.digest('hex') !== part.sha256) throw fault('bundle-invalid', `${file} changed while it was read`);
 }
 
-/** A file that is placed by itself keeps its mode where that is stricter than usual; whether it is executable its description says. */
+/**
+ * A file that is placed by itself keeps its mode where that is stricter than usual; whether it is executable its
+ * description says.
+ */
 const withMode = async (
   file: string,
   install: z.input<typeof InstallKind>,

@@ -1,4 +1,7 @@
-/** The words for one device's journey, as the server keeps them and as the agent reports them. `docs/states.md` tells the story. */
+/**
+ * The words for one device's journey, as the server keeps them and as the agent reports them. `docs/states.md` tells
+ * the story.
+ */
 import { z } from 'zod';
 import { Id, Millis, Sha256, text, Version } from './ids.ts';
 
@@ -42,8 +45,8 @@ export const DEPLOYMENT_STATES = [
 export type DeploymentState = (typeof DEPLOYMENT_STATES)[number];
 
 /**
- * Why a deployment is overdue. `never-heard`: the device did not accept its offer; no failure (docs/decisions/0003). `silent`: it
- * accepted, and is not heard any more. `stuck`: it is heard, and does not get on.
+ * Why a deployment is overdue. `never-heard`: the device did not accept its offer; no failure (docs/decisions/0003).
+ * `silent`: it accepted, and is not heard any more. `stuck`: it is heard, and does not get on.
  */
 export const OVERDUE_CLASSES = ['never-heard', 'silent', 'stuck'] as const;
 export type OverdueClass = (typeof OVERDUE_CLASSES)[number];

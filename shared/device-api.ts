@@ -31,7 +31,10 @@ export const LoginPayload = z.object({
 });
 export const LOGIN_MS_MAX = 300_000;
 
-/** An enrolment token: `sle_` + 32 random bytes base64url + `_` + the trust root's SHA-256 in base64url, so that a device needs no other secret to know whom to trust. */
+/**
+ * An enrolment token: `sle_` + 32 random bytes base64url + `_` + the trust root's SHA-256 in base64url, so that a
+ * device needs no other secret to know whom to trust.
+ */
 export const ENROLMENT_TOKEN = /^sle_([A-Za-z0-9_-]{43})_([A-Za-z0-9_-]{43})$/;
 
 /** Of every request with a device's login: in which of its lives it asks, like `boot` in its messages. */
@@ -109,6 +112,9 @@ export const deviceRoutes = {
 
 /** Objects by digest: `GET /o/<sha256>`, with ranges and `ETag: "<sha256>"`. */
 export const objectPath = (sha256: string): string => `/o/${sha256}`;
-/** The TUF repository: `/tuf/metadata/<version>.<role>.json`, `/tuf/metadata/timestamp.json`, `/tuf/targets/<dir>/<sha256>.<file>`. */
+/**
+ * The TUF repository: `/tuf/metadata/<version>.<role>.json`, `/tuf/metadata/timestamp.json`,
+ * `/tuf/targets/<dir>/<sha256>.<file>`.
+ */
 export const TUF_METADATA = '/tuf/metadata/';
 export const TUF_TARGETS = '/tuf/targets/';

@@ -4,8 +4,8 @@ import { open, readFile, rename, rm } from 'node:fs/promises';
 import { dirname } from 'node:path';
 
 /**
- * Replaces `file` by `bytes`: a temporary beside it, fsync, rename, fsync of the folder. The folder must exist.
- * When this resolves, the new content is on the disk; when it rejects, the old one is untouched. `mode` is for the new file.
+ * Replaces `file` by `bytes`: a temporary beside it, fsync, rename, fsync of the folder. The folder must exist. When
+ * this resolves, the new content is on the disk; when it rejects, the old one is untouched. `mode` is for the new file.
  * A crash may leave `<file>.<8 hex digits>.tmp` behind, which nothing reads.
  */
 export const writeFileDurably = async (file: string, bytes: string | Uint8Array, mode = 0o644): Promise<void> => {

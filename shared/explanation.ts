@@ -1,4 +1,7 @@
-/** Why a rollout is where it is, in words and numbers: at this moment, and for each decision so far. Letters as in docs/judge.md. */
+/**
+ * Why a rollout is where it is, in words and numbers: at this moment, and for each decision so far. Letters as in
+ * docs/judge.md.
+ */
 import { z } from 'zod';
 import { Id, Millis, Sha256 } from './ids.ts';
 import { JudgeRule } from './policy.ts';
@@ -29,7 +32,10 @@ export const DecisionInputs = z.object({
       /** Told to wait before they activate. */
       installed: count,
       neverHeard: count,
-      /** E, pU, risk, and m: what may be offered beyond those that accepted, null where only the rate limits. Null under the simple rules. */
+      /**
+       * E, pU, risk, and m: what may be offered beyond those that accepted, null where only the rate limits. Null under
+       * the simple rules.
+       */
       judge: z
         .object({ evidence: z.number(), upperBound: z.number(), risk: z.number(), grants: count.nullable() })
         .nullable(),

@@ -1,7 +1,13 @@
-/** The small values that every other contract is made of, each with its one schema, its limit, and what `/docs` shows for it. */
+/**
+ * The small values that every other contract is made of, each with its one schema, its limit, and what `/docs` shows
+ * for it.
+ */
 import { z } from 'zod';
 
-/** Names of devices, products, cohorts, channels, rollouts, deployments. They stand in MQTT topics and file names, so nothing else is allowed. */
+/**
+ * Names of devices, products, cohorts, channels, rollouts, deployments. They stand in MQTT topics and file names, so
+ * nothing else is allowed.
+ */
 export const Id = z
   .string()
   .regex(/^[A-Za-z0-9_-]{1,64}$/, 'must be 1 to 64 letters, digits, "-" or "_"')
@@ -49,13 +55,15 @@ export const ReleaseRef = z
   .meta({ examples: ['gateway@1.4.0'] });
 export const releaseRef = (product: string, version: string): string => `${product}@${version}`;
 
-/** The TUF path of a bundle's manifest. The role `ci-<product>` may sign for every path of this form with its product. */
+/**
+ * The TUF path of a bundle's manifest. The role `ci-<product>` may sign for every path of this form with its product.
+ */
 export const manifestPath = (product: string, version: string, compatible: string): string =>
   `fw/${product}/${version}/${compatible}.json`;
 
 /**
- * Free text that people read: bounded, no control characters but newline and tab. Half of a surrogate pair, as cutting leaves behind, becomes
- * U+FFFD at once: UTF-8 has no form for it, so a database or a file would change it later.
+ * Free text that people read: bounded, no control characters but newline and tab. Half of a surrogate pair, as cutting
+ * leaves behind, becomes U+FFFD at once: UTF-8 has no form for it, so a database or a file would change it later.
  */
 export const text = (charsMax: number) =>
   z

@@ -3,8 +3,9 @@ import { chmodSync, existsSync, mkdirSync } from 'node:fs';
 import { dirname } from 'node:path';
 
 /**
- * Makes `dir` and what is missing above it, for their owner only; one that was there keeps its mode. Throws the error of the
- * system. Not by `mkdir` with `recursive`, which never returns where a parent exists but nothing can be made in it (/proc).
+ * Makes `dir` and what is missing above it, for their owner only; one that was there keeps its mode. Throws the error
+ * of the system. Not by `mkdir` with `recursive`, which never returns where a parent exists but nothing can be made in
+ * it (/proc).
  */
 export const makeFolder = (dir: string): void => {
   if (existsSync(dir)) return;

@@ -27,7 +27,10 @@ export const InstallKind = z.discriminatedUnion('kind', [
   z.strictObject({
     kind: z.literal('tree'),
     compression: z.enum(['none', 'gzip', 'zstd']),
-    /** What it unpacks to: the bytes of all files, and how many files, folders and links there are. A device refuses more. Absent in bundles of earlier builds. */
+    /**
+     * What it unpacks to: the bytes of all files, and how many files, folders and links there are. A device refuses
+     * more. Absent in bundles of earlier builds.
+     */
     unpacked: z
       .strictObject({
         bytes: z
@@ -50,9 +53,14 @@ export const InstallKind = z.discriminatedUnion('kind', [
       .regex(/^0[4-7][0145][0145]$/, 'must be a mode such as 0600: its owner may read it, and only its owner write')
       .optional(),
   }),
-  /** The whole of a slot that boots the device: a raw image, from the first byte of the slot's partition. Stands alone. */
+  /**
+   * The whole of a slot that boots the device: a raw image, from the first byte of the slot's partition. Stands alone.
+   */
   z.strictObject({ kind: z.literal('image') }),
-  /** Handed as it is to an installer on the device: `rauc`, `swupdate`, or one of the device's own (docs/delegate.md). Stands alone. */
+  /**
+   * Handed as it is to an installer on the device: `rauc`, `swupdate`, or one of the device's own (docs/delegate.md).
+   * Stands alone.
+   */
   z.strictObject({ kind: z.literal('delegate'), handler: Id }),
 ]);
 export type InstallKind = z.infer<typeof InstallKind>;
@@ -63,8 +71,9 @@ export const Artifact = z.strictObject({
   sha256: Sha256,
   install: InstallKind,
   /**
-   * The chunk index of exactly these bytes (transfer/chunk-index.ts): its digest and length. With it a device fetches only
-   * the chunks that it lacks; without it the whole artifact, as one object. `sluice bundle create` makes it, and the server holds it against the bytes.
+   * The chunk index of exactly these bytes (transfer/chunk-index.ts): its digest and length. With it a device fetches
+   * only the chunks that it lacks; without it the whole artifact, as one object. `sluice bundle create` makes it, and
+   * the server holds it against the bytes.
    */
   chunks: z
     .strictObject({ format: z.literal(1), index: Sha256, bytes: z.number().int().min(16).max(INDEX_BYTES_MAX) })
@@ -72,12 +81,17 @@ export const Artifact = z.strictObject({
 });
 export type Artifact = z.infer<typeof Artifact>;
 
-/** An absolute path, one below the folder in which commands run, or one below the application's data: `{data}/alive`. */
+/**
+ * An absolute path, one below the folder in which commands run, or one below the application's data: `{data}/alive`.
+ */
 const CheckedPath = z.string().min(1).max(1024);
 /** What people read instead of "check 2 of 3". */
 const named = { name: text(64).min(1).optional() };
 
-/** A check that must pass, repeatedly, before a trial is committed; afterwards it goes on, more slowly. `{port}` is the application's PORT. */
+/**
+ * A check that must pass, repeatedly, before a trial is committed; afterwards it goes on, more slowly. `{port}` is the
+ * application's PORT.
+ */
 export const HealthCheck = z.discriminatedUnion('kind', [
   z.strictObject({
     kind: z.literal('http'),
@@ -104,8 +118,8 @@ export const HealthCheck = z.discriminatedUnion('kind', [
     timeoutMs: DurationMs.min(1).default(2_000),
   }),
   /**
-   * A process runs, and has for `upMs` without being started again: the one whose id a file holds, one with this program name
-   * (as `ps -o comm` shows it), or, with neither, the application itself.
+   * A process runs, and has for `upMs` without being started again: the one whose id a file holds, one with this
+   * program name (as `ps -o comm` shows it), or, with neither, the application itself.
    */
   z
     .strictObject({
@@ -132,8 +146,8 @@ export const HealthPolicy = z.strictObject({
   /** From the start of the trial; past it the device reverts. */
   deadlineMs: DurationMs.min(100).default(300_000),
   /**
-   * What the trial must reach before it may commit. `true`: the server, over MQTT or HTTP. `broker`: over MQTT. `network`: the network at least,
-   * so that a server that is down for everyone reverts no one. `false`: nothing.
+   * What the trial must reach before it may commit. `true`: the server, over MQTT or HTTP. `broker`: over MQTT.
+   * `network`: the network at least, so that a server that is down for everyone reverts no one. `false`: nothing.
    */
   serverContact: z
     .boolean()
@@ -173,7 +187,10 @@ export const Manifest = z
         environment: z.record(z.string().regex(/^[A-Za-z_][A-Za-z0-9_]{0,63}$/), z.string().max(4096)).default({}),
       })
       .optional(),
-    /** The agent's own file in this slot: a device that runs this release runs that agent (docs/decisions/0010). Without one, the installed agent. */
+    /**
+     * The agent's own file in this slot: a device that runs this release runs that agent (docs/decisions/0010). Without
+     * one, the installed agent.
+     */
     agent: z.strictObject({ path: SlotPath }).optional(),
     health: HealthPolicy.prefault({}),
     hooks: z
@@ -186,15 +203,24 @@ export const Manifest = z
       )
       .max(16)
       .default([]),
-    /** What the trial does to the application's data (`SLUICE_DATA`) is undone when it is reverted. The device's configuration may say otherwise. */
+    /**
+     * What the trial does to the application's data (`SLUICE_DATA`) is undone when it is reverted. The device's
+     * configuration may say otherwise.
+     */
     data: z
       .strictObject({
         snapshot: z.boolean().default(true),
-        /** The most that the snapshot may take; with more the deployment ends with NO_SPACE before anything is activated. */
+        /**
+         * The most that the snapshot may take; with more the deployment ends with NO_SPACE before anything is
+         * activated.
+         */
         bytesMax: z.number().int().min(1).optional(),
       })
       .optional(),
-    /** Issue keys and commits that this version contains: all of them, not only what is new in it. `sluice change show` finds them. */
+    /**
+     * Issue keys and commits that this version contains: all of them, not only what is new in it. `sluice change show`
+     * finds them.
+     */
     changes: z.array(text(128).min(1)).max(2000).default([]),
     notes: text(16_384).default(''),
     /** Files for people and auditors: they travel with the bundle and are kept, but are not installed. */

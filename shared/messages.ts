@@ -1,4 +1,7 @@
-/** MQTT payloads: JSON, parsed here and nowhere else, each with a limit. Correlation lives in the payload, so MQTT 3.1.1 is enough. */
+/**
+ * MQTT payloads: JSON, parsed here and nowhere else, each with a limit. Correlation lives in the payload, so MQTT 3.1.1
+ * is enough.
+ */
 import { z } from 'zod';
 import { AGENT_STATES, DeviceError, Running } from './deployment.ts';
 import { Id, Millis, Sha256, text, Version } from './ids.ts';
@@ -16,7 +19,9 @@ export const Signed = z.object({
 });
 export type Signed = z.infer<typeof Signed>;
 
-/** What a device should do. `none` means: stay as you are; it supersedes, and so withdraws, whatever was offered before. */
+/**
+ * What a device should do. `none` means: stay as you are; it supersedes, and so withdraws, whatever was offered before.
+ */
 export const Instruction = z.discriminatedUnion('kind', [
   z.object({
     kind: z.literal('install'),
@@ -32,7 +37,10 @@ export const Instruction = z.discriminatedUnion('kind', [
     length: z.number().int().min(1),
     /** From the second time that this deployment is offered on. */
     attempt: z.number().int().min(2).optional(),
-    /** Install and activate only within these; absent: at any time. All past: not until told more. Reckoned by the server, so that a device needs no calendar. */
+    /**
+     * Install and activate only within these; absent: at any time. All past: not until told more. Reckoned by the
+     * server, so that a device needs no calendar.
+     */
     windows: z.array(OpenSpan).max(SPANS_TOLD_MAX).optional(),
     /** For which time zone the windows were reckoned: what the device reported last. Absent: it reported none. */
     zone: text(256).optional(),
@@ -45,7 +53,10 @@ export const Instruction = z.discriminatedUnion('kind', [
 ]);
 export type Instruction = z.infer<typeof Instruction>;
 
-/** The leaf of the director's Merkle batch: one whole desired state of one device. Canonical JSON of this is `Desired.leaf`. */
+/**
+ * The leaf of the director's Merkle batch: one whole desired state of one device. Canonical JSON of this is
+ * `Desired.leaf`.
+ */
 export const DesiredLeaf = z.object({
   type: z.literal('sluice/desired/1'),
   device: Id,
@@ -76,7 +87,10 @@ export const Desired = z.object({
 });
 export type Desired = z.infer<typeof Desired>;
 
-/** `up/state`, QoS 1, repeated until `down/ack` echoes its `seq`: a snapshot, so only the newest matters, and receipts, of which every one does. */
+/**
+ * `up/state`, QoS 1, repeated until `down/ack` echoes its `seq`: a snapshot, so only the newest matters, and receipts,
+ * of which every one does.
+ */
 export const StateReport = z.object({
   v: z.literal(1),
   boot: Id,
@@ -115,14 +129,18 @@ export const SpreadMs = z.number().int().min(0);
 const SEQ_TOLD_MAX = Math.floor(Number.MAX_SAFE_INTEGER / 2);
 
 /**
- * `down/ack`: everything in the state report with this `seq` is committed on the server. `highest`: nothing was done about it now, since a
- * report with this number is; a device that never sent that one was not heard, and must go on above it.
+ * `down/ack`: everything in the state report with this `seq` is committed on the server. `highest`: nothing was done
+ * about it now, since a report with this number is; a device that never sent that one was not heard, and must go on
+ * above it.
  */
 export const Ack = z.object({
   boot: Id,
   seq: z.number().int().min(1),
   highest: z.number().int().min(1).max(SEQ_TOLD_MAX).optional(),
-  /** How long this device may wait before it connects again after a loss, so that a large fleet does not come back at once. Absent: about a second. */
+  /**
+   * How long this device may wait before it connects again after a loss, so that a large fleet does not come back at
+   * once. Absent: about a second.
+   */
   spreadMs: SpreadMs.optional(),
 });
 export type Ack = z.infer<typeof Ack>;
@@ -144,7 +162,10 @@ export type Heartbeat = z.infer<typeof Heartbeat>;
 export const Online = z.object({ boot: Id, online: z.boolean() });
 export type Online = z.infer<typeof Online>;
 
-/** `up/log`, QoS 0, or `POST /device/v1/logs`: the last lines before a failure, repeated until it is acknowledged. A piece whose `id` was seen changes nothing. */
+/**
+ * `up/log`, QoS 0, or `POST /device/v1/logs`: the last lines before a failure, repeated until it is acknowledged. A
+ * piece whose `id` was seen changes nothing.
+ */
 export const LogPiece = z.object({
   /** Distinct among the pieces of this device. */
   id: Id,

@@ -1,6 +1,6 @@
 /**
- * What a manifest must hold to when it is made and when it is published, beyond its form. Not where one is only read: what was
- * accepted once stays readable.
+ * What a manifest must hold to when it is made and when it is published, beyond its form. Not where one is only read:
+ * what was accepted once stays readable.
  */
 import type { Manifest } from './manifest.ts';
 import { openTreeMap } from './tree-map.ts';

@@ -1,9 +1,15 @@
-/** A rollout's policy: every field with a safe default, so that `{}` is a policy. Read by the server's domain, shown by the CLI. */
+/**
+ * A rollout's policy: every field with a safe default, so that `{}` is a policy. Read by the server's domain, shown by
+ * the CLI.
+ */
 import { z } from 'zod';
 import { DurationMs, Id, Millis } from './ids.ts';
 import { MaintenanceWindow } from './windows.ts';
 
-/** The judge of docs/judge.md: halts on evidence, halts on a budget of harmed devices, and lets a wave grow only as evidence of health arrives. */
+/**
+ * The judge of docs/judge.md: halts on evidence, halts on a budget of harmed devices, and lets a wave grow only as
+ * evidence of health arrives.
+ */
 export const EvidenceRule = z.strictObject({
   rule: z.literal('evidence'),
   /** Tolerated failure rate; set it above the fleet's normal drop-off. */
@@ -20,7 +26,10 @@ export const WavePercentageRule = z.strictObject({
   rule: z.literal('wave-percentage'),
   percent: z.number().min(0).max(100).default(5),
 });
-/** Halt when more than `percent` of the decided devices failed, once at least `minimum` are decided (AWS IoT Jobs' abort criteria). */
+/**
+ * Halt when more than `percent` of the decided devices failed, once at least `minimum` are decided (AWS IoT Jobs' abort
+ * criteria).
+ */
 export const PercentageAfterMinimumRule = z.strictObject({
   rule: z.literal('percentage-after-minimum'),
   percent: z.number().min(0).max(100).default(5),
@@ -85,7 +94,9 @@ export const Policy = z.strictObject({
     .prefault({}),
   watch: z
     .strictObject({
-      /** For so long after its commit a device may still turn out to have failed, by its heartbeats; 0 watches no one. */
+      /**
+       * For so long after its commit a device may still turn out to have failed, by its heartbeats; 0 watches no one.
+       */
       watchMs: DurationMs.default(3_600_000),
       /** Unhealthy without interruption for so long is a failure. */
       unhealthyMs: DurationMs.min(1).default(300_000),
@@ -101,13 +112,20 @@ export const Policy = z.strictObject({
       atRiskMax: z.number().int().min(1).max(1_000_000).default(1_000_000),
     })
     .prefault({}),
-  /** Outside of these nothing is offered and nothing is activated; an install that runs may finish. None: any time is good. */
+  /**
+   * Outside of these nothing is offered and nothing is activated; an install that runs may finish. None: any time is
+   * good.
+   */
   windows: z.array(MaintenanceWindow).max(8).default([]),
-  /** When what is installed is activated: by each device as soon as it can, by all from a time on, or when `rollout activate` says so. */
+  /**
+   * When what is installed is activated: by each device as soon as it can, by all from a time on, or when `rollout
+   * activate` says so.
+   */
   activation: z.union([z.literal('at-once'), z.literal('on-command'), Millis]).default('at-once'),
   /**
    * Whether a device must ask before it activates (`required`), or may do without when it cannot reach the server
-   * (`when-reachable`): it then activates what was withdrawn while it was offline. By default only for activation at a time.
+   * (`when-reachable`): it then activates what was withdrawn while it was offline. By default only for activation at a
+   * time.
    */
   confirm: z.enum(['required', 'when-reachable']).optional(),
   /** After a halt: wait for a person, or at once send the devices that committed back to what they ran before. */

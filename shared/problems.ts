@@ -54,7 +54,10 @@ export const accept = <T>(value: T): { ok: true; value: T } => ({ ok: true, valu
 
 /** Of each end: of a path, the file is told by its last part. */
 const WORD_CHARS_KEPT = 50;
-/** What someone sent is repeated to them in errors, but not at any length: a word longer than any name or address of ours is cut. */
+/**
+ * What someone sent is repeated to them in errors, but not at any length: a word longer than any name or address of
+ * ours is cut.
+ */
 export const withoutLongWords = (text: string): string =>
   text.replace(
     /\S{200,}/g,

@@ -20,16 +20,16 @@ export type BundleSink = {
   /** Called once, first, with the manifest's exact bytes. */
   manifest(bytes: Buffer, manifest: Manifest): Promise<void>;
   /**
-   * Called for every part, in order. `body` throws at its end when size or digest are wrong: what a sink has read to the
-   * end without an error is what the manifest pins. A body that is not read (to the end) is checked all the same.
+   * Called for every part, in order. `body` throws at its end when size or digest are wrong: what a sink has read to
+   * the end without an error is what the manifest pins. A body that is not read (to the end) is checked all the same.
    */
   part(part: BundlePart, body: AsyncIterable<Uint8Array>): Promise<void>;
 };
 
 /**
- * Reads and checks a bundle as it streams by. Refusals: `bundle-invalid` (not exactly this form, cut short, or something
- * after the end), `manifest-invalid`, `digest-mismatch`, `too-large`. After a refusal everything that the sink got must
- * be forgotten. Errors of the source or the sink themselves are thrown on.
+ * Reads and checks a bundle as it streams by. Refusals: `bundle-invalid` (not exactly this form, cut short, or
+ * something after the end), `manifest-invalid`, `digest-mismatch`, `too-large`. After a refusal everything that the
+ * sink got must be forgotten. Errors of the source or the sink themselves are thrown on.
  */
 export const readBundle = async (
   source: AsyncIterable<Uint8Array>,
@@ -125,7 +125,10 @@ const byteReader = (source: AsyncIterable<Uint8Array>): ByteReader => {
   };
 };
 
-/** The first entry's size is all that is not known beforehand: read it from the header, then hold the header against the one form it may have. */
+/**
+ * The first entry's size is all that is not known beforehand: read it from the header, then hold the header against the
+ * one form it may have.
+ */
 const readManifestEntry = async (reader: ByteReader): Promise<Buffer> => {
   const head = await reader.take(BLOCK);
   const digits = /^([0-7]{11}) $/.exec(head.subarray(124, 136).toString('latin1'))?.[1];

@@ -1,4 +1,7 @@
-/** Writing tars with the one header form that everything of ours uses: no owner, no time, so that the same contents give the same bytes. */
+/**
+ * Writing tars with the one header form that everything of ours uses: no owner, no time, so that the same contents give
+ * the same bytes.
+ */
 import { Readable, type Transform, type Writable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { type Header, pack } from 'tar-stream';
@@ -20,7 +23,9 @@ const headerOf = (entry: TarEntry): Partial<Header> & Pick<Header, 'name'> => {
 /** Adds one entry; the body of a file must have exactly the announced size. */
 export type AddTarEntry = (entry: TarEntry, body?: AsyncIterable<Uint8Array>) => Promise<void>;
 
-/** Streams what `fill` adds through the transforms into the last stream. Rejects with the first error of either side. */
+/**
+ * Streams what `fill` adds through the transforms into the last stream. Rejects with the first error of either side.
+ */
 export const packTar = async (
   fill: (add: AddTarEntry) => Promise<void>,
   transforms: Transform[],

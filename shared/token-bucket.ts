@@ -1,4 +1,7 @@
-/** How fast someone may go: a burst, then a steady rate. Plain arithmetic; the clock (monotonic or not, in milliseconds) arrives with each call. */
+/**
+ * How fast someone may go: a burst, then a steady rate. Plain arithmetic; the clock (monotonic or not, in milliseconds)
+ * arrives with each call.
+ */
 export type TokenBucket = { tokens: number; at: number };
 export type Rate = { burst: number; perSecond: number };
 
@@ -17,7 +20,9 @@ export const take = (bucket: TokenBucket, rate: Rate, now: number, cost = 1): nu
 export const waitMs = (tokens: number, rate: Rate): number =>
   tokens >= 0 ? 0 : Math.ceil((-tokens / rate.perSecond) * 1000);
 
-/** One bucket a key, for the `keysMax` keys last seen: to be forgotten is to be trusted again, so the bound is generous. */
+/**
+ * One bucket a key, for the `keysMax` keys last seen: to be forgotten is to be trusted again, so the bound is generous.
+ */
 export const perKey = (rate: Rate, keysMax: number): ((key: string, now: number) => boolean) => {
   const buckets = new Map<string, TokenBucket>();
   return (key, now) => {

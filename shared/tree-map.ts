@@ -1,6 +1,7 @@
 /**
- * What a slot holds when all trees and files of a bundle are in it, path by path: asked when a bundle is made and when it is published, so
- * that nothing is staged that no device can unpack. Pure; what the device's tree writer learns from its file system is reckoned here.
+ * What a slot holds when all trees and files of a bundle are in it, path by path: asked when a bundle is made and when
+ * it is published, so that nothing is staged that no device can unpack. Pure; what the device's tree writer learns from
+ * its file system is reckoned here.
  */
 import { linkFault, pathFault } from './tree-path.ts';
 

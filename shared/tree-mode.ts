@@ -1,9 +1,10 @@
 /** Which permissions of a file or folder reach a device. */
 
 /**
- * All of the owner's, and reading and executing for the others: 0600 stays 0600, 0750 stays 0750. That group or others may write depends on
- * the umask of the machine that built it, and is nothing that a device should have; set-user-id, set-group-id and the sticky bit neither.
- * The owner may always read it: an agent that is not root could not tell what is in it otherwise.
+ * All of the owner's, and reading and executing for the others: 0600 stays 0600, 0750 stays 0750. That group or others
+ * may write depends on the umask of the machine that built it, and is nothing that a device should have; set-user-id,
+ * set-group-id and the sticky bit neither. The owner may always read it: an agent that is not root could not tell what
+ * is in it otherwise.
  */
 const KEPT = 0o755;
 const ALWAYS = 0o400;

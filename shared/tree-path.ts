@@ -1,4 +1,6 @@
-/** Which paths and symbolic links a tree may hold: asked when a bundle is made, and again by the device that unpacks it. */
+/**
+ * Which paths and symbolic links a tree may hold: asked when a bundle is made, and again by the device that unpacks it.
+ */
 
 const PATH_BYTES_MAX = 4096;
 const NAME_BYTES_MAX = 255;
@@ -7,7 +9,10 @@ const FORBIDDEN = /[\p{Cc}\\\uFFFD]/u;
 /** Counted in UTF-8, without what only Node has. */
 const byteLength = (text: string): number => new TextEncoder().encode(text).length;
 
-/** What is wrong with a path, as the end of a sentence about it; undefined when it may be written: relative, each part a plain name. */
+/**
+ * What is wrong with a path, as the end of a sentence about it; undefined when it may be written: relative, each part a
+ * plain name.
+ */
 export const pathFault = (path: string): string | undefined => {
   if (byteLength(path) > PATH_BYTES_MAX) return `is longer than ${PATH_BYTES_MAX} bytes`;
   if (FORBIDDEN.test(path)) return 'has a backslash, a control character, or bytes that are not UTF-8';
@@ -19,8 +24,9 @@ export const pathFault = (path: string): string | undefined => {
 };
 
 /**
- * What is wrong with a symbolic link at `path`, likewise. It may climb first and then only descend, and not above the root. Since no
- * folder on the way to a link is itself a link, and `..` never follows a name (which could be a link elsewhere), no chain of links leaves the root.
+ * What is wrong with a symbolic link at `path`, likewise. It may climb first and then only descend, and not above the
+ * root. Since no folder on the way to a link is itself a link, and `..` never follows a name (which could be a link
+ * elsewhere), no chain of links leaves the root.
  */
 export const linkFault = (path: string, to: string): string | undefined => {
   if (to === '') return 'is empty';

@@ -1,4 +1,7 @@
-/** Reading a tree's tar, no matter who made it: how it is decompressed, what its entries may be, and what of them does not reach a device. */
+/**
+ * Reading a tree's tar, no matter who made it: how it is decompressed, what its entries may be, and what of them does
+ * not reach a device.
+ */
 import { pipeline, Readable, Transform } from 'node:stream';
 import { constants, createGunzip, createZstdDecompress } from 'node:zlib';
 import { extract, type Header } from 'tar-stream';
@@ -33,8 +36,9 @@ export const entryFault = ({ type, pax }: Header): string | undefined => {
 class Fault extends Error {}
 
 /**
- * Reads all of a tree's tar into `map`, as a device would. Memory grows with the number of entries only. Refusal: `bundle-invalid`, with
- * the entry and what is wrong with it, or what is wrong with the tar. `lost`: what devices do not get of an entry that they do get.
+ * Reads all of a tree's tar into `map`, as a device would. Memory grows with the number of entries only. Refusal:
+ * `bundle-invalid`, with the entry and what is wrong with it, or what is wrong with the tar. `lost`: what devices do
+ * not get of an entry that they do get.
  */
 export const scanTree = async (
   source: AsyncIterable<Uint8Array>,

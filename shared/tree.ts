@@ -18,9 +18,9 @@ const SPARSE_BYTES_MIN = 1024 * 1024;
 export type Lost = { path: string; what: string };
 
 /**
- * Writes `folder` as a tar to `out`: entries sorted by name, times 0, owner 0, modes as tree-mode.ts says, symbolic links kept.
- * Refusal: `bundle-invalid` for what no device would unpack: a device, socket or pipe, a name or link that is not allowed
- * (tree-path.ts), too many entries, or nothing inside.
+ * Writes `folder` as a tar to `out`: entries sorted by name, times 0, owner 0, modes as tree-mode.ts says, symbolic
+ * links kept. Refusal: `bundle-invalid` for what no device would unpack: a device, socket or pipe, a name or link that
+ * is not allowed (tree-path.ts), too many entries, or nothing inside.
  */
 export const writeTree = async (
   folder: string,
@@ -45,7 +45,10 @@ const compressor = (compression: TreeCompression): Transform[] => {
   return [createGzip({ level: 9 }), withoutGzipOrigin()];
 };
 
-/** Byte 9 of a gzip header names the operating system that made it (RFC 1952, 2.3.1): 255, unknown, is the same everywhere. */
+/**
+ * Byte 9 of a gzip header names the operating system that made it (RFC 1952, 2.3.1): 255, unknown, is the same
+ * everywhere.
+ */
 const withoutGzipOrigin = (): Transform => {
   let at = 0;
   return new Transform({

@@ -1,6 +1,12 @@
-/** The order of semantic versions (https://semver.org/#spec-item-11), for numbers of any length: nothing is read as a double. */
+/**
+ * The order of semantic versions (https://semver.org/#spec-item-11), for numbers of any length: nothing is read as a
+ * double.
+ */
 
-/** What other tools that compare versions hold, such as npm's `semver`: larger numbers are the same to them, or an error. */
+/**
+ * What other tools that compare versions hold, such as npm's `semver`: larger numbers are the same to them, or an
+ * error.
+ */
 const NUMBER_MAX = BigInt(Number.MAX_SAFE_INTEGER);
 
 type Parts = { core: string[]; prerelease: string[]; build: string[] };
@@ -18,8 +24,8 @@ const identifiers = (text: string): string[] => (text === '' ? [] : text.split('
 const isNumeric = (identifier: string): boolean => /^\d+$/.test(identifier);
 
 /**
- * Below 0, 0 or above 0. Both must be of the form that `Version` allows. Precedence decides; where it is equal, the build metadata does by the
- * same rules, so that only equal texts are equal.
+ * Below 0, 0 or above 0. Both must be of the form that `Version` allows. Precedence decides; where it is equal, the
+ * build metadata does by the same rules, so that only equal texts are equal.
  */
 export const compareVersions = (one: string, other: string): number => {
   const [a, b] = [partsOf(one), partsOf(other)];

@@ -192,7 +192,10 @@ export const RolloutView = z.object({
   /** The present wave, from 0; null before the first and after the last. */
   wave: z.number().int().nullable(),
   devices: z.number().int(),
-  /** Devices that the cohorts mean, but that were left out when planning: unknown, not let in, or without a bundle for their compatible. */
+  /**
+   * Devices that the cohorts mean, but that were left out when planning: unknown, not let in, or without a bundle for
+   * their compatible.
+   */
   excluded: z.number().int(),
   /** Of the excluded: devices that have committed a higher security counter than the release has. */
   belowFloor: z.number().int(),
@@ -203,7 +206,9 @@ export const RolloutView = z.object({
   overdue: z.array(
     z.object({ class: z.enum(OVERDUE_CLASSES), reached: z.enum(DEPLOYMENT_STATES), devices: z.number().int() }),
   ),
-  /** Of the planned: devices that wait for another attempt after one that ended, and when the first of them may begin. */
+  /**
+   * Of the planned: devices that wait for another attempt after one that ended, and when the first of them may begin.
+   */
   coolingDown: z.object({ devices: z.number().int(), next: Millis }).nullable(),
   waves: z.array(z.object({ devices: z.number().int(), counts: StateCounts })),
   /** The rollout whose devices it takes back. */

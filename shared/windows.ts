@@ -6,9 +6,9 @@ import { DurationMs, Millis } from './ids.ts';
 export const TIME_ZONE_ATTRIBUTE = 'timezone';
 
 /**
- * Opens by a cron expression and stays open for so long (elapsed time). Fields as cron has them: lists, ranges, steps, names
- * (`MON-FRI`, `JAN`), Sunday as 0 or 7; with both a day of the month and a weekday, either is enough. The minute is one number,
- * so that a window opens once an hour at most: a rollout may have several windows.
+ * Opens by a cron expression and stays open for so long (elapsed time). Fields as cron has them: lists, ranges, steps,
+ * names (`MON-FRI`, `JAN`), Sunday as 0 or 7; with both a day of the month and a weekday, either is enough. The minute
+ * is one number, so that a window opens once an hour at most: a rollout may have several windows.
  */
 export const MaintenanceWindow = z.strictObject({
   /** Minute, hour, day of month, month, day of week: `0 2 * * 1-5`. */
@@ -35,7 +35,10 @@ export type OpenSpan = z.infer<typeof OpenSpan>;
 /** A device knows so many openings ahead; before they run out it is told more. */
 export const SPANS_TOLD_MAX = 8;
 
-/** The earliest time from `from` on that lies in a span; undefined when none is known. No spans at all: any time is good. */
+/**
+ * The earliest time from `from` on that lies in a span; undefined when none is known. No spans at all: any time is
+ * good.
+ */
 export const firstOpenAt = (spans: readonly OpenSpan[] | undefined, from: number): number | undefined => {
   if (spans === undefined) return from;
   const starts = spans.filter(({ closes }) => closes > from).map(({ opens }) => Math.max(opens, from));

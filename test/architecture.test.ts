@@ -3,8 +3,9 @@ import { dirname, join, normalize } from 'node:path';
 import { expect, test } from 'vitest';
 
 /**
- * The rooms of each house, a floor a line, ground floor first. Imports run only down, types counted: a room sees the floors below it, and
- * neither its neighbours nor what is above. Everyone sees `shared/`. A folder stands for its files that are in no room listed.
+ * The rooms of each house, a floor a line, ground floor first. Imports run only down, types counted: a room sees the
+ * floors below it, and neither its neighbours nor what is above. Everyone sees `shared/`. A folder stands for its files
+ * that are in no room listed.
  */
 const HOUSES: string[][][] = [
   [['shared']],
@@ -39,7 +40,10 @@ const HOUSES: string[][][] = [
   ],
   [['cli']],
 ];
-/** `sluice serve` and `sluice agent` start the other two programs in the same process, when they are called; a backup needs no server that runs. */
+/**
+ * `sluice serve` and `sluice agent` start the other two programs in the same process, when they are called; a backup
+ * needs no server that runs.
+ */
 const LAUNCHES: Record<string, string> = {
   'cli/commands/serve.ts': 'server',
   'cli/commands/backup.ts': 'server',
@@ -82,7 +86,10 @@ const mayImport = (file: string, to: string): boolean => {
   return from.house === into.house && from.floor > into.floor;
 };
 
-/** Files that import each other, however far around, as one list each. Tarjan's algorithm: a file that reaches itself is in one with all on the way. */
+/**
+ * Files that import each other, however far around, as one list each. Tarjan's algorithm: a file that reaches itself is
+ * in one with all on the way.
+ */
 const circlesIn = (graph: ReadonlyMap<string, readonly string[]>): string[][] => {
   const order = new Map<string, number>();
   const lowest = new Map<string, number>();

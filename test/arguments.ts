@@ -1,4 +1,7 @@
-/** The command line of a script: `--help` says how it is used (exit code 0), what is wrong is said in one line (exit code 2), and then nothing else happens. */
+/**
+ * The command line of a script: `--help` says how it is used (exit code 0), what is wrong is said in one line (exit
+ * code 2), and then nothing else happens.
+ */
 import { type ParseArgsConfig, parseArgs } from 'node:util';
 
 export const refuseArguments: (sentence: string) => never = (sentence) => {

@@ -1,6 +1,6 @@
 /**
- * The agent as the one file that devices get, made before the tests when it is older than its sources: some tests start dozens of agents,
- * and a single file starts in a third of the time that its modules take.
+ * The agent as the one file that devices get, made before the tests when it is older than its sources: some tests start
+ * dozens of agents, and a single file starts in a third of the time that its modules take.
  */
 import { execFile } from 'node:child_process';
 import { readdir, rename, stat, utimes } from 'node:fs/promises';

@@ -3,8 +3,9 @@ import { join } from 'node:path';
 import { expect, test } from 'vitest';
 
 /**
- * Durations are measured by a clock that no one sets: `performance.now()`, or the machine's uptime where the time asleep counts.
- * The wall clock is for expiry, for records and for people. Where a source reads or subtracts it all the same, here is why.
+ * Durations are measured by a clock that no one sets: `performance.now()`, or the machine's uptime where the time
+ * asleep counts. The wall clock is for expiry, for records and for people. Where a source reads or subtracts it all the
+ * same, here is why.
  */
 const READS: Record<string, string> = {
   'agent/application/application-output.ts': 'a date in the application’s log, for people',

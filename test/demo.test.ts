@@ -34,7 +34,10 @@ const run = (
     child.on('close', (code) => resolve({ code, out, all }));
   });
 
-/** Folders of the demo (npm keeps a cache of its own beside them), and processes that work in the demo's folder or were told of it; of this user, where the system shows them. */
+/**
+ * Folders of the demo (npm keeps a cache of its own beside them), and processes that work in the demo's folder or were
+ * told of it; of this user, where the system shows them.
+ */
 const leftovers = async (): Promise<string[]> => {
   const found = (await readdir(temporary)).filter((name) => name.startsWith('sluice-'));
   for (const pid of await readdir('/proc').catch(() => [])) {

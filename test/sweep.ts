@@ -1,6 +1,6 @@
 /**
- * Tests that go through many moments, devices or seeds. `npm test` takes a few of each, always the same; `npm run test:sweeps` takes all
- * of them (`SLUICE_SWEEPS=all`), and runs no file that has none. `.ci/run` runs both.
+ * Tests that go through many moments, devices or seeds. `npm test` takes a few of each, always the same; `npm run
+ * test:sweeps` takes all of them (`SLUICE_SWEEPS=all`), and runs no file that has none. `.ci/run` runs both.
  */
 export const ALL_SWEEPS = process.env['SLUICE_SWEEPS'] === 'all';
 

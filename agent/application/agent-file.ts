@@ -1,4 +1,6 @@
-/** The agent as a file: a script for the Node that runs this agent, or a program that has a Node in it (docs/agent.md). */
+/**
+ * The agent as a file: a script for the Node that runs this agent, or a program that has a Node in it (docs/agent.md).
+ */
 import { realpathSync } from 'node:fs';
 import { constants, open } from 'node:fs/promises';
 import { isSea } from 'node:sea';

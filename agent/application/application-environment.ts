@@ -20,6 +20,9 @@ export const applicationEnvironment = (
   };
 };
 
-/** `node` as a command word is the Node that runs the agent; of an agent that is a program of its own, the first one in `PATH`. */
+/**
+ * `node` as a command word is the Node that runs the agent; of an agent that is a program of its own, the first one in
+ * `PATH`.
+ */
 export const resolveCommand = (command: string[]): string[] =>
   command[0] === 'node' && NODE_OF_AGENT !== undefined ? [NODE_OF_AGENT, ...command.slice(1)] : command;

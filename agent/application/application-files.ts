@@ -1,6 +1,6 @@
 /**
- * What belongs to the application on this device, and no release touches: its data, its secrets, and the variables that the
- * device adds to its environment. docs/agent.md says which wins.
+ * What belongs to the application on this device, and no release touches: its data, its secrets, and the variables that
+ * the device adds to its environment. docs/agent.md says which wins.
  */
 import { chmod, chown, mkdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -21,7 +21,10 @@ export type ApplicationFiles = {
   secretsDir: string;
   /** Read again each time: `SLUICE_SECRETS`, and what the file says. */
   environment: () => Promise<DeviceEnvironment>;
-  /** What may leave the device of a text: without values of the file and contents of the secrets. Nothing of it where those cannot all be known. */
+  /**
+   * What may leave the device of a text: without values of the file and contents of the secrets. Nothing of it where
+   * those cannot all be known.
+   */
   withoutSecrets: (text: string) => Promise<string>;
 };
 
@@ -83,7 +86,10 @@ const keepPrivate = async (dir: string, owner: ProcessOwner | null, log: Log): P
   }
 };
 
-/** The application's slot and data lie below: names above them may be gone through, not read. Each of these was done at an earlier start, if the disk can only be read. */
+/**
+ * The application's slot and data lie below: names above them may be gone through, not read. Each of these was done at
+ * an earlier start, if the disk can only be read.
+ */
 const giveAccess = async (root: string, dataDir: string, owner: ProcessOwner, log: Log): Promise<void> => {
   try {
     const slots = join(root, 'slots');

@@ -1,6 +1,7 @@
 /**
- * What the application writes, kept in two files of bounded size: `<file>` and, before it, `<file>.1`. A log that cannot
- * be written is not fatal (faults 18): what does not fit is dropped and counted, and the application is never blocked.
+ * What the application writes, kept in two files of bounded size: `<file>` and, before it, `<file>.1`. A log that
+ * cannot be written is not fatal (faults 18): what does not fit is dropped and counted, and the application is never
+ * blocked.
  */
 import { type FileHandle, open, rename } from 'node:fs/promises';
 

@@ -1,4 +1,7 @@
-/** What the application writes (stdout and stderr): its end in memory, and as much of it as may be written where the device wants it. */
+/**
+ * What the application writes (stdout and stderr): its end in memory, and as much of it as may be written where the
+ * device wants it.
+ */
 import { join } from 'node:path';
 import { OutputConfig } from '../config/output-config.ts';
 import { admit, type OutputLimit, openGate, shutMs } from '../domain/output-limit.ts';

@@ -1,6 +1,7 @@
 /**
- * Becoming another user with all of their groups. `spawn` drops every supplementary group when it changes the user, and neither `setpriv` nor a
- * `su` that keeps the process is on every device: a Node of its own sets them and then becomes the command, for 25 ms and 40 MB.
+ * Becoming another user with all of their groups. `spawn` drops every supplementary group when it changes the user, and
+ * neither `setpriv` nor a `su` that keeps the process is on every device: a Node of its own sets them and then becomes
+ * the command, for 25 ms and 40 MB.
  */
 import { NODE_OF_AGENT } from './agent-file.ts';
 import type { ProcessOwner } from './process-owner.ts';
@@ -9,8 +10,9 @@ import type { ProcessOwner } from './process-owner.ts';
 export const BECOME = 'become-application';
 
 /**
- * Runs as root and alone, also from its source: it knows nothing but its arguments. The command's environment comes over standard input, behind
- * its length: it is the release's, and `NODE_OPTIONS` or `LD_PRELOAD` in it must not be root's.
+ * Runs as root and alone, also from its source: it knows nothing but its arguments. The command's environment comes
+ * over standard input, behind its length: it is the release's, and `NODE_OPTIONS` or `LD_PRELOAD` in it must not be
+ * root's.
  */
 export function becomeUser(words: string[]): void {
   const { readSync, writeSync } = process.getBuiltinModule('node:fs');

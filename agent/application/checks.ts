@@ -120,7 +120,10 @@ const withinTime = async (
   }
 };
 
-/** The status code; neither redirects nor the body are looked at. A connection of its own, closed at once: a pooled one could outlive the version. */
+/**
+ * The status code; neither redirects nor the body are looked at. A connection of its own, closed at once: a pooled one
+ * could outlive the version.
+ */
 const requestStatus = async (url: URL, signal: AbortSignal): Promise<number> => {
   const answered = Promise.withResolvers<number>();
   const asking = httpClient(url).request(
@@ -175,8 +178,8 @@ const processesNamed = async (program: string, signal: AbortSignal): Promise<num
 };
 
 /**
- * Undefined when it does not run (any more). Reckoned from the agent's own start, which /proc counts from the same moment: the uptime of a
- * container may be its own, and no clock is involved that is set.
+ * Undefined when it does not run (any more). Reckoned from the agent's own start, which /proc counts from the same
+ * moment: the uptime of a container may be its own, and no clock is involved that is set.
  */
 const ageOf = async (pid: number): Promise<number | undefined> => {
   const [there, agent] = await Promise.all([lookUpProcess(pid), lookUpProcess(process.pid)]);

@@ -1,4 +1,7 @@
-/** Runs one command to its end: a health check or a hook. Bounded in time and output, and its whole process group ends with it. */
+/**
+ * Runs one command to its end: a health check or a hook. Bounded in time and output, and its whole process group ends
+ * with it.
+ */
 import { once } from 'node:events';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { startBounded, whyNotRun } from '../process/bounded-child.ts';
@@ -19,7 +22,10 @@ export type CommandOptions = {
   signal?: AbortSignal;
 };
 
-/** `output` is the end of what it wrote, at most 4 KiB. `ok` is exit code 0; `exitCode` is null when it was killed or never ran. */
+/**
+ * `output` is the end of what it wrote, at most 4 KiB. `ok` is exit code 0; `exitCode` is null when it was killed or
+ * never ran.
+ */
 export type CommandResult =
   | { ok: true; output: string }
   | { ok: false; message: string; exitCode: number | null; output: string };
@@ -61,7 +67,8 @@ export const runCommand = async (options: CommandOptions): Promise<CommandResult
     const end = await started.ended;
     if (end === 'too-late') return failed(`${word} did not end within ${timeoutMs} ms`);
     if (end === 'aborted') return failed('stopped');
-    // What it has written may still be in the pipe; a descendant that left the group and holds the pipe must not hold us.
+    // What it has written may still be in the pipe; a descendant that left the group and holds the pipe must not hold
+    // us.
     await Promise.race([closed, sleep(PIPE_MS_MAX, undefined, { ref: false })]);
     const { exitCode: code, signalCode } = child;
     if (code === 0) return { ok: true, output: said() };

@@ -1,6 +1,6 @@
 /**
- * Makes what a trial does to the application's data undoable: a snapshot right before the trial, put back when the trial is
- * reverted, thrown away when it is committed.
+ * Makes what a trial does to the application's data undoable: a snapshot right before the trial, put back when the
+ * trial is reverted, thrown away when it is committed.
  *
  * In the agent's folder, beside `application` (the data):
  *   `application.copying`                     a snapshot that is being made: worthless
@@ -8,10 +8,10 @@
  *   `application.undone`                      data of a reverted trial: worthless
  *   `application.discarded`                   the snapshot of a committed one: worthless
  *
- * A snapshot comes into being and goes by one rename each, so what to do with it follows from the boot selector at any moment, whatever
- * was interrupted, and without the journal: its slot is on trial in its deployment: wait; its slot is the active one: the
- * trial was committed; else it was reverted, or never began, and the snapshot is the data. It must be settled before anything
- * else boots or is activated: later its slot may be the active one for other reasons.
+ * A snapshot comes into being and goes by one rename each, so what to do with it follows from the boot selector at any
+ * moment, whatever was interrupted, and without the journal: its slot is on trial in its deployment: wait; its slot is
+ * the active one: the trial was committed; else it was reverted, or never began, and the snapshot is the data. It must
+ * be settled before anything else boots or is activated: later its slot may be the active one for other reasons.
  */
 import { lstat, readdir, rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -29,7 +29,9 @@ export type DataSnapshots = {
   check(bytesMax: number): Promise<SlotResult>;
   /** The application must not run, and nothing older may be unsettled. Durable when it resolves. */
   take(trial: { slot: SlotName; deployment: string }, bytesMax: number, signal?: AbortSignal): Promise<SlotResult>;
-  /** Does with a snapshot what the boot selector says. The application must not run, unless it is on trial or committed. */
+  /**
+   * Does with a snapshot what the boot selector says. The application must not run, unless it is on trial or committed.
+   */
   settle(view: Pick<SlotsView, 'active' | 'trial'>): Promise<SlotResult>;
 };
 

@@ -1,7 +1,7 @@
 /**
- * What a device adds to its application's environment: one `NAME=value` a line, in a file that updates do not touch. Blank lines and lines
- * that begin with `#` say nothing. The value is everything after the first `=`, as it stands; quotes around all of it are taken away, nothing
- * else is interpreted.
+ * What a device adds to its application's environment: one `NAME=value` a line, in a file that updates do not touch.
+ * Blank lines and lines that begin with `#` say nothing. The value is everything after the first `=`, as it stands;
+ * quotes around all of it are taken away, nothing else is interpreted.
  */
 import { accept, type Result, refuse } from '#shared/problems.ts';
 
@@ -10,7 +10,10 @@ const VARIABLES_MAX = 256;
 const VALUE_CHARS_MAX = 16_384;
 const NAME = /^[A-Za-z_][A-Za-z0-9_]{0,127}$/;
 
-/** Refuses the file as a whole, with the number of every line that is wrong and never with what it says: it may be a secret. */
+/**
+ * Refuses the file as a whole, with the number of every line that is wrong and never with what it says: it may be a
+ * secret.
+ */
 export const parseEnvironment = (text: string): Result<Record<string, string>> => {
   const values = new Map<string, string>();
   const wrong: string[] = [];

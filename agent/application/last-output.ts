@@ -1,4 +1,7 @@
-/** The end of what the application wrote, in memory: the last lines before a failure are there whatever becomes of the rest. */
+/**
+ * The end of what the application wrote, in memory: the last lines before a failure are there whatever becomes of the
+ * rest.
+ */
 import { CUT } from './redact.ts';
 
 const BYTES_MAX = 64 * 1024;

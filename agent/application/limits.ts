@@ -1,8 +1,8 @@
 /**
- * What the application may take of the device. Limits are the device's to set, not a release's: they protect
- * the one from the other. They are the kernel's per-process ones, set right before the application is executed; caps over everything that the
- * agent runs (memory, processor share) are its unit's (`MemoryMax=`, `CPUQuota=`): a second owner of the unit's control group would
- * break systemd's rules for them.
+ * What the application may take of the device. Limits are the device's to set, not a release's: they protect the one
+ * from the other. They are the kernel's per-process ones, set right before the application is executed; caps over
+ * everything that the agent runs (memory, processor share) are its unit's (`MemoryMax=`, `CPUQuota=`): a second owner
+ * of the unit's control group would break systemd's rules for them.
  */
 import { Limits } from '../config/limits-config.ts';
 

@@ -1,4 +1,7 @@
-/** As whom the application runs: its user, its group, and all groups that a login of that user would have, or the configuration adds. */
+/**
+ * As whom the application runs: its user, its group, and all groups that a login of that user would have, or the
+ * configuration adds.
+ */
 import { execFile } from 'node:child_process';
 import { readFile } from 'node:fs/promises';
 import { promisify } from 'node:util';
@@ -14,7 +17,10 @@ const ID_MS_MAX = 10_000;
 /** `id` takes a word with a dash for an option. */
 const USER_NAME = /^[A-Za-z_][A-Za-z0-9_.@-]*\$?$/;
 
-/** Names or numbers; null is the agent's own user. `message` when there is no such user or group, or this process may not become another. */
+/**
+ * Names or numbers; null is the agent's own user. `message` when there is no such user or group, or this process may
+ * not become another.
+ */
 export const findOwner = async (
   { user, group, groups }: OwnerNames,
   sources: Sources = SYSTEM,

@@ -6,7 +6,10 @@ const SECRET_CHARS_MIN = 6;
 /** Stands where text was cut before it was redacted: what is beside it may be half a secret. */
 export const CUT = '…';
 
-/** Every occurrence of a secret becomes `[secret]`; longer secrets first, since one may be part of another. So do halves of them where the text was cut. */
+/**
+ * Every occurrence of a secret becomes `[secret]`; longer secrets first, since one may be part of another. So do halves
+ * of them where the text was cut.
+ */
 export const redact = (text: string, secrets: readonly string[]): string => {
   const worth = [...new Set(secrets)]
     .filter((secret) => secret.length >= SECRET_CHARS_MIN)
@@ -31,8 +34,8 @@ const longest = (secrets: readonly string[], halfOf: (secret: string) => number)
   secrets.reduce((so, secret) => Math.max(so, halfOf(secret)), 0);
 
 /**
- * How many of the last characters of `left` are the first ones of `right`, at most; 0 for few. Time grows no more than length does
- * (Knuth, Morris, Pratt): an application may write what it likes.
+ * How many of the last characters of `left` are the first ones of `right`, at most; 0 for few. Time grows no more than
+ * length does (Knuth, Morris, Pratt): an application may write what it likes.
  */
 const overlap = (left: string, right: string): number => {
   const most = Math.min(left.length, right.length);

@@ -1,4 +1,7 @@
-/** What a device's application has in its folder of secrets, so that it can be taken out of what leaves the device. What could not be is said. */
+/**
+ * What a device's application has in its folder of secrets, so that it can be taken out of what leaves the device. What
+ * could not be is said.
+ */
 import { constants, open, readdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { AgentConfig } from '../config/config.ts';

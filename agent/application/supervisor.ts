@@ -2,8 +2,8 @@
  * Runs the one application of this device, as its own process group, and leaves nothing behind.
  *
  * An application whose agent was killed is killed too, and started again, rather than adopted: its output has no reader
- * any more and its exit no parent that would hear of it. It is found by the pid file (pid, start time and machine boot, so
- * that a pid used again is never mistaken for it), and its descendants by a mark in their environment.
+ * any more and its exit no parent that would hear of it. It is found by the pid file (pid, start time and machine boot,
+ * so that a pid used again is never mistaken for it), and its descendants by a mark in their environment.
  */
 import type { ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
@@ -41,13 +41,22 @@ export type Application = {
   command: string[];
   /** The slot's folder: the working directory. */
   folder: string;
-  /** From `manifest.run.environment`, and `SLUICE_*`. The agent's own environment is not inherited, but for PATH and the like. */
+  /**
+   * From `manifest.run.environment`, and `SLUICE_*`. The agent's own environment is not inherited, but for PATH and the
+   * like.
+   */
   environment: Record<string, string>;
-  /** `restart` after a commit: an exit starts it again, with backoff. `report`, on trial: an exit only calls the listeners. */
+  /**
+   * `restart` after a commit: an exit starts it again, with backoff. `report`, on trial: an exit only calls the
+   * listeners.
+   */
   onExit: 'restart' | 'report';
 };
 
-/** `restartInMs` is null when no one starts it again by itself. A command that cannot be executed exits with 126 or 127, as in a shell. */
+/**
+ * `restartInMs` is null when no one starts it again by itself. A command that cannot be executed exits with 126 or 127,
+ * as in a shell.
+ */
 export type ApplicationExit = {
   slot: SlotName;
   code: number | null;
@@ -57,9 +66,14 @@ export type ApplicationExit = {
 };
 
 export type Supervisor = {
-  /** Stops what runs and starts this. `ok: false` when the old one cannot be stopped, or the slot's folder not entered. */
+  /**
+   * Stops what runs and starts this. `ok: false` when the old one cannot be stopped, or the slot's folder not entered.
+   */
   start(application: Application): Promise<{ ok: true } | { ok: false; message: string }>;
-  /** What runs at this moment, by the system's word; null between an exit and the next start. `ranMs`: whatever was done to the clock. */
+  /**
+   * What runs at this moment, by the system's word; null between an exit and the next start. `ranMs`: whatever was done
+   * to the clock.
+   */
   running(): { slot: SlotName; pid: number; ranMs: number } | null;
   /** After a commit: from now on start it again when it exits. */
   keepRunning(): void;
@@ -67,7 +81,9 @@ export type Supervisor = {
   listen(listener: (exit: ApplicationExit) => void): () => void;
   /** The last lines that the application wrote (stdout and stderr), at most `bytesMax` bytes of them. */
   lastOutput(bytesMax: number): Promise<string>;
-  /** SIGTERM to all of it, SIGKILL after `stopMs` to what is left; returns when nothing of it runs any more. Idempotent. */
+  /**
+   * SIGTERM to all of it, SIGKILL after `stopMs` to what is left; returns when nothing of it runs any more. Idempotent.
+   */
   stop(): Promise<void>;
 };
 
@@ -78,7 +94,9 @@ export type SupervisorOptions = {
   port?: number;
   /** From SIGTERM to SIGKILL. Default 5,000. */
   stopMs?: number;
-  /** First and longest wait before a restart; running for the longest wait clears the count. Default 1,000 and 60,000. */
+  /**
+   * First and longest wait before a restart; running for the longest wait clears the count. Default 1,000 and 60,000.
+   */
   backoffMs?: { first: number; max: number };
   /** What the device adds to every application's environment; while it cannot be read nothing is started. */
   environment?: () => Promise<DeviceEnvironment>;
@@ -305,8 +323,8 @@ const within = async (msMax: number, isTrue: () => Promise<boolean>): Promise<bo
 };
 
 /**
- * SIGTERM, and after `stopMs` SIGKILL to what is left: of the whole group, since a shell that started the application may end at once and leave it
- * writing. False when something outlives even that: it is stuck in the kernel.
+ * SIGTERM, and after `stopMs` SIGKILL to what is left: of the whole group, since a shell that started the application
+ * may end at once and leave it writing. False when something outlives even that: it is stuck in the kernel.
  */
 const endGroup = async (group: number, stopMs: number): Promise<boolean> => {
   const hasEnded = async (): Promise<boolean> => !(await groupRuns(group));
@@ -357,7 +375,10 @@ const parsePidFile = (text: string): z.infer<typeof PidFile> | undefined => {
   }
 };
 
-/** Kills whatever still carries the mark, again while it forks: descendants that left the group, or the whole application if its pid file was lost. */
+/**
+ * Kills whatever still carries the mark, again while it forks: descendants that left the group, or the whole
+ * application if its pid file was lost.
+ */
 const sweep = async (place: Place): Promise<void> => {
   for (let round = 0; round < 20; round += 1) {
     const marked = await processesWithEnvironment(MARK, place.dir);

@@ -1,6 +1,6 @@
 /**
- * Lines for journald, over the stream that systemd gives to the services which it starts (`StandardOutput=journal`, sd_journal_stream_fd(3)):
- * a Unix socket, seven lines that say whose they are, then what is to be logged, a line each.
+ * Lines for journald, over the stream that systemd gives to the services which it starts (`StandardOutput=journal`,
+ * sd_journal_stream_fd(3)): a Unix socket, seven lines that say whose they are, then what is to be logged, a line each.
  */
 import { connect, type Socket } from 'node:net';
 import type { Log } from '../log.ts';

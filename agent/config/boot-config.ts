@@ -1,4 +1,7 @@
-/** The parts of the configuration that say how the device boots, no matter what writes into its slots. docs/boot-selectors.md explains each. */
+/**
+ * The parts of the configuration that say how the device boots, no matter what writes into its slots.
+ * docs/boot-selectors.md explains each.
+ */
 import { z } from 'zod';
 
 export const Path = z.string().max(4096).regex(/^\//, 'must be an absolute path');
@@ -8,7 +11,9 @@ const Partitions = z
   .strictObject({ a: Partition, b: Partition })
   .refine(({ a, b }) => a !== b, 'the two slots must be different partitions');
 
-/** Where the boot loader is told which slot to boot. docs/boot-selectors.md has what each expects of the boot loader. */
+/**
+ * Where the boot loader is told which slot to boot. docs/boot-selectors.md has what each expects of the boot loader.
+ */
 export const SelectorConfig = z.discriminatedUnion('kind', [
   z.strictObject({
     kind: z.literal('uboot'),

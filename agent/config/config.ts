@@ -1,6 +1,6 @@
 /**
- * The agent's whole configuration: one schema, parsed once. Values come, weakest first, from defaults, a JSON file (`--config`),
- * the environment (`SLUICE_AGENT_SERVER_URL`) and flags (`--server-url`). docs/agent.md has the table.
+ * The agent's whole configuration: one schema, parsed once. Values come, weakest first, from defaults, a JSON file
+ * (`--config`), the environment (`SLUICE_AGENT_SERVER_URL`) and flags (`--server-url`). docs/agent.md has the table.
  */
 import { readFileSync } from 'node:fs';
 import { resolve } from 'node:path';
@@ -44,7 +44,10 @@ export const AgentConfig = z.strictObject({
     .url({ protocol: /^https?$/, message: 'must be http://host:port or https://host' })
     .max(512)
     .transform((url) => url.replace(/\/+$/, '')),
-  /** Through which HTTP and MQTT go out, with its login: instead of HTTPS_PROXY and the like. `none`: directly, whatever those say. */
+  /**
+   * Through which HTTP and MQTT go out, with its login: instead of HTTPS_PROXY and the like. `none`: directly, whatever
+   * those say.
+   */
   proxy: z
     .string()
     .max(1024)
@@ -72,7 +75,9 @@ export const AgentConfig = z.strictObject({
   heartbeatMs: duration(100).default(60_000),
   /** How often to ask over HTTP while MQTT cannot be reached. */
   pollMs: duration(100).default(300_000),
-  /** A server that has answered nothing for so long is unreachable, for offers that may then be activated unconfirmed. */
+  /**
+   * A server that has answered nothing for so long is unreachable, for offers that may then be activated unconfirmed.
+   */
   unreachableMs: duration(1_000).default(60_000),
   /** First and longest wait before connecting again. */
   reconnect: z
@@ -84,7 +89,10 @@ export const AgentConfig = z.strictObject({
       port: whole(1, 65_535).optional(),
       /** How long it may take to stop before it is killed. */
       stopMs: duration(100).default(5_000),
-      /** Variables that this device adds to its environment. Default: `application.env` in the data folder, if it is there. */
+      /**
+       * Variables that this device adds to its environment. Default: `application.env` in the data folder, if it is
+       * there.
+       */
       environmentFile: AbsolutePath.optional(),
       /** Its `SLUICE_SECRETS`. Default: `secrets` in the data folder. */
       secretsDir: AbsolutePath.optional(),
@@ -107,7 +115,10 @@ export const AgentConfig = z.strictObject({
   slotBytesMax: whole(1, Number.MAX_SAFE_INTEGER).default(8 * 1024 ** 3),
   /** What the A/B pair is made of. Only in the file. */
   slots: SlotsConfig.prefault({ kind: 'directories' }),
-  /** What a deployment's trial does to the application's data is undone when it is reverted; `snapshot` unset: as the release asks. */
+  /**
+   * What a deployment's trial does to the application's data is undone when it is reverted; `snapshot` unset: as the
+   * release asks.
+   */
   data: z
     .strictObject({ snapshot: Switch.optional(), bytesMax: whole(1, Number.MAX_SAFE_INTEGER).default(1024 ** 3) })
     .prefault({}),
@@ -278,7 +289,10 @@ const readConfigFile = (file: string): Result<Record<string, unknown>> => {
   }
 };
 
-/** Settings have at most two levels. Whatever stands in the way and is no object is left for the schema to complain about. */
+/**
+ * Settings have at most two levels. Whatever stands in the way and is no object is left for the schema to complain
+ * about.
+ */
 const put = (into: Record<string, unknown>, setting: AgentSetting, value: string): void => {
   const [outer, inner] = setting.split('.');
   if (outer === undefined) return;

@@ -1,7 +1,10 @@
 import { z } from 'zod';
 
 export const Limits = z.strictObject({
-  /** Of each process: heap, stacks and private memory (RLIMIT_DATA). Not the address space, of which runtimes reserve far more than they use. */
+  /**
+   * Of each process: heap, stacks and private memory (RLIMIT_DATA). Not the address space, of which runtimes reserve
+   * far more than they use.
+   */
   memoryBytes: z
     .number()
     .int()

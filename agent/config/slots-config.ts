@@ -1,4 +1,7 @@
-/** The part of the configuration that says what the A/B pair is made of. Only in the file: it has no flags. docs/agent.md explains each. */
+/**
+ * The part of the configuration that says what the A/B pair is made of. Only in the file: it has no flags.
+ * docs/agent.md explains each.
+ */
 import { z } from 'zod';
 import { Path, REBOOTING, RunningConfig, SelectorConfig } from './boot-config.ts';
 import { DelegateConfig } from './delegate-config.ts';

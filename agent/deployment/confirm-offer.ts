@@ -12,7 +12,10 @@ import { failed, type NextEvent, type PerformOptions, partsOf } from './perform-
 /** The clock may be set, and the instruction renewed, while the device waits. */
 const HELD_LOOK_MS = 1_000;
 const CONFIRMED_WITHIN_MS = 86_400_000;
-/** A device that waits asks again what it was told, so that it knows the time, and offline has an offer that has not expired. */
+/**
+ * A device that waits asks again what it was told, so that it knows the time, and offline has an offer that has not
+ * expired.
+ */
 const ASK_AGAIN_MS = 6 * 3_600_000;
 const ASK_RETRY_MS = 300_000;
 
@@ -24,8 +27,8 @@ export const confirming = (options: PerformOptions) => {
   const { pause, keptManifest } = partsOf(options);
 
   /**
-   * Asks what is desired. What is newer than the offer is verified like any other document, and then withdraws, renews or
-   * supersedes. `silent`: no answer came at all.
+   * Asks what is desired. What is newer than the offer is verified like any other document, and then withdraws, renews
+   * or supersedes. `silent`: no answer came at all.
    */
   const ask = async (signal: AbortSignal): Promise<'stands' | 'withdrawn' | 'newer' | 'refused' | 'silent'> => {
     const { path, answer } = deviceRoutes.desired;
@@ -60,8 +63,9 @@ export const confirming = (options: PerformOptions) => {
   };
 
   /**
-   * Waits until the newest instruction lets the device go on, which it knows offline too. An offer may expire meanwhile: returns
-   * until when it may still be confirmed then, by `performance.now()`. Undefined when it was aborted, or has nothing to wait for any more.
+   * Waits until the newest instruction lets the device go on, which it knows offline too. An offer may expire
+   * meanwhile: returns until when it may still be confirmed then, by `performance.now()`. Undefined when it was
+   * aborted, or has nothing to wait for any more.
    */
   const untilTime = async (
     allowedAt: (timing: Timing, now: number) => number | undefined,
@@ -92,7 +96,10 @@ export const confirming = (options: PerformOptions) => {
     return undefined;
   };
 
-  /** What local programs say about the activation. Like `untilTime`: an offer that expires meanwhile may still be confirmed. */
+  /**
+   * What local programs say about the activation. Like `untilTime`: an offer that expires meanwhile may still be
+   * confirmed.
+   */
   const heldBack = async (waited: number, signal: AbortSignal): Promise<number | undefined> => {
     const { install } = options.machine().memory();
     if (install.state !== 'ready') return undefined;
@@ -108,7 +115,10 @@ export const confirming = (options: PerformOptions) => {
     return held === 'go' && now() > expires && began <= expires ? performance.now() + CONFIRMED_WITHIN_MS : waited;
   };
 
-  /** Does the offer still stand? Unasked nothing is activated; without an answer the offer expires, or is activated unconfirmed where it says so. */
+  /**
+   * Does the offer still stand? Unasked nothing is activated; without an answer the offer expires, or is activated
+   * unconfirmed where it says so.
+   */
   const confirmOffer = async (_journey: Journey, signal: AbortSignal): NextEvent => {
     let confirmBy = 0;
     let silent: { since: number; asked: number } | undefined;

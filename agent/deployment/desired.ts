@@ -1,6 +1,7 @@
 /**
- * Desired documents as they arrive: pushed, polled or asked for, perhaps twice or out of order. Only the newest matters. One that is not
- * verified never reaches the state machine; one that comes while a version is on trial waits here until that has ended.
+ * Desired documents as they arrive: pushed, polled or asked for, perhaps twice or out of order. Only the newest
+ * matters. One that is not verified never reaches the state machine; one that comes while a version is on trial waits
+ * here until that has ended.
  */
 import type { DeviceErrorCode } from '#shared/deployment.ts';
 import { type Desired, DesiredLeaf, Instruction } from '#shared/messages.ts';
@@ -13,7 +14,10 @@ import type { Log } from '../log.ts';
 import type { DeviceTrust } from '../trust/device-trust.ts';
 import type { EventOf } from './machine.ts';
 
-/** Why the newest document is not acted on: `code` is one of `DEVICE_ERRORS`, or `BUSY` while an earlier instruction is past the point of return. `seq`: null where it cannot be read. */
+/**
+ * Why the newest document is not acted on: `code` is one of `DEVICE_ERRORS`, or `BUSY` while an earlier instruction is
+ * past the point of return. `seq`: null where it cannot be read.
+ */
 export type Refusal = { seq: number | null; code: DeviceErrorCode | 'BUSY'; message: string };
 
 export type Inbox = {
@@ -134,7 +138,8 @@ export const openInbox = (options: {
     }
     const { code, message } = checked;
     refuse({ seq, code, message });
-    // Nothing that could come later makes it good; but a clock that is ahead may be set, and no one says it again until then.
+    // Nothing that could come later makes it good; but a clock that is ahead may be set, and no one says it again until
+    // then.
     if (code.startsWith('INSTRUCTION_') && code !== 'INSTRUCTION_EXPIRED') newest = undefined;
     else later();
   };

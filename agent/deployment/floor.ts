@@ -1,4 +1,7 @@
-/** The security floor, also kept beside the journal: it must survive even the journal's loss, or a downgrade would become possible. */
+/**
+ * The security floor, also kept beside the journal: it must survive even the journal's loss, or a downgrade would
+ * become possible.
+ */
 import { join } from 'node:path';
 import { z } from 'zod';
 import { readFileIfThere, writeFileDurably } from '#shared/durable.ts';

@@ -1,6 +1,6 @@
 /**
- * A device that goes back to what it ran before, or tries again what it reverted, still holds it in its standby slot. One that
- * lost its journal after a commit is told to install what it runs.
+ * A device that goes back to what it ran before, or tries again what it reverted, still holds it in its standby slot.
+ * One that lost its journal after a commit is told to install what it runs.
  */
 
 import type { Journey } from '../domain/install-state.ts';

@@ -1,4 +1,7 @@
-/** Watches a trial: performs the manifest's checks until the version is proven or has failed. What that means is in domain/health.ts. */
+/**
+ * Watches a trial: performs the manifest's checks until the version is proven or has failed. What that means is in
+ * domain/health.ts.
+ */
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { HealthPolicy } from '#shared/manifest.ts';
 import { type CheckOptions, type CheckResult, performCheck } from '../application/checks.ts';
@@ -32,7 +35,10 @@ const TICK_MS_MAX = 250;
 const ROUNDS_MS_MAX = 4_000;
 const TIMER_MS_MAX = 2 ** 31 - 1;
 
-/** Resolves by the deadline, and the few seconds that it takes to end checks. None of them runs any more when it does, but for what cannot be killed. */
+/**
+ * Resolves by the deadline, and the few seconds that it takes to end checks. None of them runs any more when it does,
+ * but for what cannot be killed.
+ */
 export const runTrialHealth = async (options: TrialHealthOptions): Promise<TrialVerdict> => {
   const { policy, process } = options;
   const began = performance.now();

@@ -1,6 +1,6 @@
 /**
- * What holds an update back on this device: an inhibitor file, a local program's deferral, or the wait for its consent. Kept in
- * `consent.json`, so that a restart does not begin the count again.
+ * What holds an update back on this device: an inhibitor file, a local program's deferral, or the wait for its consent.
+ * Kept in `consent.json`, so that a restart does not begin the count again.
  */
 import { access } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -32,7 +32,9 @@ export type Hold = {
 };
 
 export type Holds = {
-  /** Waits until nothing holds the step back. `expired`: an inhibitor file was there for longer than the offer is good. */
+  /**
+   * Waits until nothing holds the step back. `expired`: an inhibitor file was there for longer than the offer is good.
+   */
   wait(step: Step, deployment: Id, isGood: () => boolean, signal: AbortSignal): Promise<'go' | 'expired' | 'aborted'>;
   /** What is held back now. */
   hold(): Hold | null;

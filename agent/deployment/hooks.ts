@@ -1,4 +1,7 @@
-/** Runs a manifest's hooks. After a crash a hook may run again: it must be able to. One that always ends the agent runs a few times only. */
+/**
+ * Runs a manifest's hooks. After a crash a hook may run again: it must be able to. One that always ends the agent runs
+ * a few times only.
+ */
 import type { HealthCheck, HookMoment, Manifest } from '#shared/manifest.ts';
 import { runCommand } from '../application/command.ts';
 import { begunHook, endedHook, HOOK_RUNS_MAX, type HookRuns, mayRunHook } from '../domain/hook-runs.ts';

@@ -1,6 +1,7 @@
 /**
- * Room that is kept for the journal: a file that is given up when the disk is full, so that the agent can record what it does about that, and made
- * again when there is room. Its bytes are random, lest a file system that compresses keeps none for it.
+ * Room that is kept for the journal: a file that is given up when the disk is full, so that the agent can record what
+ * it does about that, and made again when there is room. Its bytes are random, lest a file system that compresses keeps
+ * none for it.
  */
 import { randomBytes } from 'node:crypto';
 import { open, rm, stat } from 'node:fs/promises';

@@ -1,7 +1,8 @@
 /**
- * The agent's memory on disk: an append-only file, one record a line, each with its checksum and the whole memory, so that the newest
- * good line is all there is to know. A torn last line (power was lost while it was written) is dropped; damage anywhere else
- * means that the disk cannot be believed: the file is put aside for people to look at, and the memory is rebuilt from the slots.
+ * The agent's memory on disk: an append-only file, one record a line, each with its checksum and the whole memory, so
+ * that the newest good line is all there is to know. A torn last line (power was lost while it was written) is dropped;
+ * damage anywhere else means that the disk cannot be believed: the file is put aside for people to look at, and the
+ * memory is rebuilt from the slots.
  */
 import { createHash } from 'node:crypto';
 import { type FileHandle, open, readdir, rename, rm } from 'node:fs/promises';
@@ -77,7 +78,8 @@ export const readJournal = (content: Buffer | undefined): Read => {
     const record = newline === -1 ? undefined : parseRecord(content.subarray(start, end).toString('latin1'));
     if (record === undefined) {
       const isLast = end + 1 >= content.length;
-      // Without any good record nothing tells a torn tail from a damaged file: compaction never leaves a torn first line.
+      // Without any good record nothing tells a torn tail from a damaged file: compaction never leaves a torn first
+      // line.
       if (!isLast || records === 0) return { state: 'damaged', why: `record ${records + 1} of the journal is damaged` };
       return { state: 'good', newest, records, bytes: start, torn: true };
     }

@@ -1,6 +1,7 @@
 /**
- * Runs the install state machine: takes events one at a time, records each next state before anything is done about it, and
- * performs the effects. A new state ends what was being done for the old one, and waits until that has really ended.
+ * Runs the install state machine: takes events one at a time, records each next state before anything is done about it,
+ * and performs the effects. A new state ends what was being done for the old one, and waits until that has really
+ * ended.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { oneAtATime } from '#shared/in-turn.ts';
@@ -31,13 +32,14 @@ export type Machine = {
   memory: () => Memory;
   send: (event: EventOf) => void;
   /**
-   * Records a change besides the state, for an effect that must not go on before it is durable. False when it was aborted and must not go on
-   * at all. (It must not wait for its turn then, since its own end is waited for.)
+   * Records a change besides the state, for an effect that must not go on before it is durable. False when it was
+   * aborted and must not go on at all. (It must not wait for its turn then, since its own end is waited for.)
    */
   keep(change: (memory: Memory) => Memory, signal: AbortSignal): Promise<boolean>;
   /**
-   * A number for a report or receipt that was never used before and never will be again, whatever crashes. A report does not wait for a journal that can
-   * not be written now: the clock sees to it that the next life begins with a higher number (open-memory.ts), or else the server tells.
+   * A number for a report or receipt that was never used before and never will be again, whatever crashes. A report
+   * does not wait for a journal that can not be written now: the clock sees to it that the next life begins with a
+   * higher number (open-memory.ts), or else the server tells.
    */
   nextSeq(what?: 'receipt' | 'report'): Promise<number>;
   /** All of them up to this one were used, by what this device was before it was put back to an older state. */
@@ -140,8 +142,9 @@ export const openMachine = (options: MachineOptions): Machine => {
   };
 
   /**
-   * What may be done about a state that cannot be recorded, so that the right application runs: a revert that is due, or else booting what the boot
-   * selector names. Nothing else of a deployment goes on, and what this comes to is no event: it is done again once there is a record.
+   * What may be done about a state that cannot be recorded, so that the right application runs: a revert that is due,
+   * or else booting what the boot selector names. Nothing else of a deployment goes on, and what this comes to is no
+   * event: it is done again once there is a record.
    */
   const beginUnrecorded = ({ state }: InstallState, onDone: () => void): void => {
     const abort = new AbortController();
@@ -173,7 +176,8 @@ export const openMachine = (options: MachineOptions): Machine => {
     }
     // What still runs for the old state has no say any more. An event that only changes fields lets it go on.
     if (effects.length > 0 || next.install.state !== before.install.state) await endActivity();
-    // A restart resumes a state that is recorded already, and what failed on trial must not run on: neither waits for a disk with room.
+    // A restart resumes a state that is recorded already, and what failed on trial must not run on: neither waits for a
+    // disk with room.
     const isUrgent = event.kind === 'restarted' || next.install.state === 'reverting';
     let due = effects;
     const bootFirst = (): void =>

@@ -20,8 +20,9 @@ export const removeLeftovers = async (dataDir: string): Promise<void> => {
 };
 
 /**
- * The same journal. When the disk is so full that not even its reserve helps, it is tried once more without downloads that nothing needs, without
- * what is kept for saving the network, and without what there is of a slot that is not finished.
+ * The same journal. When the disk is so full that not even its reserve helps, it is tried once more without downloads
+ * that nothing needs, without what is kept for saving the network, and without what there is of a slot that is not
+ * finished.
  */
 export const makingWay = (
   dataDir: string,
@@ -36,7 +37,8 @@ export const makingWay = (
 
   const makeWay = async ({ state }: InstallState): Promise<void> => {
     await slots.letGo?.().catch(() => undefined);
-    // As long as nothing of this life is recorded, nothing is being fetched either. What is fetched already is about to be written.
+    // As long as nothing of this life is recorded, nothing is being fetched either. What is fetched already is about to
+    // be written.
     if (state !== 'verified' && (state !== 'fetching' || !hasBegun)) await remove('downloads');
     await remove('artifacts');
   };

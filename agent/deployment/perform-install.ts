@@ -59,7 +59,10 @@ export const installEffects = (options: PerformOptions, transfer: Transfer) => {
     return Math.max(0, passedMs(then, { ...(await options.uptime()), wall: options.now() }));
   };
 
-  /** What fills the disk, or lies on one that fails, must not keep the journal from saying so: it is fetched again if it is wanted again. */
+  /**
+   * What fills the disk, or lies on one that fails, must not keep the journal from saying so: it is fetched again if it
+   * is wanted again.
+   */
   const spoilt = async ({ code, message }: Extract<SlotResult, { ok: false }>): NextEvent => {
     if (code === 'NO_SPACE' || code === 'WRITE_FAILED')
       await rm(folders.downloads, { recursive: true, force: true }).catch(() => undefined);

@@ -32,7 +32,10 @@ import { runHooks } from './hooks.ts';
 import type { EventOf, Machine } from './machine.ts';
 
 /** Where things are, under the data folder. */
-/** Keeps what this source wrote last, once for each attempt at a deployment. Never throws: a log that cannot be written is not fatal. */
+/**
+ * Keeps what this source wrote last, once for each attempt at a deployment. Never throws: a log that cannot be written
+ * is not fatal.
+ */
 export type KeepLog = (
   about: { deployment: Id; attempt?: number | undefined } | null,
   source: LogPiece['source'],
@@ -106,7 +109,10 @@ export const runningNow = async (slots: Slots): Promise<Running | null> => {
   return content?.state === 'bootable' ? content.running : null;
 };
 
-/** Before anything boots or is activated: whatever a trial that is over has left of the data's snapshot goes where it belongs. */
+/**
+ * Before anything boots or is activated: whatever a trial that is over has left of the data's snapshot goes where it
+ * belongs.
+ */
 export const settleData = async ({ slots, data }: Pick<PerformOptions, 'slots' | 'data'>): Promise<SlotResult> => {
   const inspected = await slots.inspect();
   return inspected.ok ? data.settle(inspected.view) : inspected;
@@ -121,7 +127,10 @@ export const partsOf = (options: PerformOptions) => {
   const pause = (attempt: number, signal: AbortSignal): Promise<unknown> =>
     sleep(backoffMs(attempt, options.backoff, Math.random()), undefined, { signal }).catch(() => undefined);
 
-  /** Before the network is tried again. By then it is known whether the server is lost, and with it everyone's download at one moment. */
+  /**
+   * Before the network is tried again. By then it is known whether the server is lost, and with it everyone's download
+   * at one moment.
+   */
   const pauseFetch = async (attempt: number, signal: AbortSignal): Promise<void> => {
     await pause(attempt, signal);
     const spreadMs = attempt > 1 ? 0 : options.lostSpreadMs();

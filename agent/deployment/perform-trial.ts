@@ -123,7 +123,8 @@ export const trialEffects = (options: PerformOptions) => {
     });
 
   const commit = async (journey: InSlot, signal: AbortSignal): NextEvent => {
-    // A power cut between the verdict and its record in the boot selector may have booted the old slot: only what runs can be committed.
+    // A power cut between the verdict and its record in the boot selector may have booted the old slot: only what runs
+    // can be committed.
     const [inspected, running] = await Promise.all([slots.inspect(), slots.running()]);
     const pending = inspected.ok && inspected.view.trial?.slot === journey.slot;
     if (pending && running !== null && running.slot !== journey.slot) {
@@ -182,7 +183,8 @@ export const trialEffects = (options: PerformOptions) => {
     const reverted: SlotResult = !answer.ok && (await isOver(journey)) ? { ok: true } : answer;
     if (committed?.kind === 'found-active') return committed;
     if (committed !== undefined || !reverted.ok) {
-      // No try of a trial can be counted either, so what boots is what ran before. A boot loader counts by itself, and is not asked.
+      // No try of a trial can be counted either, so what boots is what ran before. A boot loader counts by itself, and
+      // is not asked.
       if (slots.process !== null && (committed === undefined || (await slots.running()) === null))
         await slots.boot(signal);
       if (reverted.ok) return committed;

@@ -1,6 +1,6 @@
 /**
- * Performs the effects of the install state machine with the slots, the network, the trust store and the supervisor. Every effect
- * may be performed again after a crash. What comes out is the next event.
+ * Performs the effects of the install state machine with the slots, the network, the trust store and the supervisor.
+ * Every effect may be performed again after a crash. What comes out is the next event.
  */
 import { rm } from 'node:fs/promises';
 import type { DeviceErrorCode, Receipt } from '#shared/deployment.ts';
@@ -47,7 +47,8 @@ export const failureOf = (effect: Effect, error: unknown): EventOf | undefined =
   if (effect === 'clean-up') return { kind: 'cleaned' };
   const code = FAILURE_CODES[effect];
   if (code === undefined) return undefined;
-  // Before anything boots a full disk is the device's trouble and not the release's; after that it does not change what has happened.
+  // Before anything boots a full disk is the device's trouble and not the release's; after that it does not change what
+  // has happened.
   const isRoom = isFull(error) && ROOM_MATTERS.has(effect);
   return failed(isRoom ? 'NO_SPACE' : code, error instanceof Error ? error.message : String(error));
 };

@@ -1,6 +1,7 @@
 /**
- * The report numbers that may have been used, also kept beside the journal. They must grow even when the journal is lost and the clock
- * was set back: the server takes a lower number for one that it has seen, acknowledges it, and keeps nothing of it, not even a receipt.
+ * The report numbers that may have been used, also kept beside the journal. They must grow even when the journal is
+ * lost and the clock was set back: the server takes a lower number for one that it has seen, acknowledges it, and keeps
+ * nothing of it, not even a receipt.
  */
 import { join } from 'node:path';
 import { z } from 'zod';
@@ -23,8 +24,9 @@ export const readReportSeq = async (dir: string): Promise<number> => {
 };
 
 /**
- * The same journal; whatever it reserves is kept beside it first. Numbers are reserved by the thousand, so this is rarely a write. Where that cannot be
- * written the journal is all the same, which may give room: the copy is made then, or with the next record.
+ * The same journal; whatever it reserves is kept beside it first. Numbers are reserved by the thousand, so this is
+ * rarely a write. Where that cannot be written the journal is all the same, which may give room: the copy is made then,
+ * or with the next record.
  */
 export const keepingReportSeq = (dir: string, journal: Journal, kept: number): Journal => {
   let written = kept;

@@ -1,4 +1,7 @@
-/** Copies a folder with all that is in it, durably: contents, modes, times, links, and owners where this process may set them. */
+/**
+ * Copies a folder with all that is in it, durably: contents, modes, times, links, and owners where this process may set
+ * them.
+ */
 import { constants, type Stats } from 'node:fs';
 import {
   chmod,
@@ -73,8 +76,9 @@ export const measureTree = async (root: string, bytesMax: number): Promise<TreeS
 };
 
 /**
- * `to` must not exist. Where the file system can, files share their blocks until one of them is written (hard links would share the
- * writes too). When this resolves all of it is on the disk. Throws `TreeNotCopied` or the system's error, and leaves what it made.
+ * `to` must not exist. Where the file system can, files share their blocks until one of them is written (hard links
+ * would share the writes too). When this resolves all of it is on the disk. Throws `TreeNotCopied` or the system's
+ * error, and leaves what it made.
  */
 export const copyTree = async (
   source: string,
@@ -123,8 +127,8 @@ const copyOne = async (
 };
 
 /**
- * The very file that was met, whatever has its name by now: a process of the application's that runs on could put a link there, to what this process
- * may read and the application may not.
+ * The very file that was met, whatever has its name by now: a process of the application's that runs on could put a
+ * link there, to what this process may read and the application may not.
  */
 const copyVery = async (source: string, met: Stats, copy: string): Promise<void> => {
   const handle = await open(source, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK).catch(

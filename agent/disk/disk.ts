@@ -1,6 +1,7 @@
 /**
- * What is wrong with the disk that the data folder is on: full, read-only, or failing. The agent goes on without what it cannot write, so this is how
- * people hear of it: the log, `status.json` and the local API, and the reported attribute `disk`.
+ * What is wrong with the disk that the data folder is on: full, read-only, or failing. The agent goes on without what
+ * it cannot write, so this is how people hear of it: the log, `status.json` and the local API, and the reported
+ * attribute `disk`.
  */
 import { access, constants, mkdir, rm, statfs } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -18,7 +19,10 @@ export type DiskTrouble = {
 export type Disk = {
   trouble(): DiskTrouble | null;
   attributes(): Record<string, string>;
-  /** This could not be written, and the agent went on. Anything but a refusal of the system is thrown again: it is a bug. */
+  /**
+   * This could not be written, and the agent went on. Anything but a refusal of the system is thrown again: it is a
+   * bug.
+   */
   missed: (what: string, error: unknown) => void;
   /** Does it, and goes on where the system refuses. */
   attempt(what: string, act: () => Promise<unknown>): Promise<void>;

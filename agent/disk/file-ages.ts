@@ -1,12 +1,13 @@
 /**
- * How long ago files were modified. Their times are the clock's, which may be set between the write and the look; so what counts
- * from the second look on is whether a file's time has changed, and how much time has passed by a clock that no one sets.
+ * How long ago files were modified. Their times are the clock's, which may be set between the write and the look; so
+ * what counts from the second look on is whether a file's time has changed, and how much time has passed by a clock
+ * that no one sets.
  */
 
 export type FileAges = {
   /**
-   * The file was modified so long ago. `future`: its time lies ahead by more than `withinMs`, and no earlier look tells more.
-   * What was written since the last look is no older than that.
+   * The file was modified so long ago. `future`: its time lies ahead by more than `withinMs`, and no earlier look tells
+   * more. What was written since the last look is no older than that.
    */
   see(file: string, mtimeMs: number, withinMs: number): number | 'future';
   /** It is not there, or not readable: when it comes, it is new. */
@@ -22,8 +23,9 @@ const GRAIN_MS = 2_000;
 const SET_MS_MIN = 1_000;
 
 /**
- * `judge`: at the first look the clock decides, as on trial, where nothing unproven may pass. `believe`: what no look has seen yet
- * counts as new, as after a commit, where a clock that was set while the agent was away must not make a healthy device ill.
+ * `judge`: at the first look the clock decides, as on trial, where nothing unproven may pass. `believe`: what no look
+ * has seen yet counts as new, as after a commit, where a clock that was set while the agent was away must not make a
+ * healthy device ill.
  */
 export const openFileAges = (
   firstLook: 'judge' | 'believe' = 'judge',

@@ -1,6 +1,7 @@
 /**
  * Makes a tree that was just written durable. One `syncfs` of its file system costs about as much as one fsync, while
- * thousands of fsyncs take most of an installation's time. Node has no `syncfs`, but coreutils' `sync -f` is that one call.
+ * thousands of fsyncs take most of an installation's time. Node has no `syncfs`, but coreutils' `sync -f` is that one
+ * call.
  */
 import { open } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -14,9 +15,9 @@ const FLUSHES_MAX = 32;
 const SYNC_MS_MAX = 10 * 60_000;
 
 /**
- * When this resolves, all of `paths` below `root` (files, and folders with the names in them) are on the disk; they must be of one
- * file system. Throws the system's error. `syncCommand` is a full path, lest a
- * stranger's `sync` come first; another one is for tests.
+ * When this resolves, all of `paths` below `root` (files, and folders with the names in them) are on the disk; they
+ * must be of one file system. Throws the system's error. `syncCommand` is a full path, lest a stranger's `sync` come
+ * first; another one is for tests.
  */
 export const flushTree = async (root: string, paths: readonly string[], syncCommand = '/bin/sync'): Promise<void> => {
   if (paths.length > ONE_BY_ONE_MAX && (await syncFileSystem(root, syncCommand))) return;
@@ -30,8 +31,8 @@ export const flushTree = async (root: string, paths: readonly string[], syncComm
 };
 
 /**
- * False when there is no such command here, or it failed: then nothing is known, and the fsyncs say what is wrong. A `sync`
- * that does not know `-f` either refuses it or flushes every file system, which is as good.
+ * False when there is no such command here, or it failed: then nothing is known, and the fsyncs say what is wrong. A
+ * `sync` that does not know `-f` either refuses it or flushes every file system, which is as good.
  */
 const syncFileSystem = async (root: string, syncCommand: string): Promise<boolean> => {
   // Elsewhere `sync` only begins to write (POSIX asks for no more).

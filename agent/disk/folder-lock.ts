@@ -1,6 +1,6 @@
 /**
- * One agent per data folder. The lock is a socket in Linux's abstract namespace, named by the folder: the kernel gives it to one process,
- * and takes it back however that ends, so that there is no stale lock to clear by hand.
+ * One agent per data folder. The lock is a socket in Linux's abstract namespace, named by the folder: the kernel gives
+ * it to one process, and takes it back however that ends, so that there is no stale lock to clear by hand.
  */
 import { createHash } from 'node:crypto';
 import { once } from 'node:events';
@@ -11,7 +11,10 @@ import { errorCode } from '../process/system-error.ts';
 
 export type FolderLock = { release(): Promise<void> };
 
-/** Refuses `conflict` when another agent holds the folder. Not seen: an agent in another network namespace (a container). */
+/**
+ * Refuses `conflict` when another agent holds the folder. Not seen: an agent in another network namespace (a
+ * container).
+ */
 export const lockFolder = async (dir: string): Promise<Result<FolderLock>> => {
   // Elsewhere there is no such namespace; devices run Linux, and a developer's laptop may do without.
   if (process.platform !== 'linux') return accept({ release: () => Promise.resolve() });

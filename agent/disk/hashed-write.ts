@@ -10,9 +10,10 @@ const BATCH_MS = 1_000;
 const FLUSH_BYTES = 8 * 1024 * 1024;
 
 /**
- * Writes `body` at the file's position, in order, and feeds `hash` with the same bytes. While one batch is being written the next
- * one is received and hashed, so memory stays at two batches. `handle` is not used any more when this settles. `onWritten` gets the bytes of this call that the file has.
- * Whatever fails, everything that was received before is in the file when this rejects, so that a download can resume.
+ * Writes `body` at the file's position, in order, and feeds `hash` with the same bytes. While one batch is being
+ * written the next one is received and hashed, so memory stays at two batches. `handle` is not used any more when this
+ * settles. `onWritten` gets the bytes of this call that the file has. Whatever fails, everything that was received
+ * before is in the file when this rejects, so that a download can resume.
  */
 export const writeHashed = async (
   handle: FileHandle,

@@ -1,6 +1,6 @@
 /**
- * Reading files as the disk holds them, not as the page cache remembers them: with O_DIRECT where the file system has it,
- * so that a bit lost on the way to the disk is seen (faults 15).
+ * Reading files as the disk holds them, not as the page cache remembers them: with O_DIRECT where the file system has
+ * it, so that a bit lost on the way to the disk is seen (faults 15).
  */
 import { createHash } from 'node:crypto';
 import { constants, readSync } from 'node:fs';
@@ -14,8 +14,8 @@ const READ = constants.O_RDONLY | constants.O_NOFOLLOW;
 
 export type StoredReader = {
   /**
-   * SHA-256 and length of the content of a file or block device as stored, of its first `bytesMax` bytes; not for two at once.
-   * Throws the system's error, or the reason of `signal`.
+   * SHA-256 and length of the content of a file or block device as stored, of its first `bytesMax` bytes; not for two
+   * at once. Throws the system's error, or the reason of `signal`.
    */
   hash(file: string, bytesMax?: number, signal?: AbortSignal): Promise<{ sha256: string; bytes: number }>;
 };
@@ -81,7 +81,9 @@ const ignoreUnsupported = (error: unknown): undefined => {
   if (errorCode(error) !== 'EINVAL') throw error;
 };
 
-/** JavaScript cannot see addresses, so the aligned offset of the buffer is found by trying. An empty file tells nothing. */
+/**
+ * JavaScript cannot see addresses, so the aligned offset of the buffer is found by trying. An empty file tells nothing.
+ */
 const findAlignment = (handle: FileHandle, memory: Buffer): number | 'unknown' | 'none' => {
   for (let offset = 0; offset < ALIGNMENT_MAX; offset += 8) {
     try {

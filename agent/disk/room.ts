@@ -7,7 +7,10 @@ import type { TreeSize } from '#shared/tree-map.ts';
 export const RESERVE_BYTES = 4 * 1024 * 1024;
 /** What a file, folder or link takes at least, whatever is in it. */
 const BLOCK_BYTES = 4096;
-/** While a tree is written, free space is looked up after this much. A look costs some microseconds; others may fill the disk meanwhile. */
+/**
+ * While a tree is written, free space is looked up after this much. A look costs some microseconds; others may fill the
+ * disk meanwhile.
+ */
 const LOOK_BYTES = 1024 * 1024;
 
 /** What a tree may take on the disk at most. */
@@ -30,7 +33,10 @@ export const noRoomFor = (wanted: number, free: number): string | undefined =>
 export const unpackedSize = ({ install }: Pick<Artifact, 'install'>): TreeSize | undefined =>
   install.kind === 'tree' ? install.unpacked : undefined;
 
-/** What an artifact of a manifest takes in a folder. Of a compressed tree whose size is not pinned only this much is known. */
+/**
+ * What an artifact of a manifest takes in a folder. Of a compressed tree whose size is not pinned only this much is
+ * known.
+ */
 export const placedBytes = (artifact: Pick<Artifact, 'bytes' | 'install'>): number => {
   const unpacked = unpackedSize(artifact);
   return unpacked === undefined ? artifact.bytes : spaceFor(unpacked);
@@ -43,7 +49,10 @@ export type RoomWatch = {
   written(bytes: number): void;
 };
 
-/** Watches that what is written to the disk with this folder, little by little, leaves the reserve free. One `spend` at a time. */
+/**
+ * Watches that what is written to the disk with this folder, little by little, leaves the reserve free. One `spend` at
+ * a time.
+ */
 export const openRoomWatch = (dir: string, freeBytes: FreeBytes = freeOn): RoomWatch => {
   let underWay = 0;
   let left = 0;

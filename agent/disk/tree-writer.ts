@@ -52,11 +52,16 @@ export type TreeWriter = {
   abandon(): Promise<void>;
 };
 
-/** Files up to this size are written beside each other, so that their latencies overlap; with the next constant 4 MiB of memory. */
+/**
+ * Files up to this size are written beside each other, so that their latencies overlap; with the next constant 4 MiB of
+ * memory.
+ */
 const SMALL_BYTES_MAX = 256 * 1024;
 const SMALL_AT_ONCE_MAX = 16;
 
-/** The path as it may be written; `./` in front and `/` at the end are dropped. '' is the root. Throws `TreeRefused`. */
+/**
+ * The path as it may be written; `./` in front and `/` at the end are dropped. '' is the root. Throws `TreeRefused`.
+ */
 export const checkPath = (name: string): string => {
   const path = entryPath(name);
   if (path === '') return '';
@@ -75,9 +80,9 @@ export const checkLink = (path: string, to: string): void => {
 const quoted = (text: string): string => JSON.stringify(text.slice(0, 200));
 
 /**
- * `onEntry` hears of every file, folder and link in the order in which they come; a small file may not be written yet. Nothing is written
- * that would leave less free on the disk than its reserve: others would have nothing left to write to. Once `signal` is aborted every method throws its
- * reason, before it writes anything more.
+ * `onEntry` hears of every file, folder and link in the order in which they come; a small file may not be written yet.
+ * Nothing is written that would leave less free on the disk than its reserve: others would have nothing left to write
+ * to. Once `signal` is aborted every method throws its reason, before it writes anything more.
  */
 export const openTreeWriter = (
   root: string,

@@ -20,8 +20,9 @@ type Compression = Extract<InstallKind, { kind: 'tree' }>['compression'];
 type UnpackLimits = { tarBytesMax: number; unpacked?: TreeSize | undefined };
 
 /**
- * Throws only what aborts the writer. Codes: `ENDLESS_DATA` past these limits or the writer's own,
- * `NO_SPACE`, `WRITE_FAILED` for a tar that is damaged or holds what is not allowed, and for a failing disk. After a refusal the folder holds a part of the tree.
+ * Throws only what aborts the writer. Codes: `ENDLESS_DATA` past these limits or the writer's own, `NO_SPACE`,
+ * `WRITE_FAILED` for a tar that is damaged or holds what is not allowed, and for a failing disk. After a refusal the
+ * folder holds a part of the tree.
  */
 export const unpackTree = async (
   source: NodeJS.ReadableStream,
@@ -52,7 +53,8 @@ export const unpackTree = async (
   } catch (error) {
     tar.destroy();
     await ended;
-    // An error of the pipeline is the cause of the iterator's error, if there are both: but not of the disk's, which ended the pipeline.
+    // An error of the pipeline is the cause of the iterator's error, if there are both: but not of the disk's, which
+    // ended the pipeline.
     const cause = error instanceof TreeRefused || isSystemError(error) || isAbort(error) ? error : (broken ?? error);
     if (isAbort(cause)) throw cause;
     if (cause instanceof TreeRefused) return { ok: false, code: cause.code, message: cause.message };
@@ -106,7 +108,10 @@ const limitBytes = (bytesMax: number): Transform => {
   });
 };
 
-/** What is wrong with the tar, if that is what is wrong: the decompressors' errors have their codes, the tar library's none. */
+/**
+ * What is wrong with the tar, if that is what is wrong: the decompressors' errors have their codes, the tar library's
+ * none.
+ */
 const damageSentence = (error: unknown): string | undefined => {
   if (!(error instanceof Error)) return undefined;
   const code = errorCode(error);

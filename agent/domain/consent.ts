@@ -1,6 +1,6 @@
 /**
- * What local programs may say about an update that wants to install or to activate: consent, or not now. Both are bounded, so that no
- * program of a device can keep it from its updates forever.
+ * What local programs may say about an update that wants to install or to activate: consent, or not now. Both are
+ * bounded, so that no program of a device can keep it from its updates forever.
  */
 import { z } from 'zod';
 import { Id } from '#shared/ids.ts';
@@ -50,7 +50,10 @@ export const askFor = (deployment: Id, step: Step, now: Moment): Word => ({
   consented: false,
 });
 
-/** How much longer to wait, and for what; null: go on. Whatever was done to the clock, and however the policy has changed, never longer than it allows. */
+/**
+ * How much longer to wait, and for what; null: go on. Whatever was done to the clock, and however the policy has
+ * changed, never longer than it allows.
+ */
 export const waitFor = (
   word: Word,
   policy: ConsentPolicy,

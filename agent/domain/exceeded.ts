@@ -1,6 +1,6 @@
 /**
- * How a deployment ends that goes round in circles, since its agent is killed again and again: it goes back, and where that does not
- * come to its end either, the outcome is what the boot selector says.
+ * How a deployment ends that goes round in circles, since its agent is killed again and again: it goes back, and where
+ * that does not come to its end either, the outcome is what the boot selector says.
  */
 import type { Effect, InstallEvent, Journey, StateName } from './install-state.ts';
 

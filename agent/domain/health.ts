@@ -1,8 +1,8 @@
 /**
- * When a version on trial is proven. It is well while its process is up, every check passed the last time it ran, and the
- * server is reached as far as the policy asks. Well without interruption for the soak time is healthy. An exit of the process fails at once;
- * passing the deadline fails with what was missing. All times are milliseconds of the trial (monotonic, 0 at its start), so
- * that setting the clock moves no deadline.
+ * When a version on trial is proven. It is well while its process is up, every check passed the last time it ran, and
+ * the server is reached as far as the policy asks. Well without interruption for the soak time is healthy. An exit of
+ * the process fails at once; passing the deadline fails with what was missing. All times are milliseconds of the trial
+ * (monotonic, 0 at its start), so that setting the clock moves no deadline.
  */
 import { unreachable } from '#shared/ids.ts';
 import type { HealthCheck, HealthPolicy } from '#shared/manifest.ts';
@@ -16,7 +16,10 @@ export type HealthEvent =
   | { kind: 'server'; at: number; contact: Contact }
   | { kind: 'tick'; at: number };
 
-/** `TRIAL_CRASHED`: the process exited. `SELFTEST_FAILED`: a check did not pass in time. `TRIAL_DEADLINE`: anything else was missing in time. */
+/**
+ * `TRIAL_CRASHED`: the process exited. `SELFTEST_FAILED`: a check did not pass in time. `TRIAL_DEADLINE`: anything else
+ * was missing in time.
+ */
 export type HealthFailure = { code: 'TRIAL_CRASHED' | 'SELFTEST_FAILED' | 'TRIAL_DEADLINE'; message: string };
 export type HealthVerdict = 'waiting' | 'healthy' | { failed: HealthFailure };
 

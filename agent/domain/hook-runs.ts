@@ -1,6 +1,7 @@
 /**
- * How often each hook of a deployment was begun. A hook may end the agent or reboot the device, at once or a moment after it has ended well; it is
- * counted before it runs, so that the one that always does this runs a few times, and the deployment still comes to its end.
+ * How often each hook of a deployment was begun. A hook may end the agent or reboot the device, at once or a moment
+ * after it has ended well; it is counted before it runs, so that the one that always does this runs a few times, and
+ * the deployment still comes to its end.
  */
 import { z } from 'zod';
 

@@ -1,4 +1,6 @@
-/** Where an install is: its states, what happens to it, and what is done about it. What leads where is in install.ts. */
+/**
+ * Where an install is: its states, what happens to it, and what is done about it. What leads where is in install.ts.
+ */
 import { z } from 'zod';
 import { DeviceError } from '#shared/deployment.ts';
 import { Millis } from '#shared/ids.ts';
@@ -28,13 +30,17 @@ const journey = {
 const state = <const N extends string, S extends z.ZodRawShape>(name: N, fields: S) =>
   z.object({ state: z.literal(name), ...journey, ...fields });
 
-/** What is recorded in the journal. Fields that a later version adds must be optional: its predecessor reads them too. */
+/**
+ * What is recorded in the journal. Fields that a later version adds must be optional: its predecessor reads them too.
+ */
 export const InstallState = z.discriminatedUnion('state', [
   z.object({ state: z.literal('idle') }),
   state('accepted', {}),
   /** For a local program's consent. */
   state('waiting', { slot: Slot }),
-  /** The standby slot is unbootable from here until it is verified, unless it turns out to hold what is wanted already. */
+  /**
+   * The standby slot is unbootable from here until it is verified, unless it turns out to hold what is wanted already.
+   */
   state('fetching', { slot: Slot, began: Uptime.optional() }),
   /** Every artifact is on the disk and has the right digest; the slot is being written. */
   state('verified', { slot: Slot }),
@@ -44,7 +50,9 @@ export const InstallState = z.discriminatedUnion('state', [
   /** `since` and `began` are when the trial began, also after restarts: its deadline is kept. */
   state('trial', { slot: Slot, began: Uptime.optional() }),
   state('committing', { slot: Slot }),
-  /** `commitStands`: the trial did not fail, so where the boot selector has committed it all the same, it is committed. */
+  /**
+   * `commitStands`: the trial did not fail, so where the boot selector has committed it all the same, it is committed.
+   */
   state('reverting', { slot: Slot, error: DeviceError, commitStands: z.literal(true).optional() }),
   state('verifying-revert', { slot: Slot, error: DeviceError }),
   /** The four outcomes. `receipt` is null until it is signed; it stays here until the server has acknowledged it. */

@@ -1,7 +1,7 @@
 /**
  * The install state machine: one deployment's journey on this device, decided purely. `TRANSITIONS` is all of it;
- * docs/agent.md repeats the table, and a test holds the two together. The shell (agent/deployment/machine.ts) records each
- * next state in the journal before it performs the effects, and every effect may be performed again after a crash.
+ * docs/agent.md repeats the table, and a test holds the two together. The shell (agent/deployment/machine.ts) records
+ * each next state in the journal before it performs the effects, and every effect may be performed again after a crash.
  */
 import { DeviceError, type Outcome } from '#shared/deployment.ts';
 import { unreachable } from '#shared/ids.ts';

@@ -12,7 +12,10 @@ export const Memory = z.object({
   hookRuns: HookRuns.optional(),
   /** The newest desired document that was acted on; an older or equal one is not news. */
   desiredSeq: z.number().int().min(0),
-  /** How the newest finished deployment ended: it is not begun again, unless it was withdrawn, or the server asks for another attempt at what did not commit. */
+  /**
+   * How the newest finished deployment ended: it is not begun again, unless it was withdrawn, or the server asks for
+   * another attempt at what did not commit.
+   */
   last: z
     .object({
       deployment: Id,
@@ -61,7 +64,9 @@ export const stepMemory = (memory: Memory, event: InstallEvent): { next: Memory;
   };
 };
 
-/** Which document an event settles. One that comes too early or too late for the state is looked at again in the next. */
+/**
+ * Which document an event settles. One that comes too early or too late for the state is looked at again in the next.
+ */
 const seenSeq = (now: InstallState, event: InstallEvent): number | undefined => {
   const takes = now.state === 'idle' || isBeforeActivation(now);
   if (!takes) return undefined;

@@ -1,6 +1,6 @@
 /**
- * How long ago something was, also after restarts. In the boot in which it was: by the machine's uptime, which no one sets.
- * After a reboot the clock says it, which may have been set meanwhile; what this boot has lasted is certain.
+ * How long ago something was, also after restarts. In the boot in which it was: by the machine's uptime, which no one
+ * sets. After a reboot the clock says it, which may have been set meanwhile; what this boot has lasted is certain.
  */
 import { z } from 'zod';
 import { Uptime } from '#shared/machine-uptime.ts';
@@ -22,7 +22,10 @@ export const passedMs = (then: Moment, present: Moment): number =>
 /** A clock that was set by less than this is not worth a write. */
 const SET_MS_MIN = 60_000;
 
-/** The same moment by the present clock, so that a clock that was set, and a reboot after that, do not add up; undefined: it is. */
+/**
+ * The same moment by the present clock, so that a clock that was set, and a reboot after that, do not add up;
+ * undefined: it is.
+ */
 export const byPresentClock = (then: Moment, present: Moment): Moment | undefined => {
   if (then.bootId === '') {
     const ms = Math.max(0, present.wall - then.wall);

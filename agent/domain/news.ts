@@ -2,8 +2,9 @@
 import type { EventEmitter } from 'node:events';
 
 /**
- * Told by the parts that do something, heard by those that speak for the agent and are opened last: `reported` is for the server, `shown`
- * for local programs, `entered` is the sentence about a state that was entered, `installed` what an installer says of its work.
+ * Told by the parts that do something, heard by those that speak for the agent and are opened last: `reported` is for
+ * the server, `shown` for local programs, `entered` is the sentence about a state that was entered, `installed` what an
+ * installer says of its work.
  */
 export type News = EventEmitter<{
   reported: [];

@@ -1,4 +1,6 @@
-/** How much of the application's output may be written: flash wears by it. What is above that is left out, and counted. */
+/**
+ * How much of the application's output may be written: flash wears by it. What is above that is left out, and counted.
+ */
 import { fullBucket, type Rate, type TokenBucket, take } from '#shared/token-bucket.ts';
 
 export type OutputLimit = {
@@ -10,7 +12,9 @@ export type OutputLimit = {
 
 export type OutputGate = { bucket: TokenBucket; open: boolean; leftOut: number };
 
-/** Once shut it stays so until this part of the burst is there again: a note for each line would be more than the lines. */
+/**
+ * Once shut it stays so until this part of the burst is there again: a note for each line would be more than the lines.
+ */
 const REOPEN_PART = 16;
 
 const rateOf = ({ bytesPerSecond, burstBytes }: OutputLimit): Rate => ({
@@ -24,7 +28,9 @@ export const openGate = (limit: OutputLimit, now: number): OutputGate => ({
   leftOut: 0,
 });
 
-/** Whether these bytes are written; if not, they are counted in `leftOut`, which is the caller's to tell and to clear. */
+/**
+ * Whether these bytes are written; if not, they are counted in `leftOut`, which is the caller's to tell and to clear.
+ */
 export const admit = (gate: OutputGate, limit: OutputLimit, bytes: number, now: number): boolean => {
   if (limit.bytesPerSecond === 0) return true;
   const left = take(gate.bucket, rateOf(limit), now, 0);

@@ -10,12 +10,15 @@ export type PackOffer = {
   chunkBytes: number;
 };
 
-/** A chunk by itself is compressed faster, and with nothing before it to refer to: about so many times a pack's frame. */
+/**
+ * A chunk by itself is compressed faster, and with nothing before it to refer to: about so many times a pack's frame.
+ */
 const ALONE = 1.25;
 
 /**
- * Only those frames of a pack are fetched that lack, after its table. `lackingBytes`: of the chunks that lack, unpacked. What a delta
- * makes of a chunk says nothing about what it is by itself: that then counts with all of its bytes.
+ * Only those frames of a pack are fetched that lack, after its table. `lackingBytes`: of the chunks that lack,
+ * unpacked. What a delta makes of a chunk says nothing about what it is by itself: that then counts with all of its
+ * bytes.
  */
 export const packPays = (pack: PackOffer, lackingBytes: number): boolean => {
   const head = packHeadBytes(pack.chunks);

@@ -18,9 +18,10 @@ export const standbyOf = (view: Pick<SlotsView, 'active'>): SlotName =>
   view.active === null ? 'a' : other(view.active);
 
 /**
- * A memory for a device whose journal is new, or was damaged (faults 13). What was being installed is not known any more; the
- * server's desired document says it again. A trial whose rules are forgotten cannot be judged: `revert` asks to end it.
- * `floor` is what was kept beside the journal. Reports are numbered by the clock; a device that kept a higher number beside the journal goes on from that.
+ * A memory for a device whose journal is new, or was damaged (faults 13). What was being installed is not known any
+ * more; the server's desired document says it again. A trial whose rules are forgotten cannot be judged: `revert` asks
+ * to end it. `floor` is what was kept beside the journal. Reports are numbered by the clock; a device that kept a
+ * higher number beside the journal goes on from that.
  */
 export const rebuildMemory = (view: SlotsView, floor: number, now: number): { memory: Memory; revert: boolean } => {
   const active = view.active === null ? undefined : view.slots[view.active];

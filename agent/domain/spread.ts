@@ -1,6 +1,6 @@
 /**
- * What a whole fleet would do at one moment it does over a width that the server sets by the fleet's size. The width is not signed: it is
- * bounded here, and moves nothing out of its window.
+ * What a whole fleet would do at one moment it does over a width that the server sets by the fleet's size. The width is
+ * not signed: it is bounded here, and moves nothing out of its window.
  */
 import type { Timing } from '#shared/windows.ts';
 import type { Backoff } from './backoff.ts';
@@ -28,8 +28,9 @@ const shareOf = (device: string, opens: number): number => {
 };
 
 /**
- * When a device goes on that may do so at `at`. One that has waited, since `since`, for a window to open takes its turn: in the first
- * half of the window at the latest. One that comes later does not wait, and a time of activation that was named is kept by all.
+ * When a device goes on that may do so at `at`. One that has waited, since `since`, for a window to open takes its
+ * turn: in the first half of the window at the latest. One that comes later does not wait, and a time of activation
+ * that was named is kept by all.
  */
 export const turnAt = (
   timing: Timing,

@@ -1,4 +1,7 @@
-/** When a device that cannot reach its server may activate unconfirmed: docs/decisions/0008-activation-without-the-server.md. */
+/**
+ * When a device that cannot reach its server may activate unconfirmed:
+ * docs/decisions/0008-activation-without-the-server.md.
+ */
 import type { Offer } from './install-state.ts';
 
 export type Unreached = {
@@ -8,7 +11,10 @@ export type Unreached = {
   silentMs: number;
   /** How often it was asked in that time. */
   asked: number;
-  /** The release proves its health by reaching the server: offline its trial could only fail, and would be held against it. */
+  /**
+   * The release proves its health by reaching the server: offline its trial could only fail, and would be held against
+   * it.
+   */
   serverContact: boolean;
 };
 

@@ -1,4 +1,7 @@
-/** What an examination of a device found. `unfit`: the agent must not be trusted with it; `doubtful`: it works, and someone should know. */
+/**
+ * What an examination of a device found. `unfit`: the agent must not be trusted with it; `doubtful`: it works, and
+ * someone should know.
+ */
 export type Finding = {
   what: string;
   state: 'good' | 'doubtful' | 'unfit';

@@ -1,6 +1,7 @@
 /**
- * `npm run build:agent [-- --executable]`: the agent as one JavaScript file, and as a program that has Node in it. The program is a copy of the Node
- * that runs this, with the file, its compiled form and the flags (`NODE_FLAGS`) in a note that Node looks for in itself.
+ * `npm run build:agent [-- --executable]`: the agent as one JavaScript file, and as a program that has Node in it. The
+ * program is a copy of the Node that runs this, with the file, its compiled form and the flags (`NODE_FLAGS`) in a note
+ * that Node looks for in itself.
  */
 import { execFile } from 'node:child_process';
 import { chmod, copyFile, mkdtemp, rename, rm, stat, writeFile } from 'node:fs/promises';

@@ -1,6 +1,7 @@
 /**
- * When the agent of a committed version has proven that it may be started again, as often as need be: after minutes of life, or some
- * time after it reached its server. Not before: one that crashes a second after its start, or as soon as it is connected, has proven nothing.
+ * When the agent of a committed version has proven that it may be started again, as often as need be: after minutes of
+ * life, or some time after it reached its server. Not before: one that crashes a second after its start, or as soon as
+ * it is connected, has proven nothing.
  */
 import { forgetStarts, LAUNCH_ENVIRONMENT } from './launch.ts';
 

@@ -1,6 +1,7 @@
 /**
- * Which agent to run (docs/decisions/0010): a release may carry the agent's own file, and a device that runs the release runs that agent. The
- * installed agent decides it at every start, before anything else, as a boot loader would; it is never updated this way itself.
+ * Which agent to run (docs/decisions/0010): a release may carry the agent's own file, and a device that runs the
+ * release runs that agent. The installed agent decides it at every start, before anything else, as a boot loader would;
+ * it is never updated this way itself.
  */
 import { randomBytes } from 'node:crypto';
 import { join } from 'node:path';
@@ -16,7 +17,10 @@ import { openBootSelector } from '../slots/boot-selector.ts';
 import { seal, unseal } from '../slots/sealed.ts';
 import { readSlotRecord, slotFolder } from '../slots/slot-record.ts';
 
-/** How often the agent of a version on trial may be started, and how often in a row one that was committed and has not proven itself since. */
+/**
+ * How often the agent of a version on trial may be started, and how often in a row one that was committed and has not
+ * proven itself since.
+ */
 const TRIAL_STARTS_MAX = 3;
 const STARTS_MAX = 5;
 /** Over several boots of the machine: one that is switched on for a few minutes at a time is no crash. */
@@ -99,7 +103,8 @@ const choose = async (dataDir: string, builtIn: string): Promise<Choice> => {
     const starts = launches.trial?.deployment === deployment ? launches.trial.starts : 0;
     const isUsedUp = starts >= TRIAL_STARTS_MAX || (await hasExpired(dataDir, deployment));
     const next = { ...launches, trial: { deployment, starts: starts + 1 } };
-    // A start that cannot be counted, or not be ended from outside, is not made: a full disk must not let a bad agent start forever.
+    // A start that cannot be counted, or not be ended from outside, is not made: a full disk must not let a bad agent
+    // start forever.
     if (
       file !== undefined &&
       !isUsedUp &&
@@ -116,7 +121,8 @@ const choose = async (dataDir: string, builtIn: string): Promise<Choice> => {
     return { file: builtIn, trial: null, fellBack, gaveWay: null };
   const { manifest } = record.running;
   const counted = countStart(launches.committed, manifest, await machineBootId());
-  // Where it cannot be counted it is started all the same: it ran before, and it is what the state on this disk was written by.
+  // Where it cannot be counted it is started all the same: it ran before, and it is what the state on this disk was
+  // written by.
   await keep(dataDir, { ...launches, committed: counted });
   const isGivenUp = counted.starts > STARTS_MAX || counted.all > STARTS_OVER_BOOTS_MAX;
   if (!isGivenUp && (await canStart(file))) return { file, trial: null, fellBack, gaveWay: null };
@@ -148,7 +154,10 @@ const keep = (dataDir: string, launches: Launches): Promise<boolean> =>
     () => false,
   );
 
-/** A committed agent has proven itself, or was told to end: it may be started as often as need be. On a disk that cannot be written it stays counted. */
+/**
+ * A committed agent has proven itself, or was told to end: it may be started as often as need be. On a disk that cannot
+ * be written it stays counted.
+ */
 export const forgetStarts = async (dataDir: string): Promise<void> => {
   const launches = await readLaunches(dataDir);
   if (launches.committed !== null) await keep(dataDir, { ...launches, committed: null });
@@ -158,8 +167,8 @@ const hasExpired = async (dataDir: string, deployment: Id): Promise<boolean> =>
   (await readFileIfThere(expiredFile(dataDir)))?.toString('utf8').startsWith(`${deployment} `) === true;
 
 /**
- * Kills this process, which is about to become the agent on trial, when the trial has not ended by its deadline: whatever that agent does, something
- * outside of it ends it. Once a second it looks whether it is still meant.
+ * Kills this process, which is about to become the agent on trial, when the trial has not ended by its deadline:
+ * whatever that agent does, something outside of it ends it. Once a second it looks whether it is still meant.
  */
 const GUARD =
   'left=$1; while [ "$left" -gt 0 ]; do sleep 1; [ "$(cat "$2" 2>/dev/null)" = "$3" ] || exit 0; left=$((left - 1)); done; mv "$2" "$4"; kill -KILL "$5"';

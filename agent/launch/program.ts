@@ -1,4 +1,7 @@
-/** The agent as a program of its own. Exit code 1 is a refusal, 2 a wrong command line; SIGTERM and SIGINT stop it gracefully. */
+/**
+ * The agent as a program of its own. Exit code 1 is a refusal, 2 a wrong command line; SIGTERM and SIGINT stop it
+ * gracefully.
+ */
 import { commandOf, ownAgentFile } from '../application/agent-file.ts';
 import { BECOME, becomeUser } from '../application/become.ts';
 import type { AgentConfig } from '../config/config.ts';

@@ -1,6 +1,7 @@
 /**
- * An agent that the launcher started boots the agent of a slot together with its application: where that is another agent than
- * this one, it ends, and is started as that. All else is as with every other release: the trial, its health, the commit or the revert.
+ * An agent that the launcher started boots the agent of a slot together with its application: where that is another
+ * agent than this one, it ends, and is started as that. All else is as with every other release: the trial, its health,
+ * the commit or the revert.
  */
 import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
@@ -47,7 +48,10 @@ export const bootingItself = async (slots: Slots, options: SelfUpdateOptions): P
   if (gaveWay !== undefined)
     log.error({ event: 'agent-gave-way', manifest: gaveWay }, 'the agent of what is committed does not come up');
 
-  /** What the launcher has chosen by, moments ago. It is asked again only about another: two that disagree would start each other without end. */
+  /**
+   * What the launcher has chosen by, moments ago. It is asked again only about another: two that disagree would start
+   * each other without end.
+   */
   const decided = await selectionOf(slots);
 
   /** Undefined where the slots decide without an agent of theirs. */

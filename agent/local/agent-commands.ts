@@ -1,4 +1,7 @@
-/** What may be asked of an agent's folder and configuration instead of running it, by `sluice agent` and by the agent's own program. */
+/**
+ * What may be asked of an agent's folder and configuration instead of running it, by `sluice agent` and by the agent's
+ * own program.
+ */
 import { basename, resolve } from 'node:path';
 import { unreachable } from '#shared/ids.ts';
 import { NODE_OF_AGENT, ownAgentFile } from '../application/agent-file.ts';

@@ -1,6 +1,7 @@
 /**
- * What local programs may ask and say, over HTTP on a Unix socket (docs/local-api.md): the state, every change of it, and whether an
- * update that wants to install or to activate may. Who may open the socket may do all of it; it reaches nothing else of the agent.
+ * What local programs may ask and say, over HTTP on a Unix socket (docs/local-api.md): the state, every change of it,
+ * and whether an update that wants to install or to activate may. Who may open the socket may do all of it; it reaches
+ * nothing else of the agent.
  */
 import { once } from 'node:events';
 import { chmod, rm } from 'node:fs/promises';
@@ -101,7 +102,10 @@ const say = (answer: ServerResponse, status: number, body: object): void => {
   answer.writeHead(status, { 'content-type': 'application/json' }).end(`${JSON.stringify(body)}\n`);
 };
 
-/** A line for each state. Who does not read gets, when they do, the newest instead of all of them, with how many were `missed`. */
+/**
+ * A line for each state. Who does not read gets, when they do, the newest instead of all of them, with how many were
+ * `missed`.
+ */
 const telling = (answer: ServerResponse): ((state: object) => void) => {
   let waiting: { state: object; missed: number } | undefined;
   const write = (state: object): void => void answer.write(`${JSON.stringify(state)}\n`);

@@ -1,7 +1,7 @@
 /**
- * What systemd is told (sd_notify(3)): ready, what goes on, stopping, and that the agent is alive. Node has no datagram sockets in the
- * file system, so that systemd's own `systemd-notify` sends the words: a short process now and then (docs/decisions/0010). Not run by
- * systemd, all of this does nothing.
+ * What systemd is told (sd_notify(3)): ready, what goes on, stopping, and that the agent is alive. Node has no datagram
+ * sockets in the file system, so that systemd's own `systemd-notify` sends the words: a short process now and then
+ * (docs/decisions/0010). Not run by systemd, all of this does nothing.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { oneAtATime } from '#shared/in-turn.ts';
@@ -55,7 +55,8 @@ export const openServiceManager = ({ env, writingMs, served, log }: ServiceManag
     limitMs === undefined
       ? undefined
       : setInterval(() => {
-          // This runs, so the event loop turns. A disk on which a write hangs is what a restart may help; a full one it does not.
+          // This runs, so the event loop turns. A disk on which a write hangs is what a restart may help; a full one it
+          // does not.
           const hangs = writingMs() >= limitMs ? 'the journal hangs' : asking ? 'no file is served' : undefined;
           if (hangs !== undefined)
             return log.error({ event: 'watchdog-starved' }, `${hangs}: systemd is not told that the agent is alive`);

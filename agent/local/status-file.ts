@@ -1,4 +1,7 @@
-/** `status.json` in the data folder: what the agent is doing, for local programs. Replaced whole, not flushed: it is only about now. */
+/**
+ * `status.json` in the data folder: what the agent is doing, for local programs. Replaced whole, not flushed: it is
+ * only about now.
+ */
 import { rename, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Running } from '#shared/deployment.ts';

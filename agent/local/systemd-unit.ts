@@ -1,6 +1,7 @@
 /**
- * `sluice agent --unit`: a systemd unit for this configuration, to be written to /etc/systemd/system/sluice-agent.service. It carries the flags
- * that it was asked with; variables of the environment and the enrolment token belong in its environment file, and it says which.
+ * `sluice agent --unit`: a systemd unit for this configuration, to be written to
+ * /etc/systemd/system/sluice-agent.service. It carries the flags that it was asked with; variables of the environment
+ * and the enrolment token belong in its environment file, and it says which.
  */
 import { dirname } from 'node:path';
 import type { SelectorConfig } from '../config/boot-config.ts';
@@ -17,7 +18,10 @@ const word = (text: string): string => {
 /** In ExecStart= a $ begins a variable. */
 const argument = (text: string): string => word(text.replaceAll('$', '$$$$'));
 
-/** `node` is undefined for a program that has its own in it; `words` come first after the program; `flags` by name, without dashes. */
+/**
+ * `node` is undefined for a program that has its own in it; `words` come first after the program; `flags` by name,
+ * without dashes.
+ */
 export type UnitPlaces = {
   node: string | undefined;
   program: string;
@@ -65,8 +69,9 @@ const bootPlaces = (selector: SelectorConfig): string[] => {
 };
 
 /**
- * What neither the agent nor an application in a folder should need; installers of images do. Machine code made at run time, other devices and the
- * agent's power over processes and owners remain: applications have a Node of their own, hardware, and may have a user.
+ * What neither the agent nor an application in a folder should need; installers of images do. Machine code made at run
+ * time, other devices and the agent's power over processes and owners remain: applications have a Node of their own,
+ * hardware, and may have a user.
  */
 const APPLICATIONS_ONLY = `RestrictNamespaces=yes
 CapabilityBoundingSet=~CAP_SYS_ADMIN CAP_SYS_BOOT CAP_SYS_MODULE CAP_SYS_RAWIO CAP_SYS_TIME CAP_SYS_PACCT CAP_SYS_TTY_CONFIG CAP_MKNOD CAP_BPF

@@ -1,7 +1,8 @@
 /**
- * Starts a command in a process group of its own and waits for its end, but never without a bound: when its time is up, or it is not wanted any more, the
- * group gets SIGKILL. What outlives even that is stuck in the kernel (a dead network file system, a broken driver), or has become another user's. It is
- * left behind, and few of the same are: a caller that wants to start one more is refused.
+ * Starts a command in a process group of its own and waits for its end, but never without a bound: when its time is up,
+ * or it is not wanted any more, the group gets SIGKILL. What outlives even that is stuck in the kernel (a dead network
+ * file system, a broken driver), or has become another user's. It is left behind, and few of the same are: a caller
+ * that wants to start one more is refused.
  */
 import type { ChildProcess, SpawnOptions } from 'node:child_process';
 import { EventEmitter, once } from 'node:events';
@@ -26,7 +27,10 @@ export const leftBehind = new EventEmitter<{ left: [one: Left] }>();
 export type Bounds = { timeoutMs: number; signal?: AbortSignal | undefined };
 export type ChildEnd = 'by-itself' | 'too-late' | 'aborted';
 export type Started =
-  /** `ended` rejects with the system's error when it could not be executed. It ends with its whole group, but for what is left behind. */
+  /**
+   * `ended` rejects with the system's error when it could not be executed. It ends with its whole group, but for what
+   * is left behind.
+   */
   { ok: true; child: ChildProcess; ended: Promise<ChildEnd> } | { ok: false; why: string };
 
 export const startBounded = async (

@@ -1,7 +1,7 @@
 /**
- * A fault that no part caught. The agent goes on: its end would be the application's too, at every start again where the fault comes again, and
- * the part that failed is asked again by what repeats everything here (reports, polls, attempts to connect, restarts of the application). One
- * that hangs the agent is the watchdog's.
+ * A fault that no part caught. The agent goes on: its end would be the application's too, at every start again where
+ * the fault comes again, and the part that failed is asked again by what repeats everything here (reports, polls,
+ * attempts to connect, restarts of the application). One that hangs the agent is the watchdog's.
  */
 import { fullBucket, take } from '#shared/token-bucket.ts';
 import type { Log } from '../log.ts';

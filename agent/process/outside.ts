@@ -1,13 +1,17 @@
 /**
- * Looks at files that may never answer: those of a dead NFS mount, or /proc's of a process that is stuck in the kernel. Such a call holds one of the four threads
- * that Node has for all files, perhaps for good. Few are made at a time, so that the agent's own files are always served, and no one waits long for them.
+ * Looks at files that may never answer: those of a dead NFS mount, or /proc's of a process that is stuck in the kernel.
+ * Such a call holds one of the four threads that Node has for all files, perhaps for good. Few are made at a time, so
+ * that the agent's own files are always served, and no one waits long for them.
  */
 const LOOK_MS_MAX = 5_000;
 
 type Bounds = { msMax?: number; signal?: AbortSignal };
 export type Look = <T>(look: () => Promise<T>, bounds?: Bounds) => Promise<T>;
 
-/** What it gives rejects with `ETIMEDOUT` when it takes too long, or when aborted; at once while `atOnceMax` earlier ones still hang. */
+/**
+ * What it gives rejects with `ETIMEDOUT` when it takes too long, or when aborted; at once while `atOnceMax` earlier
+ * ones still hang.
+ */
 const openLane = (atOnceMax: number): Look => {
   const waiting = new Set<() => void>();
   let [busy, hanging] = [0, 0];

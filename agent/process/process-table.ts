@@ -11,7 +11,10 @@ const ENVIRONMENT_MS_MAX = 1_000;
 
 type Found = { startTicks: string; group: number; zombie: boolean };
 
-/** When the process started, in clock ticks since the machine's boot (proc(5), field 22), with its group and state; undefined if there is none. */
+/**
+ * When the process started, in clock ticks since the machine's boot (proc(5), field 22), with its group and state;
+ * undefined if there is none.
+ */
 export const lookUpProcess = async (pid: number): Promise<Found | undefined> => {
   const stat = await readFile(`/proc/${pid}/stat`, 'utf8').catch(() => undefined);
   // The second field is the program's name, which may itself contain spaces and parentheses.
@@ -21,8 +24,8 @@ export const lookUpProcess = async (pid: number): Promise<Found | undefined> => 
 };
 
 /**
- * Waits until that very process runs no more; false when it still does after `msMax`. A killed process takes a moment to
- * end, and keeps its port until then. (Node tells of the end only of its own children.)
+ * Waits until that very process runs no more; false when it still does after `msMax`. A killed process takes a moment
+ * to end, and keeps its port until then. (Node tells of the end only of its own children.)
  */
 export const processEnds = async (pid: number, startTicks: string, msMax: number): Promise<boolean> => {
   const until = performance.now() + msMax;
@@ -62,7 +65,8 @@ export const processesWithEnvironment = async (
   for (const entry of names) {
     const pid = Number(entry);
     if (!Number.isInteger(pid) || pid === process.pid) continue;
-    // Not ours to read, or gone in the meantime: not ours to kill either. Of a process that is stuck in the kernel this may not return.
+    // Not ours to read, or gone in the meantime: not ours to kill either. Of a process that is stuck in the kernel this
+    // may not return.
     const read = () => readFile(`/proc/${pid}/environ`);
     const environment = await lookIntoProcess(read, { msMax: ENVIRONMENT_MS_MAX }).catch(() => undefined);
     if (environment === undefined || !Buffer.concat([Buffer.from('\0'), environment]).includes(wanted)) continue;
@@ -72,7 +76,10 @@ export const processesWithEnvironment = async (
   return found;
 };
 
-/** Sends a signal to a process, or with a negative number to its group. One that is gone, or has become another user's, is no error. */
+/**
+ * Sends a signal to a process, or with a negative number to its group. One that is gone, or has become another user's,
+ * is no error.
+ */
 export const signalProcess = (pid: number, signal: NodeJS.Signals): void => {
   try {
     process.kill(pid, signal);

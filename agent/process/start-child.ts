@@ -2,8 +2,9 @@
 import { type ChildProcess, type SpawnOptions, spawn } from 'node:child_process';
 
 /**
- * `spawn` tells some failures by an event (ENOENT, EACCES, EAGAIN) and throws others (EPERM, ENOMEM, E2BIG, a NUL in a word): these are the
- * value here. Later errors of the child and its pipes have a listener, without which they would end this process.
+ * `spawn` tells some failures by an event (ENOENT, EACCES, EAGAIN) and throws others (EPERM, ENOMEM, E2BIG, a NUL in a
+ * word): these are the value here. Later errors of the child and its pipes have a listener, without which they would
+ * end this process.
  */
 export const startChild = (
   word: string,

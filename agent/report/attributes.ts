@@ -13,7 +13,10 @@ export const attributesOf = (config: AgentConfig, refusal: { code: string } | nu
   ...(refusal === null ? {} : { refused: refusal.code }),
 });
 
-/** Where maintenance windows are in the device's own time; configuration may say otherwise. Where nothing names a zone, the window's own counts. */
+/**
+ * Where maintenance windows are in the device's own time; configuration may say otherwise. Where nothing names a zone,
+ * the window's own counts.
+ */
 const zoneOf = (): Record<string, string> => {
   const zone = localTimeZone(process.env);
   return zone === undefined ? {} : { [TIME_ZONE_ATTRIBUTE]: zone };

@@ -1,7 +1,7 @@
 /**
  * The last lines of the application and of the agent, kept when a deployment fails until the server has acknowledged
- * them: over MQTT while that is connected, else over HTTP. Bounded in number, size and age; what is lost in the end is words, never a
- * receipt. The device's secrets are taken out before anything is kept.
+ * them: over MQTT while that is connected, else over HTTP. Bounded in number, size and age; what is lost in the end is
+ * words, never a receipt. The device's secrets are taken out before anything is kept.
  */
 import { createHash } from 'node:crypto';
 import { mkdir, readdir, rm, stat } from 'node:fs/promises';

@@ -1,6 +1,7 @@
 /**
- * What the device says of itself: state reports, repeated until the server acknowledges them by number, and heartbeats, which may be lost.
- * A receipt travels in every report until one that carried it is acknowledged; only then does the deployment end here.
+ * What the device says of itself: state reports, repeated until the server acknowledges them by number, and heartbeats,
+ * which may be lost. A receipt travels in every report until one that carried it is acknowledged; only then does the
+ * deployment end here.
  */
 import type { Running } from '#shared/deployment.ts';
 import type { Id } from '#shared/ids.ts';

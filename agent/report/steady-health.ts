@@ -1,7 +1,7 @@
 /**
- * Goes on checking a version once it is committed, slowly, so that what goes wrong later is seen: heartbeats say "unhealthy", and
- * the reported attribute `unhealthy` says why. Its checks are kept beside the slots when it commits; another version's, or
- * lost ones, count for nothing, and those of the device's configuration remain.
+ * Goes on checking a version once it is committed, slowly, so that what goes wrong later is seen: heartbeats say
+ * "unhealthy", and the reported attribute `unhealthy` says why. Its checks are kept beside the slots when it commits;
+ * another version's, or lost ones, count for nothing, and those of the device's configuration remain.
  */
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';

@@ -1,6 +1,7 @@
 /**
- * Where this device is, by its clock's settings: an IANA name, or nothing. A rule in POSIX form (`CET-1CEST,M3.5.0,M10.5.0/3`) names no
- * zone; UTC is said only where it is set. `Intl` says UTC for what it does not know, and takes megabytes for an answer: asked only where there is no tree of zones.
+ * Where this device is, by its clock's settings: an IANA name, or nothing. A rule in POSIX form
+ * (`CET-1CEST,M3.5.0,M10.5.0/3`) names no zone; UTC is said only where it is set. `Intl` says UTC for what it does not
+ * know, and takes megabytes for an answer: asked only where there is no tree of zones.
  */
 import { type Dirent, readdirSync, readFileSync, readlinkSync, statSync } from 'node:fs';
 import { dirname, isAbsolute, join, resolve } from 'node:path';
@@ -24,7 +25,10 @@ const SETTING_BYTES_MAX = 256;
 const ZONE_BYTES_MAX = 64 * 1024;
 const ENTRIES_MAX = 5_000;
 
-/** Undefined where nothing names a zone. `env`: the agent's, whose `TZ` counts before everything else, also where it names no zone. */
+/**
+ * Undefined where nothing names a zone. `env`: the agent's, whose `TZ` counts before everything else, also where it
+ * names no zone.
+ */
 export const localTimeZone = (
   env: Record<string, string | undefined>,
   localtime = '/etc/localtime',

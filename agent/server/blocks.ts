@@ -1,6 +1,6 @@
 /**
- * GET over MQTT: a request for each block, several under way at once, and again what is not answered in time. What comes back is
- * believed as little as an HTTP answer: it is bounded here, and its digest is checked where it is used.
+ * GET over MQTT: a request for each block, several under way at once, and again what is not answered in time. What
+ * comes back is believed as little as an HTTP answer: it is bounded here, and its digest is checked where it is used.
  */
 import { randomBytes } from 'node:crypto';
 import { BLOCK_BYTES_MAX, type BlockHeader, type BlockRequest, parseBlock } from '#shared/blocks.ts';

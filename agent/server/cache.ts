@@ -1,6 +1,7 @@
 /**
- * A site's shared cache for what is named by its digest: any HTTP cache in front of the server. It is asked without the device's
- * login and believed as little as anyone; one that fails or lies is left alone for a while, and the server asked instead.
+ * A site's shared cache for what is named by its digest: any HTTP cache in front of the server. It is asked without the
+ * device's login and believed as little as anyone; one that fails or lies is left alone for a while, and the server
+ * asked instead.
  */
 import { hash } from 'node:crypto';
 import { TUF_TARGETS } from '#shared/device-api.ts';

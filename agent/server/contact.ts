@@ -1,4 +1,7 @@
-/** How far this device gets, as it is known at any moment; where it cannot reach the server its network is examined now and then. */
+/**
+ * How far this device gets, as it is known at any moment; where it cannot reach the server its network is examined now
+ * and then.
+ */
 import type { Contact } from '../domain/contact.ts';
 import { examineNetwork, type NetworkOptions } from './network.ts';
 

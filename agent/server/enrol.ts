@@ -112,9 +112,10 @@ const FINAL = new Set<ProblemCode>([
 ]);
 
 /**
- * Asks until the server accepts this device, and keeps that durably. Refusals, for a device that has no root yet: the server's final
- * answers, and `forbidden` when it shows another trust root than the one given. One that has a root goes on without its server,
- * and asks again now and then: someone may put right what is wrong at the server's new address. Rejects only when aborted.
+ * Asks until the server accepts this device, and keeps that durably. Refusals, for a device that has no root yet: the
+ * server's final answers, and `forbidden` when it shows another trust root than the one given. One that has a root goes
+ * on without its server, and asks again now and then: someone may put right what is wrong at the server's new address.
+ * Rejects only when aborted.
  */
 export const enrol = async (options: EnrolOptions): Promise<Result<Enrolled>> => {
   const { config, log, signal } = options;
@@ -167,8 +168,8 @@ const waitWords = (device: Id, state: 'pending' | 'rejected'): string =>
     : `an operator has rejected ${device}; asking again now and then`;
 
 /**
- * Asks once more what the server tells its devices, such as a new MQTT address; a server that does not know the device any more, since it
- * was restored from a backup, knows it again. Undefined when there is nothing new to believe.
+ * Asks once more what the server tells its devices, such as a new MQTT address; a server that does not know the device
+ * any more, since it was restored from a backup, knows it again. Undefined when there is nothing new to believe.
  */
 export const refreshEnrolled = async (options: EnrolOptions): Promise<Enrolled | undefined> => {
   const known = await readEnrolled(options.dir, options.config);

@@ -1,4 +1,6 @@
-/** Everything the agent asks over HTTP: enrolment, the desired document, metadata, objects. Bounded in time and size. */
+/**
+ * Everything the agent asks over HTTP: enrolment, the desired document, metadata, objects. Bounded in time and size.
+ */
 import { uptime } from 'node:os';
 import type { z } from 'zod';
 import { BOOT_HEADER } from '#shared/device-api.ts';
@@ -11,7 +13,10 @@ import type { ProxyFor } from './proxy.ts';
 import { firstReachable } from './reach.ts';
 import { type HttpAnswer, type HttpGet, type RequestOptions, request } from './request.ts';
 
-/** The server's clock as far as it is known: login tokens must be made by it. Once heard it goes on, whatever is done to the device's. */
+/**
+ * The server's clock as far as it is known: login tokens must be made by it. Once heard it goes on, whatever is done to
+ * the device's.
+ */
 export type ServerClock = { now(): number; learn(serverTime: number): void };
 
 /** With the time that the machine slept. */
@@ -27,15 +32,24 @@ export const openServerClock = (now: () => number): ServerClock => {
   };
 };
 
-/** `answered`: someone answered something. `code` is `unavailable` when no answer came, `internal` when it was none of ours. */
+/**
+ * `answered`: someone answered something. `code` is `unavailable` when no answer came, `internal` when it was none of
+ * ours.
+ */
 export type HttpResult<T> =
   | { ok: true; value: T }
   | { ok: false; code: ProblemCode; message: string; answered: boolean };
 
 export type Http = {
-  /** With the device's login. What came is the caller's to judge; after a 401 it is asked once more, by the server's clock. */
+  /**
+   * With the device's login. What came is the caller's to judge; after a 401 it is asked once more, by the server's
+   * clock.
+   */
   get: HttpGet;
-  /** A whole document, cut off after `bytesMax` + 1 bytes or a little more; undefined when there is none (404). Throws when it cannot be had. */
+  /**
+   * A whole document, cut off after `bytesMax` + 1 bytes or a little more; undefined when there is none (404). Throws
+   * when it cannot be had.
+   */
   getBytes: (path: string, bytesMax: number) => Promise<Buffer | undefined>;
   /** Parses the answer by the schema. */
   getJson<S extends z.ZodType>(path: string, schema: S, signal: AbortSignal): Promise<HttpResult<z.output<S>>>;

@@ -22,8 +22,9 @@ export type Identity = {
 };
 
 /**
- * Opens or makes `<dir>/device.key`. Throws when the file is not a private key: a new key would be another device. Also where none can be made: a device
- * without a key is no one's. One that others may read is made private as far as the disk lets.
+ * Opens or makes `<dir>/device.key`. Throws when the file is not a private key: a new key would be another device. Also
+ * where none can be made: a device without a key is no one's. One that others may read is made private as far as the
+ * disk lets.
  */
 export const openIdentity = async (dir: string, device: Id, disk: Pick<Disk, 'attempt'>): Promise<Identity> => {
   const file = join(dir, 'device.key');

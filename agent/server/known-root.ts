@@ -6,7 +6,10 @@ import { sha256Hex } from '#shared/trust/canonical.ts';
 import { isSignedByRole, parseTuf } from '#shared/trust/tuf.ts';
 import { readLastEnrolled } from './enrol.ts';
 
-/** By what is pinned; where that is damaged or was never fetched, by the last enrolment. Undefined: the device never had one. */
+/**
+ * By what is pinned; where that is damaged or was never fetched, by the last enrolment. Undefined: the device never had
+ * one.
+ */
 export const readKnownRoot = async (dataDir: string): Promise<Sha256 | undefined> => {
   const bytes = await readFileIfThere(join(dataDir, 'trust', 'pinned-root.json')).catch(() => undefined);
   const parsed = bytes === undefined ? undefined : parseTuf('root', bytes);

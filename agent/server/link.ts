@@ -1,6 +1,7 @@
 /**
- * The MQTT connection. mqtt.js reconnects at a fixed interval and not at all after a refused CONNACK, so each attempt here is a
- * client of its own: with a fresh login, after a wait with full jitter. Nothing is queued: what matters is repeated by agent/report/report.ts.
+ * The MQTT connection. mqtt.js reconnects at a fixed interval and not at all after a refused CONNACK, so each attempt
+ * here is a client of its own: with a fresh login, after a wait with full jitter. Nothing is queued: what matters is
+ * repeated by agent/report/report.ts.
  */
 import { Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -44,7 +45,9 @@ export type LinkOptions = {
 
 export type Link = {
   connected: () => boolean;
-  /** False when there is no connection. QoS 1 for `state` and `online`, 0 for all else; a promise of nothing either way. */
+  /**
+   * False when there is no connection. QoS 1 for `state` and `online`, 0 for all else; a promise of nothing either way.
+   */
   publish(channel: UpChannel, message: object): boolean;
   /** What is otherwise read over HTTP; fails while there is no connection. */
   blocks: HttpGet;
@@ -52,7 +55,10 @@ export type Link = {
   stop(): Promise<void>;
 };
 
-/** How long the other end may take before the connection counts as lost. It may be there and say nothing, or be gone without a word. */
+/**
+ * How long the other end may take before the connection counts as lost. It may be there and say nothing, or be gone
+ * without a word.
+ */
 export type LinkWaits = {
   /** From the first packet to subscribed: name server, TCP, TLS, the upgrade to WebSockets, CONNACK, SUBACK. */
   readyMs: number;

@@ -1,7 +1,7 @@
 /**
- * Why the server cannot be reached: is it this device's network, or the server? A host that answers, be it by refusing a connection, shows
- * that packets come and go. Where addresses to try are configured, one of them (or the server's own host) must answer; without any, the
- * gateway must at least be there.
+ * Why the server cannot be reached: is it this device's network, or the server? A host that answers, be it by refusing
+ * a connection, shows that packets come and go. Where addresses to try are configured, one of them (or the server's own
+ * host) must answer; without any, the gateway must at least be there.
  */
 import { readFile } from 'node:fs/promises';
 import { connect } from 'node:net';
@@ -74,7 +74,9 @@ const ask = async ({ host, port }: Address, signal: AbortSignal): Promise<{ ok: 
   }
 };
 
-/** `address` is null when there is a default route that needs none (a tunnel), or only one of IPv6. Null: there is none. */
+/**
+ * `address` is null when there is a default route that needs none (a tunnel), or only one of IPv6. Null: there is none.
+ */
 const findGateway = async (tables: { v4: string; v6: string }): Promise<{ address: string | null } | null> => {
   const lines = await linesOf(tables.v4);
   for (const line of lines.slice(1)) {
@@ -109,7 +111,10 @@ const gatewayAnswers = async (address: string, neighbours: string, signal: Abort
   return entry !== undefined && (Number.parseInt(entry[2] ?? '0', 16) & COMPLETE) !== 0;
 };
 
-/** Resolves when someone accepts the connection, which is closed at once. Rejects with the system's error, or when aborted. */
+/**
+ * Resolves when someone accepts the connection, which is closed at once. Rejects with the system's error, or when
+ * aborted.
+ */
 export const connectOnce = async (host: string, port: number, signal: AbortSignal): Promise<void> => {
   const { promise, resolve: accepted, reject } = Promise.withResolvers<void>();
   const socket = connect({ host, port, signal });

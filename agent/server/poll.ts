@@ -21,7 +21,10 @@ export type PollOptions = {
   onAnswer?: (trouble: string | null) => void;
   /** The server answers, and can be told what this device has to say without MQTT. */
   tell?: (signal: AbortSignal) => Promise<void>;
-  /** MQTT has not worked for a whole interval: perhaps the server tells another address now. `refused`: it does not let this device in. */
+  /**
+   * MQTT has not worked for a whole interval: perhaps the server tells another address now. `refused`: it does not let
+   * this device in.
+   */
   onStillDisconnected(refused: boolean): Promise<void>;
   pollMs: number;
   log: Log;

@@ -1,7 +1,7 @@
 /**
- * How an HTTP request goes through a proxy: `https:` in a tunnel, which the proxy cannot look into, `http:` as a request to the proxy itself, since
- * many let nothing but port 443 through a tunnel. Node's own way (`proxyEnv` of its agents) leaves a request without an end where a proxy never
- * answers, even after it was destroyed (24.21).
+ * How an HTTP request goes through a proxy: `https:` in a tunnel, which the proxy cannot look into, `http:` as a
+ * request to the proxy itself, since many let nothing but port 443 through a tunnel. Node's own way (`proxyEnv` of its
+ * agents) leaves a request without an end where a proxy never answers, even after it was destroyed (24.21).
  */
 import type { IncomingMessage, RequestOptions } from 'node:http';
 import type { Agent, AgentOptions } from 'node:https';

@@ -7,7 +7,9 @@ type Env = Record<string, string | undefined>;
 
 const WORDS_MAX = 256;
 
-/** `problems` are for the log: a variable that means nothing must not keep an agent, and its application, from running. */
+/**
+ * `problems` are for the log: a variable that means nothing must not keep an agent, and its application, from running.
+ */
 export const openProxies = (
   { proxy, noProxy }: Pick<AgentConfig, 'proxy' | 'noProxy'>,
   env: Env,

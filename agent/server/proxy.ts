@@ -1,4 +1,7 @@
-/** Which way out of the device's network a connection takes: through a proxy, or none. As curl decides it, from the same variables. */
+/**
+ * Which way out of the device's network a connection takes: through a proxy, or none. As curl decides it, from the same
+ * variables.
+ */
 import { BlockList, isIP } from 'node:net';
 import type { ProxyServer } from '../config/proxy-config.ts';
 
@@ -30,7 +33,10 @@ export const targetOf = ({ protocol, hostname, port }: URL): Target => {
   };
 };
 
-/** `*`; a host or domain, also with a dot before it, and what is below it; an address; a network `10.0.0.0/8`; each but the first two with `:port`. */
+/**
+ * `*`; a host or domain, also with a dot before it, and what is below it; an address; a network `10.0.0.0/8`; each but
+ * the first two with `:port`.
+ */
 const isExcepted = (word: string, { host, port }: Target): boolean => {
   if (word === '*') return true;
   const [, bracketed, plain, only] = /^(?:\[([^\]]+)\]|([^:]*|.*:.*:.*?))(?::(\d+))?$/.exec(word) ?? [];

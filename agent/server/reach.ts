@@ -1,4 +1,7 @@
-/** HTTP first. While it cannot be reached but MQTT can, the same requests go over MQTT; now and then HTTP is tried again. */
+/**
+ * HTTP first. While it cannot be reached but MQTT can, the same requests go over MQTT; now and then HTTP is tried
+ * again.
+ */
 import { jitteredMs } from '../domain/backoff.ts';
 import type { Log } from '../log.ts';
 import type { HttpGet } from './request.ts';

@@ -1,6 +1,6 @@
 /**
- * One HTTP request with Node's own client. `fetch` costs a device some 15 MB of memory, and does not work at all where V8 may not make
- * machine code (`--lite-mode`, `--jitless`).
+ * One HTTP request with Node's own client. `fetch` costs a device some 15 MB of memory, and does not work at all where
+ * V8 may not make machine code (`--lite-mode`, `--jitless`).
  */
 import type { ClientRequest, IncomingMessage } from 'node:http';
 import type { ProxyServer } from '../config/proxy-config.ts';
@@ -59,7 +59,10 @@ export const request = async (url: string, options: RequestOptions): Promise<Htt
   }
 };
 
-/** A kept connection may have been closed at the other end just when it was used again, which says nothing about the server. */
+/**
+ * A kept connection may have been closed at the other end just when it was used again, which says nothing about the
+ * server.
+ */
 const requestAgain = async (url: URL, options: RequestOptions): Promise<IncomingMessage> => {
   const first = await requestOnce(url, options);
   if (first !== 'stale') return first;
@@ -78,7 +81,8 @@ const requestOnce = async (
   const proxy = proxyFor?.(targetOf(url)) ?? null;
   const asking = begin(url, proxy, { method: method ?? 'GET', headers: { ...headers, ...length } });
   asking.once('response', answered.resolve);
-  // Without an error of its own: the socket would emit that, with no one listening any more where the whole answer has come just now.
+  // Without an error of its own: the socket would emit that, with no one listening any more where the whole answer has
+  // come just now.
   const abort = (): void => {
     asking.destroy();
     // It does not end before it has a socket, for which it may wait in a tunnel.

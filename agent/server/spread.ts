@@ -1,4 +1,7 @@
-/** The width over which the fleet spreads, as its server told it last: known after a restart too, when the whole fleet may have had one. */
+/**
+ * The width over which the fleet spreads, as its server told it last: known after a restart too, when the whole fleet
+ * may have had one.
+ */
 import { join } from 'node:path';
 import { z } from 'zod';
 import { readFileIfThere, writeFileDurably } from '#shared/durable.ts';

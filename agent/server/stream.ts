@@ -1,6 +1,6 @@
 /**
- * Bytes of one immutable object from some offset on, in order, in exactly the pieces that are asked for. What the server
- * answers is bounded: in length, in slowness, and to the range that was asked for (faults 20, 21).
+ * Bytes of one immutable object from some offset on, in order, in exactly the pieces that are asked for. What the
+ * server answers is bounded: in length, in slowness, and to the range that was asked for (faults 20, 21).
  */
 import { FRAME_BYTES_MAX } from '#shared/transfer/pack.ts';
 import type { HttpAnswer, HttpGet } from './request.ts';
@@ -28,7 +28,10 @@ export type ByteStream = {
   /** Exactly so many bytes. Throws TransferError; the stream is of no use any more then. */
   take(bytes: number): Promise<Buffer>;
   skip(bytes: number): Promise<void>;
-  /** All of it, where it came as a zstd frame of the chunk (which `take` must not be asked for then); undefined: it did not. */
+  /**
+   * All of it, where it came as a zstd frame of the chunk (which `take` must not be asked for then); undefined: it did
+   * not.
+   */
   frame(): Promise<Buffer | undefined>;
   /** Lets go of the connection. */
   close(): void;
@@ -56,7 +59,10 @@ export const openStream = async (options: StreamOptions): Promise<ByteStream> =>
   }
 };
 
-/** Where the server cannot give the range, or gives another one, it is asked once more for all of the object (RFC 9110, 14.2 and 15.5.17). */
+/**
+ * Where the server cannot give the range, or gives another one, it is asked once more for all of the object (RFC 9110,
+ * 14.2 and 15.5.17).
+ */
 const ask = async (options: StreamOptions, stop: AbortController): Promise<HttpAnswer> => {
   const { start, end, bytes } = options;
   const range = start === 0 && end === bytes ? undefined : `bytes=${start}-${end - 1}`;
@@ -225,8 +231,8 @@ const reader = (options: StreamOptions, answer: HttpAnswer, stop: AbortControlle
 };
 
 /**
- * Aborts when too little arrives in the time that was spent waiting for it: an idle transfer, or one kept alive by a byte now and
- * then (TUF: slow retrieval attack). Time that we took ourselves does not count.
+ * Aborts when too little arrives in the time that was spent waiting for it: an idle transfer, or one kept alive by a
+ * byte now and then (TUF: slow retrieval attack). Time that we took ourselves does not count.
  */
 const watchRate = (limits: FetchLimits, abort: () => void) => {
   const windowMs = limits.windowMs ?? WINDOW_MS;

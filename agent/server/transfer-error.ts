@@ -1,7 +1,13 @@
-/** What can go wrong with the network while an artifact is assembled: thrown inside agent/transfer, a value outside of it. */
+/**
+ * What can go wrong with the network while an artifact is assembled: thrown inside agent/transfer, a value outside of
+ * it.
+ */
 import type { DeviceErrorCode } from '#shared/deployment.ts';
 
-/** `retry`: the same request may succeed later. `missing`: the server says that it has no such object, or never gives it. */
+/**
+ * `retry`: the same request may succeed later. `missing`: the server says that it has no such object, or never gives
+ * it.
+ */
 export class TransferError extends Error {
   override name = 'TransferError';
   readonly code: DeviceErrorCode;

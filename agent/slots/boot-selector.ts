@@ -1,7 +1,8 @@
 /**
- * The boot selector of the directories adapter: which slot is committed, and which is on trial. Two copies, `boot.0.json`
- * and `boot.1.json`, as in U-Boot's redundant environment: a write replaces the older one and never touches the newest, so a torn or damaged
- * newest copy falls back to the state before it (faults 10). With no readable copy nothing may be written (faults 11).
+ * The boot selector of the directories adapter: which slot is committed, and which is on trial. Two copies,
+ * `boot.0.json` and `boot.1.json`, as in U-Boot's redundant environment: a write replaces the older one and never
+ * touches the newest, so a torn or damaged newest copy falls back to the state before it (faults 10). With no readable
+ * copy nothing may be written (faults 11).
  */
 import { join } from 'node:path';
 import { z } from 'zod';
@@ -30,8 +31,8 @@ export type BootSelector = {
   /** One durable write. Throws the system's error; the selection is then still the old one. */
   write(selection: Selection): Promise<void>;
   /**
-   * Makes both copies say the same. Due before a slot is made unbootable: the older copy may still name it as the active one.
-   * Throws the system's error.
+   * Makes both copies say the same. Due before a slot is made unbootable: the older copy may still name it as the
+   * active one. Throws the system's error.
    */
   settle(): Promise<void>;
 };

@@ -1,6 +1,7 @@
 /**
- * An A/B pair that boots the whole device. A boot loader decides which slot boots, and counts trials down; `boot` reboots. What a slot holds is
- * kept in a record beside, and after a restart is not believed without reading the slot back. How a slot is filled is the adapter's own.
+ * An A/B pair that boots the whole device. A boot loader decides which slot boots, and counts trials down; `boot`
+ * reboots. What a slot holds is kept in a record beside, and after a restart is not believed without reading the slot
+ * back. How a slot is filled is the adapter's own.
  */
 import { readFile } from 'node:fs/promises';
 import { type Id, Sha256 } from '#shared/ids.ts';

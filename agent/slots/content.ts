@@ -42,8 +42,9 @@ export const fitsSlot = (artifacts: readonly Artifact[], slotBytesMax: number): 
 };
 
 /**
- * Whether there is room for what the manifest announces: known before any write (faults 18, 19). A file on the same file
- * system is linked, not copied. A compressed tree that does not say what it unpacks to needs more than its bytes; that shows while unpacking.
+ * Whether there is room for what the manifest announces: known before any write (faults 18, 19). A file on the same
+ * file system is linked, not copied. A compressed tree that does not say what it unpacks to needs more than its bytes;
+ * that shows while unpacking.
  */
 export const checkRoom = async (
   dir: string,
@@ -218,7 +219,10 @@ const compareFiles = async (
   return wrong;
 };
 
-/** An earlier build wrote down only whether the owner may execute it; and an application may well open a usual file to others. */
+/**
+ * An earlier build wrote down only whether the owner may execute it; and an application may well open a usual file to
+ * others.
+ */
 const isMode = (mode: number, { mode: written, executable }: Extract<TreeEntry, { kind: 'file' }>): boolean =>
   written === undefined ? ((mode & 0o100) !== 0) === executable : (mode & 0o7777) === written;
 

@@ -2,8 +2,8 @@
  * The directories adapter: an application's A/B pair as two folders, run by the agent's own supervisor. `boot` is its
  * reboot; tries are counted down durably before the application is executed.
  *
- * In `dir`: `a/` and `b/`, nothing but the application's own files; `a.json`, `a.files` and the same for b, what is known of each;
- * `boot.0.json`, `boot.1.json`, the two copies of the boot selector.
+ * In `dir`: `a/` and `b/`, nothing but the application's own files; `a.json`, `a.files` and the same for b, what is
+ * known of each; `boot.0.json`, `boot.1.json`, the two copies of the boot selector.
  */
 import { mkdir, readdir, rm } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
@@ -89,8 +89,8 @@ const directorySlots = (options: DirectorySlotsOptions, selector: BootSelector):
   };
 
   /**
-   * How a trial ends: in both copies, lest a torn newest copy brings the trial back. If the second write fails, `prepare`
-   * makes up for it before it matters most.
+   * How a trial ends: in both copies, lest a torn newest copy brings the trial back. If the second write fails,
+   * `prepare` makes up for it before it matters most.
    */
   const endTrial = async (active: Selection['active'], name: string): Promise<SlotResult> => {
     const ended = await change({ active, trial: null }, name);
@@ -320,7 +320,10 @@ const directorySlots = (options: DirectorySlotsOptions, selector: BootSelector):
   };
 };
 
-/** With the selector lost, one bootable slot leaves no doubt which one is meant; with two no one knows what was committed. */
+/**
+ * With the selector lost, one bootable slot leaves no doubt which one is meant; with two no one knows what was
+ * committed.
+ */
 const bootWithoutSelector = async (
   dir: string,
   start: (record: SlotRecord, trial: boolean) => ReturnType<Slots['boot']>,

@@ -1,4 +1,7 @@
-/** A slot that is a partition, a loop device, or a file of the slot's size: who else uses it, how large it is, writing an image into it and reading it back. */
+/**
+ * A slot that is a partition, a loop device, or a file of the slot's size: who else uses it, how large it is, writing
+ * an image into it and reading it back.
+ */
 import { createHash } from 'node:crypto';
 import { constants } from 'node:fs';
 import { type FileHandle, open, realpath, stat } from 'node:fs/promises';
@@ -70,7 +73,10 @@ export const isMountedAt = async (path: string, point: string): Promise<boolean>
   return shown !== undefined && numbers.includes(shown.device);
 };
 
-/** Streams the file into the slot, from its first byte; flushed when this resolves. What is in the slot already is only flushed. */
+/**
+ * Streams the file into the slot, from its first byte; flushed when this resolves. What is in the slot already is only
+ * flushed.
+ */
 export const writeImage = async (
   { file }: SlotDevice,
   artifact: Artifact,

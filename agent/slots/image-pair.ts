@@ -1,6 +1,6 @@
 /**
- * What all pairs that boot the whole device share, no matter what writes into their slots: what the boot selector and the running system say
- * together, and how a slot is filled.
+ * What all pairs that boot the whole device share, no matter what writes into their slots: what the boot selector and
+ * the running system say together, and how a slot is filled.
  */
 import type { Id } from '#shared/ids.ts';
 import type { Artifact, Manifest } from '#shared/manifest.ts';
@@ -14,7 +14,10 @@ import { type ImageSelection, type ImageSelector, SelectorFailed } from './selec
 export type Filling = {
   /** The one artifact of a manifest that goes into a slot this way. */
   artifactOf(manifest: Manifest): { ok: true; artifact: Artifact } | Refused;
-  /** Whether the slot can be written now, and holds this artifact; before any write (faults 19). `file`: where its bytes go. */
+  /**
+   * Whether the slot can be written now, and holds this artifact; before any write (faults 19). `file`: where its bytes
+   * go.
+   */
   check(slot: SlotName, artifact?: Artifact): Promise<{ ok: true; file?: string } | Refused>;
   /** `source` may be the slot's own file. Flushed when it resolves. */
   fill(
@@ -78,7 +81,8 @@ export const select = async ({ selector, runningSlot, dir, bootId }: BootPair): 
   const { selection } = found;
   if (selection.trial !== null || running === null || running === selection.active)
     return { ok: true, selection, running };
-  // After a revert the reboot is still to come. Otherwise the boot loader could not boot the active slot: what it took instead works, and stays.
+  // After a revert the reboot is still to come. Otherwise the boot loader could not boot the active slot: what it took
+  // instead works, and stays.
   const note = await readTrialNote(dir);
   const rebootDue = note?.bootId === bootId;
   return { ok: true, selection: rebootDue ? selection : { active: running, trial: null }, running };

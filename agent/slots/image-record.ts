@@ -1,6 +1,7 @@
 /**
- * What is known of an image pair beside what its boot selector says: what each slot was written with, `<slot>.image.json`, without which the slot is not
- * bootable; and `trial.json`, which explains the selector's trial and is never believed over it.
+ * What is known of an image pair beside what its boot selector says: what each slot was written with,
+ * `<slot>.image.json`, without which the slot is not bootable; and `trial.json`, which explains the selector's trial
+ * and is never believed over it.
  */
 import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -19,7 +20,9 @@ const ImageRecord = z.object({
   running: Running,
   securityCounter: z.number().int().min(0),
   artifact: Artifact,
-  /** What an installer made of it, where that can be read back: so many bytes at the beginning of each of these files. */
+  /**
+   * What an installer made of it, where that can be read back: so many bytes at the beginning of each of these files.
+   */
   stored: z
     .array(z.object({ file: z.string().max(4096), bytes: z.number().int().min(0), sha256: Sha256 }))
     .max(32)

@@ -1,6 +1,6 @@
 /**
- * What is known of one slot, beside its folder so that the application's tree stays clean: `<slot>.json`, without which the slot is
- * unbootable, and `<slot>.files`, the list of all that belongs into it, with digests.
+ * What is known of one slot, beside its folder so that the application's tree stays clean: `<slot>.json`, without which
+ * the slot is unbootable, and `<slot>.files`, the list of all that belongs into it, with digests.
  */
 
 import { rm } from 'node:fs/promises';

@@ -1,4 +1,7 @@
-/** Whether the pair can be installed to at all: a boot selector that cannot be read has to be seen by someone (faults 11). */
+/**
+ * Whether the pair can be installed to at all: a boot selector that cannot be read has to be seen by someone (faults
+ * 11).
+ */
 import type { Slots } from '../domain/slots.ts';
 
 /** As long as an attribute may be. */

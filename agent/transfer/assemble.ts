@@ -1,7 +1,8 @@
 /**
- * Writes an artifact into its place, chunk by chunk in order: what is there already stays, what this device holds elsewhere is copied,
- * and only the rest is fetched, from a pack or piece by piece. Every chunk has been hashed before it is written, and going on after a
- * cut is the same as beginning. There is no record of what was done but the bytes themselves.
+ * Writes an artifact into its place, chunk by chunk in order: what is there already stays, what this device holds
+ * elsewhere is copied, and only the rest is fetched, from a pack or piece by piece. Every chunk has been hashed before
+ * it is written, and going on after a cut is the same as beginning. There is no record of what was done but the bytes
+ * themselves.
  */
 import { hash } from 'node:crypto';
 import { constants } from 'node:fs';
@@ -25,8 +26,9 @@ const PACK_TROUBLES_MAX = 3;
 const PACKS_MAX = 3;
 
 /**
- * After so many chunks in a row that were not there only one in 32 is looked for, until one is: what one attempt left behind, and
- * what an older version has in the same place, comes in long runs; to read all of a slot that holds neither takes as long as filling it.
+ * After so many chunks in a row that were not there only one in 32 is looked for, until one is: what one attempt left
+ * behind, and what an older version has in the same place, comes in long runs; to read all of a slot that holds neither
+ * takes as long as filling it.
  */
 const MISSES_MAX = 64;
 const LOOK_EVERY = 32;
@@ -60,7 +62,10 @@ export type AssembleOptions = {
 
 export type AssembleResult = { ok: true; origins: Origins } | { ok: false; code: DeviceErrorCode; message: string };
 
-/** Codes: `FETCH_FAILED` (also when aborted), `SLOW_RETRIEVAL`, `ENDLESS_DATA`, `TARGET_HASH`, `NO_SPACE`, `WRITE_FAILED`. */
+/**
+ * Codes: `FETCH_FAILED` (also when aborted), `SLOW_RETRIEVAL`, `ENDLESS_DATA`, `TARGET_HASH`, `NO_SPACE`,
+ * `WRITE_FAILED`.
+ */
 export const assemble = async (options: AssembleOptions): Promise<AssembleResult> => {
   const { destination, artifact } = options;
   let file: FileHandle | undefined;
@@ -173,7 +178,10 @@ const findChunk = async (
   return { bytes: await fetchChunk(options, sources, wanted), origin: 'network' };
 };
 
-/** One chunk, whatever it takes within the budget: from the pack, else piece by piece; one that is wrong is fetched alone. */
+/**
+ * One chunk, whatever it takes within the budget: from the pack, else piece by piece; one that is wrong is fetched
+ * alone.
+ */
 const fetchChunk = async (
   options: AssembleOptions,
   { pack, pieces }: Sources,

@@ -1,4 +1,7 @@
-/** How far the fetch that goes on has got, or then an installer: told now and then; of the fetch kept for people when it has ended. */
+/**
+ * How far the fetch that goes on has got, or then an installer: told now and then; of the fetch kept for people when it
+ * has ended.
+ */
 
 import type { InstallState } from '../domain/install-state.ts';
 import type { News } from '../domain/news.ts';

@@ -11,7 +11,10 @@ import { failedCall, storageRefusal } from '../process/system-error.ts';
 import type { HttpAnswer, HttpGet } from '../server/request.ts';
 import type { FetchLimits } from '../server/stream.ts';
 
-/** `retry`: asking again later may help (the network, the server, damaged bytes); otherwise the same again would fail the same. */
+/**
+ * `retry`: asking again later may help (the network, the server, damaged bytes); otherwise the same again would fail
+ * the same.
+ */
 export type FetchResult =
   | { ok: true; file: string }
   | { ok: false; code: DeviceErrorCode; message: string; retry: boolean };
@@ -33,9 +36,9 @@ export type FetchOptions = {
 const fail = (code: DeviceErrorCode, message: string, retry = true): Failed => ({ ok: false, code, message, retry });
 
 /**
- * One attempt, which resumes what an earlier one left; the caller repeats with backoff while `retry`. A file that is complete and
- * hashes right is not fetched again. Codes: `FETCH_FAILED` (also when aborted, with `retry: false`), `SLOW_RETRIEVAL`,
- * `ENDLESS_DATA`, `TARGET_HASH`, `NO_SPACE`, `WRITE_FAILED`.
+ * One attempt, which resumes what an earlier one left; the caller repeats with backoff while `retry`. A file that is
+ * complete and hashes right is not fetched again. Codes: `FETCH_FAILED` (also when aborted, with `retry: false`),
+ * `SLOW_RETRIEVAL`, `ENDLESS_DATA`, `TARGET_HASH`, `NO_SPACE`, `WRITE_FAILED`.
  */
 export const fetchArtifact = async (options: FetchOptions): Promise<FetchResult> => {
   const file = join(options.dir, options.artifact.sha256);
@@ -119,7 +122,10 @@ const discard = async (handle: FileHandle, etagFile: string): Promise<0> => {
 const knownEtag = async (etagFile: string, sha256: string): Promise<string> =>
   (await readFileIfThere(etagFile))?.toString('latin1').slice(0, 256) || `"${sha256}"`;
 
-/** The tag decides only whether bytes are worth adding to; the hash decides whether they are right. So it need not be durable. */
+/**
+ * The tag decides only whether bytes are worth adding to; the hash decides whether they are right. So it need not be
+ * durable.
+ */
 const rememberEtag = async (etagFile: string, etag: string | null): Promise<void> => {
   if (etag === null) return;
   const handle = await open(etagFile, 'w', 0o600);
@@ -245,7 +251,10 @@ const receive = async (
   return { ok: true };
 };
 
-/** Aborts a transfer that brings too little in a window: an idle one, or one kept alive by a byte now and then (TUF: slow retrieval attack). */
+/**
+ * Aborts a transfer that brings too little in a window: an idle one, or one kept alive by a byte now and then (TUF:
+ * slow retrieval attack).
+ */
 const watchRate = (
   stop: AbortController,
   options: FetchOptions,

@@ -92,7 +92,10 @@ const lastNotBehind = (places: { at: number }[], offset: number): number => {
 
 const AHEAD_BYTES = 1024 * 1024;
 
-/** The bytes of a file as they are. Chunks are mostly read one behind the other, so more is read at once than is asked for. */
+/**
+ * The bytes of a file as they are. Chunks are mostly read one behind the other, so more is read at once than is asked
+ * for.
+ */
 export const readPlain = async (file: string): Promise<RangeReader> => {
   const handle = await open(file, 'r');
   let held: Buffer = Buffer.alloc(0);

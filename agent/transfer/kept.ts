@@ -1,6 +1,7 @@
 /**
- * Artifacts that were installed, kept so that the next version costs only what changed. Of a slot that holds the very bytes (an
- * image, or a single file) only the index is kept, or a link. Nothing here is needed: what is lost or damaged is fetched again.
+ * Artifacts that were installed, kept so that the next version costs only what changed. Of a slot that holds the very
+ * bytes (an image, or a single file) only the index is kept, or a link. Nothing here is needed: what is lost or damaged
+ * is fetched again.
  */
 import { link, mkdir, readdir, rename, rm, stat, statfs } from 'node:fs/promises';
 import { join } from 'node:path';

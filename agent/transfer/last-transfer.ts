@@ -1,4 +1,7 @@
-/** What the newest deployment cost in bytes: reported as attributes, so that they are seen with the device. Kept across restarts, not flushed. */
+/**
+ * What the newest deployment cost in bytes: reported as attributes, so that they are seen with the device. Kept across
+ * restarts, not flushed.
+ */
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';

@@ -1,7 +1,7 @@
 /**
- * Chunks out of a pack, read in order: only those that lack, so that a pack from nothing serves a device too that holds most of what
- * is in it. Its table comes first, and is kept beside the download. The table and the pack are hints: every chunk is hashed before it
- * leaves here.
+ * Chunks out of a pack, read in order: only those that lack, so that a pack from nothing serves a device too that holds
+ * most of what is in it. Its table comes first, and is kept beside the download. The table and the pack are hints:
+ * every chunk is hashed before it leaves here.
  */
 import { hash } from 'node:crypto';
 import { rm } from 'node:fs/promises';
@@ -48,7 +48,10 @@ export type PackOptions = {
 };
 
 export type PackSource = {
-  /** Chunk `number`; undefined when the pack does not have it, or not right. To be asked in growing order; throws TransferError. */
+  /**
+   * Chunk `number`; undefined when the pack does not have it, or not right. To be asked in growing order; throws
+   * TransferError.
+   */
   chunk(number: number, offset: number): Promise<Buffer | undefined>;
   /** Nothing more is to be had from it. */
   useless(): boolean;
@@ -85,7 +88,9 @@ export const openPackSource = (options: PackOptions): PackSource => {
     close();
     await rm(options.tableFile, { force: true });
   };
-  /** `end`: how far it is read if it has to be asked for. Throws TransferError; after one the stream is opened again. */
+  /**
+   * `end`: how far it is read if it has to be asked for. Throws TransferError; after one the stream is opened again.
+   */
   const take = async (position: number, bytes: number, end: () => number): Promise<Buffer> => {
     const gap = opened === undefined ? -1 : position - opened.stream.position();
     if (opened === undefined || gap < 0 || gap > opened.skipMax || position + bytes > opened.end) {

@@ -1,6 +1,6 @@
 /**
- * Chunks without a pack: one by one by their digests, compressed on their way; or, where many lack in a row and the last ones did not
- * get smaller by that, out of one range of the whole artifact. Nothing is checked here.
+ * Chunks without a pack: one by one by their digests, compressed on their way; or, where many lack in a row and the
+ * last ones did not get smaller by that, out of one range of the whole artifact. Nothing is checked here.
  */
 import { objectPath } from '#shared/device-api.ts';
 import type { ChunkRecord } from '#shared/transfer/chunk-index.ts';
@@ -9,7 +9,10 @@ import type { ByteStream } from '../server/stream.ts';
 import { TransferError } from '../server/transfer-error.ts';
 
 const SKIP_BYTES_MAX = 256 * 1024;
-/** So many in a row are worth a range. After so many it is tried again whether they compress; if not, the next range is twice as long, once this one was read to its end. */
+/**
+ * So many in a row are worth a range. After so many it is tried again whether they compress; if not, the next range is
+ * twice as long, once this one was read to its end.
+ */
 const RUN_CHUNKS_MIN = 4;
 const RUN_CHUNKS_FIRST = 64;
 const RUN_CHUNKS_MAX = 1024;
@@ -26,7 +29,10 @@ export type PieceOptions = {
 };
 
 export type PieceSource = {
-  /** The bytes of chunk `number`, not checked. `alone`: of the chunk's own object, if there is one, as it is. Throws TransferError. */
+  /**
+   * The bytes of chunk `number`, not checked. `alone`: of the chunk's own object, if there is one, as it is. Throws
+   * TransferError.
+   */
   chunk(number: number, offset: number, alone: boolean): Promise<Buffer>;
   close(): void;
 };

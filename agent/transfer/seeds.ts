@@ -1,4 +1,6 @@
-/** Artifacts that this device holds already, as the bytes that were fetched once: what a newer one is mostly made of. */
+/**
+ * Artifacts that this device holds already, as the bytes that were fetched once: what a newer one is mostly made of.
+ */
 import { hash } from 'node:crypto';
 import type { ChunkRecord } from '#shared/transfer/chunk-index.ts';
 
@@ -8,8 +10,8 @@ export type Seed = {
   bytes: number;
   records: readonly ChunkRecord[];
   /**
-   * Throws the system's error, or RangeError for bytes that it does not have. Nothing of it is believed. What it gives is valid
-   * until the next call.
+   * Throws the system's error, or RangeError for bytes that it does not have. Nothing of it is believed. What it gives
+   * is valid until the next call.
    */
   read: (offset: number, bytes: number) => Promise<Buffer>;
   close: () => Promise<void>;

@@ -1,4 +1,7 @@
-/** Everything between a manifest and its artifacts on this device: room, seeds, the network, and what is kept for the next time. */
+/**
+ * Everything between a manifest and its artifacts on this device: room, seeds, the network, and what is kept for the
+ * next time.
+ */
 import { dirname, join } from 'node:path';
 import { readFileIfThere, syncFolder } from '#shared/durable.ts';
 import type { Sha256 } from '#shared/ids.ts';
@@ -131,7 +134,9 @@ export const openTransfer = (options: TransferOptions) => {
     return files;
   };
 
-  /** Keeps of a version that was just committed what makes the next one cheap, and forgets what no slot needs any more. */
+  /**
+   * Keeps of a version that was just committed what makes the next one cheap, and forgets what no slot needs any more.
+   */
   const keep = async (manifestSha256: Sha256, manifest: Manifest | undefined): Promise<void> => {
     for (const artifact of manifest?.artifacts ?? []) {
       if (!isChunked(artifact)) continue;
@@ -146,7 +151,10 @@ export const openTransfer = (options: TransferOptions) => {
 };
 export type Transfer = ReturnType<typeof openTransfer>;
 
-/** What is there may never have been flushed before a crash, nor the folder itself: once it is recorded as fetched no one fetches it again. */
+/**
+ * What is there may never have been flushed before a crash, nor the folder itself: once it is recorded as fetched no
+ * one fetches it again.
+ */
 const settle = async (dir: string): Promise<SlotResult> => {
   try {
     await syncFolder(dir);

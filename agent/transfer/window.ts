@@ -1,6 +1,7 @@
 /**
- * The artifact as it grows: chunks are put one behind the other into memory, written in batches while the next are made (each by
- * itself where they come slowly), and flushed every 8 MiB. What was put last stays in memory, since frames of kind 2 want it for a dictionary.
+ * The artifact as it grows: chunks are put one behind the other into memory, written in batches while the next are made
+ * (each by itself where they come slowly), and flushed every 8 MiB. What was put last stays in memory, since frames of
+ * kind 2 want it for a dictionary.
  */
 import type { FileHandle } from 'node:fs/promises';
 import { CHUNK_BYTES_MAX } from '#shared/transfer/chunker.ts';
@@ -13,7 +14,10 @@ const TAIL_BYTES = DICTIONARY_BYTES_MAX;
 /** Flushed this often, so that a cut loses little and the last flush does not take long. */
 const FLUSH_BYTES = 8 * 1024 * 1024;
 
-/** `base`: offset in the artifact of the memory's first byte. `dirty`: what of it is still to be written, merged where it touches. */
+/**
+ * `base`: offset in the artifact of the memory's first byte. `dirty`: what of it is still to be written, merged where
+ * it touches.
+ */
 type Part = { memory: Buffer; base: number; filled: number; dirty: { start: number; end: number }[] };
 const part = (): Part => ({
   memory: Buffer.allocUnsafeSlow(TAIL_BYTES + BATCH_BYTES + CHUNK_BYTES_MAX),
@@ -36,8 +40,8 @@ export type Window = {
 };
 
 /**
- * Throws the system's errors of `file`. `onFlushed`: so many bytes of the artifact are on the disk for sure. `clock`: milliseconds
- * that never go back.
+ * Throws the system's errors of `file`. `onFlushed`: so many bytes of the artifact are on the disk for sure. `clock`:
+ * milliseconds that never go back.
  */
 export const openWindow = (
   file: FileHandle,

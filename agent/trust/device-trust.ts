@@ -21,24 +21,31 @@ export type InstallInstruction = Extract<Instruction, { kind: 'install' }>;
 
 export type DeviceTrust = {
   /**
-   * Fetches the first root metadata and pins it, when its SHA-256 is this (from the enrolment token). Again with the same digest:
-   * nothing happens. `FETCH_FAILED`, `ROOT_FORMAT`, `ROOT_SIGNATURE` (also for another root than the one that is pinned).
+   * Fetches the first root metadata and pins it, when its SHA-256 is this (from the enrolment token). Again with the
+   * same digest: nothing happens. `FETCH_FAILED`, `ROOT_FORMAT`, `ROOT_SIGNATURE` (also for another root than the one
+   * that is pinned).
    */
   pinRoot(sha256: Sha256): Promise<TrustResult<void>>;
   hasRoot(): boolean;
   /** It is certainly not earlier: the build, and what the director attested. */
   earliest(): number;
-  /** Trusted time: the clock, or `earliest` when that is later. Undefined when the clock was never set, and nothing else tells. */
+  /**
+   * Trusted time: the clock, or `earliest` when that is later. Undefined when the clock was never set, and nothing else
+   * tells.
+   */
   time(): number | undefined;
   /**
-   * Refreshes the metadata and checks the document up to `INSTRUCTION_EXPIRED`. Does not remember its `seq`: call `acceptSeq`
-   * before acting on it. A document with the `seq` accepted last passes, so that it can be checked again before activating;
-   * the caller tells by the `seq` that it is not new.
+   * Refreshes the metadata and checks the document up to `INSTRUCTION_EXPIRED`. Does not remember its `seq`: call
+   * `acceptSeq` before acting on it. A document with the `seq` accepted last passes, so that it can be checked again
+   * before activating; the caller tells by the `seq` that it is not new.
    */
   checkDesired(desired: Desired): Promise<TrustResult<DesiredLeaf>>;
   /** Durable when it resolves. A lower number than before changes nothing. */
   acceptSeq(seq: number): Promise<void>;
-  /** Finds the manifest that the instruction names, as CI signed it, and checks it up to `DOWNGRADE`. `floor`: the highest security counter committed. */
+  /**
+   * Finds the manifest that the instruction names, as CI signed it, and checks it up to `DOWNGRADE`. `floor`: the
+   * highest security counter committed.
+   */
   checkManifest(
     instruction: InstallInstruction,
     device: { compatible: Id; floor: number },
@@ -64,7 +71,10 @@ type Trust = {
   unpinned: TrustResult<void> | null;
 };
 
-/** `dir` is this module's alone. `now`: the device's clock, in milliseconds; `buildTime`: when the agent was built, which it is certainly later than. */
+/**
+ * `dir` is this module's alone. `now`: the device's clock, in milliseconds; `buildTime`: when the agent was built,
+ * which it is certainly later than.
+ */
 export const openDeviceTrust = async (options: {
   dir: string;
   device: Id;
@@ -122,8 +132,8 @@ const pinRoot = async (trust: Trust, sha256: Sha256): Promise<TrustResult<void>>
 };
 
 /**
- * The latest of the clock, the build, and what the director attested. Only attested time is remembered, never the clock's:
- * a clock that once ran ahead must not make everything look expired for good.
+ * The latest of the clock, the build, and what the director attested. Only attested time is remembered, never the
+ * clock's: a clock that once ran ahead must not make everything look expired for good.
  */
 const trustedTime = (trust: Trust): number => Math.max(trust.now(), earliest(trust));
 const earliest = (trust: Trust): number => Math.max(trust.buildTime, trust.files.remembered().floor);
@@ -188,7 +198,10 @@ const checkManifest = async (
   return good({ manifest, bytes: fetched.value });
 };
 
-/** Section 5.6.7, one level deep: targets itself, then the roles that it delegates the path to, in order, until a terminating one. */
+/**
+ * Section 5.6.7, one level deep: targets itself, then the roles that it delegates the path to, in order, until a
+ * terminating one.
+ */
 const findTarget = async (
   trust: Trust,
   verified: Verified,

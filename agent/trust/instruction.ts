@@ -33,8 +33,8 @@ export const readInstruction = (desired: unknown, targets: TufDocument<'targets'
 };
 
 /**
- * Whether the instruction counts for this device now. `seqAccepted` is the highest that was accepted: what is lower is a replay;
- * the same again is the same document sent twice, or signed again before it expired.
+ * Whether the instruction counts for this device now. `seqAccepted` is the highest that was accepted: what is lower is
+ * a replay; the same again is the same document sent twice, or signed again before it expired.
  */
 export const judgeInstruction = (
   { leaf, batch }: ReadInstruction,

@@ -1,6 +1,7 @@
 /**
  * What the device remembers about trust, in one folder, each file written durably. Any of them may be damaged on disk:
- * then it counts as absent, and the next best is used. Nothing that is read here is believed before its signatures are checked.
+ * then it counts as absent, and the next best is used. Nothing that is read here is believed before its signatures are
+ * checked.
  */
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -11,17 +12,23 @@ import { sha256Hex } from '#shared/trust/canonical.ts';
 import { asFarAsPossible } from '../process/system-error.ts';
 
 /**
- * `seq`: the highest that was accepted; `floor`: the latest time that the director attested. Kept in two copies, of which the
- * higher counts, so that one damaged file does not let old instructions in again.
+ * `seq`: the highest that was accepted; `floor`: the latest time that the director attested. Kept in two copies, of
+ * which the higher counts, so that one damaged file does not let old instructions in again.
  */
 const Remembered = z.object({ seq: z.number().int().min(0), floor: Millis });
 type Remembered = z.infer<typeof Remembered>;
 const COPIES = ['state.json', 'state.copy.json'] as const;
 
-/** `pinned-root` is the first root, as it was pinned; `root` the newest. A delegated role has the name that its signer gave it. */
+/**
+ * `pinned-root` is the first root, as it was pinned; `root` the newest. A delegated role has the name that its signer
+ * gave it.
+ */
 export type MetadataName = 'pinned-root' | 'root' | 'timestamp' | 'snapshot' | 'targets' | { delegated: string };
 
-/** No name from outside is a file name as it stands, and none reaches a file that is not its own: the roles of products keep theirs, any other is a digest. */
+/**
+ * No name from outside is a file name as it stands, and none reaches a file that is not its own: the roles of products
+ * keep theirs, any other is a digest.
+ */
 const fileNameOf = (name: MetadataName): string => {
   if (typeof name === 'string') return `${name}.json`;
   const { delegated } = name;

@@ -10,8 +10,8 @@ export const bad = (code: DeviceErrorCode, message: string): { ok: false; code: 
 });
 
 /**
- * How metadata and manifests come to the device. Paths are those of `shared/device-api.ts`. Undefined: there is no such file
- * (404). Must stop reading after `bytesMax` + 1 bytes, keep its own time limits, and reject when it can't tell.
+ * How metadata and manifests come to the device. Paths are those of `shared/device-api.ts`. Undefined: there is no such
+ * file (404). Must stop reading after `bytesMax` + 1 bytes, keep its own time limits, and reject when it can't tell.
  */
 export type TrustFetch = { get(path: string, bytesMax: number): Promise<Buffer | undefined> };
 

@@ -1,4 +1,7 @@
-/** Real pairs of an old and a new artifact, fetched through npm and kept in `node_modules/.cache`, so that a second run starts at once. */
+/**
+ * Real pairs of an old and a new artifact, fetched through npm and kept in `node_modules/.cache`, so that a second run
+ * starts at once.
+ */
 import { execFile } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { lutimes, mkdir, readdir, rename, rm } from 'node:fs/promises';

@@ -1,4 +1,7 @@
-/** What an agent with the old artifact fetches of the pack from nothing, while that between the two is not made yet: its own code, on files. */
+/**
+ * What an agent with the old artifact fetches of the pack from nothing, while that between the two is not made yet: its
+ * own code, on files.
+ */
 import { rm } from 'node:fs/promises';
 import type { ByteStream } from '#agent/server/stream.ts';
 import { openPackSource } from '#agent/transfer/pack-source.ts';

@@ -1,4 +1,7 @@
-/** Serves one file with ranges, also several in one request, and counts what it sends: for downloaders that want a real server. */
+/**
+ * Serves one file with ranges, also several in one request, and counts what it sends: for downloaders that want a real
+ * server.
+ */
 import { once } from 'node:events';
 import { openAsBlob } from 'node:fs';
 import { createServer, type ServerResponse } from 'node:http';

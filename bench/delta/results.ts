@@ -1,4 +1,7 @@
-/** What was measured so far, kept beside the pairs: a run goes on where the last one ended, and one row can be measured again. */
+/**
+ * What was measured so far, kept beside the pairs: a run goes on where the last one ended, and one row can be measured
+ * again.
+ */
 import { mkdir, rename, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { z } from 'zod';

@@ -1,8 +1,8 @@
 /**
- * `npm run bench:delta [-- --pair node-red --tool bsdiff] [-- --again] [-- --table] [-- --json]`: what must be fetched to get from
- * one version to the next, on real pairs, by packs and by other tools, with time and memory. An hour and gigabytes for all of it, so
- * every row is kept once it was measured: what is there already is measured only `--again`; `--table` measures nothing.
- * Prints all that is known, as a Markdown table or as JSON; progress goes to stderr.
+ * `npm run bench:delta [-- --pair node-red --tool bsdiff] [-- --again] [-- --table] [-- --json]`: what must be fetched
+ * to get from one version to the next, on real pairs, by packs and by other tools, with time and memory. An hour and
+ * gigabytes for all of it, so every row is kept once it was measured: what is there already is measured only `--again`;
+ * `--table` measures nothing. Prints all that is known, as a Markdown table or as JSON; progress goes to stderr.
  */
 import { execFileSync } from 'node:child_process';
 import { mkdtemp, rm, stat } from 'node:fs/promises';

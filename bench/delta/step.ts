@@ -1,6 +1,6 @@
 /**
- * One step in a process of its own, so that its memory is its own: `make <old|-> <new> <level> <pack>`, `apply <old|-> <index of
- * old> <index of new> <pack> <out>`, `chunks <old> <new> <pack>`, `partial <old> <new> <pack>`, `index
+ * One step in a process of its own, so that its memory is its own: `make <old|-> <new> <level> <pack>`, `apply <old|->
+ * <index of old> <index of new> <pack> <out>`, `chunks <old> <new> <pack>`, `partial <old> <new> <pack>`, `index
  * <file>`. Prints one line of JSON.
  */
 import { createHash, hash } from 'node:crypto';
@@ -124,7 +124,10 @@ const parsed = (path: string): ChunkRecord[] => {
   return index.records;
 };
 
-/** What devices fetch that no pack fits: chunk by chunk, each compressed on its way. Kept as a pack, so that it can be applied. */
+/**
+ * What devices fetch that no pack fits: chunk by chunk, each compressed on its way. Kept as a pack, so that it can be
+ * applied.
+ */
 const chunks = (oldPath: string, newPath: string, out: string) => {
   const [old, fresh] = [open(oldPath), open(newPath)];
   writeFileSync(`${out}.old-index`, encodeIndex(old.records));

@@ -136,7 +136,10 @@ const casync: Run = async ({ old, fresh }, work) => {
   return { bytes, make, apply };
 };
 
-/** Really downloaded: its own account leaves the header out. What it applies from is the old version as it was fetched, compressed. */
+/**
+ * Really downloaded: its own account leaves the header out. What it applies from is the old version as it was fetched,
+ * compressed.
+ */
 const zchunk: Run = async ({ old, fresh }, work) => {
   const [first, folder] = [join(work, 'old.zck'), join(work, 'served')];
   await mkdir(folder);

@@ -1,4 +1,7 @@
-/** What nothing can do without: read, decompress, SHA-256, write, and an fsync at the end, in one process with nothing else in it. */
+/**
+ * What nothing can do without: read, decompress, SHA-256, write, and an fsync at the end, in one process with nothing
+ * else in it.
+ */
 import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { closeSync, fsyncSync, openSync, readFileSync, readSync, writeFileSync, writeSync } from 'node:fs';

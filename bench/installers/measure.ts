@@ -15,7 +15,10 @@ export type Installer = {
   name: string;
   /** Why it cannot be measured here. */
   lacks: string | undefined;
-  /** What is done once: the payload in the installer's own format, in an empty folder. The slot is an empty file of `slotBytes`. */
+  /**
+   * What is done once: the payload in the installer's own format, in an empty folder. The slot is an empty file of
+   * `slotBytes`.
+   */
   prepare(payload: Payload, folder: string, slot: string): Promise<Install>;
 };
 /** Resolves when the slot has been written durably. As often as wanted, each time into an empty slot. */

@@ -1,7 +1,8 @@
 /**
- * Mender's client (`mender install`). Its own image installer wants partitions and U-Boot or GRUB; here an update module writes what the client
- * streams to it into the slot's file (`dd`, with an fsync at the end), and shows the least that the client costs. Its folders are fixed, so that
- * it runs with others mounted over them in a namespace of its own.
+ * Mender's client (`mender install`). Its own image installer wants partitions and U-Boot or GRUB; here an update
+ * module writes what the client streams to it into the slot's file (`dd`, with an fsync at the end), and shows the
+ * least that the client costs. Its folders are fixed, so that it runs with others mounted over them in a namespace of
+ * its own.
  */
 import { createReadStream } from 'node:fs';
 import { chmod, mkdir, rm, writeFile } from 'node:fs/promises';

@@ -1,4 +1,7 @@
-/** RAUC: its service on a bus of its own, and `rauc install` of a bundle (squashfs with zstd) that is mounted through a loop device. */
+/**
+ * RAUC: its service on a bus of its own, and `rauc install` of a bundle (squashfs with zstd) that is mounted through a
+ * loop device.
+ */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { closeSync, openSync } from 'node:fs';

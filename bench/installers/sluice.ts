@@ -1,6 +1,7 @@
 /**
- * Our agent, as devices run it: the single file, with the flags of its unit, that fetches images from a real server into a slot that is a file.
- * Measured from the state *fetching* to *ready*: fetched, decompressed, written, flushed and read back.
+ * Our agent, as devices run it: the single file, with the flags of its unit, that fetches images from a real server
+ * into a slot that is a file. Measured from the state *fetching* to *ready*: fetched, decompressed, written, flushed
+ * and read back.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';

@@ -1,4 +1,7 @@
-/** SWUpdate (`swupdate -i`): a raw image straight into the slot's file, compressed with zstd, signed as Debian's build asks for. */
+/**
+ * SWUpdate (`swupdate -i`): a raw image straight into the slot's file, compressed with zstd, signed as Debian's build
+ * asks for.
+ */
 import { createReadStream } from 'node:fs';
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -33,7 +36,8 @@ export const swupdate: Installer = {
       ['-c', `printf 'sw-description\\nsw-description.sig\\n${file}\\n' | cpio --quiet -o -H crc > image.swu`],
       folder,
     );
-    // Its sockets beside its image. One has a fixed name (@NotifyServer): beside another SWUpdate on this machine it may fail.
+    // Its sockets beside its image. One has a fixed name (@NotifyServer): beside another SWUpdate on this machine it
+    // may fail.
     const words = ['-H', 'bench:1.0', '-k', 'certificate.pem', '-M', '-m', '-i', 'image.swu'];
     return async () => {
       return measure('swupdate', words, folder, { TMPDIR: folder });

@@ -1,4 +1,7 @@
-/** `npm run plot:judge`: simulates how many devices a bad release harms at each failure rate, and draws docs/judge-harm.svg. */
+/**
+ * `npm run plot:judge`: simulates how many devices a bad release harms at each failure rate, and draws
+ * docs/judge-harm.svg.
+ */
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { COMPARISONS } from '#server/simulate/comparisons.ts';

@@ -1,4 +1,7 @@
-/** `npm run table:judge [-- runs]`: simulates every cell of the table in docs/judge.md that a policy can express, with standard errors in brackets. */
+/**
+ * `npm run table:judge [-- runs]`: simulates every cell of the table in docs/judge.md that a policy can express, with
+ * standard errors in brackets.
+ */
 import { setPriority } from 'node:os';
 import { COMPARISONS } from '#server/simulate/comparisons.ts';
 import { FleetModel, type RunOutcome, Trial } from '#server/simulate/model.ts';

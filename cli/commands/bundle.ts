@@ -32,7 +32,10 @@ type CreateFlags = {
   json?: boolean;
 };
 
-/** Flags stand over the file's fields. Paths in flags are relative to the working directory, those in the file to the file. */
+/**
+ * Flags stand over the file's fields. Paths in flags are relative to the working directory, those in the file to the
+ * file.
+ */
 const describe = async (flags: CreateFlags): Promise<{ content: Record<string, unknown>; folder: string }> => {
   const content = flags.file === undefined ? {} : await readDescription(flags.file);
   for (const name of ['product', 'version', 'compatible', 'securityCounter', 'notes'] as const) {

@@ -1,4 +1,7 @@
-/** `sluice release check | approve | promote | requirements`: from one channel to the next, when all that it requires is there. */
+/**
+ * `sluice release check | approve | promote | requirements`: from one channel to the next, when all that it requires is
+ * there.
+ */
 import { Argument, type Command } from 'commander';
 import { routes } from '#shared/api.ts';
 import type { Id } from '#shared/ids.ts';

@@ -1,4 +1,7 @@
-/** `sluice simulate`: what would a policy do to a bad release, and to a good one? Needs no server: the domain's code on a virtual clock. */
+/**
+ * `sluice simulate`: what would a policy do to a bad release, and to a good one? Needs no server: the domain's code on
+ * a virtual clock.
+ */
 import { basename, extname } from 'node:path';
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import type { z } from 'zod';

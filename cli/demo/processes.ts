@@ -25,7 +25,10 @@ export type Process = {
 
 type Running = { name: string; child: ChildProcess; log: string; output: FileHandle; exit: Promise<void> };
 
-/** What they inherit: enough to run, and none of the user's own SLUICE_* settings. They find each other on this machine, without a proxy. */
+/**
+ * What they inherit: enough to run, and none of the user's own SLUICE_* settings. They find each other on this machine,
+ * without a proxy.
+ */
 const cleanEnvironment = (): NodeJS.ProcessEnv =>
   Object.fromEntries(
     Object.entries(process.env).filter(

@@ -1,6 +1,7 @@
 /**
- * The main job, end to end, with nothing pretended: a server and eight agents as processes of their own, CI with a key of
- * its own, a good release that reaches everyone, and a bad one that stops by itself. What is short is only the waiting.
+ * The main job, end to end, with nothing pretended: a server and eight agents as processes of their own, CI with a key
+ * of its own, a good release that reaches everyone, and a bad one that stops by itself. What is short is only the
+ * waiting.
  */
 import { once } from 'node:events';
 import { readFile } from 'node:fs/promises';
@@ -261,7 +262,9 @@ const receiptsOf = async ({ signal }: Stage, admin: Client, rollouts: RolloutVie
   }
 };
 
-/** Oldest first: `committed gateway@1.0.0`, of those entries that are receipts whose signature the server checked again. */
+/**
+ * Oldest first: `committed gateway@1.0.0`, of those entries that are receipts whose signature the server checked again.
+ */
 const historyOf = async (admin: Client, device: string): Promise<string[]> => {
   const { entries } = await admin.call(routes.deviceHistory, { params: { device } });
   return entries

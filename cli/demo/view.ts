@@ -1,4 +1,7 @@
-/** What a newcomer sees of the demo: chapters, and under them a panel of eight devices that moves (lines, without a terminal). */
+/**
+ * What a newcomer sees of the demo: chapters, and under them a panel of eight devices that moves (lines, without a
+ * terminal).
+ */
 
 import type { z } from 'zod';
 import { releaseRef } from '#shared/ids.ts';
@@ -81,7 +84,9 @@ const rowOf = (device: DeviceView, snapshot: Snapshot) => {
   return { state, meaning, runs, cohort: deployment?.cohort ?? '', colour: COLOURS[state] ?? paint.cyan };
 };
 
-/** One line a device: how far it is, and what it runs. No line is wider than the terminal, so that erasing stays exact. */
+/**
+ * One line a device: how far it is, and what it runs. No line is wider than the terminal, so that erasing stays exact.
+ */
 const panel = (snapshot: Snapshot, columns: number): string[] => {
   const rows = snapshot.devices.map((device) => {
     const { state, meaning, runs, cohort, colour } = rowOf(device, snapshot);

@@ -1,6 +1,8 @@
 /** Who counts when approvals are needed: never the authors, never a revoked operator, each person once. */
 
-/** The names that count, in the order in which they first approved. `active`: operators who may approve at this moment. */
+/**
+ * The names that count, in the order in which they first approved. `active`: operators who may approve at this moment.
+ */
 export const countingApprovals = (
   approvedBy: readonly string[],
   authors: readonly string[],

@@ -1,4 +1,7 @@
-/** Every sentence that the audit log can hold, in one place: as data (canonical JSON, what the Merkle leaf hashes) and in words. */
+/**
+ * Every sentence that the audit log can hold, in one place: as data (canonical JSON, what the Merkle leaf hashes) and
+ * in words.
+ */
 import { z } from 'zod';
 import { DEPLOYMENT_STATES, DEVICE_ERRORS, OVERDUE_CLASSES } from '#shared/deployment.ts';
 import { Id, Millis, Sha256 } from '#shared/ids.ts';
@@ -76,7 +79,9 @@ export const AuditEvent = z.discriminatedUnion('kind', [
   line('rollout-started', { rollout: Id }),
   line('wave-opened', { rollout: Id, wave: count, why: z.string() }),
   line('rollout-paused', { rollout: Id, note: z.string() }),
-  /** `acknowledged`: after a halt, how many failed devices no longer count; `neverHeard`: the same of those never heard. */
+  /**
+   * `acknowledged`: after a halt, how many failed devices no longer count; `neverHeard`: the same of those never heard.
+   */
   line('rollout-resumed', {
     rollout: Id,
     note: z.string(),

@@ -4,7 +4,10 @@ import { z } from 'zod';
 import { unreachable } from '#shared/ids.ts';
 import { plural, short, waveName } from './words.ts';
 
-/** A number that may have decimals. Canonical JSON knows only integers, so the audit log holds others as text (see `auditLine`). */
+/**
+ * A number that may have decimals. Canonical JSON knows only integers, so the audit log holds others as text (see
+ * `auditLine`).
+ */
 const Decimal = z.union([
   z.number(),
   z
@@ -15,7 +18,9 @@ const Decimal = z.union([
 
 const count = z.number().int().min(0);
 
-/** Why a rollout halted, with the figures that made it so: enough to reckon it again. `group` is `cohort/compatible`. */
+/**
+ * Why a rollout halted, with the figures that made it so: enough to reckon it again. `group` is `cohort/compatible`.
+ */
 export const HaltReason = z.discriminatedUnion('kind', [
   /** `evidence` is E of docs/judge.md, capped at `EVIDENCE_MAX`. */
   z.object({ kind: z.literal('evidence'), failed: count, offered: count, evidence: Decimal, group: z.string() }),

@@ -49,8 +49,8 @@ export const revokeOperator = async (
 };
 
 /**
- * At start: makes the administrator when no one is there yet. The answer is its token when it was made just now, else null.
- * A token from the configuration is made good for `admin` at the first start only; after that the store decides.
+ * At start: makes the administrator when no one is there yet. The answer is its token when it was made just now, else
+ * null. A token from the configuration is made good for `admin` at the first start only; after that the store decides.
  */
 export const ensureAdministrator = async (
   deps: { store: Pick<Store, 'createOperator' | 'listOperators'>; now: () => number },

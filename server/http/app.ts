@@ -1,6 +1,7 @@
 /**
  * The HTTP server without its routes: authentication that denies by default, problems for every error, limits and
- * timeouts, OpenAPI. Routes are registered with `handle` from the definitions in shared/api.ts and shared/device-api.ts.
+ * timeouts, OpenAPI. Routes are registered with `handle` from the definitions in shared/api.ts and
+ * shared/device-api.ts.
  */
 import { randomUUID } from 'node:crypto';
 import { Socket } from 'node:net';
@@ -81,7 +82,8 @@ export type RouteHandler<R extends Route> = (input: HandlerInput<R>) => Promise<
 
 /**
  * Builds the app; the caller registers routes, then listens. Routes that cannot use `handle` (streams) are registered
- * with `app.get(path, { config: { roles: [...] } }, ...)`, find the caller in `request.who`, and set their own `handlerTimeout`.
+ * with `app.get(path, { config: { roles: [...] } }, ...)`, find the caller in `request.who`, and set their own
+ * `handlerTimeout`.
  */
 export const buildApp = async (deps: AppDeps): Promise<FastifyInstance> => {
   const app = fastify(serverOptions(deps));
@@ -180,7 +182,9 @@ const guard = (app: FastifyInstance, deps: AppDeps): void => {
   });
 };
 
-/** One line a request: what changes something is worth reading, what only reads (devices ask all day) is for debugging. */
+/**
+ * One line a request: what changes something is worth reading, what only reads (devices ask all day) is for debugging.
+ */
 const logRequest = (request: FastifyRequest, reply: FastifyReply): void => {
   const { method } = request;
   const line = {

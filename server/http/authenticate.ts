@@ -52,7 +52,9 @@ export const authenticate = async (
   return refuse('forbidden', `you are ${operator.role}; this needs ${needed}`);
 };
 
-/** The lookup is by digest, so its timing tells nothing about the token; the comparison repeats that in constant time. */
+/**
+ * The lookup is by digest, so its timing tells nothing about the token; the comparison repeats that in constant time.
+ */
 const operatorOf = async (credentials: Credentials, token: string): Promise<OperatorWho | undefined> => {
   const digest = tokenDigest(token);
   const operator = await credentials.findOperator(digest);

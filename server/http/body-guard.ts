@@ -1,6 +1,7 @@
 /**
- * What JSON bodies may cost before they are whole: a limit for each route, bytes on their way bounded for all and for each address, and a
- * time after which a body that has not come is cut. Streams (uploads) have limits of their own (flow/accept-upload.ts).
+ * What JSON bodies may cost before they are whole: a limit for each route, bytes on their way bounded for all and for
+ * each address, and a time after which a body that has not come is cut. Streams (uploads) have limits of their own
+ * (flow/accept-upload.ts).
  */
 import { Socket } from 'node:net';
 import type { FastifyReply, FastifyRequest } from 'fastify';

@@ -12,8 +12,8 @@ export class UnknownEncoding extends Error {
 }
 
 /**
- * The body as it was before the sender compressed it; undefined for an encoding that this server does not know. It is read
- * as fast as it is consumed, so nothing grows, and its reader stops at its own limit. Damage is an error with
+ * The body as it was before the sender compressed it; undefined for an encoding that this server does not know. It is
+ * read as fast as it is consumed, so nothing grows, and its reader stops at its own limit. Damage is an error with
  * `statusCode` 400.
  */
 export const decodeBody = (payload: Readable, encoding: string | undefined): Readable | undefined => {

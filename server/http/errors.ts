@@ -1,4 +1,6 @@
-/** Every error answer of the server is a problem (RFC 9457): from refusals, from validation, from fastify, from bugs. */
+/**
+ * Every error answer of the server is a problem (RFC 9457): from refusals, from validation, from fastify, from bugs.
+ */
 import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import { PROBLEMS, type Problem, type ProblemCode, type Refusal, refuse, toProblem } from '#shared/problems.ts';
 

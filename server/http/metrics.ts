@@ -1,4 +1,7 @@
-/** Figures for Prometheus at `/metrics`, for anyone who may read. docs/operations.md says what each means; a test holds it to that. */
+/**
+ * Figures for Prometheus at `/metrics`, for anyone who may read. docs/operations.md says what each means; a test holds
+ * it to that.
+ */
 import type { FastifyInstance } from 'fastify';
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
 import type { Observer } from '../flow/device/observer.ts';

@@ -1,6 +1,6 @@
 /**
- * Artifacts, attachments, indexes and packs by digest, with ranges, so that an interrupted download goes on where it stopped
- * and any cache may keep them. A chunk is served by its digest too, out of the artifact that holds it.
+ * Artifacts, attachments, indexes and packs by digest, with ranges, so that an interrupted download goes on where it
+ * stopped and any cache may keep them. A chunk is served by its digest too, out of the artifact that holds it.
  */
 import type { Readable } from 'node:stream';
 import { buffer } from 'node:stream/consumers';

@@ -1,4 +1,7 @@
-/** The OpenAPI 3.1 document at `/openapi.json`, made from the very definitions that validate, and a page that shows it at `/docs`. */
+/**
+ * The OpenAPI 3.1 document at `/openapi.json`, made from the very definitions that validate, and a page that shows it
+ * at `/docs`.
+ */
 import swagger from '@fastify/swagger';
 import swaggerUi from '@fastify/swagger-ui';
 import type { FastifyInstance, FastifySchema } from 'fastify';
@@ -101,7 +104,10 @@ export const openApiSchema = (definition: Route): FastifySchema => {
   };
 };
 
-/** The statuses a route may refuse with: what its form allows, and those of the table that depend on the state of things. */
+/**
+ * The statuses a route may refuse with: what its form allows, and those of the table that depend on the state of
+ * things.
+ */
 const errorAnswers = (definition: Route): Record<number, unknown> => {
   const statuses = new Set<number>([400, 500, 503]);
   if (!definition.roles.includes('public')) [401, 403].forEach((status) => statuses.add(status));

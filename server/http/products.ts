@@ -9,7 +9,10 @@ import type { Repository } from '../trust/repository.ts';
 import { handle } from './app.ts';
 import { productView } from './views.ts';
 
-/** How long CI should make its metadata valid: devices refuse expired metadata, so publishing at least yearly is expected. */
+/**
+ * How long CI should make its metadata valid: devices refuse expired metadata, so publishing at least yearly is
+ * expected.
+ */
 const CI_METADATA_LIFE_MS = 365 * 86_400_000;
 
 export const productRoutes = (

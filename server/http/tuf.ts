@@ -1,4 +1,7 @@
-/** The TUF repository over HTTP, as any TUF client reads it: consistent snapshots, so that everything but the timestamp is immutable. */
+/**
+ * The TUF repository over HTTP, as any TUF client reads it: consistent snapshots, so that everything but the timestamp
+ * is immutable.
+ */
 import type { FastifyInstance, FastifyReply } from 'fastify';
 import { z } from 'zod';
 import { TUF_METADATA, TUF_TARGETS } from '#shared/device-api.ts';

@@ -1,7 +1,7 @@
 /**
- * Answers what a device that cannot reach HTTP asks for over MQTT, block by block. What it may read and what that says decides the
- * HTTP application itself: each request is passed on to it, as that device's. Bounded per device and in all; what is too much is
- * dropped, and asked for again by a device that still wants it.
+ * Answers what a device that cannot reach HTTP asks for over MQTT, block by block. What it may read and what that says
+ * decides the HTTP application itself: each request is passed on to it, as that device's. Bounded per device and in
+ * all; what is too much is dropped, and asked for again by a device that still wants it.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { BLOCK_WINDOW_MAX, BlockRequest, encodeBlock } from '#shared/blocks.ts';

@@ -23,7 +23,9 @@ const DRAIN_MS_MAX = 10_000;
 const TOPIC_LEVELS_MAX = 8;
 /** Without a keep-alive, a device that lost its network would count as connected forever. */
 const KEEPALIVE_SECONDS_MAX = 1_800;
-/** A flooding device is slowed by not reading from it; when it is this far beyond its rate, its connection is closed. */
+/**
+ * A flooding device is slowed by not reading from it; when it is this far beyond its rate, its connection is closed.
+ */
 const DEBT_SECONDS_MAX = 30;
 /** Pings, acknowledgements and subscriptions beside the messages proper. */
 const PACKETS_PER_MESSAGE = 4;

@@ -1,6 +1,6 @@
 /**
- * Which device is connected on which client. aedes' own table is not enough: when a connection is taken over while it is
- * closing, aedes deletes the newcomer from it.
+ * Which device is connected on which client. aedes' own table is not enough: when a connection is taken over while it
+ * is closing, aedes deletes the newcomer from it.
  */
 import type { Client } from 'aedes';
 import type { Id } from '#shared/ids.ts';
@@ -18,7 +18,10 @@ type Connection = { client: Client; wantsDesired: boolean };
 
 export type Connections = {
   link: DeviceLink;
-  /** How many times devices were disconnected on purpose: a login that was checked before the last one has to be checked again. */
+  /**
+   * How many times devices were disconnected on purpose: a login that was checked before the last one has to be checked
+   * again.
+   */
   epoch(): number;
   count(): number;
   /** True when it takes over from an older connection of the same device, which is closed. */
@@ -34,7 +37,10 @@ export type Connections = {
   wantsDesired(device: Id, client: Client): void;
 };
 
-/** aedes calls back without looking whether there is a callback, and throws when there is none. A failed write closes the connection by itself. */
+/**
+ * aedes calls back without looking whether there is a callback, and throws when there is none. A failed write closes
+ * the connection by itself.
+ */
 const noAnswerNeeded = (): void => {};
 
 /** `spreadMs` goes along with every acknowledgement of a report, which each device sends as soon as it is connected. */

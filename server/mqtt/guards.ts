@@ -1,6 +1,6 @@
 /**
- * What aedes leaves open to anyone who can open a socket: packets of up to 256 MiB are gathered in memory before anything
- * looks at them, also before login, and nothing counts packets or connections.
+ * What aedes leaves open to anyone who can open a socket: packets of up to 256 MiB are gathered in memory before
+ * anything looks at them, also before login, and nothing counts packets or connections.
  */
 import type { Socket } from 'node:net';
 import type { Client } from 'aedes';
@@ -10,7 +10,10 @@ import { addressGroup, fullBucket, type Rate, take } from '#shared/token-bucket.
 const PACKET_BYTES_MAX_BEFORE_LOGIN = 4 * 1024;
 const PACKET_BYTES_MAX = 256 * 1024;
 
-/** Internals of the pinned aedes and mqtt-packet. A test with a raw socket fails when they change, and so does `guardPackets`. */
+/**
+ * Internals of the pinned aedes and mqtt-packet. A test with a raw socket fails when they change, and so does
+ * `guardPackets`.
+ */
 type Parser = {
   packet: { length: number };
   _parseLength(): boolean;
@@ -19,8 +22,8 @@ type Parser = {
 type Internals = { _parser: Parser; connackSent: boolean };
 
 /**
- * Ends the connection as soon as a packet's length is known to be too long, before its bytes are gathered, or when packets
- * of any kind come faster than `rate` for longer than its burst.
+ * Ends the connection as soon as a packet's length is known to be too long, before its bytes are gathered, or when
+ * packets of any kind come faster than `rate` for longer than its burst.
  */
 export const guardPackets = (client: Client, rate: Rate, refused: (why: string) => void): void => {
   // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- checked in the next statement

@@ -1,4 +1,6 @@
-/** Policies that people know from elsewhere, as far as this server has their rules, and this judge with other budgets. */
+/**
+ * Policies that people know from elsewhere, as far as this server has their rules, and this judge with other budgets.
+ */
 import type { z } from 'zod';
 import { Policy } from '#shared/policy.ts';
 import { Trial } from './model.ts';

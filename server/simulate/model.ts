@@ -12,7 +12,9 @@ export const FleetModel = z.strictObject({
   silent: z.number().min(0).max(1).default(0.3),
   /** How long a device takes, on average, from acceptance to its word that all is well (see `waitOf`). */
   reportMs: DurationMs.min(1).default(600_000),
-  /** The same for its word that it failed; often sooner in life, since a crash takes less time than a proof of health. */
+  /**
+   * The same for its word that it failed; often sooner in life, since a crash takes less time than a proof of health.
+   */
   failureReportMs: DurationMs.min(1).default(600_000),
 });
 export type FleetModel = z.infer<typeof FleetModel>;

@@ -11,7 +11,10 @@ import { randomOf } from './random.ts';
 import { SIMULATED, type VirtualFleet, virtualFleet } from './virtual-fleet.ts';
 
 const MINUTE_MS = 60_000;
-/** Ticks of a real rollout are a second apart. Offers come in windows of six seconds, and outcomes after minutes: nothing is lost. */
+/**
+ * Ticks of a real rollout are a second apart. Offers come in windows of six seconds, and outcomes after minutes:
+ * nothing is lost.
+ */
 const TICK_MS = 6_000;
 /** While the judge waits for evidence, or everyone for outcomes: a fifth of an age bin of the default policy. */
 const WAITING_TICK_MS = 12_000;
@@ -57,7 +60,9 @@ export const runOnce = (planned: Rollout, model: FleetModel, seed: number, run: 
   return { exposed, harmed, halted: rollout.progress.state === 'halted', minutesTo99 };
 };
 
-/** Ticks at which nothing can have changed are left out: no device spoke, no one grew a bin older, and no limit ended. */
+/**
+ * Ticks at which nothing can have changed are left out: no device spoke, no one grew a bin older, and no limit ended.
+ */
 const nextTick = (rollout: Rollout, isBusy: boolean, fleet: VirtualFleet, now: Millis): Millis => {
   const hold = rollout.progress.state === 'running' ? rollout.progress.hold : null;
   if (isBusy || hold?.kind === 'rate-limit') return now + TICK_MS;

@@ -1,4 +1,7 @@
-/** Many runs of every trial, spread over threads. The outcome depends on the seed alone, not on how many threads there are. */
+/**
+ * Many runs of every trial, spread over threads. The outcome depends on the seed alone, not on how many threads there
+ * are.
+ */
 import { once } from 'node:events';
 import { availableParallelism } from 'node:os';
 import { Worker } from 'node:worker_threads';

@@ -1,6 +1,7 @@
 /**
- * A fleet on a virtual clock, held to the domain's own rules: journeys move by `stepDeployment` and are counted by `outcomeOf`,
- * as the store does it. Only journeys that have begun exist as records, and the counts are kept as they change.
+ * A fleet on a virtual clock, held to the domain's own rules: journeys move by `stepDeployment` and are counted by
+ * `outcomeOf`, as the store does it. Only journeys that have begun exist as records, and the counts are kept as they
+ * change.
  */
 import { Id, type Millis } from '#shared/ids.ts';
 import type { Policy } from '#shared/policy.ts';
@@ -19,7 +20,9 @@ import { type Random, waitOf } from './random.ts';
 
 export const SIMULATED = Id.parse('simulated');
 
-/** What a device or its deadline will say of its journey: the journey as it is until then, and the bin that counts it. */
+/**
+ * What a device or its deadline will say of its journey: the journey as it is until then, and the bin that counts it.
+ */
 type Due = { record: DeploymentRecord; bin: OutcomeBin; word: DeviceReport | 'deadline' };
 /** Devices that have been offered the release, those among them that it fails on, and those that are decided. */
 export type Counted = { exposed: number; harmed: number; decided: number };
@@ -51,7 +54,8 @@ export const virtualFleet = (
     const isSilent = random() < model.silent;
     const waitMs = waitOf(random, fails ? model.failureReportMs : model.reportMs);
     counted.harmed += Number(fails);
-    // A device that would take longer than its deadline is overdue for good, healthy or not: the table of docs/judge.md assumes it.
+    // A device that would take longer than its deadline is overdue for good, healthy or not: the table of docs/judge.md
+    // assumes it.
     const reports = !(fails && isSilent) && waitMs <= policy.deadlines.outcomeMs;
     if (reports) due.add(now + waitMs, { record, bin, word: { outcome: fails ? 'reverted' : 'committed' } });
     else due.add(now + policy.deadlines.outcomeMs, { record, bin, word: 'deadline' });
@@ -121,7 +125,10 @@ const plannedIn = (wave: number): DeploymentRecord => ({
   revision: 1,
 });
 
-/** `countOutcomes`, kept up to date instead of counted again. Bins that are too old to be told apart by the judge are one. */
+/**
+ * `countOutcomes`, kept up to date instead of counted again. Bins that are too old to be told apart by the judge are
+ * one.
+ */
 const outcomeTally = (policy: Policy, waveSizes: number[]) => {
   const binMs = binMsOf(policy);
   // The simple rules do not ask for ages at all.

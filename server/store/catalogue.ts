@@ -49,7 +49,10 @@ export type CatalogueStore = {
   /** By name; the first 1,000 unless told. */
   listProducts(page?: Page): Promise<ProductRecord[]>;
   getProduct(name: Id): Promise<ProductRecord | undefined>;
-  /** All bundles or none; `taken` when one (product, version, compatible) exists or the release is past `accepted`; `metadata-conflict` when `metadataVersion` is not the stored one plus one. */
+  /**
+   * All bundles or none; `taken` when one (product, version, compatible) exists or the release is past `accepted`;
+   * `metadata-conflict` when `metadataVersion` is not the stored one plus one.
+   */
   acceptBundles(
     bundles: BundleRecord[],
     metadata: { product: Id; version: number; document: string },
@@ -71,15 +74,20 @@ export type CatalogueStore = {
   /** One approval of a release for a channel by each person; `known` when it was given before. */
   approveRelease(approval: ReleaseApproval, audit: AuditLine): Promise<'approved' | 'known'>;
   /**
-   * Checks by name, approvals in the order in which they were given. What was said of a release holds for the bundles that
-   * it had then: accepting another bundle of it forgets all of this.
+   * Checks by name, approvals in the order in which they were given. What was said of a release holds for the bundles
+   * that it had then: accepting another bundle of it forgets all of this.
    */
   getReleaseEvidence(product: Id, version: string): Promise<{ checks: ReleaseCheck[]; approvals: ReleaseApproval[] }>;
   findBundle(manifestSha256: Sha256): Promise<BundleRecord | undefined>;
-  /** Bundles whose manifest names the change, those of the newest release first, with how many accepted devices run each; at most 1,000. */
+  /**
+   * Bundles whose manifest names the change, those of the newest release first, with how many accepted devices run
+   * each; at most 1,000.
+   */
   findChange(change: string): Promise<BundleWithChange[]>;
   /** Accepted devices that run such a bundle, by id. */
   listDevicesWithChange(change: string, page: Page): Promise<DeviceWithChange[]>;
-  /** Digests of what bundles need (artifacts, their indexes, attachments) and of packs: everything else on disk may go. */
+  /**
+   * Digests of what bundles need (artifacts, their indexes, attachments) and of packs: everything else on disk may go.
+   */
   listReferencedObjects(): Promise<Sha256[]>;
 };

@@ -17,7 +17,10 @@ export type DesiredStore = {
   getDesiredMany(devices: Id[]): Promise<DesiredRecord[]>;
   /** Only where `seq` is still the newest. */
   saveDesiredDocuments(documents: { device: Id; seq: number; document: Desired }[]): Promise<void>;
-  /** After a restore: devices have seen higher numbers than this database knows of, and refuse them as replayed. All documents are signed again. */
+  /**
+   * After a restore: devices have seen higher numbers than this database knows of, and refuse them as replayed. All
+   * documents are signed again.
+   */
   skipDesiredSeqs(count: number): Promise<void>;
   /** The oldest items, which stay until they are finished. */
   takeOutbox(limit: number): Promise<OutboxItem[]>;

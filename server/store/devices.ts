@@ -22,7 +22,10 @@ export type DeviceRecord = {
   healthy: boolean | null;
   enrolledAt: Millis;
   lastSeenAt: Millis | null;
-  /** Highest `seq` of a desired document made for this device, and of a state report committed from it (per boot-independent device counter). */
+  /**
+   * Highest `seq` of a desired document made for this device, and of a state report committed from it (per
+   * boot-independent device counter).
+   */
   desiredSeq: number;
   reportSeq: number;
   /** The open deployment that owns the device, if any. */
@@ -57,9 +60,10 @@ export type DeviceStore = {
    * first answer may have been lost); a pending device that comes back with a good token is let in by it (`enrolled`).
    * `audit` is written only when `enrolled`.
    *
-   * An id is given to another key only by a token that was made for this very id (`replaced`, with the line `replacement`; without
-   * that line never). What the device said and was told before counts no more: its open journeys are withdrawn, planned ones too where
-   * it is `compatible` with something else now, and it is accepted whatever it was, since the token is the newer decision.
+   * An id is given to another key only by a token that was made for this very id (`replaced`, with the line
+   * `replacement`; without that line never). What the device said and was told before counts no more: its open journeys
+   * are withdrawn, planned ones too where it is `compatible` with something else now, and it is accepted whatever it
+   * was, since the token is the newer decision.
    */
   enrolDevice(
     device: Pick<DeviceRecord, 'id' | 'publicKey' | 'compatible' | 'attributes' | 'enrolledAt'>,
@@ -70,16 +74,19 @@ export type DeviceStore = {
   ): Promise<
     { result: 'enrolled' | 'known' | 'replaced'; device: DeviceRecord } | { result: 'token-invalid' | 'id-taken' }
   >;
-  /** Nothing that the device has reported so far counts any more, its numbers neither: for what slipped in while its key was replaced. */
+  /**
+   * Nothing that the device has reported so far counts any more, its numbers neither: for what slipped in while its key
+   * was replaced.
+   */
   forgetReports(device: Id): Promise<void>;
 
   getDevice(id: Id): Promise<DeviceRecord | undefined>;
   getDevices(ids: Id[]): Promise<DeviceRecord[]>;
   listDevices(filter: { state?: DeviceState | undefined }, page: Page): Promise<DeviceRecord[]>;
   /**
-   * Shutting a device out ends its journeys too, planned ones and trials included, as `withdrawn`: it will not be heard any
-   * more, and no rollout may wait for it forever. It is freed, what it was told is superseded by `none`, and tokens that were
-   * made for it and not used are good no more.
+   * Shutting a device out ends its journeys too, planned ones and trials included, as `withdrawn`: it will not be heard
+   * any more, and no rollout may wait for it forever. It is freed, what it was told is superseded by `none`, and tokens
+   * that were made for it and not used are good no more.
    */
   setDeviceState(id: Id, to: 'accepted' | 'rejected', now: Millis, audit: AuditLine): Promise<DeviceRecord | undefined>;
   setDeviceTags(id: Id, tags: Record<string, string>, audit: AuditLine): Promise<DeviceRecord | undefined>;
@@ -87,18 +94,24 @@ export type DeviceStore = {
   setOnline(changes: { device: Id; online: boolean; boot: Id | null; at: Millis }[]): Promise<void>;
   /** The attribute `refused` is this from now on, until a state report says otherwise. Null: it is none. */
   noteRefusal(device: Id, code: string | null): Promise<void>;
-  /** Two devices use its key, at this time. `audit` is written only when it `began`: not seen in the hour (`SHARED_MS`) before. */
+  /**
+   * Two devices use its key, at this time. `audit` is written only when it `began`: not seen in the hour (`SHARED_MS`)
+   * before.
+   */
   noteSharedKey(device: Id, at: Millis, audit: AuditLine): Promise<'began' | 'goes-on' | 'unknown'>;
   /** At start: no one is connected yet. */
   setAllOffline(): Promise<void>;
   countDevices(): Promise<{ state: DeviceState; online: boolean; devices: number }[]>;
 
-  // Drift. Heartbeats and reports find it, and end it; a device that is being offered something, or is on trial of what was offered, does not drift.
+  // Drift. Heartbeats and reports find it, and end it; a device that is being offered something, or is on trial of what
+  // was offered, does not drift.
   /** By id. */
   listDrifted(page: Page): Promise<DriftRecord[]>;
   getDrift(device: Id): Promise<DriftRecord | undefined>;
   countDrifted(): Promise<number>;
-  /** From now on the device should run what it runs, if that still is this manifest and not what it should run anyway. */
+  /**
+   * From now on the device should run what it runs, if that still is this manifest and not what it should run anyway.
+   */
   adoptRunning(device: Id, manifest: Sha256, audit: AuditLine): Promise<'adopted' | 'conflict'>;
 
   createCohort(cohort: CohortRecord, audit: AuditLine): Promise<'created' | 'exists'>;

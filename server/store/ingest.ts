@@ -37,14 +37,17 @@ export type ReportRow = {
 export type DeviceLogRecord = LogPiece & { device: Id; receivedAt: Millis };
 
 export type IngestStore = {
-  /** Latest heartbeats, one per device, written in one go. One that is older than what the device was last seen with changes nothing. */
+  /**
+   * Latest heartbeats, one per device, written in one go. One that is older than what the device was last seen with
+   * changes nothing.
+   */
   saveHeartbeats(heartbeats: HeartbeatRow[]): Promise<void>;
   /**
    * State reports with what they did to deployments. A report whose `seq` is not greater than the device's `reportSeq`
-   * changes nothing (it was seen), but is still acknowledged. `conflicts` lists deployments whose revision had moved: of
-   * their reports nothing is saved, not even that they were seen, so load again and retry those.
-   * One that was read under a key that the device has no more changes nothing either.
-   * A deployment that reaches an end frees its device; one that comes back makes its rollout due again, at its deadline.
+   * changes nothing (it was seen), but is still acknowledged. `conflicts` lists deployments whose revision had moved:
+   * of their reports nothing is saved, not even that they were seen, so load again and retry those. One that was read
+   * under a key that the device has no more changes nothing either. A deployment that reaches an end frees its device;
+   * one that comes back makes its rollout due again, at its deadline.
    */
   saveReports(reports: ReportRow[]): Promise<{ conflicts: Id[] }>;
 

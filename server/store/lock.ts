@@ -1,6 +1,6 @@
 /**
- * One server per data folder. The lock is a file lock that the kernel holds for the process, taken through SQLite because
- * Node offers none: whatever kills the process frees it, so that there is no stale lock to clear by hand.
+ * One server per data folder. The lock is a file lock that the kernel holds for the process, taken through SQLite
+ * because Node offers none: whatever kills the process frees it, so that there is no stale lock to clear by hand.
  */
 import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -17,7 +17,10 @@ const holderOf = (file: string): string => {
   }
 };
 
-/** Takes the data folder, which is made if need be, for this process; refuses `conflict` when another server, or this one, holds it. */
+/**
+ * Takes the data folder, which is made if need be, for this process; refuses `conflict` when another server, or this
+ * one, holds it.
+ */
 export const lockDataFolder = (dir: string): Result<FolderLock> => {
   mkdirSync(dir, { recursive: true });
   const holder = join(dir, 'server.pid');

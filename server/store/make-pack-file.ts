@@ -1,4 +1,7 @@
-/** Making a pack in a thread of its own: minutes of computing at the best level, none of it on the loop that serves devices. */
+/**
+ * Making a pack in a thread of its own: minutes of computing at the best level, none of it on the loop that serves
+ * devices.
+ */
 import { Worker } from 'node:worker_threads';
 import { Sha256 } from '#shared/ids.ts';
 
@@ -9,7 +12,10 @@ export type PackAnswer =
   | { ok: true; sha256: string; bytes: number }
   | { ok: false; message: string; code: string | undefined };
 
-/** Writes the pack to `out`, which must not exist. Throws when it cannot be made (with the `code` of the system), or `signal` aborts. */
+/**
+ * Writes the pack to `out`, which must not exist. Throws when it cannot be made (with the `code` of the system), or
+ * `signal` aborts.
+ */
 export const makePackFile = async (
   input: PackInput,
   signal: AbortSignal,

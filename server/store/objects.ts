@@ -24,8 +24,8 @@ export type Objects = {
    */
   stage(source: AsyncIterable<Uint8Array>, limit: { bytesMax: number; sha256?: Sha256 }): Promise<Result<StagedObject>>;
   /**
-   * The same for a file that `write` makes at the path that it is given, and says the digest and size of: a worker thread, say.
-   * Refuses `insufficient-storage`, and throws what `write` throws.
+   * The same for a file that `write` makes at the path that it is given, and says the digest and size of: a worker
+   * thread, say. Refuses `insufficient-storage`, and throws what `write` throws.
    */
   produce(write: (file: string) => Promise<{ sha256: Sha256; bytes: number }>): Promise<Result<StagedObject>>;
   /** Makes it an object, durably. Keeping the same bytes again, staged twice or once, is fine. */
@@ -38,8 +38,8 @@ export type Objects = {
   remove(sha256: Sha256): Promise<void>;
   /**
    * Removes objects that are not in `keep`, and what uploads of an earlier process left in staging; returns how many
-   * files. Spares what was kept in the last `graceMs`, and since the sweep before: the record that refers to it may just be
-   * in the making, or a device may be in the middle of fetching it.
+   * files. Spares what was kept in the last `graceMs`, and since the sweep before: the record that refers to it may
+   * just be in the making, or a device may be in the middle of fetching it.
    */
   sweep(keep: ReadonlySet<Sha256>, graceMs?: number): Promise<number>;
 };

@@ -1,4 +1,7 @@
-/** The thread that makes one pack: reads artifacts and indexes, writes the file, says what it is. It holds one chunk at a time. */
+/**
+ * The thread that makes one pack: reads artifacts and indexes, writes the file, says what it is. It holds one chunk at
+ * a time.
+ */
 import { createHash } from 'node:crypto';
 import { closeSync, fstatSync, openSync, readFileSync, readSync, writeSync } from 'node:fs';
 import { setPriority } from 'node:os';

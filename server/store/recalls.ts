@@ -8,9 +8,9 @@ import type { RolloutRecord } from './rollouts.ts';
 
 export type RecallStore = {
   /**
-   * Devices that run the release of this rollout because of it, or ran it before (`skipped`), each with what it ran then; in the order of
-   * planning, at most `limit`. Not those that committed another rollout later, that are on their way back in a rollout that
-   * `recalls` this one, or for which `saveRecall` has decided something since `since`.
+   * Devices that run the release of this rollout because of it, or ran it before (`skipped`), each with what it ran
+   * then; in the order of planning, at most `limit`. Not those that committed another rollout later, that are on their
+   * way back in a rollout that `recalls` this one, or for which `saveRecall` has decided something since `since`.
    */
   listRecallable(rollout: Id, since: Millis, limit: number): Promise<Recallable[]>;
   /** `conflict` where `recalled`, or a rollout that is joined, was saved by someone else since it was read. */

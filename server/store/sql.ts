@@ -1,6 +1,7 @@
 /**
- * The few ways in which the store's methods speak to a database: a port that each engine implements (`sqlite/`). Statements are written once,
- * in the SQL that engines share; what they say differently is in `Dialect`, and in each engine's schema.
+ * The few ways in which the store's methods speak to a database: a port that each engine implements (`sqlite/`).
+ * Statements are written once, in the SQL that engines share; what they say differently is in `Dialect`, and in each
+ * engine's schema.
  */
 
 /** Booleans are stored as 0 and 1; objects become JSON text before they come here. */
@@ -16,8 +17,8 @@ export type Sql = {
   /** Returns how many rows changed. */
   run(statement: string, values?: Values): Promise<number>;
   /**
-   * All of `work` is committed, or none. It takes the lock for writing at once, so that it never fails half-way for want of it. Nothing else
-   * comes in between, and nothing but `sql` may be awaited in it.
+   * All of `work` is committed, or none. It takes the lock for writing at once, so that it never fails half-way for
+   * want of it. Nothing else comes in between, and nothing but `sql` may be awaited in it.
    */
   transaction<R>(work: (sql: Sql) => Promise<R>): Promise<R>;
   readonly dialect: Dialect;
@@ -45,7 +46,10 @@ export type Dialect = {
 const PAGE_MAX = 10_000;
 const IDS_MAX = 100_000;
 
-/** The `LIMIT` of a list. A caller that asks for more than is allowed has a bug: cutting its page short would look like the last one. */
+/**
+ * The `LIMIT` of a list. A caller that asks for more than is allowed has a bug: cutting its page short would look like
+ * the last one.
+ */
 export const limitOf = (limit: number): number => {
   if (!Number.isInteger(limit) || limit < 1 || limit > PAGE_MAX)
     throw new RangeError(`a page has 1 to ${PAGE_MAX} entries, not ${limit}`);

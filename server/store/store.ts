@@ -2,7 +2,8 @@
  * Everything that the server remembers. Each method is one transaction: all of it is committed, or none. One contract
  * suite (`test/server/store/contract.ts`) says what an engine must do; SQLite in a worker thread is the first engine.
  *
- * Times are integer milliseconds. Lists are read in pages (page.ts). Every list of ids that is passed in holds at most 100,000.
+ * Times are integer milliseconds. Lists are read in pages (page.ts). Every list of ids that is passed in holds at most
+ * 100,000.
  *
  * A record with a `revision` is saved with the revision that was read; the store counts it up, and answers `conflict`
  * when someone else has saved in between.

@@ -1,8 +1,14 @@
-/** What the server remembers for transfers: where in which artifact a chunk is, and which packs there are. All of it is derived from published bundles. */
+/**
+ * What the server remembers for transfers: where in which artifact a chunk is, and which packs there are. All of it is
+ * derived from published bundles.
+ */
 import type { Id, Sha256 } from '#shared/ids.ts';
 
 export type ChunkPlace = { artifact: Sha256; offset: number; bytes: number };
-/** A pack leads from the artifact with the index `from` (null: from nothing) to that with `to`. At most one for each pair. */
+/**
+ * A pack leads from the artifact with the index `from` (null: from nothing) to that with `to`. At most one for each
+ * pair.
+ */
 export type PackRecord = {
   to: Sha256;
   from: Sha256 | null;
@@ -30,8 +36,8 @@ export type TransferStore = {
   listPacks(to: Sha256[]): Promise<PackRecord[]>;
   notePackUsed(pack: Pick<PackRecord, 'to' | 'from'>, at: number): Promise<void>;
   /**
-   * Forgets packs to what no bundle has, then those used longest ago until the rest has at most `bytesMax` bytes together.
-   * Returns the digests of objects that nothing refers to any more.
+   * Forgets packs to what no bundle has, then those used longest ago until the rest has at most `bytesMax` bytes
+   * together. Returns the digests of objects that nothing refers to any more.
    */
   evictPacks(bytesMax: number): Promise<Sha256[]>;
 };

@@ -1,4 +1,7 @@
-/** The director's word to devices: one signature over the Merkle root of a batch, and for each device its leaf with the way up. */
+/**
+ * The director's word to devices: one signature over the Merkle root of a batch, and for each device its leaf with the
+ * way up.
+ */
 
 import { Sha256 } from '#shared/ids.ts';
 import type { Desired, DesiredBatch, DesiredLeaf } from '#shared/messages.ts';

@@ -1,4 +1,7 @@
-/** The server's own keys, one PEM file a role. The first start makes all of them; `root` and `targets` should then move offline. */
+/**
+ * The server's own keys, one PEM file a role. The first start makes all of them; `root` and `targets` should then move
+ * offline.
+ */
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { readFileIfThere, writeFileDurably } from '#shared/durable.ts';
@@ -21,9 +24,9 @@ const MARK = 'keyring.json';
 const keyFile = (dir: string, role: string): string => join(dir, `${role}.pem`);
 
 /**
- * Opens the folder, or makes it (0700) with an Ed25519 key for each role (0600). A mark is written after the last key: with
- * it, a missing key is a key that someone took away, and is never made again. A first start that was cut off goes on.
- * Throws when an online key is missing or a file is not a key.
+ * Opens the folder, or makes it (0700) with an Ed25519 key for each role (0600). A mark is written after the last key:
+ * with it, a missing key is a key that someone took away, and is never made again. A first start that was cut off goes
+ * on. Throws when an online key is missing or a file is not a key.
  */
 export const openKeyring = async (dir: string): Promise<Keyring> => {
   const created = (await readFileIfThere(join(dir, MARK))) === undefined;

@@ -18,7 +18,10 @@ export type MetadataFiles = {
   /** The highest version of the role that any file here has or had; 0 when there is none. */
   newest(role: string): number;
   roles(): string[];
-  /** Removes all but the newest `keep` versions of each role; never the `current` one, nor root metadata, which clients walk through from the first. */
+  /**
+   * Removes all but the newest `keep` versions of each role; never the `current` one, nor root metadata, which clients
+   * walk through from the first.
+   */
   prune(keep: number, current: Map<string, number>): Promise<void>;
 };
 

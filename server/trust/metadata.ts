@@ -48,8 +48,8 @@ export type DelegatedRole = {
 export type TargetsSigned = TufSigned & { delegations: { keys: Record<string, PublicKey>; roles: DelegatedRole[] } };
 
 /**
- * The director and the log sign no files: their roles are there so that their keys can be found, and withdrawn, like any other.
- * Their paths are their own names, of which there is no file.
+ * The director and the log sign no files: their roles are there so that their keys can be found, and withdrawn, like
+ * any other. Their paths are their own names, of which there is no file.
  */
 export const firstTargets = (keys: { director: PublicKey; log: PublicKey }, times: Times): TargetsSigned => ({
   ...common('targets', times),
@@ -64,8 +64,8 @@ export const firstTargets = (keys: { director: PublicKey; log: PublicKey }, time
 });
 
 /**
- * Targets with these keys, any one of them, for the product. Paths are literal up to the product, and the role is terminating, so
- * that a client that looks for one product's files never needs another product's metadata.
+ * Targets with these keys, any one of them, for the product. Paths are literal up to the product, and the role is
+ * terminating, so that a client that looks for one product's files never needs another product's metadata.
  */
 export const withProduct = (targets: TargetsSigned, product: Id, keys: PublicKey[]): TargetsSigned => {
   const name = roleOfProduct(product);

@@ -2,8 +2,8 @@
  * The TUF repository that the server keeps and serves: a folder with `metadata/` and `targets/`, consistent snapshots.
  *
  * Every change writes files under names that were never used before, and the timestamp last: a client follows what the
- * timestamp names, so a crash at any moment leaves the repository as it was before the change, with a few files that nothing
- * names. Opening starts from the timestamp on disk, and gives new files versions above all that lie around.
+ * timestamp names, so a crash at any moment leaves the repository as it was before the change, with a few files that
+ * nothing names. Opening starts from the timestamp on disk, and gives new files versions above all that lie around.
  */
 import { mkdir } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
@@ -38,15 +38,24 @@ export type Repository = {
   rootSha256: Sha256;
   /** Whether `delegateProduct` would be possible: the targets key is here, or nothing has to be signed. */
   canDelegate(product: Id, keys: PublicKey[]): boolean;
-  /** Lets these keys, any one of them, sign for the product. The same keys again change nothing. Throws when the targets key is offline. */
+  /**
+   * Lets these keys, any one of them, sign for the product. The same keys again change nothing. Throws when the targets
+   * key is offline.
+   */
   delegateProduct(product: Id, keys: PublicKey[]): Promise<void>;
   /** Countersigns metadata of the product's CI: puts it under snapshot and timestamp. What is not newer is ignored. */
   publishDelegation(product: Id, version: number, document: string): Promise<void>;
   /** Keeps a manifest under its digest. No client finds it before metadata that lists it is published. */
   putManifest(path: string, bytes: Uint8Array): Promise<void>;
-  /** Signs again what is past half of its life, as far as the keys are here, and removes versions that no one asks for any more. */
+  /**
+   * Signs again what is past half of its life, as far as the keys are here, and removes versions that no one asks for
+   * any more.
+   */
   refresh(): Promise<void>;
-  /** A file for HTTP; undefined when the name can't be one. `targets` names are `fw/<product>/<version>/<sha256>.<compatible>.json`. */
+  /**
+   * A file for HTTP; undefined when the name can't be one. `targets` names are
+   * `fw/<product>/<version>/<sha256>.<compatible>.json`.
+   */
   read(kind: 'metadata' | 'targets', name: string): Promise<Buffer | undefined>;
   targetsDocument(): Promise<string>;
   /** All root metadata, from version 1. */
@@ -58,7 +67,10 @@ const VERSIONS_KEPT = 16;
 /** The rest is for the roles that are not products. */
 const PRODUCTS_MAX = ROLES_MAX - 20;
 
-/** Opens the folder, or makes the repository in it, and signs what needs it. Throws when the keyring is of another repository. */
+/**
+ * Opens the folder, or makes the repository in it, and signs what needs it. Throws when the keyring is of another
+ * repository.
+ */
 export const openRepository = async (options: {
   dir: string;
   keyring: Keyring;
@@ -189,8 +201,8 @@ const stamp = async (
 };
 
 /**
- * Versions of snapshot and timestamp are at least the seconds since 1970: a server that was restored from a backup does not
- * repeat versions that devices have seen already, which they would refuse as a rollback.
+ * Versions of snapshot and timestamp are at least the seconds since 1970: a server that was restored from a backup does
+ * not repeat versions that devices have seen already, which they would refuse as a rollback.
  */
 const clockedVersion = (writer: Writer, last: number): number => Math.max(last + 1, Math.floor(writer.now() / 1000));
 
@@ -225,7 +237,8 @@ const publishDelegation = async (writer: Writer, product: Id, version: number, t
   const role = roleOfProduct(product);
   if (version <= (writer.published.roles.get(role)?.version ?? 0)) return;
   const document = parsedOrThrow('targets', text);
-  // Checked when it was accepted. Once more, because a document that clients refuse would shut them off from the product.
+  // Checked when it was accepted. Once more, because a document that clients refuse would shut them off from the
+  // product.
   if (document.signed.version !== version || !isSignedByRole(document, currentTargets(writer).signed, role)) {
     throw new Error(`version ${version} of ${role} is not signed by a key that targets delegates to`);
   }

@@ -1,7 +1,8 @@
 /**
- * Finds which range of an artifact resembles a chunk most: places whose gear hash has some zero bits are remembered with
- * the 16 KiB bucket they are in, and the places in a chunk vote for buckets. Memory is bounded whatever the artifact's
- * size, since larger ones are sampled more thinly. What it finds is only a guess: a bad one costs bytes, never correctness.
+ * Finds which range of an artifact resembles a chunk most: places whose gear hash has some zero bits are remembered
+ * with the 16 KiB bucket they are in, and the places in a chunk vote for buckets. Memory is bounded whatever the
+ * artifact's size, since larger ones are sampled more thinly. What it finds is only a guess: a bad one costs bytes,
+ * never correctness.
  */
 import { GEAR, GEAR_WINDOW } from './chunker.ts';
 import { DICTIONARY_BYTES_MAX } from './pack.ts';

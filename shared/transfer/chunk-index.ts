@@ -1,9 +1,10 @@
 /**
- * The index of an artifact: which chunks it consists of, in order. The signed manifest pins its digest and length, so
- * a device that has the right bytes of it knows the digest of every chunk before it is fetched. docs/transfer.md specifies it.
+ * The index of an artifact: which chunks it consists of, in order. The signed manifest pins its digest and length, so a
+ * device that has the right bytes of it knows the digest of every chunk before it is fetched. docs/transfer.md
+ * specifies it.
  *
- * Header, 16 bytes: `SLUICEIX`, the chunking format (1 byte), three zeros, the number of records (32 bits, little-endian).
- * Record, 35 bytes: SHA-256 of the chunk's bytes, their number (24 bits, little-endian).
+ * Header, 16 bytes: `SLUICEIX`, the chunking format (1 byte), three zeros, the number of records (32 bits,
+ * little-endian). Record, 35 bytes: SHA-256 of the chunk's bytes, their number (24 bits, little-endian).
  */
 import { hash } from 'node:crypto';
 import { CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, CHUNKING_FORMAT, openCutter } from './chunker.ts';

@@ -13,7 +13,10 @@ const CHUNK_BYTES_USUAL = 64 * 1024;
 /** Fits, with its header, an MQTT message of 128 KB. */
 export const CHUNK_BYTES_MAX = 112 * 1024;
 
-/** Bits of the hash that must be zero: 16 would be one cut in 64 KiB; normalisation 2 asks for more before that size, for fewer behind it. */
+/**
+ * Bits of the hash that must be zero: 16 would be one cut in 64 KiB; normalisation 2 asks for more before that size,
+ * for fewer behind it.
+ */
 const SHIFT_BEFORE = 32 - (16 + 2);
 const SHIFT_BEHIND = 32 - (16 - 2);
 /** How many bytes a 32-bit gear hash remembers. */
@@ -24,8 +27,8 @@ export const GEAR = Int32Array.from({ length: 256 }, (_, value) =>
 );
 
 /**
- * Behind the first byte in `from` <= byte < `to` with so many bits of the hash zero; -1: there is none. What is before `from` is read,
- * but gives no boundary.
+ * Behind the first byte in `from` <= byte < `to` with so many bits of the hash zero; -1: there is none. What is before
+ * `from` is read, but gives no boundary.
  */
 const boundary = (bytes: Uint8Array, from: number, to: number, shift: number): number => {
   const gear = GEAR;

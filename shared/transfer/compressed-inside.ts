@@ -1,4 +1,7 @@
-/** Bytes that are compressed already: one changed byte inside changes all behind it, so a delta to the next version is several times larger. */
+/**
+ * Bytes that are compressed already: one changed byte inside changes all behind it, so a delta to the next version is
+ * several times larger.
+ */
 
 /** By how the bytes begin. */
 const SIGNATURES: readonly (readonly [name: string, hex: string])[] = [

@@ -1,6 +1,6 @@
 /**
- * Makes packs. All of it is synchronous computing: on a server it belongs into a worker thread. Memory is bounded by the
- * indexes, the pack's own table and that of anchors (at most 32 MiB), not by the artifacts.
+ * Makes packs. All of it is synchronous computing: on a server it belongs into a worker thread. Memory is bounded by
+ * the indexes, the pack's own table and that of anchors (at most 32 MiB), not by the artifacts.
  */
 
 import { hash } from 'node:crypto';
@@ -23,9 +23,9 @@ export type ArtifactReader = { bytes: number; read(offset: number, bytes: number
 export type ArtifactBytes = { reader: ArtifactReader; records: readonly ChunkRecord[] };
 
 /**
- * Makes the pack that leads from `old` (null: from nothing) to `new`, and returns its length. `write` gets each byte of it once, the
- * frames in order and the head last, since only then the table is known. Throws when a chunk is not what its index says: a pack of
- * damaged bytes would be no use to anyone.
+ * Makes the pack that leads from `old` (null: from nothing) to `new`, and returns its length. `write` gets each byte of
+ * it once, the frames in order and the head last, since only then the table is known. Throws when a chunk is not what
+ * its index says: a pack of damaged bytes would be no use to anyone.
  */
 export const makePack = (
   options: { old: ArtifactBytes | null; new: ArtifactBytes; level: number },
@@ -71,7 +71,10 @@ const findSimilar = (reader: ArtifactReader): ((chunk: Buffer) => Dictionary | u
   };
 };
 
-/** Twice as much would save 1 to 3 % of a pack from nothing, and double what unpacking text takes: a device copies all of it for each chunk. */
+/**
+ * Twice as much would save 1 to 3 % of a pack from nothing, and double what unpacking text takes: a device copies all
+ * of it for each chunk.
+ */
 const BEFORE_BYTES_MAX = DICTIONARY_BYTES_MAX / 2;
 
 const justBefore = (reader: ArtifactReader, end: number): Dictionary | undefined => {

@@ -4,8 +4,8 @@
  *
  * Header, 80 bytes: `SLUICEPK`, the pack format (1 byte), three zeros, the number of records (32 bits, little-endian as
  * everything here), digest of the index it leads to, digest of the index that it needs the artifact of (zeros: none).
- * Then the table: as many records of 16 bytes as said; then their frames, in the same order, without gaps.
- * Record: kind (8 bits), number of the chunk in the index (24), dictionary's offset (40) and length (24), frame's length (32).
+ * Then the table: as many records of 16 bytes as said; then their frames, in the same order, without gaps. Record: kind
+ * (8 bits), number of the chunk in the index (24), dictionary's offset (40) and length (24), frame's length (32).
  */
 import { constants, zstdDecompressSync } from 'node:zlib';
 import { CHUNK_BYTES_MAX } from './chunker.ts';
@@ -22,7 +22,9 @@ const WINDOW_LOG_MAX = 20;
 /** zstd stores what does not compress, with some bytes around it: a longer frame is no honest one. */
 export const FRAME_BYTES_MAX = (bytes: number): number => bytes + Math.floor(bytes / 256) + 64;
 
-/** 0: by itself. 1: with a range of the old artifact as dictionary. 2: with a range of the new one, before the chunk. */
+/**
+ * 0: by itself. 1: with a range of the old artifact as dictionary. 2: with a range of the new one, before the chunk.
+ */
 export const PACK_KINDS = { plain: 0, old: 1, new: 2 } as const;
 export type PackKind = (typeof PACK_KINDS)[keyof typeof PACK_KINDS];
 /** `chunk`: its number in the index. The dictionary is empty for kind 0. */
@@ -92,8 +94,8 @@ export const parsePackRecord = (bytes: Buffer): PackRecord | undefined => {
 export type PackEntry = PackRecord & { offset: number };
 
 /**
- * Header and table of a pack of `packBytes` bytes. Undefined when they are of none: the chunks' numbers grow, and the frames end
- * where the pack ends.
+ * Header and table of a pack of `packBytes` bytes. Undefined when they are of none: the chunks' numbers grow, and the
+ * frames end where the pack ends.
  */
 export const parsePackHead = (
   head: Buffer,
@@ -113,8 +115,8 @@ export const parsePackHead = (
 };
 
 /**
- * Whether a record may be used: the frame is no longer than such a chunk needs, and the dictionary lies within the old artifact, or
- * within what is written before the chunk. `oldBytes`: null where there is no old artifact.
+ * Whether a record may be used: the frame is no longer than such a chunk needs, and the dictionary lies within the old
+ * artifact, or within what is written before the chunk. `oldBytes`: null where there is no old artifact.
  */
 export const packRecordFits = (
   record: PackRecord,
@@ -135,8 +137,8 @@ export const canBeDictionary = (bytes: Buffer): boolean =>
   bytes.readUInt32LE(0) !== ZSTD_DICTIONARY_MAGIC;
 
 /**
- * The chunk in a frame: exactly `bytes` bytes, or an error; no more than that is ever allocated. A wrong dictionary gives
- * wrong bytes without any error: only the chunk's digest tells, so check it before they are used.
+ * The chunk in a frame: exactly `bytes` bytes, or an error; no more than that is ever allocated. A wrong dictionary
+ * gives wrong bytes without any error: only the chunk's digest tells, so check it before they are used.
  */
 export const openFrame = (frame: Buffer, dictionary: Buffer | null, bytes: number): Buffer => {
   if (bytes < 1 || bytes > CHUNK_BYTES_MAX) throw new RangeError(`no chunk has ${bytes} bytes`);
@@ -144,7 +146,8 @@ export const openFrame = (frame: Buffer, dictionary: Buffer | null, bytes: numbe
   if (dictionary !== null && !canBeDictionary(dictionary)) throw new RangeError('these bytes cannot be a dictionary');
   const chunk = zstdDecompressSync(frame, {
     maxOutputLength: bytes,
-    // One piece of memory for all of it; with the usual small ones a quarter of the time goes into putting them together.
+    // One piece of memory for all of it; with the usual small ones a quarter of the time goes into putting them
+    // together.
     chunkSize: Math.max(64, bytes + 1),
     params: { [constants.ZSTD_d_windowLogMax]: WINDOW_LOG_MAX },
     ...(dictionary === null ? {} : { dictionary }),

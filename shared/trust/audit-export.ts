@@ -1,10 +1,12 @@
 /**
  * The audit log as a file that proves itself: newline-delimited JSON, made by `auditExportLines`, verified offline by
- * `verifyAuditExport`. Line 1, the header, carries all root metadata from version 1 and the targets metadata that delegates the
- * log's key; then one line an entry, `{"index":0,"payload":"..."}`; the last line is the checkpoint, signed by the log's key.
+ * `verifyAuditExport`. Line 1, the header, carries all root metadata from version 1 and the targets metadata that
+ * delegates the log's key; then one line an entry, `{"index":0,"payload":"..."}`; the last line is the checkpoint,
+ * signed by the log's key.
  *
- * What a good export proves: these entries, in this order, are what the log key signed; and each receipt in it was signed by
- * the device that it names, with the key that the device had enrolled with by then: a later enrolment counts from its place on. Expiry is not judged: an export stays good.
+ * What a good export proves: these entries, in this order, are what the log key signed; and each receipt in it was
+ * signed by the device that it names, with the key that the device had enrolled with by then: a later enrolment counts
+ * from its place on. Expiry is not judged: an export stays good.
  */
 import { z } from 'zod';
 import { Receipt } from '../deployment.ts';
@@ -33,8 +35,9 @@ const Entry = z.strictObject({ index: z.number().int().min(0), payload: z.string
 const End = z.strictObject({ checkpoint: Signed });
 
 /**
- * The lines of an export, without their newlines. `head` says which part of the log to export: `entries` are read up to its
- * size. Throws when they are fewer, or their root is not the head's: the log must not be vouched for if it is damaged.
+ * The lines of an export, without their newlines. `head` says which part of the log to export: `entries` are read up to
+ * its size. Throws when they are fewer, or their root is not the head's: the log must not be vouched for if it is
+ * damaged.
  */
 export async function* auditExportLines(input: {
   roots: string[];
@@ -67,8 +70,9 @@ export type AuditVerification =
   | { ok: false; why: string; line: number };
 
 /**
- * Verifies an export, line by line (shared/lines.ts splits a file into them), in memory that does not grow with the entries. With `rootSha256` (the digest of the first root
- * metadata, from an enrolment token or the server's first start) the whole chain of keys is proven; without, only that the export agrees with itself.
+ * Verifies an export, line by line (shared/lines.ts splits a file into them), in memory that does not grow with the
+ * entries. With `rootSha256` (the digest of the first root metadata, from an enrolment token or the server's first
+ * start) the whole chain of keys is proven; without, only that the export agrees with itself.
  */
 export const verifyAuditExport = async (
   lines: AsyncIterable<string>,

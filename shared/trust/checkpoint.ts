@@ -6,7 +6,10 @@ import { type MerkleHead, rootOfHead } from './merkle.ts';
 import { signPayload } from './signed.ts';
 import type { Signer } from './signers.ts';
 
-/** Canonical JSON of this is the payload of a `Signed`. An auditor who keeps one can tell later whether the past was rewritten. */
+/**
+ * Canonical JSON of this is the payload of a `Signed`. An auditor who keeps one can tell later whether the past was
+ * rewritten.
+ */
 export const Checkpoint = z.object({
   type: z.literal('sluice/checkpoint/1'),
   size: z.number().int().min(0),

@@ -2,8 +2,9 @@
  * The metadata of the `ci-<product>` role: CI adds the manifests of a release and signs (`addManifests`), the server
  * checks what came (`checkDelegation`). Both apply one rule to what is listed, so it is checked by doing it again.
  *
- * A role stays small: it lists the newest `MANIFESTS_MAX` manifests. Each entry says in `custom.added` with which version
- * of the metadata it came, and what is over the limit goes, oldest first. Nothing else may ever change or vanish.
+ * A role stays small: it lists the newest `MANIFESTS_MAX` manifests. Each entry says in `custom.added` with which
+ * version of the metadata it came, and what is over the limit goes, oldest first. Nothing else may ever change or
+ * vanish.
  */
 import { z } from 'zod';
 import { type Id, Id as IdSchema, manifestPath, Sha256, Version } from '../ids.ts';
@@ -38,10 +39,10 @@ const newest = (entries: Map<string, Entry>): Map<string, Entry> =>
   );
 
 /**
- * The next version of the role's metadata, as JSON text: `document` (null before the first publication) plus the manifests.
- * `expires` is in milliseconds. CI must not sign what a server makes up, so it builds on `document` only when that is signed
- * by the signer's own key or one in `trusted` (the product's other CI keys, known to the caller from elsewhere than the
- * server's answer). Throws when it is not, or when a path is there already with another digest.
+ * The next version of the role's metadata, as JSON text: `document` (null before the first publication) plus the
+ * manifests. `expires` is in milliseconds. CI must not sign what a server makes up, so it builds on `document` only
+ * when that is signed by the signer's own key or one in `trusted` (the product's other CI keys, known to the caller
+ * from elsewhere than the server's answer). Throws when it is not, or when a path is there already with another digest.
  */
 export const addManifests = (input: {
   document: string | null;
@@ -80,10 +81,10 @@ export const addManifests = (input: {
 };
 
 /**
- * Whether a document is the next version of the product's metadata: signed by one of `keys`, fresh, listing only paths of
- * the product, and with the entries of `previous` (a document accepted before) unchanged but for those that the limit pushes out.
- * Refusals: `invalid-request` (not such metadata), `signature-invalid`, `metadata-version-conflict`, `path-not-delegated`,
- * `version-taken` (an entry changed or vanished).
+ * Whether a document is the next version of the product's metadata: signed by one of `keys`, fresh, listing only paths
+ * of the product, and with the entries of `previous` (a document accepted before) unchanged but for those that the
+ * limit pushes out. Refusals: `invalid-request` (not such metadata), `signature-invalid`, `metadata-version-conflict`,
+ * `path-not-delegated`, `version-taken` (an entry changed or vanished).
  */
 export const checkDelegation = (input: {
   document: string;
@@ -117,7 +118,10 @@ export const checkDelegation = (input: {
   return accept({ version, targets, keyIds });
 };
 
-/** Only entries that came with this version are new, and together with the old ones they give, by the rule, exactly what is listed. */
+/**
+ * Only entries that came with this version are new, and together with the old ones they give, by the rule, exactly what
+ * is listed.
+ */
 const differences = (before: Map<string, Entry>, after: Map<string, Entry>, version: number): string | undefined => {
   const added = [...after].filter(([path]) => !before.has(path));
   const misdated = added.find(([, entry]) => entry.custom.added !== version);

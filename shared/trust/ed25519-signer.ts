@@ -1,6 +1,7 @@
 /**
- * Ed25519 private keys, made and used with tweetnacl; apart from signers.ts, so that a device need not carry RSA. Whatever is signed
- * here is verified elsewhere by another implementation (`keys.ts`). Sign digests and small documents only: tweetnacl takes 32 ms for a megabyte.
+ * Ed25519 private keys, made and used with tweetnacl; apart from signers.ts, so that a device need not carry RSA.
+ * Whatever is signed here is verified elsewhere by another implementation (`keys.ts`). Sign digests and small documents
+ * only: tweetnacl takes 32 ms for a megabyte.
  */
 import { createPrivateKey, createPublicKey, type KeyObject } from 'node:crypto';
 import nacl from 'tweetnacl';
@@ -14,7 +15,9 @@ export type Signer = { key: PublicKey; keyId: Sha256; sign(bytes: Uint8Array | s
 /** The DER of an Ed25519 PKCS#8 up to its 32 bytes of seed (RFC 8410, section 7). */
 const PKCS8_PREFIX = Buffer.from('302e020100300506032b657004220420', 'hex');
 
-/** A new private key as PKCS#8 PEM, as `openssl genpkey` would write it. Keep it in a file that only its owner can read. */
+/**
+ * A new private key as PKCS#8 PEM, as `openssl genpkey` would write it. Keep it in a file that only its owner can read.
+ */
 export const generateEd25519Key = (): string => {
   const base64 = Buffer.concat([PKCS8_PREFIX, nacl.randomBytes(32)]).toString('base64');
   return `-----BEGIN PRIVATE KEY-----\n${base64}\n-----END PRIVATE KEY-----\n`;

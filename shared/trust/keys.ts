@@ -5,7 +5,10 @@ import type { Sha256 } from '../ids.ts';
 import { accept, type Result, refuse } from '../problems.ts';
 import { canonicalTuf, sha256Hex } from './canonical.ts';
 
-/** TUF specification, section 4.3: raw hexadecimal for Ed25519, SPKI PEM for RSA. Other members are refused: they would change the key id. */
+/**
+ * TUF specification, section 4.3: raw hexadecimal for Ed25519, SPKI PEM for RSA. Other members are refused: they would
+ * change the key id.
+ */
 export const PublicKey = z.discriminatedUnion('keytype', [
   z.strictObject({
     keytype: z.literal('ed25519'),
@@ -60,8 +63,9 @@ export const ed25519PublicKey = (rawHex: string): PublicKey => ({
 });
 
 /**
- * A public key as people paste it: SPKI PEM, or 64 hexadecimal digits of raw Ed25519. The PEM is normalised, so that one
- * key has one id. Refuses private keys, other kinds, RSA below 3072 bits or with an exponent other than 65537 (`invalid-request`).
+ * A public key as people paste it: SPKI PEM, or 64 hexadecimal digits of raw Ed25519. The PEM is normalised, so that
+ * one key has one id. Refuses private keys, other kinds, RSA below 3072 bits or with an exponent other than 65537
+ * (`invalid-request`).
  */
 export const parsePublicKey = (text: string): Result<PublicKey> => {
   const trimmed = text.trim();
@@ -130,7 +134,10 @@ const objectOf = (key: PublicKey): KeyObject => {
   return createPublicKey({ key: der, format: 'der', type: 'spki' });
 };
 
-/** Reading a key costs as much as verifying with it, and few keys sign much; undefined remembers a key that must not be used. */
+/**
+ * Reading a key costs as much as verifying with it, and few keys sign much; undefined remembers a key that must not be
+ * used.
+ */
 const objects = new Map<string, KeyObject | undefined>();
 const OBJECTS_MAX = 4096;
 const usableObjectOf = (key: PublicKey): KeyObject | undefined => {
@@ -151,7 +158,8 @@ const usableObjectOf = (key: PublicKey): KeyObject | undefined => {
 
 /**
  * Whether `sigHex` is this key's signature over the bytes (a text: its UTF-8). Never throws: a key that is malformed or
- * weak, or a signature of the wrong form, is simply not good. Ed25519 after RFC 8032 (s >= L is refused); RSA-PSS with SHA-256 and a salt of 32.
+ * weak, or a signature of the wrong form, is simply not good. Ed25519 after RFC 8032 (s >= L is refused); RSA-PSS with
+ * SHA-256 and a salt of 32.
  */
 export const verifySignature = (key: PublicKey, bytes: Uint8Array | string, sigHex: string): boolean => {
   if (!/^(?:[0-9a-f]{2}){1,1024}$/.test(sigHex)) return false;

@@ -1,6 +1,7 @@
 /**
  * Merkle trees after RFC 6962, section 2.1: the audit log, and the director's batches. Leaves and nodes are hashed with
- * different prefixes, so that a node can never pass for a leaf. The hashes of the tree's leaves are `hashes` everywhere.
+ * different prefixes, so that a node can never pass for a leaf. The hashes of the tree's leaves are `hashes`
+ * everywhere.
  */
 import { createHash } from 'node:crypto';
 import { Sha256 } from '../ids.ts';
@@ -85,7 +86,10 @@ export const consistencyProof = (size: number, hashes: Buffer[]): Buffer[] => {
   return subproof(size, hashes, true);
 };
 
-/** Whether the tree of `size` with `root` is the beginning of the tree of `laterSize` with `laterRoot` (RFC 9162, section 2.1.4.2). */
+/**
+ * Whether the tree of `size` with `root` is the beginning of the tree of `laterSize` with `laterRoot` (RFC 9162,
+ * section 2.1.4.2).
+ */
 export const verifyConsistency = (
   size: number,
   laterSize: number,

@@ -4,7 +4,10 @@ import { canonicalJson } from './canonical.ts';
 import { keyIdOf, type PublicKey, verifySignature } from './keys.ts';
 import type { Signer } from './signers.ts';
 
-/** `payload` becomes canonical JSON. Its `type` member says what it is, so that no signature can be used for something else. */
+/**
+ * `payload` becomes canonical JSON. Its `type` member says what it is, so that no signature can be used for something
+ * else.
+ */
 export const signPayload = (signer: Signer, payload: { type: string; [member: string]: unknown }): Signed => {
   const text = canonicalJson(payload);
   return { payload: text, keyId: signer.keyId, sig: signer.sign(text) };

@@ -32,8 +32,8 @@ export const TARGETS_MAX = 500;
 export const ROLES_MAX = 1000;
 
 /**
- * Names of delegated roles and of metadata: they come from the signer, and stand in file names and addresses. No dot, no slash, not
- * longer than a file system takes. Products' roles are `ci-` and an `Id`.
+ * Names of delegated roles and of metadata: they come from the signer, and stand in file names and addresses. No dot,
+ * no slash, not longer than a file system takes. Products' roles are `ci-` and an `Id`.
  */
 export const RoleName = z
   .string()
@@ -68,7 +68,10 @@ const Envelope = z.looseObject({
 
 export type TufParsed<K extends TufKind> = { ok: true; document: TufDocument<K> } | { ok: false; why: string };
 
-/** Parses metadata of one kind. Key ids are recomputed: an id that is not its key's is a malformed document (section 4.2). */
+/**
+ * Parses metadata of one kind. Key ids are recomputed: an id that is not its key's is a malformed document (section
+ * 4.2).
+ */
 export const parseTuf = <K extends TufKind>(kind: K, bytes: Uint8Array): TufParsed<K> => {
   if (bytes.length > TUF_BYTES_MAX[kind]) return { ok: false, why: `longer than ${TUF_BYTES_MAX[kind]} bytes` };
   try {
@@ -96,7 +99,9 @@ const PARSERS: { [K in TufKind]: (json: Json) => Metadata<TufKinds[K]> } = {
   targets: (json) => Metadata.fromJSON(MetadataKind.Targets, json),
 };
 
-/** Which of these keys signed the document, each key once, whatever ids it goes by: `@tufjs/models` 5.0.2 counts ids. */
+/**
+ * Which of these keys signed the document, each key once, whatever ids it goes by: `@tufjs/models` 5.0.2 counts ids.
+ */
 export const signersOf = (
   document: Pick<TufDocument<TufKind>, 'signatures' | 'signedBytes'>,
   keys: Iterable<{ keyId: string; key: PublicKey }>,

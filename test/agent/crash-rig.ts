@@ -1,4 +1,6 @@
-/** What the crash tests share: one server, and a device that has committed 1.0.0, whose data folder each test copies. */
+/**
+ * What the crash tests share: one server, and a device that has committed 1.0.0, whose data folder each test copies.
+ */
 import { cp, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeEach, expect, vi } from 'vitest';

@@ -1,7 +1,7 @@
 /**
- * Every change that an agent makes to its disk, from its start to the end of an install, refused one by one in each way that a disk refuses: the real
- * agent with a real server, application and disk. A few of them here; all of them with SLUICE_EVERY_WRITE=1/1,
- * which takes about an hour, and every seventh with SLUICE_EVERY_WRITE=3/7.
+ * Every change that an agent makes to its disk, from its start to the end of an install, refused one by one in each way
+ * that a disk refuses: the real agent with a real server, application and disk. A few of them here; all of them with
+ * SLUICE_EVERY_WRITE=1/1, which takes about an hour, and every seventh with SLUICE_EVERY_WRITE=3/7.
  */
 import { cp, mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';

@@ -1,4 +1,7 @@
-/** What a recall is on the device: an install that finds its slot written. Real agents, real slots, a real server that logs what is asked for. */
+/**
+ * What a recall is on the device: an install that finds its slot written. Real agents, real slots, a real server that
+ * logs what is asked for.
+ */
 import { cp, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';

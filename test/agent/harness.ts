@@ -1,6 +1,6 @@
 /**
- * A small but real server for agent tests: a TUF repository and a director that really sign, a real MQTT broker that checks
- * logins, real HTTP with ranges. And real agents: child processes that can be killed at any durable step.
+ * A small but real server for agent tests: a TUF repository and a director that really sign, a real MQTT broker that
+ * checks logins, real HTTP with ranges. And real agents: child processes that can be killed at any durable step.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
@@ -51,8 +51,8 @@ export const APPS = {
 } as const;
 
 /**
- * With this no check calls a version well. For one that crashes: it then crashes while on trial however long it takes to
- * start; on a busy machine it would be committed before.
+ * With this no check calls a version well. For one that crashes: it then crashes while on trial however long it takes
+ * to start; on a busy machine it would be committed before.
  */
 export const NEVER_WELL = {
   health: { checks: [{ kind: 'command', command: ['false'] }], soakMs: 0, deadlineMs: 60_000, intervalMs: 100 },
@@ -329,7 +329,9 @@ export const startTestServer = async (
   const root = Buffer.from(repository.rootSha256, 'hex').toString('base64url');
   const server = {
     state,
-    /** aedes loses a client that comes back while its old connection is still closing; the server's own broker does not. */
+    /**
+     * aedes loses a client that comes back while its old connection is still closing; the server's own broker does not.
+     */
     nobodyIsConnected: () => broker.connectedClients === 0,
     url: `http://127.0.0.1:${(http.address() as AddressInfo).port}`,
     mqttUrl,

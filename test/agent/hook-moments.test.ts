@@ -6,7 +6,8 @@ import { swept } from '#test/sweep.ts';
 import { openCrashRig } from './crash-rig.ts';
 import { APPS, type LogLine, until } from './harness.ts';
 
-// Fault case 24: a hook exits 1, hangs, or says "later", at each of its moments. One device, one release after the other.
+// Fault case 24: a hook exits 1, hangs, or says "later", at each of its moments. One device, one release after the
+// other.
 
 const rig = await openCrashRig();
 const device = await rig.settledDevice(afterAll);

@@ -7,7 +7,8 @@ import { swept } from '#test/sweep.ts';
 import { openCrashRig } from './crash-rig.ts';
 import { APPS, type LogLine, readSelector, until } from './harness.ts';
 
-// Hooks that end the agent, or reboot the device: one device, whose agent is started again whenever it ends, one release after the other.
+// Hooks that end the agent, or reboot the device: one device, whose agent is started again whenever it ends, one
+// release after the other.
 
 const rig = await openCrashRig();
 const device = await rig.settledDevice(afterAll);

@@ -1,4 +1,7 @@
-/** Real agents on devices that boot images, with every boot selector: its files, its tools where they are, and a boot loader that reads them. */
+/**
+ * Real agents on devices that boot images, with every boot selector: its files, its tools where they are, and a boot
+ * loader that reads them.
+ */
 
 import { readFile } from 'node:fs/promises';
 import { describe, expect, test } from 'vitest';

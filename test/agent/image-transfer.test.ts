@@ -1,4 +1,7 @@
-/** Images from a real server: assembled chunk by chunk in the standby slot itself, from the slot that runs and what is fetched. */
+/**
+ * Images from a real server: assembled chunk by chunk in the standby slot itself, from the slot that runs and what is
+ * fetched.
+ */
 import { readdir, readFile, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';

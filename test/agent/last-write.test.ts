@@ -1,4 +1,7 @@
-/** The order of an agent's writes, by the word of the system: the last durable one before a reboot, or before what starts on trial, is the activation. */
+/**
+ * The order of an agent's writes, by the word of the system: the last durable one before a reboot, or before what
+ * starts on trial, is the activation.
+ */
 
 import { spawnSync } from 'node:child_process';
 import { readFile } from 'node:fs/promises';

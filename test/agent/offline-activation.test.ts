@@ -8,7 +8,10 @@ const inVain = (agent: RunningAgent, since: number): boolean => performance.now(
 const retried = (agent: RunningAgent): number =>
   agent.lines.filter(({ event }) => event === 'confirmation-retried').length;
 
-/** Installed, and waiting for a moment that is a little ahead. The server confirms nothing until it is told to, however long it takes to cut it off. */
+/**
+ * Installed, and waiting for a moment that is a little ahead. The server confirms nothing until it is told to, however
+ * long it takes to cut it off.
+ */
 const installed = async (
   more: { confirm?: 'when-reachable' },
   options: { environment?: Record<string, string>; serverContact?: boolean } = {},

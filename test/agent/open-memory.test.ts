@@ -28,7 +28,8 @@ const damage = async (dir: string): Promise<void> => {
   await writeFile(file, bytes);
 };
 
-// Found by the simulation: a device that lost its journal while its clock was set back was acknowledged, and never heard again.
+// Found by the simulation: a device that lost its journal while its clock was set back was acknowledged, and never
+// heard again.
 test('numbers of reports grow when the journal is lost and the clock was set back', async () => {
   const dir = await folder();
   const first = await openMemory(dir, slots, silent, () => 5_000_000);
@@ -56,7 +57,8 @@ test('numbers of reports grow when the file beside the journal is damaged: the j
   expect(third.memory.reportSeq).toBe(9_000);
 });
 
-// Found by hand: the server acknowledged the reports of such a device as seen before, and kept nothing, not even its receipts.
+// Found by hand: the server acknowledged the reports of such a device as seen before, and kept nothing, not even its
+// receipts.
 test('numbers of reports grow when the data folder is put back from a backup', async () => {
   const dir = await folder();
   const first = await openMemory(dir, slots, silent, () => 5_000_000);

@@ -1,6 +1,6 @@
 /**
- * A folder on a real disk whose changes, one by one, can be refused: `node:fs` as this process uses it. An agent that is run in this process cannot
- * tell it from a disk that is full, read-only or broken.
+ * A folder on a real disk whose changes, one by one, can be refused: `node:fs` as this process uses it. An agent that
+ * is run in this process cannot tell it from a disk that is full, read-only or broken.
  */
 import { constants } from 'node:fs';
 import { createRequire, syncBuiltinESMExports } from 'node:module';

@@ -1,6 +1,6 @@
 /**
- * A process that SIGKILL does not reach, as one that is stuck in the kernel: its sender is not allowed to. The sender is root without CAP_KILL, and
- * the process becomes another user's.
+ * A process that SIGKILL does not reach, as one that is stuck in the kernel: its sender is not allowed to. The sender
+ * is root without CAP_KILL, and the process becomes another user's.
  */
 import { execFile } from 'node:child_process';
 import { promisify } from 'node:util';

@@ -47,7 +47,9 @@ test('every command explains itself, with examples that name it and only flags t
   }
 });
 
-/** What documents tell people to type, in code blocks and in tables: each line as words, without what the shell does. */
+/**
+ * What documents tell people to type, in code blocks and in tables: each line as words, without what the shell does.
+ */
 const typedLines = (text: string): string[][] => {
   const blocks = [...text.matchAll(/```sh\n([\s\S]*?)```/g)].flatMap((match) => match[1]!.split('\n'));
   const cells = [...text.matchAll(/\| `((?:npx )?sluice [^`]+ [^`]+)` +\|$/gm)].map((match) => match[1]!);

@@ -1,4 +1,7 @@
-/** The real command against a real server: what a newcomer, CI and operators do. Each test brings what it changes; all find a staged release, a cohort and a device. */
+/**
+ * The real command against a real server: what a newcomer, CI and operators do. Each test brings what it changes; all
+ * find a staged release, a cohort and a device.
+ */
 import { type ChildProcess, fork } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises';

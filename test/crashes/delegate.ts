@@ -1,6 +1,7 @@
 /**
- * Targets behind an installer that speaks the protocol of docs/delegate.md. The installer's own writes are steps like the agent's: both die before any of
- * them. Being on the same volume it is no process of its own; test/agent/slots/delegate kills a real one between its steps.
+ * Targets behind an installer that speaks the protocol of docs/delegate.md. The installer's own writes are steps like
+ * the agent's: both die before any of them. Being on the same volume it is no process of its own;
+ * test/agent/slots/delegate kills a real one between its steps.
  */
 import { createHash } from 'node:crypto';
 import { mkdir, open, readFile, rm, writeFile } from 'node:fs/promises';
@@ -51,7 +52,10 @@ const install = async (slot: SlotName, source: string): Promise<void> => {
   await syncFolder(TARGET);
 };
 
-/** All that an installer needs to know. Whatever it was told last runs, also after a power cut; the agent remembers the rest. */
+/**
+ * All that an installer needs to know. Whatever it was told last runs, also after a power cut; the agent remembers the
+ * rest.
+ */
 const PLAIN: Verbs = {
   install,
   verify: async (slot, sha256) => {
@@ -63,7 +67,10 @@ const PLAIN: Verbs = {
   },
 };
 
-/** A target that knows everything itself: its boot loader counts trials, and boots the committed version when the power comes back. */
+/**
+ * A target that knows everything itself: its boot loader counts trials, and boots the committed version when the power
+ * comes back.
+ */
 const KNOWING: Verbs = {
   ...PLAIN,
   inspect: async () => {

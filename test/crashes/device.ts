@@ -1,4 +1,7 @@
-/** What is explored: a device whose disk is a volume, with one adapter and boot selector, before anything is installed beside what the factory put there. */
+/**
+ * What is explored: a device whose disk is a volume, with one adapter and boot selector, before anything is installed
+ * beside what the factory put there.
+ */
 
 import type { Supervisor } from '#agent/application/supervisor.ts';
 import type { Slots } from '#agent/domain/slots.ts';
@@ -18,7 +21,10 @@ export type Device = {
   powerOn(command?: string[]): Promise<void>;
   /** Whether this file belongs to the boot selector. */
   isSelector(path: string): boolean;
-  /** What is wrong with what would boot now, whatever fails to come up; undefined when all is well. It may change what is on the disk. */
+  /**
+   * What is wrong with what would boot now, whatever fails to come up; undefined when all is well. It may change what
+   * is on the disk.
+   */
   fault(release: Release, first: Release): Promise<string | undefined>;
   /** A program of this device. Undefined: it never ends. */
   run(command: string[], step: (path: string) => boolean): Promise<Ran> | undefined;

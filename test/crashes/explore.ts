@@ -1,6 +1,7 @@
 /**
- * Crashes an install at every point: it runs once, and each of its changes to the disk is a point. Then, from each, the device dies before that change, by
- * SIGKILL or by a power cut that leaves more or less of what was not flushed, and lives on until it settles. docs/faults.md says what must hold.
+ * Crashes an install at every point: it runs once, and each of its changes to the disk is a point. Then, from each, the
+ * device dies before that change, by SIGKILL or by a power cut that leaves more or less of what was not flushed, and
+ * lives on until it settles. docs/faults.md says what must hold.
  */
 import { dirname } from 'node:path';
 import { randomOf } from '#test/simulation/random.ts';

@@ -1,4 +1,7 @@
-/** Each adapter, killed and cut off at one in twelve of its points; `npm run explore:crashes` takes all of them, in every way. */
+/**
+ * Each adapter, killed and cut off at one in twelve of its points; `npm run explore:crashes` takes all of them, in
+ * every way.
+ */
 
 import { describe, expect, test } from 'vitest';
 import type { SlotResult, Slots } from '#agent/domain/slots.ts';

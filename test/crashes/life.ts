@@ -1,4 +1,7 @@
-/** One life of an agent: the parts of agent/main.ts, from its start to its death, on an explored device. Simulated are the network, the trust store and applications. */
+/**
+ * One life of an agent: the parts of agent/main.ts, from its start to its death, on an explored device. Simulated are
+ * the network, the trust store and applications.
+ */
 
 import type { Application, ApplicationExit, Supervisor } from '#agent/application/supervisor.ts';
 import { leafOf, openInbox } from '#agent/deployment/desired.ts';

@@ -129,7 +129,10 @@ const liveOnRefusing = async (world: World): Promise<void> => {
   now.life.process.dead = true;
 };
 
-/** From now on, until the life is over in which the disk begins to refuse, after so many changes, and one more on that disk. */
+/**
+ * From now on, until the life is over in which the disk begins to refuse, after so many changes, and one more on that
+ * disk.
+ */
 export const liveRefused = async (world: World, steps: number, disk: Disk): Promise<void> => {
   const { now, time } = world;
   let left = steps;

@@ -1,6 +1,6 @@
 /**
- * Puts a volume under a path of this process: `node:fs`, as far as the agent uses it, and the few programs that the agent runs on it. Each change is
- * announced before it happens, and may never happen.
+ * Puts a volume under a path of this process: `node:fs`, as far as the agent uses it, and the few programs that the
+ * agent runs on it. Each change is announced before it happens, and may never happen.
  */
 import { EventEmitter, once } from 'node:events';
 import { constants } from 'node:fs';
@@ -13,7 +13,10 @@ import { type File, type Node, openVolume, refusal, type Volume } from './volume
 /** `durable`: what was written before is on the disk once this is done. */
 export type Step = { call: string; path: string; durable: boolean };
 
-/** `full`: nothing grows. `tight`: nothing by more than a block, and there seems to be room. `broken`: nothing can be written or flushed. `read-only`: nothing can be changed. */
+/**
+ * `full`: nothing grows. `tight`: nothing by more than a block, and there seems to be room. `broken`: nothing can be
+ * written or flushed. `read-only`: nothing can be changed.
+ */
 export type Disk = 'well' | 'full' | 'tight' | 'broken' | 'read-only';
 const BLOCK_BYTES = 4096;
 const REFUSES: Partial<Record<Disk, string>> = { broken: 'EIO', 'read-only': 'EROFS' };

@@ -1,6 +1,6 @@
 /**
- * How the first version of the agent reads a journal, frozen: a device that reverts to it must find its way. It is never changed; what it cannot read
- * must not be written.
+ * How the first version of the agent reads a journal, frozen: a device that reverts to it must find its way. It is
+ * never changed; what it cannot read must not be written.
  */
 import { createHash } from 'node:crypto';
 import { z } from 'zod';
@@ -56,7 +56,10 @@ const Memory = z.object({
   reportSeq: Count,
 });
 
-/** The state and slot that its newest good record is in; `unreadable` when the file would be put aside; undefined when it is new. */
+/**
+ * The state and slot that its newest good record is in; `unreadable` when the file would be put aside; undefined when
+ * it is new.
+ */
 export const readByPredecessor = (journal: Buffer): string | undefined => {
   let newest: string | undefined;
   const lines = journal.toString('latin1').split('\n');

@@ -1,6 +1,7 @@
 /**
- * `npm run explore:crashes`: every point of every adapter, in all ways. `--adapter NAME` (part of its name, may be repeated), `--only EXPLORATION` (may be
- * repeated) and `--share I/N` (every Nth point) make it less. Ends with one line, and exit code 1 where a property did not hold.
+ * `npm run explore:crashes`: every point of every adapter, in all ways. `--adapter NAME` (part of its name, may be
+ * repeated), `--only EXPLORATION` (may be repeated) and `--share I/N` (every Nth point) make it less. Ends with one
+ * line, and exit code 1 where a property did not hold.
  */
 import { readArguments, refuseArguments } from '#test/arguments.ts';
 import { KINDS } from './devices.ts';

@@ -1,12 +1,16 @@
 /**
- * A file system in memory that loses its power. Until it was flushed, what a file or folder has is only in memory: a cut takes it in whole or in part,
- * sector by sector, and of each folder's changes the newest first. Its whole state can be taken and put back at any moment, and costs little.
+ * A file system in memory that loses its power. Until it was flushed, what a file or folder has is only in memory: a
+ * cut takes it in whole or in part, sector by sector, and of each folder's changes the newest first. Its whole state
+ * can be taken and put back at any moment, and costs little.
  */
 import { dirname, posix } from 'node:path';
 
 const SECTOR_BYTES = 512;
 
-/** What of unflushed changes a power cut leaves. `torn`: half of them. `zeros`: a file is as long as it was, and what was added to it is not there. */
+/**
+ * What of unflushed changes a power cut leaves. `torn`: half of them. `zeros`: a file is as long as it was, and what
+ * was added to it is not there.
+ */
 export const LOSSES = ['nothing', 'everything', 'torn', 'zeros'] as const;
 export type Loss = (typeof LOSSES)[number];
 
@@ -28,7 +32,9 @@ const folder = (): Folder => ({ kind: 'folder', entries: new Map(), durable: new
 
 export type Volume = ReturnType<typeof openVolume>;
 
-/** Everything under `root`, an absolute path. Paths are absolute; links among them are followed as in any file system. */
+/**
+ * Everything under `root`, an absolute path. Paths are absolute; links among them are followed as in any file system.
+ */
 export const openVolume = (root: string) => {
   let top = folder();
 

@@ -27,8 +27,8 @@ export type Exploration = {
   /** It dies once more, after so many changes of each new life that is not the last; 0: it does not. */
   again?: (point: number) => number;
   /**
-   * Nothing dies at the point: from there on the disk is so for as long as the device lives, which then dies so, if it has not rebooted. In its next life
-   * the disk is well again. It may have given up meanwhile.
+   * Nothing dies at the point: from there on the disk is so for as long as the device lives, which then dies so, if it
+   * has not rebooted. In its next life the disk is well again. It may have given up meanwhile.
    */
   refuses?: Exclude<Disk, 'well'>;
   /** Ends after so many violations. */

@@ -1,4 +1,7 @@
-/** A device whose slots an installer writes: what it is configured with, how it boots, and how releases for it are packed. */
+/**
+ * A device whose slots an installer writes: what it is configured with, how it boots, and how releases for it are
+ * packed.
+ */
 import type { Rig } from '../agent/slots/selectors/rigs.ts';
 
 export type Board = {

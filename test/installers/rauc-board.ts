@@ -1,6 +1,6 @@
 /**
- * A device with RAUC: its service on a bus of its own, slots in two files, and a boot loader in a shell script (RAUC's custom backend) that counts
- * down as U-Boot does with RAUC's variables.
+ * A device with RAUC: its service on a bus of its own, slots in two files, and a boot loader in a shell script (RAUC's
+ * custom backend) that counts down as U-Boot does with RAUC's variables.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';

@@ -1,6 +1,6 @@
 /**
- * `npm run test:installers`: RAUC and SWUpdate as the distribution packages them, through the agent's whole way. As root: RAUC mounts its bundles.
- * Exit code 77: not run, because something is missing here.
+ * `npm run test:installers`: RAUC and SWUpdate as the distribution packages them, through the agent's whole way. As
+ * root: RAUC mounts its bundles. Exit code 77: not run, because something is missing here.
  */
 import { spawnSync } from 'node:child_process';
 import { join } from 'node:path';

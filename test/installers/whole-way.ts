@@ -1,4 +1,7 @@
-/** RAUC and SWUpdate for real, through the agent's whole way: installed, activated, rebooted, on trial, committed; and back. */
+/**
+ * RAUC and SWUpdate for real, through the agent's whole way: installed, activated, rebooted, on trial, committed; and
+ * back.
+ */
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';

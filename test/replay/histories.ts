@@ -1,4 +1,7 @@
-/** Rollouts as they happen, on the real flows and store: what the golden histories are recorded from. The same each time, but for what the code decides. */
+/**
+ * Rollouts as they happen, on the real flows and store: what the golden histories are recorded from. The same each
+ * time, but for what the code decides.
+ */
 
 import type { DeploymentRecord } from '#server/domain/deployment/deployment.ts';
 import { type Decision, readRecord } from '#server/domain/rollout/decision.ts';

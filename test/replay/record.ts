@@ -1,4 +1,7 @@
-/** Records the golden histories again: `npm run record:golden [name ...]`. To be run when rollouts are meant to decide otherwise, and its difference read. */
+/**
+ * Records the golden histories again: `npm run record:golden [name ...]`. To be run when rollouts are meant to decide
+ * otherwise, and its difference read.
+ */
 import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { readArguments, refuseArguments } from '#test/arguments.ts';

@@ -1,4 +1,7 @@
-/** The packs of a server that runs in this process, as its database has them: it makes them in a thread of its own, in its own time. */
+/**
+ * The packs of a server that runs in this process, as its database has them: it makes them in a thread of its own, in
+ * its own time.
+ */
 import Database from 'better-sqlite3';
 import { inDataFolder } from '#server/data-folder.ts';
 import type { Manifest } from '#shared/manifest.ts';

@@ -1,6 +1,7 @@
 /**
- * A recall end to end: the real server, real agents in processes of their own, real bundles. A release that commits on two devices and fails
- * on the third halts by itself, and the two run again what they ran before, without fetching anything.
+ * A recall end to end: the real server, real agents in processes of their own, real bundles. A release that commits on
+ * two devices and fails on the third halts by itself, and the two run again what they ran before, without fetching
+ * anything.
  */
 
 import { cp, mkdir, rename, rm, writeFile } from 'node:fs/promises';
@@ -213,7 +214,8 @@ test.runIf(ALL_SWEEPS)(
       120_000,
     );
     await agent.stop();
-    // Numbers of reports are above the clock: what is put back knows none as high as those of a life in another century.
+    // Numbers of reports are above the clock: what is put back knows none as high as those of a life in another
+    // century.
     const zone = 'Pacific/Chatham';
     const ahead = `--import=data:text/javascript,const%20n=Date.now;Date.now=()=>n()+${Date.UTC(2100) - Date.now()}`;
     agent = startAgent(undefined, { NODE_OPTIONS: ahead, TZ: zone });

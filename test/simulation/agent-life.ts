@@ -1,6 +1,7 @@
 /**
- * One life of an agent, put together as in agent/main.ts from the same parts: journal, machine, effects, health, inbox, reporter and
- * poll are the real ones. Simulated are what they stand on: slots and application, drive, network, and the trust store's metadata.
+ * One life of an agent, put together as in agent/main.ts from the same parts: journal, machine, effects, health, inbox,
+ * reporter and poll are the real ones. Simulated are what they stand on: slots and application, drive, network, and the
+ * trust store's metadata.
  */
 import { type Inbox, openInbox } from '#agent/deployment/desired.ts';
 import { writeFloor } from '#agent/deployment/floor.ts';

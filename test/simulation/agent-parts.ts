@@ -82,7 +82,10 @@ export const openHttpFor = (
   };
 };
 
-/** The director's signature, the proof, and the rules of agent/trust/instruction.ts; manifests as CI made them, without their metadata. */
+/**
+ * The director's signature, the proof, and the rules of agent/trust/instruction.ts; manifests as CI made them, without
+ * their metadata.
+ */
 export const openTrust = (
   deps: DeviceDeps,
   device: Device,

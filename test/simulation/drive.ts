@@ -1,7 +1,8 @@
 /**
- * The file systems of the simulated devices, in memory, behind `node:fs/promises`: the agent's real journal, download and floor
- * files run on them unchanged. What was not flushed before the power failed is lost, in whole or in part; a rename or a new file is only
- * there again when its folder was flushed. Paths outside of `/simulated` go to the real one.
+ * The file systems of the simulated devices, in memory, behind `node:fs/promises`: the agent's real journal, download
+ * and floor files run on them unchanged. What was not flushed before the power failed is lost, in whole or in part; a
+ * rename or a new file is only there again when its folder was flushed. Paths outside of `/simulated` go to the real
+ * one.
  */
 import { createRequire, syncBuiltinESMExports } from 'node:module';
 import { dirname } from 'node:path';

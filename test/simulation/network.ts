@@ -1,4 +1,7 @@
-/** Connections between devices and the one server, with everything that can happen to a message on the way. Between faults it is as TCP is: what is lost ends its connection. */
+/**
+ * Connections between devices and the one server, with everything that can happen to a message on the way. Between
+ * faults it is as TCP is: what is lost ends its connection.
+ */
 import type { Id } from '#shared/ids.ts';
 import { Ack, Desired } from '#shared/messages.ts';
 import type { UpChannel } from '#shared/topics.ts';

@@ -1,4 +1,7 @@
-/** When maintenance windows are open, reckoned without the server's calendar: by looking back, minute by minute, for the moment at which one opened. */
+/**
+ * When maintenance windows are open, reckoned without the server's calendar: by looking back, minute by minute, for the
+ * moment at which one opened.
+ */
 import type { RolloutPlan } from '#server/domain/rollout/rollout.ts';
 import type { Id } from '#shared/ids.ts';
 import type { MaintenanceWindow } from '#shared/windows.ts';
@@ -21,7 +24,8 @@ const opensAt = (cron: string, zone: string, at: number): boolean => {
   const [minute, hours] = cron.split(' ');
   const clock = clockIn(zone, at);
   const before = clockIn(zone, at - HOUR_MS);
-  // Where clocks change it may open at another minute: docs/states.md says which, test/server/flow/time/calendar.test.ts holds it.
+  // Where clocks change it may open at another minute: docs/states.md says which,
+  // test/server/flow/time/calendar.test.ts holds it.
   if ((before.hour * 60 + before.minute + 60) % 1440 !== clock.hour * 60 + clock.minute) return true;
   return clock.minute === Number(minute) && (hours === '*' || clock.hour % 2 === 0);
 };
@@ -29,7 +33,10 @@ const opensAt = (cron: string, zone: string, at: number): boolean => {
 export const windowsOf = ({ cohorts, policy }: RolloutPlan, cohort: Id): readonly MaintenanceWindow[] =>
   cohorts.find((one) => one.cohort === cohort)?.windows ?? policy.windows;
 
-/** Whether one of them is open, or was within the `graceMs` before. Before the server has heard of its zone a device has the window's. */
+/**
+ * Whether one of them is open, or was within the `graceMs` before. Before the server has heard of its zone a device has
+ * the window's.
+ */
 export const isOpen = (windows: readonly MaintenanceWindow[], zone: string, at: number, graceMs = 0): boolean =>
   windows.length === 0 ||
   windows.some(({ cron, durationMs, timeZone, ofDevice }) => {

@@ -4,7 +4,10 @@ import type { Id } from '#shared/ids.ts';
 import { type Ack, StateReport } from '#shared/messages.ts';
 import type { Link } from './network.ts';
 
-/** Whatever carried a receipt of the same deployment counts as having carried the one that waits, which may be of a later attempt. */
+/**
+ * Whatever carried a receipt of the same deployment counts as having carried the one that waits, which may be of a
+ * later attempt.
+ */
 export const acknowledgedByDeployment = (link: Link, machine: () => Pick<Machine, 'memory' | 'send'>) => {
   const sent = new Map<number, Id | undefined>();
   const noted: Link = {

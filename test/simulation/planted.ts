@@ -1,4 +1,6 @@
-/** The planted bugs that live between a flow and its store: what is handed over is changed, or what was done is undone. */
+/**
+ * The planted bugs that live between a flow and its store: what is handed over is changed, or what was done is undone.
+ */
 
 import type Database from 'better-sqlite3';
 import { parseAuditEvent } from '#server/domain/audit.ts';

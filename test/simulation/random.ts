@@ -1,4 +1,7 @@
-/** Seeded randomness. Each use has a stream of its own, so that dropping one kind of fault leaves the others as they were. */
+/**
+ * Seeded randomness. Each use has a stream of its own, so that dropping one kind of fault leaves the others as they
+ * were.
+ */
 export type Random = {
   /** From 0 to 1. */
   next(): number;

@@ -1,4 +1,7 @@
-/** What there is to roll out: channels, releases that behave well or badly, cohorts, and the people who may say something. */
+/**
+ * What there is to roll out: channels, releases that behave well or badly, cohorts, and the people who may say
+ * something.
+ */
 import { auditLine } from '#server/domain/audit.ts';
 import { type Channel, Channels } from '#server/domain/release/channel.ts';
 import type { BundleRecord } from '#server/store/catalogue.ts';

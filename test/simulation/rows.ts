@@ -1,4 +1,7 @@
-/** What is stored, as the witness and the people of a simulation see it: read from the tables at once, and not through the methods that are tried. */
+/**
+ * What is stored, as the witness and the people of a simulation see it: read from the tables at once, and not through
+ * the methods that are tried.
+ */
 import type Database from 'better-sqlite3';
 import type { DeploymentRecord } from '#server/domain/deployment/deployment.ts';
 import type { AuditEntry } from '#server/store/audit.ts';

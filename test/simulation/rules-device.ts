@@ -35,7 +35,8 @@ export const watchOf = (world: World, rows: Rows, server: Server, witness: Witne
     if (!committed) {
       const stoppedAt = witness.stoppedAt(row.rollout);
       const ended = row.state === 'withdrawn' || row.state === 'reverted' || row.state === 'failed';
-      // A pause lets those go on who have their offer; a trial that is under way may be started again by a device that forgot it.
+      // A pause lets those go on who have their offer; a trial that is under way may be started again by a device that
+      // forgot it.
       if (stoppedAt !== undefined && ended && asked > stoppedAt)
         return refuse(': it asked after the rollout had stopped, and was told to go on');
       if (stoppedAt !== undefined && !witness.toldWhenStopped(row.rollout).has(deployment))

@@ -1,4 +1,7 @@
-/** A device that was changed by hand is found to drift, and stays so until someone decides: it is adopted, or offered something. */
+/**
+ * A device that was changed by hand is found to drift, and stays so until someone decides: it is adopted, or offered
+ * something.
+ */
 import type { Id, Sha256 } from '#shared/ids.ts';
 import type { Rows } from './rows.ts';
 import type { Event } from './rules-rows.ts';

@@ -1,4 +1,7 @@
-/** A device that committed and then calls itself unhealthy for as long as the policy says, while it is watched, does not stay committed. */
+/**
+ * A device that committed and then calls itself unhealthy for as long as the policy says, while it is watched, does not
+ * stay committed.
+ */
 
 import type { DeploymentRecord } from '#server/domain/deployment/deployment.ts';
 import type { RolloutRecord } from '#server/store/rollouts.ts';

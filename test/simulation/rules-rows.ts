@@ -30,8 +30,8 @@ export type Seen = {
   /** It was committed once, whatever became of it. */
   committed: boolean;
   /**
-   * No one offered it what it does now: it came back by its own word (its withdrawal came too late, it was given up), or
-   * was let go on from a wait. Limits on offers cannot hold it back.
+   * No one offered it what it does now: it came back by its own word (its withdrawal came too late, it was given up),
+   * or was let go on from a wait. Limits on offers cannot hold it back.
    */
   returned: boolean;
   /** Not to be offered again before, by the policy and the failures that were seen. */
@@ -88,7 +88,10 @@ export const checkOneOwner = (world: World, seen: Seen, all: Iterable<Seen>): vo
       world.violate(`${seen.row.device} is owned by both ${seen.row.id} and ${other.row.id}`);
 };
 
-/** A device that failed for a cause outside of the release is not offered it again before its cool-down is over, and not too often. */
+/**
+ * A device that failed for a cause outside of the release is not offered it again before its cool-down is over, and not
+ * too often.
+ */
 export const checkCool = (world: World, seen: Seen, offeredAt: number): void => {
   if (offeredAt < seen.coolUntil)
     world.violate(`${seen.row.id} is offered again ${seen.coolUntil - offeredAt} ms before its cool-down is over`);

@@ -99,7 +99,10 @@ export const checkAllowance = (world: World, save: Save, offered: DeploymentReco
     );
 };
 
-/** At no moment are more devices between offer and outcome than the policy allows, but for those that came back by themselves. */
+/**
+ * At no moment are more devices between offer and outcome than the policy allows, but for those that came back by
+ * themselves.
+ */
 export const checkAtRisk = (world: World, { plan }: RolloutRecord, seen: Iterable<Seen>): void => {
   let atRisk = 0;
   for (const { row, returned } of seen)

@@ -33,7 +33,10 @@ const inWords = (counts: readonly Count[]): string =>
     .sort()
     .join();
 
-/** No deployment moved but in calls that were looked at, each with its audit line; and a device has one deployment in a rollout. */
+/**
+ * No deployment moved but in calls that were looked at, each with its audit line; and a device has one deployment in a
+ * rollout.
+ */
 const checkUnseen = (world: World, rows: Rows, rollout: Id, seen: ReadonlyMap<Id, Seen>): void => {
   const devices = new Set<Id>();
   for (const row of rows.deployments({ rollout })) {

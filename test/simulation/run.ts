@@ -1,6 +1,7 @@
 /**
- * `npm run simulate:system -- --seed N`: one history, or with `--seeds K` as many from there on, at most `--minutes M` long. `--history` prints
- * it. `--bug NAME` plants one, to see how it is found. A failure prints its seed and the shortest history that was found, and ends with exit code 1.
+ * `npm run simulate:system -- --seed N`: one history, or with `--seeds K` as many from there on, at most `--minutes M`
+ * long. `--history` prints it. `--bug NAME` plants one, to see how it is found. A failure prints its seed and the
+ * shortest history that was found, and ends with exit code 1.
  */
 import { readArguments, refuseArguments, wholeNumber } from '#test/arguments.ts';
 import { formatOutcome, shrink } from './shrink.ts';

@@ -1,4 +1,7 @@
-/** The server of a simulation: the real flows and shells, constructed as server/main.ts does, on a store that survives and a process that may die at any moment. */
+/**
+ * The server of a simulation: the real flows and shells, constructed as server/main.ts does, on a store that survives
+ * and a process that may die at any moment.
+ */
 import type Database from 'better-sqlite3';
 import type { Logger } from 'pino';
 import { desiredOf } from '#server/flow/device/desired.ts';

@@ -7,7 +7,10 @@ import type { Witness } from './witness.ts';
 import type { World } from './world.ts';
 
 const MINUTE_MS = 60_000;
-/** With the faults off, everything has to end within this time: several waves, each in a window that opens every other hour. */
+/**
+ * With the faults off, everything has to end within this time: several waves, each in a window that opens every other
+ * hour.
+ */
 const LIVE_MS_MAX = 12 * 60 * MINUTE_MS;
 /** Once nothing is under way, nothing but a recall may begin anything, and has to soon. */
 const RECALLED_MS_MAX = 10 * MINUTE_MS;

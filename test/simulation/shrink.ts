@@ -1,6 +1,7 @@
 /**
- * From a failing history to a shorter one that fails in the same way: fewer devices, rollouts, kinds of faults and features, and then single
- * strikes of faults are left out, half of what is left at a time, down to those that it takes.
+ * From a failing history to a shorter one that fails in the same way: fewer devices, rollouts, kinds of faults and
+ * features, and then single strikes of faults are left out, half of what is left at a time, down to those that it
+ * takes.
  */
 import { type Outcome, simulate } from './simulate.ts';
 import { FAULTS, FEATURES, type Options } from './world.ts';

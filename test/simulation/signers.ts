@@ -1,4 +1,7 @@
-/** Signers made of a number, with the fast signatures of node:crypto: Ed25519 gives the same bytes no matter what signs, and everything is really verified. */
+/**
+ * Signers made of a number, with the fast signatures of node:crypto: Ed25519 gives the same bytes no matter what signs,
+ * and everything is really verified.
+ */
 import { createHash, createPrivateKey, createPublicKey, sign } from 'node:crypto';
 import { ed25519PublicKey, keyIdOf } from '#shared/trust/keys.ts';
 import type { Signer } from '#shared/trust/signers.ts';

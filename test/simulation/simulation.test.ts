@@ -11,7 +11,8 @@ const failureOf = async (options: Options): Promise<string> => {
 };
 const small = (seed: number): Options => optionsOf(seed, { devices: 5, faultyMs: 30 * 60_000, rollouts: 2 });
 
-// 1913202774: a pause, and then a halt, which only then withdraws. Fresh seeds are for `npm run simulate:system`: what CI says depends on no dice.
+// 1913202774: a pause, and then a halt, which only then withdraws. Fresh seeds are for `npm run simulate:system`: what
+// CI says depends on no dice.
 test.each([3, 4, 1_913_202_774])('safe under faults, and everything ends without them: seed %i', async (seed) =>
   expect(await failureOf(small(seed))).toBe(''),
 );
@@ -38,8 +39,8 @@ test('a failure is told by the few faults that it takes', async () => {
 });
 
 /**
- * Each planted bug must be caught within so many seeds (`from` on, so that the short run stays short), and in these words. The faults
- * and features are those that it takes, where all of them together would take longer.
+ * Each planted bug must be caught within so many seeds (`from` on, so that the short run stays short), and in these
+ * words. The faults and features are those that it takes, where all of them together would take longer.
  */
 type Caught = { by: RegExp; from?: number; within?: number; size?: Partial<Options> };
 const only = (features: Feature[], faults: Fault[], size: Partial<Options> = {}): Partial<Options> => ({

@@ -1,4 +1,7 @@
-/** An A/B pair in memory behind the real port: durable selector and contents, a running application that dies with the power, and applications that behave as their release does. */
+/**
+ * An A/B pair in memory behind the real port: durable selector and contents, a running application that dies with the
+ * power, and applications that behave as their release does.
+ */
 import { readFile } from 'node:fs/promises';
 import type { Supervisor } from '#agent/application/supervisor.ts';
 import type { SlotContent, SlotName, Slots, SlotsView } from '#agent/domain/slots.ts';
@@ -222,7 +225,9 @@ export const openSlots = (
   };
 };
 
-/** Someone installs another release into the active slot, past the agent. False where the device cannot bear that now. */
+/**
+ * Someone installs another release into the active slot, past the agent. False where the device cannot bear that now.
+ */
 export const changeByHand = (
   world: World,
   device: { id: Id; compatible: Id; disk: Disk },

@@ -1,4 +1,7 @@
-/** The real store on SQLite in memory, as one life of a server sees it: calls take time, the server may crash around any of them, and every one is watched. */
+/**
+ * The real store on SQLite in memory, as one life of a server sees it: calls take time, the server may crash around any
+ * of them, and every one is watched.
+ */
 import type Database from 'better-sqlite3';
 import type { StoreMethods } from '#server/store/methods/methods.ts';
 import type { Store } from '#server/store/store.ts';
@@ -36,8 +39,8 @@ export const storeFor = (deps: {
     return true;
   };
   /**
-   * Alone: everything that can go on has gone on when an event begins, so that nothing but this call is under way, and rows that are read
-   * before and after it are what is committed. A process that has died never gets there.
+   * Alone: everything that can go on has gone on when an event begins, so that nothing but this call is under way, and
+   * rows that are read before and after it are what is committed. A process that has died never gets there.
    */
   const alone = (act: () => Promise<unknown>): Promise<unknown> =>
     new Promise((resolve, reject) => {

@@ -1,12 +1,16 @@
 /**
- * Virtual time. While a simulation runs, timers, `performance.now` and `Math.random` are the simulation's, so that the real
- * shells (ingest, rollouts, greeter, reporter, inbox, machine) run as they are. A timer belongs to the process that set it and dies with it.
+ * Virtual time. While a simulation runs, timers, `performance.now` and `Math.random` are the simulation's, so that the
+ * real shells (ingest, rollouts, greeter, reporter, inbox, machine) run as they are. A timer belongs to the process
+ * that set it and dies with it.
  */
 import { AsyncLocalStorage } from 'node:async_hooks';
 import { createRequire, syncBuiltinESMExports } from 'node:module';
 import type { Random } from './random.ts';
 
-/** One life of a server or an agent. Once dead, nothing of it happens any more: its timers are dropped, its calls never return. */
+/**
+ * One life of a server or an agent. Once dead, nothing of it happens any more: its timers are dropped, its calls never
+ * return.
+ */
 export type Process = { name: string; dead: boolean };
 type Entry = { at: number; order: number; owner: Process | undefined; act: (() => void) | undefined };
 

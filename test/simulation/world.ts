@@ -1,4 +1,7 @@
-/** What a simulation is made of: its seed, which faults there are, which bug was planted, what the releases are like, and what happened. */
+/**
+ * What a simulation is made of: its seed, which faults there are, which bug was planted, what the releases are like,
+ * and what happened.
+ */
 import { createHash } from 'node:crypto';
 import type { Id, Sha256 } from '#shared/ids.ts';
 import type { Signer } from '#shared/trust/signers.ts';

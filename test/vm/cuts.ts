@@ -1,4 +1,7 @@
-/** Where power is cut: decided from a seed as the console and the drive tell what happens. What an emulator does when differs from run to run. */
+/**
+ * Where power is cut: decided from a seed as the console and the drive tell what happens. What an emulator does when
+ * differs from run to run.
+ */
 import type { Random } from '#test/simulation/random.ts';
 import type { DriveEvent } from './nbd.ts';
 
@@ -30,7 +33,10 @@ export const CUT_SIGNS = {
   connected: /"connected"/,
 };
 
-/** How exactly: as soon as the log says so, some time later, or as soon as so many writes or flushes have reached the drive. */
+/**
+ * How exactly: as soon as the log says so, some time later, or as soon as so many writes or flushes have reached the
+ * drive.
+ */
 type Trigger = { kind: 'after-ms'; ms: number } | { kind: 'after-drive'; event: DriveEvent['kind']; left: number };
 
 export type CutPlan = {
@@ -54,8 +60,9 @@ const RANDOM_MS_MAX = [2_000, 10_000, 30_000] as const;
 const AFTER_MS_MAX = 3_000;
 
 /**
- * `cut` is called with what led to it; false: not now. It may be called only once until `poweredOn`. `owed`: power has not gone in that state before.
- * The first time that a state is seen, it is cut at once: so none is left out, however short it is.
+ * `cut` is called with what led to it; false: not now. It may be called only once until `poweredOn`. `owed`: power has
+ * not gone in that state before. The first time that a state is seen, it is cut at once: so none is left out, however
+ * short it is.
  */
 export const openCutPlan = (random: Random, cut: (why: string, owed: boolean) => boolean): CutPlan => {
   const owed = new Set<CutState>(CUT_STATES);

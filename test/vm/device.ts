@@ -1,4 +1,7 @@
-/** One device under test: the machine with its drive, whose power is cut as planned and by a watchdog, with what happened to it. */
+/**
+ * One device under test: the machine with its drive, whose power is cut as planned and by a watchdog, with what
+ * happened to it.
+ */
 import { appendFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { randomOf } from '#test/simulation/random.ts';
@@ -13,7 +16,10 @@ const SILENT_MS_MAX = 300_000;
 /** A system that boots and is not cut must be heard by the server within. */
 const REPORT_MS_MAX = 900_000;
 const HANG_MS = 2_000;
-/** Of one rollout: mostly few enough for a good release to be committed in the end, sometimes enough to use up its tries. */
+/**
+ * Of one rollout: mostly few enough for a good release to be committed in the end, sometimes enough to use up its
+ * tries.
+ */
 const TRIAL_CUTS_MAX = [1, 2, 2, 9] as const;
 /** Power that goes in one of them uses up a try. */
 const TRIAL_STATES = new Set(['activating', 'trial', 'committing']);

@@ -1,12 +1,14 @@
 /**
- * A hard disk with a volatile write cache, as real ones have: what was written and not flushed may be gone after a power cut, may
- * survive in part, or in another order. A sector of 512 bytes is never torn.
+ * A hard disk with a volatile write cache, as real ones have: what was written and not flushed may be gone after a
+ * power cut, may survive in part, or in another order. A sector of 512 bytes is never torn.
  */
 import type { Random } from '#test/simulation/random.ts';
 
 export const SECTOR_BYTES = 512;
 
-/** What a power cut does to the writes that no flush has covered: `in-order` keeps the first so many and tears the next. */
+/**
+ * What a power cut does to the writes that no flush has covered: `in-order` keeps the first so many and tears the next.
+ */
 export const FATES = ['lost', 'kept', 'in-order', 'per-write', 'per-sector'] as const;
 export type Fate = (typeof FATES)[number];
 
@@ -17,7 +19,10 @@ export type Drive = {
   /** `offset` and length are of whole sectors. With `durable` (FUA) it is on the platter at once. */
   write(offset: number, data: Uint8Array, durable?: boolean): void;
   flush(): void;
-  /** The power is gone. Returns how many sectors were in the cache, and how many of those do not hold what was last written. */
+  /**
+   * The power is gone. Returns how many sectors were in the cache, and how many of those do not hold what was last
+   * written.
+   */
   cut(fate: Fate, random: Random): { unflushed: number; lost: number };
 };
 

@@ -1,4 +1,7 @@
-/** The other end: a real `sluice serve` in a process of its own, CI that publishes to it, and an operator who rolls out to one device. */
+/**
+ * The other end: a real `sluice serve` in a process of its own, CI that publishes to it, and an operator who rolls out
+ * to one device.
+ */
 import { readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';

@@ -1,4 +1,7 @@
-/** The boot partition: GRUB's script as docs/boot-selectors.md tells people to write it, and its environment as it leaves the factory. */
+/**
+ * The boot partition: GRUB's script as docs/boot-selectors.md tells people to write it, and its environment as it
+ * leaves the factory.
+ */
 import { copyFile, mkdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { run } from './tools.ts';

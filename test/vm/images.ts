@@ -1,4 +1,7 @@
-/** Makes what the virtual machine boots, without being root: slot images, a drive with GRUB and four partitions, a drive with Node and the agent. */
+/**
+ * Makes what the virtual machine boots, without being root: slot images, a drive with GRUB and four partitions, a drive
+ * with Node and the agent.
+ */
 import { createHash } from 'node:crypto';
 import { copyFile, cp, mkdir, readdir, readFile, rm, symlink, writeFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
@@ -135,7 +138,9 @@ const GRUB_MODULES = [
   'echo',
 ].concat('serial', 'reboot', 'sleep', 'regexp', 'search', 'search_fs_file', 'search_label', 'minicmd', 'halt', 'true');
 
-/** The boot sector, and GRUB's core right behind it: what `grub-install` does on a BIOS machine, without its being root. */
+/**
+ * The boot sector, and GRUB's core right behind it: what `grub-install` does on a BIOS machine, without its being root.
+ */
 const installGrub = async (media: Buffer, work: string): Promise<void> => {
   const core = join(work, 'core.img');
   const options = ['-O', 'i386-pc', '-d', GRUB_FOLDER, '-p', '(hd0,msdos1)/grub', '-o', core];
@@ -157,7 +162,10 @@ const writePartitionTable = (media: Buffer): void => {
   media.writeUInt16LE(0xaa55, 510);
 };
 
-/** The drive as it leaves the factory: `boot` is the folder of the boot partition, `data` of the data partition; slot A holds the image. */
+/**
+ * The drive as it leaves the factory: `boot` is the folder of the boot partition, `data` of the data partition; slot A
+ * holds the image.
+ */
 export const makeDrive = async (
   work: string,
   content: { boot: string; data: string; factory: SlotImage },

@@ -1,4 +1,7 @@
-/** The virtual machine: an emulator whose drive is ours, whose console we read, and which can lose its power at any moment. */
+/**
+ * The virtual machine: an emulator whose drive is ours, whose console we read, and which can lose its power at any
+ * moment.
+ */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { join } from 'node:path';
 import type { Random } from '#test/simulation/random.ts';

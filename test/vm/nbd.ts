@@ -1,6 +1,6 @@
 /**
- * Serves a drive over the NBD protocol (fixed newstyle handshake, simple replies) on a Unix socket, as qemu wants it: the emulator
- * can be killed at any moment, and what it had not flushed is then in our hands.
+ * Serves a drive over the NBD protocol (fixed newstyle handshake, simple replies) on a Unix socket, as qemu wants it:
+ * the emulator can be killed at any moment, and what it had not flushed is then in our hands.
  * https://github.com/NetworkBlockDevice/nbd/blob/master/doc/proto.md
  */
 import { once } from 'node:events';

@@ -1,7 +1,8 @@
 /**
- * `npm run test:vm`: a virtual machine with GRUB, two slots and a data partition is updated by the agent, release after release, through real rollouts of a
- * real server, while its power is cut: in every state, at single writes, and at random. It must always boot a release that was published, report, and
- * come to the right outcome; what cannot boot must be left again by the boot counter. Exit code 0 is good, 1 bad, 77 "cannot be run here".
+ * `npm run test:vm`: a virtual machine with GRUB, two slots and a data partition is updated by the agent, release after
+ * release, through real rollouts of a real server, while its power is cut: in every state, at single writes, and at
+ * random. It must always boot a release that was published, report, and come to the right outcome; what cannot boot
+ * must be left again by the boot counter. Exit code 0 is good, 1 bad, 77 "cannot be run here".
  */
 import { execFile } from 'node:child_process';
 import { mkdtemp, rm } from 'node:fs/promises';

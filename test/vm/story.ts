@@ -4,7 +4,10 @@ import type { DeviceUnderTest } from './device.ts';
 import type { Fleet, Release } from './fleet.ts';
 import type { Fault, SlotImage } from './images.ts';
 
-/** `standby` is the release that the standby slot still holds: nothing is fetched. `unhealthy` boots well, but its health check never passes. */
+/**
+ * `standby` is the release that the standby slot still holds: nothing is fetched. `unhealthy` boots well, but its
+ * health check never passes.
+ */
 type Chapter = 'good' | 'standby' | 'unhealthy' | Exclude<Fault, 'none'>;
 
 const CHAPTERS: readonly Chapter[] = [

@@ -9,7 +9,10 @@ const ROOT = join(import.meta.dirname, '..', '..');
 const CACHE = join(ROOT, 'node_modules', '.cache', 'vm');
 const COMMAND_BYTES_MAX = 16 * 1024 * 1024;
 
-/** In `/sbin` too, which is not in everyone's path. File systems are made at the same time always, so that the same content is the same bytes. */
+/**
+ * In `/sbin` too, which is not in everyone's path. File systems are made at the same time always, so that the same
+ * content is the same bytes.
+ */
 export const ENVIRONMENT = {
   ...process.env,
   PATH: `${process.env['PATH'] ?? ''}:/usr/sbin:/sbin`,

@@ -1,4 +1,7 @@
-/** What must hold, whatever is cut: held against the console and the drive at every boot. The first thing that does not hold is told with its history. */
+/**
+ * What must hold, whatever is cut: held against the console and the drive at every boot. The first thing that does not
+ * hold is told with its history.
+ */
 import type { SlotImage } from './images.ts';
 
 const HISTORY_LINES_MAX = 400;

@@ -1,4 +1,7 @@
-/** Behind an installer of any kind: activation, trial, commit and revert. The installer is asked first, and asked again after a cut. */
+/**
+ * Behind an installer of any kind: activation, trial, commit and revert. The installer is asked first, and asked again
+ * after a cut.
+ */
 
 import type { SlotName, SlotResult, Slots } from '#agent/domain/slots.ts';
 import { storageRefusal } from '#agent/process/system-error.ts';
@@ -85,7 +88,9 @@ const bootActive = async (pair: CommandPair, { active, running }: Known, signal?
   return booted.ok ? { booted: active, trial: false } : { booted: null, why: booted.message };
 };
 
-/** The slot runs when this resolves well: by the installer's word, and by what it then sees running, if it can see that. */
+/**
+ * The slot runs when this resolves well: by the installer's word, and by what it then sees running, if it can see that.
+ */
 const bootSlot = async (pair: CommandPair, slot: SlotName, signal?: AbortSignal): Promise<SlotResult> => {
   const done = await askVerb(pair, 'boot', [slot], { signal });
   if (!done.ok) return refuse(done.message, done.code);

@@ -1,6 +1,7 @@
 /**
- * What is known of a pair behind an installer of any kind: what `inspect` answers, and where it says nothing, what the agent has recorded itself in
- * `boot.0.json` and `boot.1.json` (the selection), `booted.json` (what it last booted) and `<slot>.image.json` (what each slot was given).
+ * What is known of a pair behind an installer of any kind: what `inspect` answers, and where it says nothing, what the
+ * agent has recorded itself in `boot.0.json` and `boot.1.json` (the selection), `booted.json` (what it last booted) and
+ * `<slot>.image.json` (what each slot was given).
  */
 import { join } from 'node:path';
 import { z } from 'zod';

@@ -1,6 +1,7 @@
 /**
- * Slots behind any command that speaks the protocol of docs/delegate.md: a microcontroller behind a gateway, another vendor's installer. The
- * command does and the agent decides and remembers; whatever the command knows itself (`inspect`) is believed over what the agent remembers.
+ * Slots behind any command that speaks the protocol of docs/delegate.md: a microcontroller behind a gateway, another
+ * vendor's installer. The command does and the agent decides and remembers; whatever the command knows itself
+ * (`inspect`) is believed over what the agent remembers.
  */
 import { realpath } from 'node:fs/promises';
 import type { CommandConfig } from '#agent/config/delegate-config.ts';

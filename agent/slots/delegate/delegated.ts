@@ -1,4 +1,6 @@
-/** The artifact that is handed to an installer: which one of a manifest, and that it is still the one that was verified. */
+/**
+ * The artifact that is handed to an installer: which one of a manifest, and that it is still the one that was verified.
+ */
 import { createHash } from 'node:crypto';
 import { readChunks } from '#agent/disk/hashed-write.ts';
 import type { SlotResult } from '#agent/domain/slots.ts';

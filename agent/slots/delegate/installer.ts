@@ -1,4 +1,6 @@
-/** One installer, asked one thing at a time: it may have a serial line, or a bus, that no one else can use meanwhile. */
+/**
+ * One installer, asked one thing at a time: it may have a serial line, or a bus, that no one else can use meanwhile.
+ */
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { DelegateConfig } from '#agent/config/delegate-config.ts';
 import type { Log } from '#agent/log.ts';

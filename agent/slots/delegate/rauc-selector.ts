@@ -1,6 +1,7 @@
 /**
- * RAUC as a boot selector. Its boot loader's word on what boots next counts; what RAUC does not keep, which slot is committed and which one is
- * tried, is in `rauc.json`. A trial is recorded before RAUC is told of it, so that a slot on trial is never taken for a committed one.
+ * RAUC as a boot selector. Its boot loader's word on what boots next counts; what RAUC does not keep, which slot is
+ * committed and which one is tried, is in `rauc.json`. A trial is recorded before RAUC is told of it, so that a slot on
+ * trial is never taken for a committed one.
  */
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';

@@ -1,4 +1,7 @@
-/** RAUC's slots: bundles are installed by RAUC, which also tells the boot loader; the agent decides when, watches the trial, and reads back. */
+/**
+ * RAUC's slots: bundles are installed by RAUC, which also tells the boot loader; the agent decides when, watches the
+ * trial, and reads back.
+ */
 import { realpath } from 'node:fs/promises';
 import type { RaucConfig } from '#agent/config/delegate-config.ts';
 import type { SlotName, Slots } from '#agent/domain/slots.ts';
@@ -66,7 +69,10 @@ const refusing = async <T extends { ok: true }>(act: () => Promise<T | Refused>)
 /** Packed images are unpacked into the slot: only RAUC knows what has become of them. */
 const UNPACKED = /\.(tar(\.\w+)?|tgz|caidx|catar|squashfs-lzo)$/;
 
-/** The images of the bundle, in the slots of this side: what the signed bundle says about them is what must be on the disk. */
+/**
+ * The images of the bundle, in the slots of this side: what the signed bundle says about them is what must be on the
+ * disk.
+ */
 const readStored = async (
   client: RaucClient,
   slot: SlotName,
@@ -88,7 +94,8 @@ const readStored = async (
       sha256: image.sha256,
     });
   }
-  // RAUC is content to install a bundle of which nothing is for this side; what it held before would then run in its name.
+  // RAUC is content to install a bundle of which nothing is for this side; what it held before would then run in its
+  // name.
   if (here === 0) return refuse(`${artifact.name} has no image for the slots of ${names[slot]}`, 'WRITE_VERIFY');
   const compared = await compareStored({ artifact, stored });
   return compared.ok ? { ok: true, stored } : { ...compared, code: 'WRITE_VERIFY' };

@@ -27,7 +27,10 @@ export type InstallerRun = {
   onProgress?: (percent: number) => void;
 };
 
-/** `answer` is all of its standard output, `said` the end of both, for people. `exitCode` is null when it was killed, or never ran. */
+/**
+ * `answer` is all of its standard output, `said` the end of both, for people. `exitCode` is null when it was killed, or
+ * never ran.
+ */
 export type InstallerEnd = { exitCode: number | null; answer: string; said: string; why: string };
 
 /** `progress 42`, or as RAUC says it: ` 42% Copying image`. */

@@ -1,4 +1,7 @@
-/** SWUpdate's slots: a .swu is installed by SWUpdate into the copy that stands by; one of the agent's own boot selectors decides what boots. */
+/**
+ * SWUpdate's slots: a .swu is installed by SWUpdate into the copy that stands by; one of the agent's own boot selectors
+ * decides what boots.
+ */
 import { realpath } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
@@ -54,13 +57,17 @@ const swupdateFilling = (config: SwupdateConfig, installer: Installer, dir: stri
     if (end.exitCode !== 0) return refuse(`swupdate: ${end.why}: ${end.said.slice(-500)}`, 'WRITE_FAILED');
     const after = await digestOf(checked.device);
     if (!after.ok || after.stored[0].sha256 !== before.sha256) return after;
-    // A software set or a handler for something else than this slot: what it held before would run in this release's name.
+    // A software set or a handler for something else than this slot: what it held before would run in this release's
+    // name.
     return refuse(`swupdate ended well, and left ${checked.device.file} as it was before`, 'WRITE_VERIFY');
   },
   compare: (_slot, record, signal) => compareStored(record, signal),
 });
 
-/** It has checked what it wrote against sw-description, which only it can read; that this stays so can be seen from outside. */
+/**
+ * It has checked what it wrote against sw-description, which only it can read; that this stays so can be seen from
+ * outside.
+ */
 const digestOf = async ({ file }: SlotDevice): Promise<{ ok: true; stored: [Stored] } | Refused> => {
   try {
     const { bytes, sha256 } = await openStoredReader().hash(file);
@@ -73,7 +80,10 @@ const digestOf = async ({ file }: SlotDevice): Promise<{ ok: true; stored: [Stor
 type Stored = NonNullable<ImageRecord['stored']>[number];
 const Before = z.object({ artifact: Sha256, sha256: Sha256 });
 
-/** What the slot held before this artifact was first installed there: kept, since a later attempt may find it installed already. */
+/**
+ * What the slot held before this artifact was first installed there: kept, since a later attempt may find it installed
+ * already.
+ */
 const contentBefore = async (
   dir: string,
   slot: SlotName,

@@ -1,4 +1,7 @@
-/** GRUB's environment block: 1024 bytes, a first line, `name=value` lines, the rest filled with `#`. GRUB and `grub-editenv` read and write the same. */
+/**
+ * GRUB's environment block: 1024 bytes, a first line, `name=value` lines, the rest filled with `#`. GRUB and
+ * `grub-editenv` read and write the same.
+ */
 import type { Variables } from './variables.ts';
 
 export const BLOCK_BYTES = 1024;

@@ -1,6 +1,7 @@
 /**
- * RAUC's variables for GRUB: `ORDER="B A"`, `B_OK=1`, and `B_TRY=1` once it was tried. Ours are `TRIAL` and `TRIAL_LEFT`, with which the
- * script of docs/boot-selectors.md counts while a trial is pending and only then: a committed slot never loses to the other by being switched off.
+ * RAUC's variables for GRUB: `ORDER="B A"`, `B_OK=1`, and `B_TRY=1` once it was tried. Ours are `TRIAL` and
+ * `TRIAL_LEFT`, with which the script of docs/boot-selectors.md counts while a trial is pending and only then: a
+ * committed slot never loses to the other by being switched off.
  */
 import { other, type SlotName } from '#agent/domain/slots.ts';
 import { letterOf, orderOf, parseOrder } from './rauc.ts';

@@ -1,7 +1,8 @@
 /**
- * GRUB's environment block as a store. `grub-editenv set` truncates the file first; here, and by GRUB itself when it counts a try, the 1024 bytes are
- * overwritten where they are. What is ours is kept in the first sector, and a disk writes a sector whole or not at all: a cut leaves the old block or
- * the new one. A second file, `<block>.committed`, never has a trial in it: the script falls back to it when the block cannot be read.
+ * GRUB's environment block as a store. `grub-editenv set` truncates the file first; here, and by GRUB itself when it
+ * counts a try, the 1024 bytes are overwritten where they are. What is ours is kept in the first sector, and a disk
+ * writes a sector whole or not at all: a cut leaves the old block or the new one. A second file, `<block>.committed`,
+ * never has a trial in it: the script falls back to it when the block cannot be read.
  */
 import { access, constants, stat } from 'node:fs/promises';
 import { dirname } from 'node:path';
@@ -31,7 +32,8 @@ const apply = (variables: Variables, changes: Changes): Variables => {
 const write = async (file: string, variables: Variables): Promise<void> => {
   const block = makeBlock(variables);
   if (block === undefined) throw new SelectorFailed(`the variables do not fit into ${file}`);
-  // A new file, renamed, is nothing that GRUB sees for sure: it reads no journal, and vfat writes the directory's entry of what was renamed some time later.
+  // A new file, renamed, is nothing that GRUB sees for sure: it reads no journal, and vfat writes the directory's entry
+  // of what was renamed some time later.
   if (!(await overwrite(file, block))) await createFile(file, block);
 };
 

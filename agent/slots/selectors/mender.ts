@@ -1,6 +1,7 @@
 /**
- * Mender's variables for U-Boot: `mender_boot_part` boots; with `upgrade_available=1` U-Boot counts `bootcount` up, and past
- * `bootlimit` its `altbootcmd` goes back to the other part and clears `upgrade_available`. `sluice_trial` survives that, and so says what was given up.
+ * Mender's variables for U-Boot: `mender_boot_part` boots; with `upgrade_available=1` U-Boot counts `bootcount` up, and
+ * past `bootlimit` its `altbootcmd` goes back to the other part and clears `upgrade_available`. `sluice_trial` survives
+ * that, and so says what was given up.
  */
 import { other, type SlotName } from '#agent/domain/slots.ts';
 import type { Changes, Convention, Variables } from './variables.ts';

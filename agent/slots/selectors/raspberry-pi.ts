@@ -1,6 +1,7 @@
 /**
- * The Raspberry Pi's firmware: `autoboot.txt` names the partition that boots, and another for the one boot after `reboot "0 tryboot"`. That one boot is all that
- * the firmware knows of a trial, so its tries are counted here, durably and before each such reboot. Whatever else happens, switching the power off goes back to the committed slot.
+ * The Raspberry Pi's firmware: `autoboot.txt` names the partition that boots, and another for the one boot after
+ * `reboot "0 tryboot"`. That one boot is all that the firmware knows of a trial, so its tries are counted here, durably
+ * and before each such reboot. Whatever else happens, switching the power off goes back to the committed slot.
  */
 import { access, constants, readFile, rm } from 'node:fs/promises';
 import { dirname, join } from 'node:path';

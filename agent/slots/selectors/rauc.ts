@@ -1,6 +1,7 @@
 /**
- * RAUC's variables for U-Boot: `BOOT_ORDER="B A"`, and `BOOT_B_LEFT` boots that its script counts down, every boot. Ours is
- * `sluice_trial`, which tells a trial from a slot that is merely first; the script does not know it, and so it survives a fallback.
+ * RAUC's variables for U-Boot: `BOOT_ORDER="B A"`, and `BOOT_B_LEFT` boots that its script counts down, every boot.
+ * Ours is `sluice_trial`, which tells a trial from a slot that is merely first; the script does not know it, and so it
+ * survives a fallback.
  */
 import { other, type SlotName } from '#agent/domain/slots.ts';
 import type { Changes, Convention, Variables } from './variables.ts';

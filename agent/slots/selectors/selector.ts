@@ -1,6 +1,6 @@
 /**
- * A boot loader's word on which slot boots. The boot loader reads it before anything of ours runs, and counts a trial's boots down in it; so
- * it decides, and what the agent keeps beside it only explains.
+ * A boot loader's word on which slot boots. The boot loader reads it before anything of ours runs, and counts a trial's
+ * boots down in it; so it decides, and what the agent keeps beside it only explains.
  */
 import type { SlotName } from '#agent/domain/slots.ts';
 
@@ -20,8 +20,9 @@ export type FitnessProblem = { grave: boolean; sentence: string };
 export const TRIES_MAX = 9;
 
 /**
- * Every change is one durable step of its own: after a cut the selection is the old one or the new one. Methods throw the system's error, or
- * `SelectorFailed`; the selection is then still the old one, or the new one, and asking again does no harm.
+ * Every change is one durable step of its own: after a cut the selection is the old one or the new one. Methods throw
+ * the system's error, or `SelectorFailed`; the selection is then still the old one, or the new one, and asking again
+ * does no harm.
  */
 export type ImageSelector = {
   /** Damaged: nothing may be written, in the selector or in a slot (faults 11). */
@@ -34,9 +35,14 @@ export type ImageSelector = {
   commit(slot: SlotName): Promise<void>;
   /** The trial's slot is not booted any more. With no trial: nothing. */
   revert(): Promise<void>;
-  /** The active slot has come up: it gets back the tries of boot loaders that count every boot. Mostly writes nothing. */
+  /**
+   * The active slot has come up: it gets back the tries of boot loaders that count every boot. Mostly writes nothing.
+   */
   keep(): Promise<void>;
-  /** Before a reboot into a trial: counts it where the boot loader does not, and says by which command; null: the ordinary one. */
+  /**
+   * Before a reboot into a trial: counts it where the boot loader does not, and says by which command; null: the
+   * ordinary one.
+   */
   arm(): Promise<string[] | null>;
   /** Whether this device's boot loader can be relied on. Writes nothing. */
   check(): Promise<FitnessProblem[]>;

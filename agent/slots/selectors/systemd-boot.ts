@@ -1,7 +1,8 @@
 /**
- * systemd-boot's counting: `sluice-b+3.conf` becomes `sluice-b+2-1.conf` before it boots, and with `+0` comes last. Among the others the greatest
- * `version` is first, so each activation gives its entry the next one. `sluice-b.conf` is committed. The folder is on FAT, where replacing a file by a
- * rename is not one step: every change here makes a new name first and removes an old one after.
+ * systemd-boot's counting: `sluice-b+3.conf` becomes `sluice-b+2-1.conf` before it boots, and with `+0` comes last.
+ * Among the others the greatest `version` is first, so each activation gives its entry the next one. `sluice-b.conf` is
+ * committed. The folder is on FAT, where replacing a file by a rename is not one step: every change here makes a new
+ * name first and removes an old one after.
  */
 import { access, constants, readdir, readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';

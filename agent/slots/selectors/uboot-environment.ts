@@ -1,6 +1,7 @@
 /**
- * A reader of our own for U-Boot's redundant environment: `fw_printenv` shows the newest copy that is whole, and does not say what became of
- * the other. A copy is a CRC-32, one byte that grows with every write, and `name=value` strings that end with a zero byte each.
+ * A reader of our own for U-Boot's redundant environment: `fw_printenv` shows the newest copy that is whole, and does
+ * not say what became of the other. A copy is a CRC-32, one byte that grows with every write, and `name=value` strings
+ * that end with a zero byte each.
  */
 import { type FileHandle, open, readFile } from 'node:fs/promises';
 import { crc32 } from 'node:zlib';

@@ -1,7 +1,7 @@
 /**
- * U-Boot's redundant environment as a store, by `fw_printenv` and `fw_setenv` of libubootenv. One `fw_setenv -s` writes all of a change into the older
- * copy: a torn one is no copy, and the previous wins (faults 10). With both torn nothing is written (faults 11), for `fw_setenv` would begin an
- * environment of its own.
+ * U-Boot's redundant environment as a store, by `fw_printenv` and `fw_setenv` of libubootenv. One `fw_setenv -s` writes
+ * all of a change into the older copy: a torn one is no copy, and the previous wins (faults 10). With both torn nothing
+ * is written (faults 11), for `fw_setenv` would begin an environment of its own.
  */
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';

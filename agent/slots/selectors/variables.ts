@@ -47,7 +47,10 @@ export const openVariableSelector = (store: VariableStore, convention: Conventio
     const lacking = Object.entries(changes).filter(([name, value]) => (newest[name] ?? '') !== value);
     if (lacking.length > 0) await store.write(Object.fromEntries(lacking));
   };
-  /** An end of a trial goes into both copies, lest a torn newest one brings the trial back. `disable` makes up for a failure. */
+  /**
+   * An end of a trial goes into both copies, lest a torn newest one brings the trial back. `disable` makes up for a
+   * failure.
+   */
   const conclude = async (changes: Changes): Promise<void> => {
     await change((await load()).newest, changes);
     await store.settle().catch(() => undefined);

@@ -1,4 +1,7 @@
-/** Reads selectors: recursive descent over a handful of tokens, bounded in length and depth. Errors name the column and what was expected there. */
+/**
+ * Reads selectors: recursive descent over a handful of tokens, bounded in length and depth. Errors name the column and
+ * what was expected there.
+ */
 import { accept, type Result, refuse } from '#shared/problems.ts';
 import { KEYWORDS, SELECTOR_LIMITS, type Selector, type SelectorValue } from './selector.ts';
 

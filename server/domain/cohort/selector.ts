@@ -1,6 +1,6 @@
 /**
- * Selectors: which devices a cohort means, `site=lyon and model in (gw2, gw3)`. What one is, whom it selects, how it is written;
- * selector-parser.ts reads one. The grammar is in docs/selectors.md.
+ * Selectors: which devices a cohort means, `site=lyon and model in (gw2, gw3)`. What one is, whom it selects, how it is
+ * written; selector-parser.ts reads one. The grammar is in docs/selectors.md.
  */
 import { unreachable } from '#shared/ids.ts';
 
@@ -29,7 +29,10 @@ export type SelectorSubject = {
   attributes: Record<string, string>;
 };
 
-/** What every device has, which no tag of the same name can hide; then tags (an operator's word), then reported attributes (the device's own). */
+/**
+ * What every device has, which no tag of the same name can hide; then tags (an operator's word), then reported
+ * attributes (the device's own).
+ */
 const valueOf = (subject: SelectorSubject, key: string): string | undefined => {
   switch (key) {
     case 'id':

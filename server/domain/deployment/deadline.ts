@@ -31,12 +31,17 @@ const limitOf = (state: DeploymentState, { acceptedAt, stateAt }: Times, deadlin
   }
 };
 
-/** The earlier of the state's own limit and the one of the whole journey, which a server that was away may have moved. */
+/**
+ * The earlier of the state's own limit and the one of the whole journey, which a server that was away may have moved.
+ */
 export const deadlineOf = (state: DeploymentState, times: Times, deadlines: Deadlines): Millis =>
   Math.min(Math.max(times.acceptedAt + deadlines.outcomeMs, times.graceUntil ?? 0), limitOf(state, times, deadlines));
 
 /** What a device that was held back has, from when it may activate. */
 export const readyWithinMs = ({ readyMs, outcomeMs }: Deadlines): number => Math.min(readyMs ?? outcomeMs, outcomeMs);
 
-/** A device that spoke within this time is still there: agents send a heartbeat each minute, and wait no longer than this to connect again. */
+/**
+ * A device that spoke within this time is still there: agents send a heartbeat each minute, and wait no longer than
+ * this to connect again.
+ */
 export const HEARD_WITHIN_MS = 300_000;

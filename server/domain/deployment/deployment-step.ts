@@ -1,6 +1,7 @@
 /**
  * What an agent says about its deployment, turned into the server's belief. Pure and forgiving: a report may come late,
- * twice, or out of order, and then changes nothing. `docs/states.md` repeats the table below, and a test holds it there.
+ * twice, or out of order, and then changes nothing. `docs/states.md` repeats the table below, and a test holds it
+ * there.
  */
 import type { AgentState, DeploymentState, DeviceError, Outcome } from '#shared/deployment.ts';
 import type { Millis } from '#shared/ids.ts';
@@ -10,7 +11,10 @@ import { deadlineOf, readyWithinMs } from './deadline.ts';
 import { type Attempts, type DeploymentRecord, HELD_FOR_COMMAND } from './deployment.ts';
 import { isOver, retryOf, returnOf } from './retry.ts';
 
-/** Either what a state report says (`state`), or what a receipt says whose signature was verified (`outcome`). Both fit as they are. */
+/**
+ * Either what a state report says (`state`), or what a receipt says whose signature was verified (`outcome`). Both fit
+ * as they are.
+ */
 export type DeviceReport =
   | { state: AgentState; error?: DeviceError | undefined; attempt?: number | undefined }
   | { outcome: Outcome; error?: DeviceError | undefined; attempt?: number | undefined };
@@ -25,8 +29,9 @@ export type DeploymentStep = {
 export type ToldState = Exclude<DeploymentState, 'planned' | 'skipped' | 'overdue'>;
 
 /**
- * An agent state, seen from the server. From `activating` on the release may boot, so the server counts it as on trial and no
- * longer withdraws it. An agent that says `committed` without its receipt stays on trial: good news needs proof, bad news does not.
+ * An agent state, seen from the server. From `activating` on the release may boot, so the server counts it as on trial
+ * and no longer withdraws it. An agent that says `committed` without its receipt stays on trial: good news needs proof,
+ * bad news does not.
  */
 export const TOLD: Record<AgentState, ToldState> = {
   accepted: 'offered',
@@ -49,7 +54,8 @@ export const TOLD: Record<AgentState, ToldState> = {
 export const MOVES: Record<DeploymentState, readonly ToldState[]> = {
   // Nothing was offered: no word of the device can be about this deployment. After a halt: see `movesOf`.
   planned: [],
-  // Onward only: an agent that starts over is still shown as far as it once came, and what may have booted is never taken for safe again.
+  // Onward only: an agent that starts over is still shown as far as it once came, and what may have booted is never
+  // taken for safe again.
   offered: ['fetching', 'installing', 'ready', 'trial', 'committed', 'reverted', 'failed', 'withdrawn'],
   fetching: ['installing', 'ready', 'trial', 'committed', 'reverted', 'failed', 'withdrawn'],
   installing: ['ready', 'trial', 'committed', 'reverted', 'failed', 'withdrawn'],
@@ -67,7 +73,10 @@ export const MOVES: Record<DeploymentState, readonly ToldState[]> = {
   skipped: [],
 };
 
-/** A device that was never heard has not used up any time: its late acceptance starts its clock as an early one would have. */
+/**
+ * A device that was never heard has not used up any time: its late acceptance starts its clock as an early one would
+ * have.
+ */
 const NEVER_HEARD_MOVES: readonly ToldState[] = ['offered', ...MOVES.offered];
 /** It withdraws because it was told to when its time was over: that excuses no one who was there all the time. */
 const STUCK_MOVES: readonly ToldState[] = MOVES.overdue.filter((state) => state !== 'withdrawn');
@@ -175,7 +184,8 @@ export const stepDeployment = (
   const waits = heldOf(told, held, policy);
   if (accepts && waits !== undefined && deployment.heldUntil === waits.heldUntil)
     return { next: deployment, audit: [] };
-  // Waiting for its window it has not begun; from the wait before activation on it is at risk as of now, not of when it installed.
+  // Waiting for its window it has not begun; from the wait before activation on it is at risk as of now, not of when it
+  // installed.
   const isStill = waits !== undefined && told === 'offered';
   const wakes = deployment.heldUntil !== null && deployment.acceptedAt !== null && waits === undefined;
   const acceptedAt = isStill ? null : wakes && told === 'trial' ? now : acceptanceOf(deployment, told, now);

@@ -23,8 +23,9 @@ export type DeploymentRecord = {
   /** Not null exactly while the state is `overdue`. */
   overdue: OverdueClass | null;
   /**
-   * The device waits, by instruction: for a window before it begins (`offered`), or for a window, a time or a command before
-   * it activates (`ready`). Until then it is not at risk and nothing is expected of it. `HELD_FOR_COMMAND`: until told.
+   * The device waits, by instruction: for a window before it begins (`offered`), or for a window, a time or a command
+   * before it activates (`ready`). Until then it is not at risk and nothing is expected of it. `HELD_FOR_COMMAND`:
+   * until told.
    */
   heldUntil: Millis | null;
   error: DeviceError | null;
@@ -52,7 +53,10 @@ export const owns = ({ state }: Pick<DeploymentRecord, 'state'>): boolean => OWN
 export const offersOf = ({ offers, offeredAt }: Pick<DeploymentRecord, 'offers' | 'offeredAt'>): number =>
   offers ?? (offeredAt === null ? 0 : 1);
 
-/** `installed`: ready, and held back by its window or until all activate. `unaccepted`: offered, nothing heard. `undecided`: accepted, no outcome yet. `never-heard`: overdue without having accepted. */
+/**
+ * `installed`: ready, and held back by its window or until all activate. `unaccepted`: offered, nothing heard.
+ * `undecided`: accepted, no outcome yet. `never-heard`: overdue without having accepted.
+ */
 export type OutcomeClass =
   | 'planned'
   | 'unaccepted'
@@ -64,7 +68,10 @@ export type OutcomeClass =
   | 'withdrawn'
   | 'skipped';
 
-/** Deployments of one rollout counted for the judge: how many share group, wave, outcome and age. Bins are `binMsOf(policy)` long. */
+/**
+ * Deployments of one rollout counted for the judge: how many share group, wave, outcome and age. Bins are
+ * `binMsOf(policy)` long.
+ */
 export type OutcomeBin = {
   cohort: Id;
   compatible: Id;
@@ -77,12 +84,18 @@ export type OutcomeBin = {
   devices: number;
 };
 
-/** Ages are counted in this many bins between acceptance and the outcome deadline: with the default of an hour, a bin is a minute. */
+/**
+ * Ages are counted in this many bins between acceptance and the outcome deadline: with the default of an hour, a bin is
+ * a minute.
+ */
 export const AGE_BINS = 60;
 export const binMsOf = (policy: Pick<Policy, 'deadlines'>): number =>
   Math.max(1, Math.ceil(policy.deadlines.outcomeMs / AGE_BINS));
 
-/** How a deployment counts. Bad news is taken at the device's word, good news only with its receipt: `committed` is never reached without one. */
+/**
+ * How a deployment counts. Bad news is taken at the device's word, good news only with its receipt: `committed` is
+ * never reached without one.
+ */
 export const outcomeOf = (
   deployment: Pick<DeploymentRecord, 'state' | 'acceptedAt' | 'overdue' | 'heldUntil'>,
 ): OutcomeClass => {
@@ -111,7 +124,10 @@ export const outcomeOf = (
   }
 };
 
-/** Deployments that count alike: their state, and their times in bins. The times of `state` are null or not, and no more. */
+/**
+ * Deployments that count alike: their state, and their times in bins. The times of `state` are null or not, and no
+ * more.
+ */
 export type Alike = Pick<
   DeploymentRecord,
   'cohort' | 'compatible' | 'wave' | 'state' | 'acceptedAt' | 'overdue' | 'heldUntil'

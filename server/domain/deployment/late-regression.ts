@@ -1,6 +1,7 @@
 /**
- * A device that committed and then turns out badly, seen from its heartbeats: for a while after its commit it is watched.
- * Its own bad news (`reverted`, `failed`) is taken at any time, by deployment-step.ts; this is for the device that says nothing.
+ * A device that committed and then turns out badly, seen from its heartbeats: for a while after its commit it is
+ * watched. Its own bad news (`reverted`, `failed`) is taken at any time, by deployment-step.ts; this is for the device
+ * that says nothing.
  */
 import { type Millis, type Sha256, unreachable } from '#shared/ids.ts';
 import type { Policy } from '#shared/policy.ts';
@@ -61,7 +62,9 @@ const words = (regression: Regression): string => {
   }
 };
 
-/** A watched device that does not do well moves from the healthy to the failed; the very same object when all is well. */
+/**
+ * A watched device that does not do well moves from the healthy to the failed; the very same object when all is well.
+ */
 export const stepWatched = (
   deployment: DeploymentRecord,
   health: WatchedHealth,
@@ -79,7 +82,9 @@ export const stepWatched = (
   };
 };
 
-/** Until when someone of these may still be watched, by the latest commit that the bins can hold; null when no one is. */
+/**
+ * Until when someone of these may still be watched, by the latest commit that the bins can hold; null when no one is.
+ */
 export const watchEndsAt = (
   bins: readonly { outcome: string; startBin: number | null; delayBins: number | null }[],
   binMs: number,

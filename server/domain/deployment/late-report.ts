@@ -1,6 +1,7 @@
 /**
- * A device that was given up as overdue turns up, and does not know of its deployment any more: what it runs then tells how
- * it went. Bad news is taken at its word; good news would need its receipt, so a device that runs the release stays as it is.
+ * A device that was given up as overdue turns up, and does not know of its deployment any more: what it runs then tells
+ * how it went. Bad news is taken at its word; good news would need its receipt, so a device that runs the release stays
+ * as it is.
  */
 import type { Running } from '#shared/deployment.ts';
 import type { Millis, Sha256 } from '#shared/ids.ts';

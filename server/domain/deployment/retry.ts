@@ -1,6 +1,7 @@
 /**
- * Whether a device that failed is offered the release again. Only where the cause lies outside the release, only so often,
- * and not at once: a device that flaps waits longer each time, and uses up neither the rollout nor the judge's patience.
+ * Whether a device that failed is offered the release again. Only where the cause lies outside the release, only so
+ * often, and not at once: a device that flaps waits longer each time, and uses up neither the rollout nor the judge's
+ * patience.
  */
 import type { DeploymentState, DeviceErrorCode } from '#shared/deployment.ts';
 import type { Millis } from '#shared/ids.ts';
@@ -8,7 +9,10 @@ import type { Policy } from '#shared/policy.ts';
 import { durationWords, plural } from '../words.ts';
 import type { Attempts, DeploymentRecord } from './deployment.ts';
 
-/** The network, the disk or the server was at fault. Not a signature, a digest, a hook or a self-test: those fail again, and tell of the release. */
+/**
+ * The network, the disk or the server was at fault. Not a signature, a digest, a hook or a self-test: those fail again,
+ * and tell of the release.
+ */
 export const RETRIED: ReadonlySet<DeviceErrorCode> = new Set([
   'TIME_UNTRUSTED',
   'TIMESTAMP_UNAVAILABLE',
@@ -26,9 +30,9 @@ const isRepeated = (code: DeviceErrorCode | undefined): boolean =>
   code !== undefined && (RETRIED.has(code) || code === DEFERRED);
 
 /**
- * Is this word about an attempt that is over? Reports are repeated and come late, so the same failure may be told again when
- * the next attempt is planned, or offered already; so may the withdrawal of an offer that was made again. What cannot be
- * undone counts all the same: an activation, its outcome, and a failure for a final cause.
+ * Is this word about an attempt that is over? Reports are repeated and come late, so the same failure may be told again
+ * when the next attempt is planned, or offered already; so may the withdrawal of an offer that was made again. What
+ * cannot be undone counts all the same: an activation, its outcome, and a failure for a final cause.
  */
 export const isOver = (
   { state, offers }: Pick<DeploymentRecord, 'state' | 'offers'>,

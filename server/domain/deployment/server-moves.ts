@@ -1,7 +1,7 @@
 /**
- * What the server does to deployments: it offers them, skips them, takes them back, gives them up, and plans them again. What a device's
- * reports do is in deployment-step.ts. Pure: the store selects whom a move is for, and saves what comes out. `docs/states.md` repeats
- * the table, and a test holds it there.
+ * What the server does to deployments: it offers them, skips them, takes them back, gives them up, and plans them
+ * again. What a device's reports do is in deployment-step.ts. Pure: the store selects whom a move is for, and saves
+ * what comes out. `docs/states.md` repeats the table, and a test holds it there.
  */
 import { inBatches } from '#shared/batches.ts';
 import type { DeploymentState, OverdueClass } from '#shared/deployment.ts';
@@ -10,7 +10,9 @@ import { type AuditEvent, BY_SERVER } from '../audit.ts';
 import { HEARD_WITHIN_MS } from './deadline.ts';
 import { type DeploymentRecord, NOT_ACTIVATED, OWNING, offersOf } from './deployment.ts';
 
-/** From which states each move leads where. A trial is left to finish, unless no report of its device counts any more. */
+/**
+ * From which states each move leads where. A trial is left to finish, unless no report of its device counts any more.
+ */
 export const SERVER_MOVES = {
   offer: { from: ['planned'], to: 'offered' },
   skip: { from: ['planned'], to: 'skipped' },
@@ -23,7 +25,10 @@ export const SERVER_MOVES = {
   'give up': { from: OWNING, to: 'overdue' },
 } as const satisfies Record<string, { from: readonly DeploymentState[]; to: DeploymentState }>;
 
-/** Why the server withdrew it: what a halt took back, and nothing else, is planned again when a person resumes. Until it moves again. */
+/**
+ * Why the server withdrew it: what a halt took back, and nothing else, is planned again when a person resumes. Until it
+ * moves again.
+ */
 export type WithdrawnBy = 'halt' | 'abort' | 'rejection' | 'replacement';
 
 /** The next state of one deployment. Its revision is that of the state before, which the store counts on. */
@@ -134,8 +139,8 @@ export const replan = (deployments: readonly DeploymentRecord[], now: Millis): M
 });
 
 /**
- * A rollout that comes first takes the devices of these, which are planned again, to be offered when it is done with them. When they were
- * offered stays: an activation that the withdrawal comes too late for is still believed.
+ * A rollout that comes first takes the devices of these, which are planned again, to be offered when it is done with
+ * them. When they were offered stays: an activation that the withdrawal comes too late for is still believed.
  */
 export const takeOver = (deployments: readonly DeploymentRecord[], first: Id, now: Millis): Moved => ({
   moves: deployments.map((deployment) => ({
@@ -162,7 +167,10 @@ export const takeOver = (deployments: readonly DeploymentRecord[], first: Id, no
 /** What the server knows of a device whose time is over. */
 export type Heard = { online: boolean; lastSeenAt: Millis | null };
 
-/** `never-heard` when nothing was accepted; `stuck` when the device is connected, and was heard since, and lately; `silent` otherwise. */
+/**
+ * `never-heard` when nothing was accepted; `stuck` when the device is connected, and was heard since, and lately;
+ * `silent` otherwise.
+ */
 const overdueClassOf = (
   { acceptedAt, stateAt }: Pick<DeploymentRecord, 'acceptedAt' | 'stateAt'>,
   { online, lastSeenAt }: Heard,

@@ -8,7 +8,10 @@ export const endWait = (deployment: DeploymentRecord, now: Millis, withinMs: num
     ? { ...deployment, heldUntil: null, acceptedAt: now, deadlineAt: now + withinMs }
     : { ...deployment, heldUntil: null };
 
-/** What it waits for now comes at another time: its deadline is as long after that as it was. Undefined where nothing changes. */
+/**
+ * What it waits for now comes at another time: its deadline is as long after that as it was. Undefined where nothing
+ * changes.
+ */
 export const waitUntil = (deployment: DeploymentRecord, heldUntil: Millis): DeploymentRecord | undefined => {
   const { heldUntil: before, deadlineAt } = deployment;
   if (before === null || before === heldUntil) return undefined;

@@ -1,6 +1,7 @@
 /**
- * The names of the lives (`boot`) in which a device speaks. A life is one process: once another has spoken, it is over. One that
- * speaks again all the same is another machine with the same key, such as one that was made from the same disk image.
+ * The names of the lives (`boot`) in which a device speaks. A life is one process: once another has spoken, it is over.
+ * One that speaks again all the same is another machine with the same key, such as one that was made from the same disk
+ * image.
  */
 import type { Id } from '#shared/ids.ts';
 

@@ -1,6 +1,6 @@
 /**
- * Devices that run what no one told them to run. What a device should run is what it last committed or reverted to, or what was
- * adopted; before any of these, what it ran when it was first heard. Pure.
+ * Devices that run what no one told them to run. What a device should run is what it last committed or reverted to, or
+ * what was adopted; before any of these, what it ran when it was first heard. Pure.
  */
 import type { DeploymentState, Running } from '#shared/deployment.ts';
 import { type Id, type Millis, releaseRef, type Sha256 } from '#shared/ids.ts';
@@ -25,8 +25,8 @@ export type Drifting = {
 export type Trial = { id: Id; state: DeploymentState; offeredAt: Millis | null; manifest: Sha256 | null };
 
 /**
- * A device that runs what the server gave it, and has given up since (overdue, withdrawn), was told to: its outcome is still to
- * come.
+ * A device that runs what the server gave it, and has given up since (overdue, withdrawn), was told to: its outcome is
+ * still to come.
  */
 const isExcused = ({ running }: Drifting, trial: Trial | undefined): boolean =>
   trial !== undefined &&

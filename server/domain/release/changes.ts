@@ -6,8 +6,8 @@ export type Contents = { compatible: Id; changes: readonly string[] };
 export type ChangeDifference = { change: string; compatibles: Id[] };
 
 /**
- * Changes that `to` contains and `from` does not, in the order in which `to` names them. Hardware is compared with itself;
- * hardware for which `from` has no bundle, with all that `from` contains.
+ * Changes that `to` contains and `from` does not, in the order in which `to` names them. Hardware is compared with
+ * itself; hardware for which `from` has no bundle, with all that `from` contains.
  */
 export const addedChanges = (from: readonly Contents[], to: readonly Contents[]): ChangeDifference[] => {
   const everything = new Set(from.flatMap(({ changes }) => changes));

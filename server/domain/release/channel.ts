@@ -1,4 +1,7 @@
-/** A channel: where releases can be staged, and what a release needs before it may be. From the configuration; docs/operations.md explains each field. */
+/**
+ * A channel: where releases can be staged, and what a release needs before it may be. From the configuration;
+ * docs/operations.md explains each field.
+ */
 import { z } from 'zod';
 import { DurationMs, Id } from '#shared/ids.ts';
 

@@ -1,4 +1,7 @@
-/** What a channel requires of a release, and what of it is met: each requirement with one sentence that people can act on. */
+/**
+ * What a channel requires of a release, and what of it is met: each requirement with one sentence that people can act
+ * on.
+ */
 import type { Id, Millis } from '#shared/ids.ts';
 import { approvalsWords, countingApprovals } from '../approvals.ts';
 import { durationWords } from '../words.ts';
@@ -22,7 +25,10 @@ export type PromotionFacts = {
   now: Millis;
   /** Compatibles of bundles without an SBOM. */
   withoutSbom: Id[];
-  /** When the first rollout of the release completed in the channel before, with at least one device that committed; null: none has. */
+  /**
+   * When the first rollout of the release completed in the channel before, with at least one device that committed;
+   * null: none has.
+   */
   completedAt: Millis | null;
   checks: ReleaseCheck[];
   /** For this channel. */

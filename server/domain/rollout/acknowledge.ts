@@ -1,4 +1,7 @@
-/** Failures that a person acknowledges, device by device: from then on exactly these do not count, as long as they are failures. */
+/**
+ * Failures that a person acknowledges, device by device: from then on exactly these do not count, as long as they are
+ * failures.
+ */
 import type { Id } from '#shared/ids.ts';
 import { type DeploymentRecord, outcomeOf } from '../deployment/deployment.ts';
 import type { Acknowledged, RolloutState } from './rollout.ts';
@@ -21,7 +24,9 @@ export const failuresAmong = (deployments: readonly DeploymentRecord[]): Acknowl
   return [...failures.values()];
 };
 
-/** Carried on into the rollout's next state. Absent rather than empty: most rollouts never have anything to acknowledge. */
+/**
+ * Carried on into the rollout's next state. Absent rather than empty: most rollouts never have anything to acknowledge.
+ */
 export const acknowledgedIn = (progress: RolloutState): { acknowledged?: Acknowledged[] } =>
   'acknowledged' in progress && progress.acknowledged !== undefined && progress.acknowledged.length > 0
     ? { acknowledged: progress.acknowledged }
@@ -32,8 +37,9 @@ export const namedIn = (acknowledged: readonly Acknowledged[]): Id[] =>
   acknowledged.flatMap(({ deployments }) => deployments ?? []);
 
 /**
- * What is left of the acknowledged failures, by where their deployments are now: one that turned out well after all excuses
- * no other. The very same array when all are still failures. Those acknowledged by number alone are left as they are.
+ * What is left of the acknowledged failures, by where their deployments are now: one that turned out well after all
+ * excuses no other. The very same array when all are still failures. Those acknowledged by number alone are left as
+ * they are.
  */
 export const stillAcknowledged = (
   acknowledged: Acknowledged[],

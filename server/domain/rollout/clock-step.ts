@@ -1,6 +1,7 @@
 /**
- * What it means that this machine's clock was set: how long something has lasted is not changed by it. What a rollout counts from
- * moves along; times that people named (a start, an end, an activation, a window) are the clock's, and stay.
+ * What it means that this machine's clock was set: how long something has lasted is not changed by it. What a rollout
+ * counts from moves along; times that people named (a start, an end, an activation, a window) are the clock's, and
+ * stay.
  */
 
 import type { Millis } from '#shared/ids.ts';
@@ -26,7 +27,10 @@ export const moveProgress = (progress: RolloutState, byMs: number): RolloutState
 /** A moment by both clocks; of an earlier version, or another system, only by the one that may be set. */
 export type Noted = { wall: Millis; uptime?: Uptime | undefined };
 
-/** By how much the clock was set between two moments, as far as that is known: in one boot exactly, and after it that it went back at all. */
+/**
+ * By how much the clock was set between two moments, as far as that is known: in one boot exactly, and after it that it
+ * went back at all.
+ */
 export const stepBetween = (then: Noted, now: Noted): number => {
   const wallMs = now.wall - then.wall;
   const [before, after] = [then.uptime, now.uptime];

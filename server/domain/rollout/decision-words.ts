@@ -1,4 +1,7 @@
-/** Decisions in words, for people who ask why: what was decided, and each of its reasons with the figures that made it one. */
+/**
+ * Decisions in words, for people who ask why: what was decided, and each of its reasons with the figures that made it
+ * one.
+ */
 import { sentenceOf } from '../audit.ts';
 import { durationWords, percentOf, plural, short, waveName } from '../words.ts';
 import type { Blocker } from './blockers.ts';

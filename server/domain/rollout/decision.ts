@@ -1,6 +1,6 @@
 /**
- * A decision about a rollout with everything that it was made from, so that anyone can make it again: `stepRollout` is pure, and
- * the same inputs must lead to the same outcome (docs/decisions/0007).
+ * A decision about a rollout with everything that it was made from, so that anyone can make it again: `stepRollout` is
+ * pure, and the same inputs must lead to the same outcome (docs/decisions/0007).
  */
 import type { Id, Millis, Sha256 } from '#shared/ids.ts';
 import type { OutcomeBin, OutcomeClass } from '../deployment/deployment.ts';
@@ -12,7 +12,10 @@ import { stepRollout } from './rollout-step.ts';
 /** All of a step but the rollout itself, of which only `progress` and `activatedAt` change. */
 export type Outcome = Omit<RolloutStep, 'next' | 'refused'> & { progress: RolloutState; activatedAt?: Millis };
 export type Decision = {
-  /** The digest of the record of the decision before; null for a rollout's first. Who changes one record has to change all later ones. */
+  /**
+   * The digest of the record of the decision before; null for a rollout's first. Who changes one record has to change
+   * all later ones.
+   */
   previous: Sha256 | null;
   /** As it was before. */
   rollout: Rollout;
@@ -38,8 +41,8 @@ export const decisionOf = (
 ): Decision => ({ previous, rollout, event, facts, figures: figuresOf(rollout, facts), outcome: outcomeOf(step) });
 
 /**
- * What a rollout is about, without its figures: two steps with the same stand decided the same. A rate limit is no stand of its own:
- * with one a rollout offers and waits in turn, several times a minute.
+ * What a rollout is about, without its figures: two steps with the same stand decided the same. A rate limit is no
+ * stand of its own: with one a rollout offers and waits in turn, several times a minute.
  */
 const standOf = (progress: RolloutState): string => {
   if (progress.state !== 'running') return JSON.stringify([progress.state, 'wave' in progress ? progress.wave : null]);
@@ -55,8 +58,9 @@ const standOf = (progress: RolloutState): string => {
 };
 
 /**
- * `yes`: something was decided, or why it waits is another reason now. `if-offered`: only if someone took part in it, since a rollout whose
- * devices are all busy asks again at every tick. `no`: as before; ticks of which nothing is to be told.
+ * `yes`: something was decided, or why it waits is another reason now. `if-offered`: only if someone took part in it,
+ * since a rollout whose devices are all busy asks again at every tick. `no`: as before; ticks of which nothing is to be
+ * told.
  */
 export const isWorthRecording = (before: RolloutState, step: RolloutStep): 'yes' | 'if-offered' | 'no' => {
   if (step.audit.length > 0 || step.withdraw !== null || step.replan || step.activate === true) return 'yes';
@@ -65,8 +69,8 @@ export const isWorthRecording = (before: RolloutState, step: RolloutStep): 'yes'
 };
 
 /**
- * Nothing of it is other than before, but when to look again. Nor is that a new window for starts has begun, as long as no one is
- * offered anything: the next tick begins it as well.
+ * Nothing of it is other than before, but when to look again. Nor is that a new window for starts has begun, as long as
+ * no one is offered anything: the next tick begins it as well.
  */
 export const changesNothing = (rollout: Rollout, step: RolloutStep): boolean =>
   isWorthRecording(rollout.progress, step) === 'no' &&
@@ -76,7 +80,10 @@ export const changesNothing = (rollout: Rollout, step: RolloutStep): boolean =>
   );
 const withoutStarts = (progress: RolloutState): object => ({ ...progress, starts: undefined });
 
-/** In the order of docs: numbers are half as long as names, and there may be hundreds of bins. Never in another order: records hold the index. */
+/**
+ * In the order of docs: numbers are half as long as names, and there may be hundreds of bins. Never in another order:
+ * records hold the index.
+ */
 const OUTCOMES: readonly OutcomeClass[] = [
   'planned',
   'unaccepted',
@@ -141,7 +148,10 @@ const canonical = (value: unknown): string =>
       : member,
   );
 
-/** What of a recorded decision does not follow from its inputs: empty when all of it does. `before` is the decision recorded before it. */
+/**
+ * What of a recorded decision does not follow from its inputs: empty when all of it does. `before` is the decision
+ * recorded before it.
+ */
 export const faultsOf = (decision: Decision, before?: Decision): string[] => {
   const { rollout, event, facts, outcome } = decision;
   const step = stepRollout(rollout, event, facts);

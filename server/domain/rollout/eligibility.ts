@@ -1,4 +1,7 @@
-/** Which devices a release can be offered to. The device itself has the last word: this only saves it the trouble, and tells people early. */
+/**
+ * Which devices a release can be offered to. The device itself has the last word: this only saves it the trouble, and
+ * tells people early.
+ */
 import type { Id } from '#shared/ids.ts';
 
 export type Unfit = 'not-let-in' | 'no-bundle' | 'below-floor';

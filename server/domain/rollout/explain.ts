@@ -7,7 +7,10 @@ import type { Hold, Rollout } from './rollout.ts';
 
 const noted = (note: string): string => (note === '' ? '' : `: ${note}`);
 
-/** `now` counts down what ends by itself; `goingBack`: how many rollouts take devices of a recalled one back, where that is known. */
+/**
+ * `now` counts down what ends by itself; `goingBack`: how many rollouts take devices of a recalled one back, where that
+ * is known.
+ */
 export const explainRollout = ({ progress, waveSizes }: Rollout, now: Millis, goingBack?: number): string => {
   switch (progress.state) {
     case 'draft':

@@ -1,4 +1,7 @@
-/** The figures that a rollout is decided by, as docs/judge.md names them: what `rollout explain` shows, and what is recorded with each decision. */
+/**
+ * The figures that a rollout is decided by, as docs/judge.md names them: what `rollout explain` shows, and what is
+ * recorded with each decision.
+ */
 import type { Id, Millis } from '#shared/ids.ts';
 import type { EvidenceRule } from '#shared/policy.ts';
 import { binMsOf } from '../deployment/deployment.ts';
@@ -9,7 +12,10 @@ import type { RolloutFacts } from './rollout-events.ts';
 import { startLimit, startsOf } from './rollout-run.ts';
 import { type Group, groupsOf, judgeInputOf, setAside, stillToAcknowledge, tallyOf } from './tally.ts';
 
-/** What the judge makes of one group. `evidence` is E, capped. `grants`: m, devices that may be between offer and outcome beyond those that have accepted; null where only the rate limits. */
+/**
+ * What the judge makes of one group. `evidence` is E, capped. `grants`: m, devices that may be between offer and
+ * outcome beyond those that have accepted; null where only the rate limits.
+ */
 type Weight = { evidence: number; upperBound: number; risk: number; grants: number | null };
 /** `judge` is null under the simple rules, which weigh nothing. Counts are without what was acknowledged. */
 export type GroupFigures = {

@@ -1,4 +1,7 @@
-/** Whether a rollout must halt, by the rule of its policy and by its gate; and how many more devices the judge lets each group offer. */
+/**
+ * Whether a rollout must halt, by the rule of its policy and by its gate; and how many more devices the judge lets each
+ * group offer.
+ */
 
 import type { z } from 'zod';
 import { type Millis, unreachable } from '#shared/ids.ts';
@@ -14,7 +17,10 @@ import type { HaltReason } from '../halt-reason.ts';
 import { judge } from './judge.ts';
 import { type Group, groupName, groupsOf, judgeInputOf, reachableOf, tallyOf, withoutAges } from './tally.ts';
 
-/** What the judge grants a group (its bins are without ages): at most so many devices between offer and outcome more; Infinity where only the rate limits. */
+/**
+ * What the judge grants a group (its bins are without ages): at most so many devices between offer and outcome more;
+ * Infinity where only the rate limits.
+ */
 export type Grant = { group: Group; atMost: number; risk: number; upperBound: number };
 export type Ruling = { kind: 'halt'; reason: HaltReason } | { kind: 'go-on'; grants: Grant[] };
 
@@ -127,6 +133,7 @@ export const isMet = (gate: Gate): boolean => gate.committed >= gate.needed;
 export const isOutOfReach = (gate: Gate): boolean => gate.reachable - gate.failed < gate.needed;
 /**
  * No one of the wave was heard (docs/decisions/0003): that is no failure, but no evidence either, and the simple rules
- * would let the whole fleet follow. A wave of skipped and withdrawn devices only is another matter: it has nothing to say.
+ * would let the whole fleet follow. A wave of skipped and withdrawn devices only is another matter: it has nothing to
+ * say.
  */
 export const isUnheard = (gate: Gate): boolean => gate.reachable === 0 && gate.neverHeard > 0;

@@ -1,6 +1,7 @@
 /**
- * The judge of docs/judge.md: halts on evidence, halts on a budget of harmed devices, and bounds how many more may be offered.
- * Pure arithmetic on counts, so that 10,000 devices cost no more than 100: one judge per rollout, cohort and compatible.
+ * The judge of docs/judge.md: halts on evidence, halts on a budget of harmed devices, and bounds how many more may be
+ * offered. Pure arithmetic on counts, so that 10,000 devices cost no more than 100: one judge per rollout, cohort and
+ * compatible.
  */
 import type { EvidenceRule } from '#shared/policy.ts';
 import { AGE_BINS } from '../deployment/deployment.ts';
@@ -25,7 +26,10 @@ export type JudgeVerdict =
 
 /** Evidence grows exponentially; beyond this the number says nothing more (and stays an exact integer). */
 export const EVIDENCE_MAX = 1e12;
-/** K0: how many confirmations it takes before the rollout's own delays outweigh the assumption that healthy devices report at once. */
+/**
+ * K0: how many confirmations it takes before the rollout's own delays outweigh the assumption that healthy devices
+ * report at once.
+ */
 const PRIOR_CONFIRMATIONS = 10;
 /** However long ago a device accepted, this much chance stays that it is healthy and merely late. */
 const LATE_CHANCE = 0.005;
@@ -35,7 +39,9 @@ const PRECISION = 1e-12;
 /** It takes about ten, and some thirty where thousands wait for one that is healthy. */
 const NEWTON_STEPS_MAX = 100;
 
-/** p_k: the failure rates that the test bets on, from 1.5 times the tolerated rate to 99 %, evenly spaced in logarithm. */
+/**
+ * p_k: the failure rates that the test bets on, from 1.5 times the tolerated rate to 99 %, evenly spaced in logarithm.
+ */
 export const alternatives = (limit: number): number[] => {
   const from = Math.log(1.5 * limit);
   const to = Math.log(0.99);
@@ -43,8 +49,9 @@ export const alternatives = (limit: number): number[] => {
 };
 
 /**
- * ln E: how many to one the evidence is that more than `limit` fail, given `failed` among `offered`. A mixture of likelihood
- * ratios is a martingale under the tolerated rate, so E exceeds 1/alpha with a chance of at most alpha, however often one looks (Ville).
+ * ln E: how many to one the evidence is that more than `limit` fail, given `failed` among `offered`. A mixture of
+ * likelihood ratios is a martingale under the tolerated rate, so E exceeds 1/alpha with a chance of at most alpha,
+ * however often one looks (Ville).
  */
 export const logEvidence = (failed: number, offered: number, limit: number): number => {
   const logs = alternatives(limit).map(
@@ -55,14 +62,17 @@ export const logEvidence = (failed: number, offered: number, limit: number): num
 };
 
 /**
- * S(a) for a = 0 .. bins - 1: the chance that a healthy device of that age has not reported yet, learnt from the devices that
- * did. Right-truncated product limit: of devices offered b bins ago one can only have seen delays up to b.
+ * S(a) for a = 0 .. bins - 1: the chance that a healthy device of that age has not reported yet, learnt from the
+ * devices that did. Right-truncated product limit: of devices offered b bins ago one can only have seen delays up to b.
  */
 export const delayCurve = (confirmed: JudgeInput['confirmed'], bins: number): number[] => {
   const last = bins - 1;
   /** d_b: confirmed after b bins. */
   const after = new Float64Array(bins);
-  /** N_b - N_(b-1). Someone confirmed after `delay` bins, who accepted `start` bins ago, is among the N_b from `delay` to `start`. */
+  /**
+   * N_b - N_(b-1). Someone confirmed after `delay` bins, who accepted `start` bins ago, is among the N_b from `delay`
+   * to `start`.
+   */
   const changes = new Float64Array(bins + 1);
   for (const { startAgeBins, delayBins, devices } of confirmed) {
     const delay = clampBin(delayBins, last);
@@ -88,8 +98,9 @@ const clampBin = (bin: number, last: number): number => Math.min(last, Math.max(
 export type Waiting = { late: number; devices: number };
 
 /**
- * pU: the largest failure rate that the observations leave plausible, at the confidence 1 - delta. 1 when no one is healthy yet.
- * Sought as `t = -ln(1 - p)`: there the log likelihood is concave with a convex slope, so that Newton's steps never overshoot.
+ * pU: the largest failure rate that the observations leave plausible, at the confidence 1 - delta. 1 when no one is
+ * healthy yet. Sought as `t = -ln(1 - p)`: there the log likelihood is concave with a convex slope, so that Newton's
+ * steps never overshoot.
  */
 export const upperBound = (failed: number, healthy: number, waiting: Waiting[], delta: number): number => {
   if (healthy === 0) return 1;
@@ -103,7 +114,8 @@ export const upperBound = (failed: number, healthy: number, waiting: Waiting[], 
     best += slope / bend;
   }
   const floor = likelihoodAt(best, healthy, unhealthy).log + Math.log(delta);
-  // Right of the maximum the likelihood falls to the floor in one place, which is left of this: the logs of chances are negative.
+  // Right of the maximum the likelihood falls to the floor in one place, which is left of this: the logs of chances are
+  // negative.
   let bound = -floor / healthy;
   for (let step = 0; step < NEWTON_STEPS_MAX; step++) {
     const { log, slope } = likelihoodAt(bound, healthy, unhealthy);
@@ -114,7 +126,10 @@ export const upperBound = (failed: number, healthy: number, waiting: Waiting[], 
   return -Math.expm1(-bound);
 };
 
-/** The logarithm of the likelihood that the failure rate is `1 - exp(-t)`, and its first and (but for the sign) second derivative by t. */
+/**
+ * The logarithm of the likelihood that the failure rate is `1 - exp(-t)`, and its first and (but for the sign) second
+ * derivative by t.
+ */
 const likelihoodAt = (
   t: number,
   healthy: number,
@@ -153,8 +168,8 @@ export const judge = (
 };
 
 /**
- * Step 3 for each undecided device. Delays are rounded down, so a device of age `a` bins is late with the chance that a delay falls
- * into bin `a` or a later one: S(a - 1).
+ * Step 3 for each undecided device. Delays are rounded down, so a device of age `a` bins is late with the chance that a
+ * delay falls into bin `a` or a later one: S(a - 1).
  */
 export const waitingOf = ({ confirmed, undecided }: JudgeInput, bins: number = AGE_BINS): Waiting[] => {
   const curve = delayCurve(confirmed, bins);

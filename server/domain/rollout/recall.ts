@@ -1,6 +1,6 @@
 /**
- * Sending the devices of a rollout back to what they ran before it. The rollout remembers that it was recalled; ordinary rollouts do
- * it (docs/decisions/0006-recall-is-an-install-that-finds-its-slot-written.md). Pure.
+ * Sending the devices of a rollout back to what they ran before it. The rollout remembers that it was recalled;
+ * ordinary rollouts do it (docs/decisions/0006-recall-is-an-install-that-finds-its-slot-written.md). Pure.
  */
 import type { DeploymentState, DeviceError, Running } from '#shared/deployment.ts';
 import { type Id, type Millis, releaseRef, type Sha256 } from '#shared/ids.ts';
@@ -14,7 +14,10 @@ import type { RolloutEvent, RolloutFacts, RolloutStep } from './rollout-events.t
 export const recalledOf = (progress: RolloutState): Recalled | undefined =>
   'recalled' in progress ? progress.recalled : undefined;
 
-/** Whether this halt recalls by itself. That no one was heard says nothing against the release; a recall is never recalled so. */
+/**
+ * Whether this halt recalls by itself. That no one was heard says nothing against the release; a recall is never
+ * recalled so.
+ */
 export const recallsByItself = ({ policy, recalls }: Rollout, reason: HaltReason): boolean =>
   policy.onHalt === 'recall' &&
   recalls === undefined &&
@@ -33,7 +36,10 @@ export const recallAtHalt = (
     : { recalled: {}, isNew: false };
 };
 
-/** A person recalls what has ended or was halted. Again: devices that did not go back at the first time are looked at again. */
+/**
+ * A person recalls what has ended or was halted. Again: devices that did not go back at the first time are looked at
+ * again.
+ */
 export const recall = (
   rollout: Rollout,
   { by, note, to }: Extract<RolloutEvent, { kind: 'recall' }>,
@@ -88,7 +94,10 @@ export type RecallFacts = {
   committedElsewhere: boolean;
 };
 
-/** It committed the release, or ran it already, and nothing has changed that since. One that committed and fell ill later counts too. */
+/**
+ * It committed the release, or ran it already, and nothing has changed that since. One that committed and fell ill
+ * later counts too.
+ */
 export const isRecallable = (facts: RecallFacts): facts is RecallFacts & Pick<Recallable, 'state'> => {
   const { state, error, runs, manifest, committedElsewhere } = facts;
   const ranIt = state === 'committed' || state === 'skipped' || (state === 'failed' && error?.code === 'REGRESSED');

@@ -1,4 +1,6 @@
-/** What one approval does to a rollout that waits for some. Revoked operators are looked at again with each approval. */
+/**
+ * What one approval does to a rollout that waits for some. Revoked operators are looked at again with each approval.
+ */
 import { refuse } from '#shared/problems.ts';
 import { countingApprovals } from '../approvals.ts';
 import type { Rollout } from './rollout.ts';

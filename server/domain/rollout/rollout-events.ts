@@ -8,7 +8,9 @@ import type { Acknowledged, Recalled, Rollout } from './rollout.ts';
 export type RolloutEvent =
   | { kind: 'tick' }
   | { kind: 'pause'; by: string; note: string }
-  /** From a halt it needs a note: the failures known at this moment are acknowledged by it, and set aside from then on. */
+  /**
+   * From a halt it needs a note: the failures known at this moment are acknowledged by it, and set aside from then on.
+   */
   | {
       kind: 'resume';
       by: string;
@@ -41,13 +43,17 @@ export type RolloutFacts = {
 /** Whether some planned device of the cohort is in its window now; otherwise when the first of them will be. */
 export type WindowFacts = { cohort: Id; open: boolean; opensAt: Millis | null };
 
-/** Offer to at most so many planned devices of this wave and group. Over all offers of one step no limit is exceeded. */
+/**
+ * Offer to at most so many planned devices of this wave and group. Over all offers of one step no limit is exceeded.
+ */
 export type Offer = { wave: number; cohort: Id; compatible: Id; atMost: number; acceptBy: Millis };
 
 export type RolloutStep = {
   next: Rollout;
   offers: Offer[];
-  /** Withdraw every offer that was not acted on to the point of activation; `planned` devices too when the rollout ends. */
+  /**
+   * Withdraw every offer that was not acted on to the point of activation; `planned` devices too when the rollout ends.
+   */
   withdraw: { reason: string; planned: boolean } | null;
   /** Plan again what a halt withdrew: a person who resumes means these devices too. */
   replan: boolean;

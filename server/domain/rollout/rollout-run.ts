@@ -1,4 +1,6 @@
-/** One tick of a running rollout that neither halts nor is told anything: gate, waves, offers, and what it waits for. */
+/**
+ * One tick of a running rollout that neither halts nor is told anything: gate, waves, offers, and what it waits for.
+ */
 
 import type { Millis } from '#shared/ids.ts';
 import { type AuditEvent, BY_SERVER } from '../audit.ts';
@@ -67,7 +69,10 @@ type Opened = {
   audit: AuditEvent[];
 };
 
-/** Waves open one after another while their gates let them: a wave without anyone passes at once, one that is unheard never. */
+/**
+ * Waves open one after another while their gates let them: a wave without anyone passes at once, one that is unheard
+ * never.
+ */
 const openWaves = (rollout: Rollout, before: Running, bins: OutcomeBin[], now: Millis): Opened => {
   const audit: AuditEvent[] = [];
   let progress = before;
@@ -100,7 +105,10 @@ const whyPassed = ({ policy }: Rollout, gate: Gate, soakedMs: number): string =>
     ? `no one in ${waveName(gate.wave)} is reachable`
     : `${gate.committed} of ${gate.reachable} reachable devices of ${waveName(gate.wave)} committed${policy.activation === 'at-once' ? '' : ' or wait installed'}, where ${gate.needed} must, and stayed so for ${Math.round(soakedMs / 1000)} s`;
 
-/** How many offers may start at once, and how long a window is. Spread over the minute, so that a fleet does not fetch all at one instant. */
+/**
+ * How many offers may start at once, and how long a window is. Spread over the minute, so that a fleet does not fetch
+ * all at one instant.
+ */
 export const startLimit = (startsPerMinute: number): { windowMs: number; perWindow: number } => {
   const windowMs = Math.ceil(MINUTE_MS / Math.min(START_WINDOWS_PER_MINUTE, startsPerMinute));
   return { windowMs, perWindow: Math.max(1, Math.floor((startsPerMinute * windowMs) / MINUTE_MS)) };
@@ -118,8 +126,8 @@ export const startsOf = (
 };
 
 /**
- * Offers within all limits. `hold` is not null when devices of open waves wait and none may be offered now.
- * What was offered since the window began is what is no longer planned: only the store knows who was free to be offered.
+ * Offers within all limits. `hold` is not null when devices of open waves wait and none may be offered now. What was
+ * offered since the window began is what is no longer planned: only the store knows who was free to be offered.
  */
 const offersOf = (
   rollout: Rollout,
@@ -194,8 +202,8 @@ const queuesOf = (grants: Grant[], waveLast: number): Queue[] =>
 const GOLDEN = 0x9e37_79b1;
 
 /**
- * Who comes first changes with every tick: devices that are busy elsewhere cannot be offered to, and must not use up the
- * limits of others forever. Not simply in turn: ticks every other second would let every other queue wait.
+ * Who comes first changes with every tick: devices that are busy elsewhere cannot be offered to, and must not use up
+ * the limits of others forever. Not simply in turn: ticks every other second would let every other queue wait.
  */
 const inTurn = (queues: Queue[], now: Millis): Queue[] => {
   const spread = (Math.imul(Math.floor(now / TICK_MS), GOLDEN) >>> 0) / 2 ** 32;

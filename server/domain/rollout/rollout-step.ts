@@ -1,6 +1,6 @@
 /**
- * What happens to a rollout, decided: the next state, whom to offer to, what to withdraw, what to write down. Nothing is done here.
- * `docs/states.md` repeats the table, and a test holds it there.
+ * What happens to a rollout, decided: the next state, whom to offer to, what to withdraw, what to write down. Nothing
+ * is done here. `docs/states.md` repeats the table, and a test holds it there.
  */
 import { inBatches } from '#shared/batches.ts';
 import { type Millis, unreachable } from '#shared/ids.ts';
@@ -70,7 +70,9 @@ export const stepRollout = (rollout: Rollout, event: RolloutEvent, facts: Rollou
   }
 };
 
-/** Nothing changes. While devices are still on their way, ticks go on (slowly), so that the silent ones become overdue. */
+/**
+ * Nothing changes. While devices are still on their way, ticks go on (slowly), so that the silent ones become overdue.
+ */
 const stayOf = (rollout: Rollout, facts: RolloutFacts): RolloutStep => ({
   next: rollout,
   offers: [],
@@ -124,7 +126,10 @@ const tick = (known: Rollout, facts: RolloutFacts): RolloutStep => {
   return step.next.progress.state === 'completed' ? { ...step, nextTickAt: idleTickAt(step.next, facts) } : step;
 };
 
-/** An acknowledged device that turned out well, or spoke, since is not one any more. The very same rollout where there is none. */
+/**
+ * An acknowledged device that turned out well, or spoke, since is not one any more. The very same rollout where there
+ * is none.
+ */
 const withoutRecovered = (rollout: Rollout, facts: RolloutFacts): Rollout => {
   const { progress } = rollout;
   if ((progress.state !== 'running' && progress.state !== 'paused') || progress.acknowledged === undefined)

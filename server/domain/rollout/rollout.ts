@@ -16,7 +16,10 @@ export type RolloutPlan = {
   policy: Policy;
   /** Number of devices in each wave, in order. */
   waveSizes: number[];
-  /** Devices that the cohorts mean, but that had to be left out: unknown, not let in, or without a bundle for their compatible. */
+  /**
+   * Devices that the cohorts mean, but that had to be left out: unknown, not let in, or without a bundle for their
+   * compatible.
+   */
   excluded?: number;
   /** Of those: devices that have committed a higher security counter. */
   belowFloor?: number;
@@ -28,13 +31,19 @@ export type RolloutPlan = {
   createdBy: string;
   /** From then on it offers to no one, takes back what was not activated, and is over. */
   endBy?: Millis;
-  /** When a person said that everyone may activate. The one thing of a plan, with the sizes of waves that follow their cohort, that changes later. */
+  /**
+   * When a person said that everyone may activate. The one thing of a plan, with the sizes of waves that follow their
+   * cohort, that changes later.
+   */
   activatedAt?: Millis;
 };
 
 /** Why a running rollout offers nothing at present. It ends by itself. */
 export type Hold =
-  /** `risk` and `upperBound` as in docs/judge.md; `unaccepted`: devices of the group that have not answered their offer, and may accept at any moment. */
+  /**
+   * `risk` and `upperBound` as in docs/judge.md; `unaccepted`: devices of the group that have not answered their offer,
+   * and may accept at any moment.
+   */
   | { kind: 'judge'; risk: number; upperBound: number; unaccepted: number; group: string }
   | { kind: 'at-risk-limit'; atRisk: number; limit: number }
   | { kind: 'rate-limit'; nextAt: Millis }
@@ -50,7 +59,10 @@ export type StartWindow = {
   /** Devices of the rollout that were still planned when the window began. */
   planned: number;
 };
-/** Failures, and devices never heard, that a person acknowledged when resuming after a halt: set aside by judge and gate from then on. */
+/**
+ * Failures, and devices never heard, that a person acknowledged when resuming after a halt: set aside by judge and gate
+ * from then on.
+ */
 export type Acknowledged = {
   cohort: Id;
   compatible: Id;
@@ -72,7 +84,10 @@ export type Recalled = {
 
 export type RolloutState =
   | { state: 'draft' }
-  /** `approvedBy`: whose approvals counted when the last one was given; `startAt`: not before this, even when all are there. */
+  /**
+   * `approvedBy`: whose approvals counted when the last one was given; `startAt`: not before this, even when all are
+   * there.
+   */
   | { state: 'awaiting-approval'; needed: number; approvedBy: string[]; startAt: Millis }
   | { state: 'scheduled'; startAt: Millis }
   | {

@@ -1,4 +1,7 @@
-/** Outcome bins, summed the ways that judge, gate and offers need them. Failures that a person acknowledged are set aside here, once for all. */
+/**
+ * Outcome bins, summed the ways that judge, gate and offers need them. Failures that a person acknowledged are set
+ * aside here, once for all.
+ */
 import type { Id } from '#shared/ids.ts';
 import type { OutcomeBin, OutcomeClass } from '../deployment/deployment.ts';
 import type { JudgeInput } from './judge.ts';
@@ -30,8 +33,8 @@ const isOfGroup = (a: { cohort: Id; compatible: Id }, b: { cohort: Id; compatibl
   a.cohort === b.cohort && a.compatible === b.compatible;
 
 /**
- * How many of each outcome, in bins without any age: only the judge's rule of evidence needs ages, and they make the bins many.
- * Those that follow one another become one, and in the order of the store that is all there is to do.
+ * How many of each outcome, in bins without any age: only the judge's rule of evidence needs ages, and they make the
+ * bins many. Those that follow one another become one, and in the order of the store that is all there is to do.
  */
 export const withoutAges = (bins: OutcomeBin[]): OutcomeBin[] => {
   const merged: OutcomeBin[] = [];
@@ -47,7 +50,9 @@ export const withoutAges = (bins: OutcomeBin[]): OutcomeBin[] => {
   return merged;
 };
 
-/** Devices that can still say, or have said, how it went: everyone but the skipped, the withdrawn and the never heard. */
+/**
+ * Devices that can still say, or have said, how it went: everyone but the skipped, the withdrawn and the never heard.
+ */
 export const reachableOf = (tally: Tally): number =>
   tally.planned + tally.unaccepted + tally.undecided + tally.installed + tally.healthy + tally.failed;
 
@@ -123,7 +128,10 @@ export const groupsOf = (bins: OutcomeBin[]): Group[] => {
   return [...groups.values()];
 };
 
-/** What the judge sees of a group at the time bin `nowBin`. Unaccepted devices are not in it: their offer was never acted on. */
+/**
+ * What the judge sees of a group at the time bin `nowBin`. Unaccepted devices are not in it: their offer was never
+ * acted on.
+ */
 export const judgeInputOf = (bins: OutcomeBin[], nowBin: number): JudgeInput => {
   const input: JudgeInput = { healthy: 0, failed: 0, undecided: [], confirmed: [] };
   for (const { outcome, startBin, delayBins, devices } of bins) {

@@ -1,4 +1,7 @@
-/** Which device is in which wave: frozen when a rollout is planned, by a stable hash, so that the same device is not always the canary. */
+/**
+ * Which device is in which wave: frozen when a rollout is planned, by a stable hash, so that the same device is not
+ * always the canary.
+ */
 import type { Id } from '#shared/ids.ts';
 import type { CohortPlan, WaveSize } from '#shared/policy.ts';
 
@@ -39,21 +42,24 @@ const fnv1a = (text: string, basis: number): number => {
 };
 
 /**
- * A device's place in the queue of one rollout: 53 bits, the same on every machine and in every version. Not for security:
- * a person who names devices could choose their place, which gains nothing.
+ * A device's place in the queue of one rollout: 53 bits, the same on every machine and in every version. Not for
+ * security: a person who names devices could choose their place, which gains nothing.
  */
 export const queueHash = (seed: string, device: string): number => {
   const text = `${seed}\n${device}`;
   return (fnv1a(text, 0x811c_9dc5) >>> 11) * 2 ** 32 + fnv1a(text, 0x9e37_79b9);
 };
 
-/** Where a cumulative size ends among `total` devices. A share is rounded up, so that no wave of a small cohort is empty. */
+/**
+ * Where a cumulative size ends among `total` devices. A share is rounded up, so that no wave of a small cohort is
+ * empty.
+ */
 const endOf = (size: WaveSize, total: number): number =>
   Math.min(total, 'count' in size ? size.count : Math.ceil((size.percent * total) / 100 - 1e-9));
 
 /**
- * The first wave that can take no one, whatever the size of its cohort: one that is no larger than a wave before it in the same
- * unit. Sizes are cumulative, so this is someone who meant otherwise.
+ * The first wave that can take no one, whatever the size of its cohort: one that is no larger than a wave before it in
+ * the same unit. Sizes are cumulative, so this is someone who meant otherwise.
  */
 export const waveWithoutGrowth = (waves: readonly WaveSize[]): WaveSize | undefined => {
   const last = { count: 0, percent: 0 };
@@ -66,8 +72,8 @@ export const waveWithoutGrowth = (waves: readonly WaveSize[]): WaveSize | undefi
 };
 
 /**
- * Cohorts in order, the waves of each in order, sizes cumulative within the cohort. A device in several cohorts belongs to the
- * first that takes it. `seed` is the rollout's id.
+ * Cohorts in order, the waves of each in order, sizes cumulative within the cohort. A device in several cohorts belongs
+ * to the first that takes it. `seed` is the rollout's id.
  */
 export const planWaves = (cohorts: WaveCohort[], seed: string): WavePlan => {
   const taken = new Set<Id>();

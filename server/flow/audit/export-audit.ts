@@ -15,7 +15,10 @@ export type ExportDeps = {
   now: () => number;
 };
 
-/** Lines with their newlines, up to the last entry that was there at the start. Throws when the log is damaged: it must not be vouched for. */
+/**
+ * Lines with their newlines, up to the last entry that was there at the start. Throws when the log is damaged: it must
+ * not be vouched for.
+ */
 export async function* exportAudit(deps: ExportDeps): AsyncGenerator<string> {
   const lines = auditExportLines({
     roots: await deps.repository.rootDocuments(),

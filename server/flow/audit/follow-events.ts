@@ -1,13 +1,17 @@
 /**
- * Following what happens: the audit log, read by consumers that remember how far they came. Each event comes to each consumer at least once
- * and in order, whatever crashes: how far it came is saved when a page is handled, and not before.
+ * Following what happens: the audit log, read by consumers that remember how far they came. Each event comes to each
+ * consumer at least once and in order, whatever crashes: how far it came is saved when a page is handled, and not
+ * before.
  */
 
 import { type AuditEvent, parseAuditEvent } from '#server/domain/audit.ts';
 import type { Store } from '#server/store/store.ts';
 import type { Id } from '#shared/ids.ts';
 
-/** `event` is undefined where this version does not know its kind: a newer one wrote it, and a consumer passes over it or keeps its text. */
+/**
+ * `event` is undefined where this version does not know its kind: a newer one wrote it, and a consumer passes over it
+ * or keeps its text.
+ */
 export type Followed = { index: number; event: AuditEvent | undefined; payload: string };
 
 export type Consumer = {
@@ -15,7 +19,10 @@ export type Consumer = {
   name: Id;
   /** Where it begins when it is new: with the first event ever, or with the next. */
   from: 'start' | 'now';
-  /** Oldest first, at most `PAGE_EVENTS`. What it throws is told to `onError`, and the same page comes again after a wait. */
+  /**
+   * Oldest first, at most `PAGE_EVENTS`. What it throws is told to `onError`, and the same page comes again after a
+   * wait.
+   */
   handle(page: readonly Followed[]): Promise<void>;
 };
 
@@ -32,7 +39,9 @@ type Waits = { lookMs: number; retryMs: number; retryMsMax: number };
 const PAGE_EVENTS = 500;
 const WAITS: Waits = { lookMs: 2_000, retryMs: 1_000, retryMsMax: 60_000 };
 
-/** Of a new consumer it is saved at once: what happens from now on must come to it, also when this process ends first. */
+/**
+ * Of a new consumer it is saved at once: what happens from now on must come to it, also when this process ends first.
+ */
 const cursorOf = async (store: FollowStore, { name, from }: Consumer): Promise<number> => {
   const kept = await store.getMeta(keyOf(name));
   if (kept !== undefined) return Number(kept);

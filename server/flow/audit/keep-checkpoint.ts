@@ -1,4 +1,6 @@
-/** Signs the audit log as it is now and keeps the checkpoint: an auditor with an older one can detect a rewritten log. */
+/**
+ * Signs the audit log as it is now and keeps the checkpoint: an auditor with an older one can detect a rewritten log.
+ */
 
 import type { Store } from '#server/store/store.ts';
 import type { Signed } from '#shared/messages.ts';

@@ -50,7 +50,10 @@ export const tagDevice = async (
   return known(input.device, await deps.store.setDeviceTags(input.device, Object.fromEntries(merged), line));
 };
 
-/** Tokens are shown once and kept as digests. Each carries the trust root's digest, so that a device needs no other secret. */
+/**
+ * Tokens are shown once and kept as digests. Each carries the trust root's digest, so that a device needs no other
+ * secret.
+ */
 export const createEnrolmentTokens = async (
   deps: { store: Pick<Store, 'createEnrolmentTokens'>; rootSha256: Sha256; now: () => number },
   input: { count: number; device?: Id | undefined; tags: Record<string, string>; expiresInMs: number; by: string },

@@ -5,8 +5,8 @@ import { readLogin, verifyLogin } from '#shared/trust/login.ts';
 import type { FindDevice } from './find-device.ts';
 
 /**
- * Refusals: `unauthenticated` (no login, an unknown device, a signature of another key), `clock-skew` (with the server's
- * time, so that a device whose clock is wrong can tell), `forbidden` (known, but waiting or rejected).
+ * Refusals: `unauthenticated` (no login, an unknown device, a signature of another key), `clock-skew` (with the
+ * server's time, so that a device whose clock is wrong can tell), `forbidden` (known, but waiting or rejected).
  */
 export const authenticateDevice = async (
   deps: { findDevice: FindDevice; now: () => number },

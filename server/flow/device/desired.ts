@@ -50,11 +50,16 @@ const desiredDocuments = async (deps: DesiredDeps, devices: Id[]): Promise<Map<I
   return documents;
 };
 
-/** What one device should run, or null when no one ever asked anything of it. For a device that connects or asks over HTTP. */
+/**
+ * What one device should run, or null when no one ever asked anything of it. For a device that connects or asks over
+ * HTTP.
+ */
 export const desiredOf = async (deps: DesiredDeps, device: Id): Promise<Desired | null> =>
   (await desiredDocuments(deps, [device])).get(device) ?? null;
 
-/** Signs what is unsigned and pushes all of it to the devices that are connected; the others fetch it when they come. */
+/**
+ * Signs what is unsigned and pushes all of it to the devices that are connected; the others fetch it when they come.
+ */
 export const publishDesired = async (
   deps: DesiredDeps & { link: Pick<DeviceLink, 'pushDesired'> },
   devices: Id[],

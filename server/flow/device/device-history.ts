@@ -1,4 +1,6 @@
-/** What the audit log says about one device, its receipts checked again with the key that it had enrolled with by then. */
+/**
+ * What the audit log says about one device, its receipts checked again with the key that it had enrolled with by then.
+ */
 import type { z } from 'zod';
 import { parseAuditEvent, sentenceOf } from '#server/domain/audit.ts';
 import type { AuditEntry } from '#server/store/audit.ts';

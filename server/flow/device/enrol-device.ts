@@ -13,7 +13,9 @@ import { ed25519PublicKey, keyIdOf, verifySignature } from '#shared/trust/keys.t
 import type { DeviceLink } from './device-link.ts';
 import type { Ingest } from './ingest.ts';
 
-/** Of one address: enough for a rack of devices behind one NAT that all start at once, and ask again every few seconds. */
+/**
+ * Of one address: enough for a rack of devices behind one NAT that all start at once, and ask again every few seconds.
+ */
 const RATE = { burst: 200, perSecond: 5 };
 const ADDRESSES_MAX = 10_000;
 /** Anyone may ask to be let in, so the number of those who wait is bounded. */
@@ -43,8 +45,9 @@ export type EnrolDeps = {
 
 /**
  * Idempotent: with the same key the answer is what the server has recorded, so a device may ask again after a lost
- * answer, and while it waits. Refusals: `rate-limited` (too many wait), `invalid-request`, `signature-invalid`, `clock-skew`,
- * `token-invalid`, `already-exists` (the id belongs to another key, and the token was not made for this very id).
+ * answer, and while it waits. Refusals: `rate-limited` (too many wait), `invalid-request`, `signature-invalid`,
+ * `clock-skew`, `token-invalid`, `already-exists` (the id belongs to another key, and the token was not made for this
+ * very id).
  */
 export const makeEnrolDevice = (deps: EnrolDeps) => {
   return async (signed: Signed): Promise<Result<Enrolment>> => {

@@ -1,4 +1,7 @@
-/** One question to the store for all devices that are asked about at once: a fleet that reconnects logs in by the thousand. */
+/**
+ * One question to the store for all devices that are asked about at once: a fleet that reconnects logs in by the
+ * thousand.
+ */
 
 import type { DeviceRecord } from '#server/store/devices.ts';
 import type { Store } from '#server/store/store.ts';

@@ -1,6 +1,6 @@
 /**
- * The last lines that a device and its application wrote before a failure. Kept within limits, since a device may send what it
- * wants; what they say is no one's word but the device's.
+ * The last lines that a device and its application wrote before a failure. Kept within limits, since a device may send
+ * what it wants; what they say is no one's word but the device's.
  */
 import type { Logger } from 'pino';
 import type { DeviceLogRecord } from '#server/store/ingest.ts';

@@ -2,7 +2,8 @@
 export type MessageKind = 'state' | 'heartbeat' | 'online' | 'log';
 /**
  * `taken`: parsed and queued. `malformed`: not of the agreed form. `dropped`: no room, the device will say it again.
- * `saved`, `seen`: a state report is committed now, or was before. `lost`: the store failed; the device will say it again.
+ * `saved`, `seen`: a state report is committed now, or was before. `lost`: the store failed; the device will say it
+ * again.
  */
 export type MessageOutcome = 'taken' | 'malformed' | 'dropped' | 'saved' | 'seen' | 'lost';
 export type Observer = {

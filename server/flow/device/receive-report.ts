@@ -239,7 +239,10 @@ const rowOf = (
   audit: audit.map(auditLine),
 });
 
-/** Receipts are repeated until acknowledged; the log keeps each once. Asked only when a receipt moved nothing, which is rare. */
+/**
+ * Receipts are repeated until acknowledged; the log keeps each once. Asked only when a receipt moved nothing, which is
+ * rare.
+ */
 const findStored = async (
   { store }: ReceiveDeps,
   { id, device, offers = 1 }: DeploymentRecord,

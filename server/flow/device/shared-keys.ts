@@ -1,4 +1,7 @@
-/** Finds out that two devices use one key, over MQTT and HTTP alike, and says so: once in the log and the audit log for each time that it begins. */
+/**
+ * Finds out that two devices use one key, over MQTT and HTTP alike, and says so: once in the log and the audit log for
+ * each time that it begins.
+ */
 import type { Logger } from 'pino';
 import { auditLine, BY_SERVER } from '#server/domain/audit.ts';
 import { type Boots, hear } from '#server/domain/device/boots.ts';

@@ -1,6 +1,6 @@
 /**
- * Over how long the fleet is to come back after this server was away, so that it can take all of them: told to devices, which wait
- * that long at most before they connect again.
+ * Over how long the fleet is to come back after this server was away, so that it can take all of them: told to devices,
+ * which wait that long at most before they connect again.
  */
 import type { Store } from '#server/store/store.ts';
 

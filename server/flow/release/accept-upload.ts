@@ -1,6 +1,6 @@
 /**
- * Uploads: bundles that have arrived and are whole, but that no one has published yet. They live in memory and in staged
- * files, so a restart forgets them and CI uploads again. Nothing of a refused or broken upload remains.
+ * Uploads: bundles that have arrived and are whole, but that no one has published yet. They live in memory and in
+ * staged files, so a restart forgets them and CI uploads again. Nothing of a refused or broken upload remains.
  */
 import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
@@ -29,7 +29,10 @@ export type UploadLimits = { countMax: number; bytesMax: number; keepMs: number 
 const UPLOAD_LIMITS: UploadLimits = { countMax: 64, bytesMax: 64 * 1024 ** 3, keepMs: 3_600_000 };
 
 export type Uploads = {
-  /** Refusals: those of `readBundle`, `digest-mismatch` with the URL, `bundle-invalid` for trees that no device would unpack, `chunks-mismatch`, `insufficient-storage`, `rate-limited`, `too-slow`. */
+  /**
+   * Refusals: those of `readBundle`, `digest-mismatch` with the URL, `bundle-invalid` for trees that no device would
+   * unpack, `chunks-mismatch`, `insufficient-storage`, `rate-limited`, `too-slow`.
+   */
   accept(input: { sha256: Sha256; body: AsyncIterable<Uint8Array>; by: string }): Promise<Result<Upload>>;
   /** Also makes it wait for `keepMs` once more, so that nothing expires while it is being published. */
   get(sha256: Sha256): Upload | undefined;
@@ -163,7 +166,10 @@ class StageRefused extends Error {
 }
 class NoRoom extends Error {}
 
-/** Hashes and counts a body as it passes. Leaving early does not close the body: the refusal still has to reach the sender. */
+/**
+ * Hashes and counts a body as it passes. Leaving early does not close the body: the refusal still has to reach the
+ * sender.
+ */
 const meterOf = (body: AsyncIterable<Uint8Array>, mayTake: (bytes: number) => boolean) => {
   const hash = createHash('sha256');
   const source = body[Symbol.asyncIterator]();

@@ -1,4 +1,7 @@
-/** Takes from the disk what no published bundle and no pack needs: uploads that were never published, packs that were replaced. */
+/**
+ * Takes from the disk what no published bundle and no pack needs: uploads that were never published, packs that were
+ * replaced.
+ */
 import type { Objects } from '#server/store/objects.ts';
 import type { Store } from '#server/store/store.ts';
 

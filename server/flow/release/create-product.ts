@@ -12,10 +12,11 @@ export type ProductKey = { keyId: string; public: string };
 
 /**
  * Recorded first, then delegated. Making the same product with the same keys again delegates again, so that a crash in
- * between is mended by repeating the request (and by `reconcileDelegations` at the next start).
- * Refusals: `invalid-request` for a key that cannot be used, `already-exists` for a product with other keys, or whose name differs from
- * another one only in the case of its letters (on some file systems their metadata would be one file), `conflict`
- * when the targets key is offline: then nothing is recorded, since a product that no one delegates to would stop the next start.
+ * between is mended by repeating the request (and by `reconcileDelegations` at the next start). Refusals:
+ * `invalid-request` for a key that cannot be used, `already-exists` for a product with other keys, or whose name
+ * differs from another one only in the case of its letters (on some file systems their metadata would be one file),
+ * `conflict` when the targets key is offline: then nothing is recorded, since a product that no one delegates to would
+ * stop the next start.
  */
 export const createProduct = async (
   deps: {

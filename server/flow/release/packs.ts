@@ -1,6 +1,6 @@
 /**
- * Keeps the packs that devices fetch from: one at a time, in a thread, whatever `planPacks` says is worth making. Packs are
- * derived: what a crash, a full disk or an eviction takes is made again, or devices fetch chunks one by one.
+ * Keeps the packs that devices fetch from: one at a time, in a thread, whatever `planPacks` says is worth making. Packs
+ * are derived: what a crash, a full disk or an eviction takes is made again, or devices fetch chunks one by one.
  */
 
 import { type Chunked, type PackJob, planPacks } from '#server/domain/release/pack-plan.ts';
@@ -97,8 +97,8 @@ const planNow = async (deps: PacksDeps): Promise<PackJob[]> => {
 };
 
 /**
- * In an order in which a crash leaves only files that nothing refers to: the object, the record. Then what is beyond the
- * limit goes.
+ * In an order in which a crash leaves only files that nothing refers to: the object, the record. Then what is beyond
+ * the limit goes.
  */
 const perform = async (deps: PacksDeps, job: PackJob, signal: AbortSignal): Promise<void> => {
   const files = ({ artifact, index }: Chunked) => ({

@@ -1,4 +1,7 @@
-/** Promotion: what CI and people say of a release, what a channel requires of it, and the step from one channel to the next. */
+/**
+ * Promotion: what CI and people say of a release, what a channel requires of it, and the step from one channel to the
+ * next.
+ */
 
 import { countingApprovals } from '#server/domain/approvals.ts';
 import { auditLine } from '#server/domain/audit.ts';
@@ -49,7 +52,10 @@ export const findOpenRelease = async (
     : accept(release);
 };
 
-/** CI says how a named check of a release ended; its newest word counts. Refusals: `not-found`, `conflict` (withdrawn, too many checks). */
+/**
+ * CI says how a named check of a release ended; its newest word counts. Refusals: `not-found`, `conflict` (withdrawn,
+ * too many checks).
+ */
 export const reportCheck = async (
   deps: PromotionDeps,
   input: Named & { check: Id; outcome: 'pass' | 'fail'; link: string | null; by: string },
@@ -63,8 +69,8 @@ export const reportCheck = async (
 };
 
 /**
- * One person approves a release for a channel. Repeating it is answered with what is there.
- * Refusals: `not-found`, `conflict` (withdrawn, there already), `invalid-request` (no such channel), `forbidden` (its publisher).
+ * One person approves a release for a channel. Repeating it is answered with what is there. Refusals: `not-found`,
+ * `conflict` (withdrawn, there already), `invalid-request` (no such channel), `forbidden` (its publisher).
  */
 export const approveRelease = async (
   deps: PromotionDeps,

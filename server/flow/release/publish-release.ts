@@ -1,4 +1,7 @@
-/** CI publishes: uploaded bundles of one release and the signed metadata that lists them become an accepted release, or nothing does. */
+/**
+ * CI publishes: uploaded bundles of one release and the signed metadata that lists them become an accepted release, or
+ * nothing does.
+ */
 import { z } from 'zod';
 import { auditLine } from '#server/domain/audit.ts';
 import type { BundleRecord, ProductRecord, ReleaseRecord } from '#server/store/catalogue.ts';
@@ -111,7 +114,9 @@ const findUploads = (uploads: Uploads, wanted: Sha256[]): Result<[Upload, ...Upl
   return accept([first, ...rest]);
 };
 
-/** Versions are immutable, and a later version may not have a lower counter: devices on the earlier one would refuse it. */
+/**
+ * Versions are immutable, and a later version may not have a lower counter: devices on the earlier one would refuse it.
+ */
 const checkFree = async (
   store: Pick<Store, 'listReleases'>,
   known: ReleaseRecord | undefined,

@@ -1,4 +1,7 @@
-/** Makes every chunk of an artifact findable by its digest, so that `GET /o/<chunk>` is served out of the artifact's own file. */
+/**
+ * Makes every chunk of an artifact findable by its digest, so that `GET /o/<chunk>` is served out of the artifact's own
+ * file.
+ */
 import { buffer } from 'node:stream/consumers';
 import type { Objects } from '#server/store/objects.ts';
 import type { Store } from '#server/store/store.ts';
@@ -7,7 +10,10 @@ import { parseIndex } from '#shared/transfer/chunk-index.ts';
 
 const PAGE = 5_000;
 
-/** After the index is kept, before the bundle is recorded: a device that knows of the bundle finds its chunks. Repeating it is harmless. */
+/**
+ * After the index is kept, before the bundle is recorded: a device that knows of the bundle finds its chunks. Repeating
+ * it is harmless.
+ */
 export const saveChunks = async (
   deps: { store: Pick<Store, 'saveChunks'>; objects: Pick<Objects, 'open'>; now: () => number },
   artifact: Artifact,

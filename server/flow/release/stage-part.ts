@@ -1,4 +1,7 @@
-/** One part of a bundle on its way to the disk. What a manifest says of an artifact's chunks is computed again here: devices rely on it. */
+/**
+ * One part of a bundle on its way to the disk. What a manifest says of an artifact's chunks is computed again here:
+ * devices rely on it.
+ */
 
 import type { Objects, StagedObject } from '#server/store/objects.ts';
 import type { BundlePart } from '#shared/bundle-part.ts';

@@ -1,4 +1,6 @@
-/** Names a selection of devices. It is resolved when a rollout is planned, so devices may be listed before they enrol. */
+/**
+ * Names a selection of devices. It is resolved when a rollout is planned, so devices may be listed before they enrol.
+ */
 
 import { auditLine } from '#server/domain/audit.ts';
 import { parseSelector } from '#server/domain/cohort/selector-parser.ts';

@@ -7,7 +7,9 @@ import type { DecisionToKeep } from '#server/store/decisions.ts';
 import type { Sha256 } from '#shared/ids.ts';
 import { sha256Hex } from '#shared/trust/canonical.ts';
 
-/** `mark` goes into every line that the decision writes to the audit log. Both are empty where nothing is to be kept. */
+/**
+ * `mark` goes into every line that the decision writes to the audit log. Both are empty where nothing is to be kept.
+ */
 export type Decided = { mark: { decision?: Sha256 }; kept: { decision?: DecisionToKeep } };
 
 /** `previous` was read with the rollout's revision, which another decision in between moves. */

@@ -39,8 +39,10 @@ export const adoptDrift = async (
 };
 
 /**
- * One rollout for each release that these devices should run, to just the devices concerned: with waves, judge and receipts like
- * any other. All of them, or none. Whom such a rollout takes back already stays with it: it is among those that are returned. Refusals: `not-found` (one of them does not drift), `conflict` (a release is unknown here, or not staged anywhere).
+ * One rollout for each release that these devices should run, to just the devices concerned: with waves, judge and
+ * receipts like any other. All of them, or none. Whom such a rollout takes back already stays with it: it is among
+ * those that are returned. Refusals: `not-found` (one of them does not drift), `conflict` (a release is unknown here,
+ * or not staged anywhere).
  */
 export const reconcileDrift = async (
   deps: Deps,

@@ -1,6 +1,7 @@
 /**
- * Sends devices of a recalled rollout back to what they ran before. That it was recalled is recorded with the rollout, by a person's word
- * or by its halt; everything here follows from that record and can be done again, no matter what crashed in between.
+ * Sends devices of a recalled rollout back to what they ran before. That it was recalled is recorded with the rollout,
+ * by a person's word or by its halt; everything here follows from that record and can be done again, no matter what
+ * crashed in between.
  */
 
 import { auditLine, BY_SERVER } from '#server/domain/audit.ts';
@@ -28,8 +29,8 @@ const ROUNDS_MAX = 200;
 const NAMED_A_LINE = 500;
 
 /**
- * Everyone who runs the release because of a recalled rollout, and is not on the way back, gets on it or is named as one who stays.
- * Nothing where no one recalled it. Safe to call at any time, and by several at once.
+ * Everyone who runs the release because of a recalled rollout, and is not on the way back, gets on it or is named as
+ * one who stays. Nothing where no one recalled it. Safe to call at any time, and by several at once.
  */
 export const enactRecall = async (deps: Deps, id: Id): Promise<void> => {
   for (let round = 0; round < ROUNDS_MAX; round += 1) {
@@ -137,7 +138,9 @@ const joining = ({ plan }: RolloutRecord, devices: readonly Recallable[], at: nu
   });
 };
 
-/** Urgent, and otherwise with every default: windows and separate activation of the recalled one are not for a recall. */
+/**
+ * Urgent, and otherwise with every default: windows and separate activation of the recalled one are not for a recall.
+ */
 const newRollout = (
   id: Id,
   { plan }: RolloutRecord,

@@ -1,4 +1,6 @@
-/** Why a rollout is where it is: its figures now, and each of its decisions from the inputs that were recorded with it. */
+/**
+ * Why a rollout is where it is: its figures now, and each of its decisions from the inputs that were recorded with it.
+ */
 import type { z } from 'zod';
 import { BY_SERVER, parseAuditEvent } from '#server/domain/audit.ts';
 import { coolDownWords } from '#server/domain/deployment/retry.ts';
@@ -136,7 +138,9 @@ const viewOf = (kept: KeptDecision, readable: Readable | undefined, faults: stri
   faults,
 });
 
-/** The record is the one that was hashed, follows the one before, leads to what was decided, and the audit log names it. */
+/**
+ * The record is the one that was hashed, follows the one before, leads to what was decided, and the audit log names it.
+ */
 const verifyOne = async (
   store: Pick<Store, 'readAudit'>,
   rollout: Id,

@@ -1,4 +1,7 @@
-/** Devices that come to match the cohorts of a rollout while it is open join its last wave, where the cohorts are followed. */
+/**
+ * Devices that come to match the cohorts of a rollout while it is open join its last wave, where the cohorts are
+ * followed.
+ */
 
 import { auditLine, BY_SERVER } from '#server/domain/audit.ts';
 import type { DeploymentRecord } from '#server/domain/deployment/deployment.ts';
@@ -24,7 +27,9 @@ type Deps = {
   now: () => number;
 };
 
-/** How many joined. In the order of their hash, as when it was planned; those that are too many join at the next look. */
+/**
+ * How many joined. In the order of their hash, as when it was planned; those that are too many join at the next look.
+ */
 export const followCohorts = async (deps: Deps, rollout: Id): Promise<number> => {
   const record = await deps.store.getRollout(rollout);
   if (record === undefined || !follows(record.plan, record.progress) || !(await isTimeToLook(deps, rollout))) return 0;

@@ -1,6 +1,6 @@
 /**
- * Time for devices to come back when the server was away. What they had to say while no one listened is late, not missing:
- * without this a good release would halt because its server was down for longer than a deadline.
+ * Time for devices to come back when the server was away. What they had to say while no one listened is late, not
+ * missing: without this a good release would halt because its server was down for longer than a deadline.
  */
 
 import { type Noted, stepBetween } from '#server/domain/rollout/clock-step.ts';
@@ -8,7 +8,9 @@ import type { Store } from '#server/store/store.ts';
 import { Uptime } from '#shared/machine-uptime.ts';
 import { moveTimes } from '../time/follow-clock.ts';
 
-/** When this server, or the one before it, was last known to run; the same by the machine's uptime, which no one sets. */
+/**
+ * When this server, or the one before it, was last known to run; the same by the machine's uptime, which no one sets.
+ */
 export const ALIVE_META = 'alive-at';
 const ALIVE_UPTIME_META = 'alive-uptime';
 

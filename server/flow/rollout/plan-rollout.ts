@@ -40,8 +40,9 @@ type PlanDeps = {
 };
 
 /**
- * Devices that are not let in, whose compatible has no bundle in the release, or that have committed a higher security counter, are left out and counted.
- * Refusals: `not-found` (release, cohort), `conflict` (not staged in the channel, no one to offer to), `invalid-request`.
+ * Devices that are not let in, whose compatible has no bundle in the release, or that have committed a higher security
+ * counter, are left out and counted. Refusals: `not-found` (release, cohort), `conflict` (not staged in the channel, no
+ * one to offer to), `invalid-request`.
  */
 export const planRollout = async (
   deps: PlanDeps & { store: Pick<Store, 'createRollout'> },

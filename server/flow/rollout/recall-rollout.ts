@@ -14,8 +14,9 @@ type To = NonNullable<Recalled['to']>;
 type Recall = { rollout: RolloutRecord; nobodyLeft: boolean };
 
 /**
- * Only of what was halted, aborted or completed. Recalling again looks again at the devices that have not gone back. Refusals: `not-found` (rollout, release),
- * `conflict` (not possible in its state; `to` is not to be had, or the security floor forbids it to everyone).
+ * Only of what was halted, aborted or completed. Recalling again looks again at the devices that have not gone back.
+ * Refusals: `not-found` (rollout, release), `conflict` (not possible in its state; `to` is not to be had, or the
+ * security floor forbids it to everyone).
  */
 export const recallRollout = async (
   deps: RunDeps & { channels: readonly Channel[] },

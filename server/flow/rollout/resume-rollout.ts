@@ -20,8 +20,8 @@ const NAMED_MAX = 5_000;
 type Input = { rollout: Id; note: string; by: string; acknowledge?: 'all' | Id[] | undefined };
 
 /**
- * After a halt without `acknowledge`: all failures up to now. Refusals: `not-found`, `conflict` (not possible in its state),
- * `invalid-request` (no note after a halt; a named device has not failed).
+ * After a halt without `acknowledge`: all failures up to now. Refusals: `not-found`, `conflict` (not possible in its
+ * state), `invalid-request` (no note after a halt; a named device has not failed).
  */
 export const resumeRollout = async (deps: RunDeps, input: Input): Promise<Result<RolloutRecord>> => {
   const record = await deps.store.getRollout(input.rollout);

@@ -1,6 +1,6 @@
 /**
- * Keeps rollouts going: the clock that runs those that are due, and the one place where the outbox is emptied. All state
- * is in the store, so a restart goes on where the last process stopped.
+ * Keeps rollouts going: the clock that runs those that are due, and the one place where the outbox is emptied. All
+ * state is in the store, so a restart goes on where the last process stopped.
  */
 import type { Id } from '#shared/ids.ts';
 import { performEffects } from './perform-effects.ts';
@@ -12,7 +12,10 @@ const DUE_MAX = 100;
 const DUE_LISTED_MAX = 1_000;
 
 export type Rollouts = {
-  /** Something happened that may matter to this rollout (or, without one, to the outbox): look soon, not only at the next tick. */
+  /**
+   * Something happened that may matter to this rollout (or, without one, to the outbox): look soon, not only at the
+   * next tick.
+   */
   wake(rolloutId?: Id): void;
   /** Resolves when what is running has ended; nothing starts after that. */
   stop(): Promise<void>;

@@ -1,4 +1,7 @@
-/** Moves one rollout on: load, step, save. Everything that the step decided is recorded in one transaction; the outbox does the rest. */
+/**
+ * Moves one rollout on: load, step, save. Everything that the step decided is recorded in one transaction; the outbox
+ * does the rest.
+ */
 
 import { auditLine, BY_SERVER } from '#server/domain/audit.ts';
 import { binMsOf } from '#server/domain/deployment/deployment.ts';
@@ -52,11 +55,16 @@ export const runRollout = async (deps: RunDeps, id: Id): Promise<Result<RolloutR
 const isDue = (rollout: RolloutRecord, now: number): boolean =>
   rollout.nextTickAt !== null && rollout.nextTickAt <= now;
 
-/** It asks to be looked at within a second, which the clock does with all that are due, and was due before that already. */
+/**
+ * It asks to be looked at within a second, which the clock does with all that are due, and was due before that already.
+ */
 const staysDue = ({ nextTickAt: before }: RolloutRecord, nextTickAt: number | null, now: number): boolean =>
   before !== null && nextTickAt !== null && before <= nextTickAt && nextTickAt <= now + CLOCK_MS;
 
-/** One event applied to the newest record, again when someone else was faster. Refusals: `not-found`, and what the step refuses. */
+/**
+ * One event applied to the newest record, again when someone else was faster. Refusals: `not-found`, and what the step
+ * refuses.
+ */
 export const applyEvent = async (deps: RunDeps, id: Id, event: RolloutEvent): Promise<Result<RolloutRecord>> => {
   for (let attempt = 0; attempt < ATTEMPTS_MAX; attempt += 1) {
     const record = await deps.store.getRollout(id);
@@ -101,7 +109,10 @@ export const applyEvent = async (deps: RunDeps, id: Id, event: RolloutEvent): Pr
   return refuse('conflict', `rollout ${id} changes all the time; try again in a moment`);
 };
 
-/** All that has to be known to decide about a rollout at this moment; `time`: what its devices are to be told of windows. */
+/**
+ * All that has to be known to decide about a rollout at this moment; `time`: what its devices are to be told of
+ * windows.
+ */
 export const factsNow = async (
   { store, now }: RunDeps,
   record: RolloutRecord,

@@ -6,7 +6,10 @@ import type { Result } from '#shared/problems.ts';
 import { activeOperators } from '../release/promote-release.ts';
 import { applyEvent, type RunDeps, runRollout } from './run-rollout.ts';
 
-/** Refusals: `not-found`, `conflict` (not possible in its state), `invalid-request` (resuming after a halt needs a note). */
+/**
+ * Refusals: `not-found`, `conflict` (not possible in its state), `invalid-request` (resuming after a halt needs a
+ * note).
+ */
 export const steerRollout = async (
   deps: RunDeps,
   input: { rollout: Id; verb: 'pause' | 'resume' | 'abort' | 'activate'; note: string; by: string },
@@ -16,7 +19,10 @@ export const steerRollout = async (
   return steered.ok ? runRollout(deps, input.rollout) : steered;
 };
 
-/** One person approves a rollout that waits for it. Refusals: `not-found`, `conflict` (it does not wait), `forbidden` (its author). */
+/**
+ * One person approves a rollout that waits for it. Refusals: `not-found`, `conflict` (it does not wait), `forbidden`
+ * (its author).
+ */
 export const approveRollout = async (
   deps: RunDeps,
   input: { rollout: Id; note: string; by: string },

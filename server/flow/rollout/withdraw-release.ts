@@ -8,8 +8,8 @@ import { everyPage } from '../every-page.ts';
 import { type RunDeps, runRollout } from './run-rollout.ts';
 
 /**
- * A crash in between is mended by the next tick: a rollout looks at its release each time. Withdrawing again is answered
- * with what is there. Devices that committed the release keep running it until another is rolled out.
+ * A crash in between is mended by the next tick: a rollout looks at its release each time. Withdrawing again is
+ * answered with what is there. Devices that committed the release keep running it until another is rolled out.
  * Refusals: `not-found`, `conflict`.
  */
 export const withdrawRelease = async (

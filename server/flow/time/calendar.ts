@@ -1,9 +1,10 @@
 /**
- * When maintenance windows are open: the `cron` package says which wall times, and the zone's clocks when these are, so that the
- * same question always has the same answer. The domain and devices know only the spans that come out.
+ * When maintenance windows are open: the `cron` package says which wall times, and the zone's clocks when these are, so
+ * that the same question always has the same answer. The domain and devices know only the spans that come out.
  *
  * Where clocks go forward, a window that would open in the hour that is left out opens when that hour would have ended.
- * Where they go back, it opens once, at the first of the two times. How long it is open is elapsed time, whatever clocks do.
+ * Where they go back, it opens once, at the first of the two times. How long it is open is elapsed time, whatever
+ * clocks do.
  */
 import { CronTime } from 'cron';
 import { accept, type Result, refuse } from '#shared/problems.ts';
@@ -89,7 +90,10 @@ const spansOf = (window: MaintenanceWindow, zone: string, now: number): OpenSpan
   return spans;
 };
 
-/** The next wall time that the expression names. It is asked in UTC, where clocks never change: across a change the package errs by an hour. */
+/**
+ * The next wall time that the expression names. It is asked in UTC, where clocks never change: across a change the
+ * package errs by an hour.
+ */
 const nextAfter = (time: CronTime, wall: number): number | undefined => {
   try {
     return time.getNextDateFrom(new Date(wall), 'UTC').toMillis();

@@ -1,6 +1,7 @@
 /**
- * The clock was set: what rollouts count from moves along. Otherwise a clock that is put forward would make every device overdue at once
- * and halt a good release, and one that is put back would leave nothing to be judged for as long.
+ * The clock was set: what rollouts count from moves along. Otherwise a clock that is put forward would make every
+ * device overdue at once and halt a good release, and one that is put back would leave nothing to be judged for as
+ * long.
  */
 import { auditLine, BY_SERVER } from '#server/domain/audit.ts';
 import type { Store } from '#server/store/store.ts';

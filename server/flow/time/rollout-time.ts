@@ -33,7 +33,10 @@ export const activateAtOf = ({ policy, activatedAt }: RolloutPlan, now: number):
   return policy.activation > now ? policy.activation : undefined;
 };
 
-/** Whether its devices may activate without an answer when they cannot reach the server: docs/decisions/0008-activation-without-the-server.md. */
+/**
+ * Whether its devices may activate without an answer when they cannot reach the server:
+ * docs/decisions/0008-activation-without-the-server.md.
+ */
 export const confirmOf = ({ policy }: Pick<RolloutPlan, 'policy'>): { confirm?: 'when-reachable' } => {
   const timed = typeof policy.activation === 'number';
   return (policy.confirm ?? (timed ? 'when-reachable' : 'required')) === 'required'
@@ -70,8 +73,8 @@ export const timeOf = async (
 };
 
 /**
- * Where the rollouts that come before this one are outside of their windows now. Until these open, a lower rollout may have
- * their devices: a hotfix that may only act at night must not stop everything else by day.
+ * Where the rollouts that come before this one are outside of their windows now. Until these open, a lower rollout may
+ * have their devices: a hotfix that may only act at night must not stop everything else by day.
  */
 export const shutAbove = async (
   store: Pick<Store, 'listRunningAbove' | 'listTimeZones'>,
@@ -99,7 +102,9 @@ export const blockersNow = async ({ store, now }: BlockerDeps, rollout: Id): Pro
 
 const ZONES_NAMED_MAX = 5;
 
-/** Devices that report a zone that is not known here have their windows in the policy's: in a sentence for each cohort. */
+/**
+ * Devices that report a zone that is not known here have their windows in the policy's: in a sentence for each cohort.
+ */
 export const unknownZones = async (store: Pick<Store, 'listTimeZones'>, plan: RolloutPlan): Promise<string[]> => {
   const ofDevices = plan.cohorts.filter(({ cohort }) => windowsOf(plan, cohort).some(({ ofDevice }) => ofDevice));
   if (ofDevices.length === 0) return [];
@@ -129,7 +134,10 @@ export const waitUntilOf = (
   return { install: later(mayInstallAt(timing, now)), activate: later(mayActivateAt(timing, now)) };
 };
 
-/** Ends waits that are over, and tells devices of more windows before they know of none, or when they are in another time zone. */
+/**
+ * Ends waits that are over, and tells devices of more windows before they know of none, or when they are in another
+ * time zone.
+ */
 export const keepTime = async (
   deps: { store: Pick<Store, 'getRollout' | 'releaseHeld' | 'listOutOfWindows' | 'renewWindows'>; now: () => number },
   rollout: Id,

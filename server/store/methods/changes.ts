@@ -1,4 +1,7 @@
-/** Which bundles contain which change: an index over what manifests say, filled in the transaction that accepts a bundle. */
+/**
+ * Which bundles contain which change: an index over what manifests say, filled in the transaction that accepts a
+ * bundle.
+ */
 import type { Sha256 } from '#shared/ids.ts';
 import type { BundleRecord, BundleWithChange, DeviceWithChange } from '../catalogue.ts';
 import { fromJson, idList, limitOf, type Sql } from '../sql.ts';

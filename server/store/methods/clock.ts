@@ -6,8 +6,8 @@ import { appendAudit } from './audit.ts';
 import type { Methods } from './methods.ts';
 
 /**
- * Those that the clock may still do something to. Of what is over times are records; but which deployment of a device came later is told by
- * them, so that all go back together.
+ * Those that the clock may still do something to. Of what is over times are records; but which deployment of a device
+ * came later is told by them, so that all go back together.
  */
 const LIVE = "next_tick_at IS NOT NULL OR state NOT IN ('completed', 'aborted')";
 const MOVED = ['offered_at', 'accepted_at', 'state_at', 'decided_at', 'deadline_at', 'grace_until'];

@@ -1,7 +1,7 @@
 /**
- * Decisions about rollouts with all that they were made from. Records of one rollout repeat each other nearly word for word, so each is
- * compressed with an earlier one as dictionary: what is left is what changed. That one is compressed alone, so that any record
- * can be read with one other, and a new one is taken when too much has changed.
+ * Decisions about rollouts with all that they were made from. Records of one rollout repeat each other nearly word for
+ * word, so each is compressed with an earlier one as dictionary: what is left is what changed. That one is compressed
+ * alone, so that any record can be read with one other, and a new one is taken when too much has changed.
  */
 import { deflateRawSync, inflateRawSync } from 'node:zlib';
 import { BY_SERVER } from '#server/domain/audit.ts';
@@ -67,8 +67,8 @@ const compress = async (
 };
 
 /**
- * Within the caller's transaction, at its end: `auditFrom` is the length of the audit log at its beginning. A decision that only allowed
- * offers is kept when a device was offered something, or when for the first time no device was free.
+ * Within the caller's transaction, at its end: `auditFrom` is the length of the audit log at its beginning. A decision
+ * that only allowed offers is kept when a device was offered something, or when for the first time no device was free.
  */
 export const keepDecision = async (
   sql: Sql,
@@ -116,7 +116,10 @@ const blockersIn = (json: string): KeptDecision['blockers'] | null => {
   }
 };
 
-/** Over, at rest, and with all of its decisions, more than one. The newest first: those that cannot be pruned stay, and would in time be all that is found. */
+/**
+ * Over, at rest, and with all of its decisions, more than one. The newest first: those that cannot be pruned stay, and
+ * would in time be all that is found.
+ */
 const PRUNABLE = `
   SELECT newest.rollout, newest.n, newest.base, newest.record FROM rollouts
     JOIN decisions AS newest ON newest.rollout = rollouts.id

@@ -105,8 +105,8 @@ const MOVED = {
 };
 
 /**
- * Saves the next states of deployments: of all that move, no matter what decided it. Only where the revision is still the one that was moved
- * from; it is counted up. Returns the ids of those that moved.
+ * Saves the next states of deployments: of all that move, no matter what decided it. Only where the revision is still
+ * the one that was moved from; it is counted up. Returns the ids of those that moved.
  */
 export const moveDeployments = async (sql: Sql, moves: readonly Move[]): Promise<Set<Id>> => {
   const rows = sql.dialect.rows('moved', { id: 'text', revision: 'integer', ...MOVED });

@@ -9,7 +9,10 @@ import type { Methods } from './methods.ts';
 /** Bounds an outbox item: its batch is signed at once. */
 const BATCH_DEVICES = 500;
 
-/** Each device once. Within the caller's transaction: its next desired document, unsigned as yet, and a request that it is signed and sent. */
+/**
+ * Each device once. Within the caller's transaction: its next desired document, unsigned as yet, and a request that it
+ * is signed and sent.
+ */
 export const instruct = async (
   sql: Sql,
   instructions: readonly { device: Id; instruction: Instruction }[],

@@ -70,7 +70,10 @@ const conflictsOf = (report: ReportRow, revisions: ReadonlyMap<Id, Revision>): I
     return stored?.revision === revision ? [] : [id];
   });
 
-/** Those that count: not seen before, and not under a key that the device has no more, behind whose receipts could never be verified. */
+/**
+ * Those that count: not seen before, and not under a key that the device has no more, behind whose receipts could never
+ * be verified.
+ */
 const newOf = async (sql: Sql, reports: readonly ReportRow[]): Promise<ReportRow[]> => {
   const rows = await sql.all<Known>(
     `SELECT id, report_seq AS "reportSeq", public_key AS "publicKey" FROM devices
@@ -179,8 +182,8 @@ const settleOwners = async (sql: Sql, moved: readonly Reported[]): Promise<void>
         [{ device, instruction: { kind: 'none', reason: `the deployment ended: ${next.state}` } }],
         at,
       );
-  // A late report of a deployment that was given up (overdue, withdrawn) makes it own its device again if no other does;
-  // without a deadline it might do so forever.
+  // A late report of a deployment that was given up (overdue, withdrawn) makes it own its device again if no other
+  // does; without a deadline it might do so forever.
   const late = own.filter(({ next }) => next.deadlineAt !== null);
   if (late.length === 0) return;
   const rows = sql.dialect.rows('late', { device: 'text', id: 'text', rollout: 'text', deadline: 'integer' });

@@ -1,4 +1,7 @@
-/** Saving what the domain moved, and taking devices from the deployments that no longer own them. All within the caller's transaction. */
+/**
+ * Saving what the domain moved, and taking devices from the deployments that no longer own them. All within the
+ * caller's transaction.
+ */
 import type { DeploymentRecord } from '#server/domain/deployment/deployment.ts';
 import {
   giveUp,
@@ -37,7 +40,10 @@ export const saveMoved = async (sql: Sql, { moves, audit }: Moved): Promise<void
   await appendEvents(sql, audit);
 };
 
-/** Frees the devices that these deployments still own, and returns those devices: one may belong to another rollout by now. */
+/**
+ * Frees the devices that these deployments still own, and returns those devices: one may belong to another rollout by
+ * now.
+ */
 export const freeDevices = async (
   sql: Sql,
   deployments: readonly Pick<DeploymentRecord, 'id' | 'device'>[],
@@ -86,15 +92,15 @@ const endDevice = async (
 };
 
 /**
- * Ends everything that a device is part of when no report of it counts any more: planned deployments would never be offered, trials never
- * decided, and their rollouts never completed.
+ * Ends everything that a device is part of when no report of it counts any more: planned deployments would never be
+ * offered, trials never decided, and their rollouts never completed.
  */
 export const withdrawDevice = (sql: Sql, device: Id, now: number): Promise<void> =>
   endDevice(sql, device, SERVER_MOVES['shut out'].from, 'rejection', REJECTED, now);
 
 /**
- * What the device before it was on the way to ends with it. What is planned stays for the device that takes its place, unless
- * that is other hardware: their releases have other bundles for it.
+ * What the device before it was on the way to ends with it. What is planned stays for the device that takes its place,
+ * unless that is other hardware: their releases have other bundles for it.
  */
 export const withdrawReplaced = async (sql: Sql, device: Id, isOtherHardware: boolean, now: number): Promise<void> => {
   if (isOtherHardware)
@@ -170,9 +176,9 @@ export const replanHalted = async (sql: Sql, rollout: Id, now: number): Promise<
 };
 
 /**
- * Gives up what is past its deadline. The device is freed and told to stay as it is, a silent one too: otherwise a device that stays
- * silent could never be given anything again, and two rollouts may never own one. A trial that finishes after all is not disturbed by
- * that, and its late report reclassifies the deployment.
+ * Gives up what is past its deadline. The device is freed and told to stay as it is, a silent one too: otherwise a
+ * device that stays silent could never be given anything again, and two rollouts may never own one. A trial that
+ * finishes after all is not disturbed by that, and its late report reclassifies the deployment.
  */
 export const giveUpOverdue = async (
   sql: Sql,

@@ -12,15 +12,18 @@ import { instruct } from './desired.ts';
 import { saveMoved } from './moves.ts';
 import { hasRivalsAbove, takeDevices, wantedByNobodyAbove, zonesOf } from './priority.ts';
 
-/** Bounds the work of one transaction; those left over are skipped by the next, and no device of them is offered anything. */
+/**
+ * Bounds the work of one transaction; those left over are skipped by the next, and no device of them is offered
+ * anything.
+ */
 const SKIPPED_MAX = 10_000;
 const DEVICES_AT_ONCE = 500;
 
 type Search = { rollout: Id; request: OfferRequest; now: number };
 
 /**
- * Planned deployments of the group whose device is let in and owned by no deployment; `runs`: it runs the release already. CROSS: from
- * the few that are planned to their devices, never through the whole fleet.
+ * Planned deployments of the group whose device is let in and owned by no deployment; `runs`: it runs the release
+ * already. CROSS: from the few that are planned to their devices, never through the whole fleet.
  */
 const candidates = async (
   sql: Sql,
@@ -87,7 +90,10 @@ export const makeOffer = async (
   return { offered, skipped };
 };
 
-/** Each owns its device from now on. What the device ran until now is kept, and not watched any more: this offer may be the cause of what happens. */
+/**
+ * Each owns its device from now on. What the device ran until now is kept, and not watched any more: this offer may be
+ * the cause of what happens.
+ */
 const giveDevices = async (sql: Sql, offered: readonly DeploymentRecord[]): Promise<void> => {
   const { list, rows } = sql.dialect;
   for (const batch of inBatches(offered, DEVICES_AT_ONCE)) {
@@ -104,7 +110,10 @@ const giveDevices = async (sql: Sql, offered: readonly DeploymentRecord[]): Prom
   }
 };
 
-/** Which attempt this is, from the second on: without it the agent would not begin again what has failed, nor the server know what its reports are about. */
+/**
+ * Which attempt this is, from the second on: without it the agent would not begin again what has failed, nor the server
+ * know what its reports are about.
+ */
 const attemptOf = (offered: DeploymentRecord): { attempt?: number } => {
   const offers = offersOf(offered);
   return offers > 1 ? { attempt: offers } : {};

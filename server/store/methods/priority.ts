@@ -1,4 +1,7 @@
-/** Which rollout comes first where several want the same device: the one with the higher priority, then the one that owns it. */
+/**
+ * Which rollout comes first where several want the same device: the one with the higher priority, then the one that
+ * owns it.
+ */
 import type { DeploymentRecord } from '#server/domain/deployment/deployment.ts';
 import { SERVER_MOVES, takeOver } from '#server/domain/deployment/server-moves.ts';
 import { SHARED_MS } from '#server/domain/device/boots.ts';
@@ -24,7 +27,10 @@ const notShut = ({ dialect }: Sql): string =>
 const shutKeys = (shut: readonly ShutWindow[] | undefined): string =>
   JSON.stringify((shut ?? []).map(({ rollout, cohort, zone }) => `${rollout}/${cohort}/${zone}`));
 
-/** A condition on `deployments` and their `devices`: no rollout that runs, comes first and may act now still wants the device. Takes `:shut`. */
+/**
+ * A condition on `deployments` and their `devices`: no rollout that runs, comes first and may act now still wants the
+ * device. Takes `:shut`.
+ */
 export const wantedByNobodyAbove = (sql: Sql): string => `NOT EXISTS (
   SELECT 1 FROM deployments AS theirs JOIN rollouts AS above ON above.id = theirs.rollout
   WHERE theirs.device = deployments.device AND theirs.state = 'planned' AND above.state = 'running'
@@ -37,8 +43,8 @@ export const zonesOf = ({ zones, shutAbove }: OfferRequest): { zones: string | n
 });
 
 /**
- * Takes devices over from rollouts with a lower number, as long as they have not activated, and returns the deployments that they are
- * taken for. What a device is told next supersedes the old offer.
+ * Takes devices over from rollouts with a lower number, as long as they have not activated, and returns the deployments
+ * that they are taken for. What a device is told next supersedes the old offer.
  */
 export const takeDevices = async (
   sql: Sql,

@@ -1,4 +1,7 @@
-/** Rollouts that were recalled: who runs their release because of them, who goes back with which rollout, and who cannot. */
+/**
+ * Rollouts that were recalled: who runs their release because of them, who goes back with which rollout, and who
+ * cannot.
+ */
 import type { DeploymentRecord } from '#server/domain/deployment/deployment.ts';
 import { isRecallable, type Recallable, type RecallFacts } from '#server/domain/rollout/recall.ts';
 import type { DeviceError, Running } from '#shared/deployment.ts';
@@ -15,7 +18,10 @@ const NAMED_MAX = 20;
 /** Devices that are looked at at once. */
 const PAGE = 1_000;
 
-/** A device commits late in a rollout that was recalled, and perhaps at rest: it has to be looked at, also when this process ends before that. */
+/**
+ * A device commits late in a rollout that was recalled, and perhaps at rest: it has to be looked at, also when this
+ * process ends before that.
+ */
 export const wakeRecalled = async (
   sql: Sql,
   moved: readonly { next: DeploymentRecord; at: number }[],

@@ -31,7 +31,10 @@ export const toRollout = ({ decided, ...row }: RolloutRow): RolloutRecord => ({
 const selectRollouts = async (sql: Sql, rest: string, values: Values = {}): Promise<RolloutRecord[]> =>
   (await sql.all<RolloutRow>(`SELECT ${ROLLOUT_COLUMNS} FROM rollouts ${rest}`, values)).map(toRollout);
 
-/** Reports may have come in since the decision to rest was made: while a deployment has a deadline, the rollout that keeps it stays due. */
+/**
+ * Reports may have come in since the decision to rest was made: while a deployment has a deadline, the rollout that
+ * keeps it stays due.
+ */
 const tickAtDeadline = async (sql: Sql, rollout: Id): Promise<void> => {
   await sql.run(
     `UPDATE rollouts SET next_tick_at =

@@ -20,7 +20,10 @@ const unwatch = async (sql: Sql, deployments: readonly DeploymentRecord[]): Prom
     );
 };
 
-/** Deployments have moved by their devices' reports: from its commit on a device is watched, until something else happens to it. */
+/**
+ * Deployments have moved by their devices' reports: from its commit on a device is watched, until something else
+ * happens to it.
+ */
 export const watchCommitted = async (sql: Sql, moved: readonly DeploymentRecord[]): Promise<void> => {
   const { committed = [], others = [] } = Object.groupBy(moved, ({ state }) =>
     state === 'committed' ? 'committed' : 'others',
@@ -52,7 +55,8 @@ type Row = DeploymentRow & {
 };
 
 export const watch = {
-  // The condition in brackets is word for word that of the index `devices_suspect`: the many that are well cost nothing.
+  // The condition in brackets is word for word that of the index `devices_suspect`: the many that are well cost
+  // nothing.
   listSuspects: async (sql, rollout, committedSince, limit) => {
     const rows = await sql.all<Row>(
       `SELECT ${deploymentColumns('deployments')}, unhealthy_since AS "unhealthySince", restarts,

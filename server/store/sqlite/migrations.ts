@@ -133,7 +133,9 @@ CREATE TABLE release_approvals (
 CREATE INDEX rollouts_by_release ON rollouts (plan ->> 'product', plan ->> 'version');
 `;
 
-/** How devices have been since they committed. `watched` is a deployment; `heard_boot` the boot of the last heartbeat. */
+/**
+ * How devices have been since they committed. `watched` is a deployment; `heard_boot` the boot of the last heartbeat.
+ */
 const WATCH = `
 ALTER TABLE devices ADD COLUMN watched TEXT REFERENCES deployments (id);
 ALTER TABLE devices ADD COLUMN watched_manifest TEXT;
@@ -171,7 +173,10 @@ INSERT INTO bundle_changes
   SELECT DISTINCT change.value, manifest_sha256 FROM bundles, json_each(manifest, '$.changes') AS change;
 `;
 
-/** Why a withdrawn deployment is withdrawn: what a halt took back, and nothing else, is planned again when a person resumes. */
+/**
+ * Why a withdrawn deployment is withdrawn: what a halt took back, and nothing else, is planned again when a person
+ * resumes.
+ */
 const WITHDRAWN_BY = 'ALTER TABLE deployments ADD COLUMN withdrawn_by TEXT';
 
 /** What each rollout decided, and from what: see decisions.ts. `decided`: the digest of the newest one. */
@@ -228,7 +233,10 @@ CREATE TRIGGER deployment_uncounted AFTER DELETE ON deployments BEGIN
 END;
 `;
 
-/** What a device ran when a rollout offered it another release; which rollout takes devices of which back, and who cannot go back. */
+/**
+ * What a device ran when a rollout offered it another release; which rollout takes devices of which back, and who
+ * cannot go back.
+ */
 const RECALLS = `
 ALTER TABLE deployments ADD COLUMN ran_before TEXT;
 ALTER TABLE rollouts ADD COLUMN recalls TEXT GENERATED ALWAYS AS (plan ->> '$.recalls') VIRTUAL;
@@ -239,7 +247,10 @@ CREATE TABLE recall_stays (
 ) STRICT, WITHOUT ROWID;
 `;
 
-/** Where the chunks of published artifacts are, by 32 bytes of digest, and the packs made from them. '' for a pack from nothing. */
+/**
+ * Where the chunks of published artifacts are, by 32 bytes of digest, and the packs made from them. '' for a pack from
+ * nothing.
+ */
 const TRANSFER = `
 CREATE TABLE chunked (n INTEGER PRIMARY KEY, artifact TEXT NOT NULL UNIQUE, saved_at INTEGER NOT NULL) STRICT;
 CREATE TABLE chunks (
@@ -251,7 +262,10 @@ CREATE TABLE packs (
 ) STRICT, WITHOUT ROWID;
 `;
 
-/** The last lines of devices that failed. `n` is the order in which they came; numbers of trimmed ones are not used again. */
+/**
+ * The last lines of devices that failed. `n` is the order in which they came; numbers of trimmed ones are not used
+ * again.
+ */
 const DEVICE_LOGS = `
 CREATE TABLE device_logs (
   n INTEGER PRIMARY KEY AUTOINCREMENT, device TEXT NOT NULL REFERENCES devices (id), id TEXT NOT NULL,

@@ -1,11 +1,17 @@
-/** How to get a store on SQLite: in a thread of its own for a server, in-process for a simulation. See docs/decisions/0002. */
+/**
+ * How to get a store on SQLite: in a thread of its own for a server, in-process for a simulation. See
+ * docs/decisions/0002.
+ */
 import { Worker } from 'node:worker_threads';
 import { implementStore } from '../methods/implement-store.ts';
 import type { Store } from '../store.ts';
 import { openSql } from './sql.ts';
 import type { FromWorker, Request, SentError, WorkerInput } from './wire.ts';
 
-/** The database or its thread failed. `code` is SQLite's (`SQLITE_FULL`, ...) where there is one; `cause` is the original. */
+/**
+ * The database or its thread failed. `code` is SQLite's (`SQLITE_FULL`, ...) where there is one; `cause` is the
+ * original.
+ */
 export class StoreError extends Error {
   readonly code: string | undefined;
   constructor(message: string, cause: unknown, code?: string) {
@@ -15,7 +21,10 @@ export class StoreError extends Error {
   }
 }
 
-/** Calls that wait for the thread at once. It does thousands a second, so a caller that reaches this has stopped waiting for answers. */
+/**
+ * Calls that wait for the thread at once. It does thousands a second, so a caller that reaches this has stopped waiting
+ * for answers.
+ */
 const PENDING_MAX = 10_000;
 
 type Pending = { method: string; resolve(value: unknown): void; reject(error: Error): void };
@@ -35,7 +44,10 @@ export const openSqliteStore = (file: string): Promise<Store> => {
   return connectStore(new Worker(new URL('./worker.ts', import.meta.url), { workerData: input }));
 };
 
-/** The main thread's side of a worker that runs worker.ts. When it dies, every call that waits or comes later is rejected. */
+/**
+ * The main thread's side of a worker that runs worker.ts. When it dies, every call that waits or comes later is
+ * rejected.
+ */
 export const connectStore = (worker: Worker): Promise<Store> => {
   const pending = new Map<number, Pending>();
   let calls = 0;
@@ -104,7 +116,10 @@ export const connectStore = (worker: Worker): Promise<Store> => {
   return opened.promise;
 };
 
-/** The same store without a thread: for simulations, and for tests that make thousands of them. Nothing else should block its loop. */
+/**
+ * The same store without a thread: for simulations, and for tests that make thousands of them. Nothing else should
+ * block its loop.
+ */
 export const openInProcessStore = (file: string): Store => {
   const sql = openSql(file);
   // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- see `storeOf`

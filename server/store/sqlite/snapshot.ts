@@ -7,8 +7,8 @@ import { neededObjects } from '../methods/transfer.ts';
 import { openSqlToRead } from './sql.ts';
 
 /**
- * Copies `file` to `to`, which must not exist. Reads one snapshot (WAL), so that writers go on; SQLite's own online backup
- * starts again at each of their writes, and under load never ends. Blocks its thread, so not for the server's.
+ * Copies `file` to `to`, which must not exist. Reads one snapshot (WAL), so that writers go on; SQLite's own online
+ * backup starts again at each of their writes, and under load never ends. Blocks its thread, so not for the server's.
  */
 export const snapshotDatabase = (file: string, to: string): void => {
   const database = new Database(file, { readonly: true, fileMustExist: true, timeout: 10_000 });

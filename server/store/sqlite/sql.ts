@@ -11,8 +11,8 @@ export type SqliteSql = Sql & { close(): void };
  * Opens or makes the database and brings its schema up to date.
  *
  * `synchronous = FULL`: a device forgets a receipt as soon as the server acknowledges it, so what was acknowledged must
- * survive loss of power; in WAL mode NORMAL would lose the last commits. `wal_autocheckpoint = 20000` pages (80 MB) makes
- * the checkpoints, which cost more than the commits, rare.
+ * survive loss of power; in WAL mode NORMAL would lose the last commits. `wal_autocheckpoint = 20000` pages (80 MB)
+ * makes the checkpoints, which cost more than the commits, rare.
  */
 export const openDatabase = (file: string): Database.Database => {
   const database = new Database(file);

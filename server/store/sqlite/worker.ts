@@ -1,4 +1,6 @@
-/** The thread that owns the database. One request is one method call; they are answered in the order in which they came. */
+/**
+ * The thread that owns the database. One request is one method call; they are answered in the order in which they came.
+ */
 import { parentPort, workerData } from 'node:worker_threads';
 import { implementStore } from '../methods/implement-store.ts';
 import { openSql } from './sql.ts';

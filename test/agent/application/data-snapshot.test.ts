@@ -173,7 +173,9 @@ test('the device decides before the release, and the smaller limit holds', () =>
 
 class PowerCut extends Error {}
 
-/** A life of one trial, in which the power is cut at the durable steps with these numbers, each counted from the last. */
+/**
+ * A life of one trial, in which the power is cut at the durable steps with these numbers, each counted from the last.
+ */
 const live = async (root: string, outcome: 'commit' | 'revert', cuts: number[], files: [string, string][]) => {
   const data = join(root, 'application');
   for (const [name, content] of files) await writeFile(join(data, name), content);

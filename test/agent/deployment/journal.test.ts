@@ -66,7 +66,8 @@ test('a bit that flips anywhere is never believed: the record before is used, or
     const flipped = Buffer.from(bytes);
     flipped[at]! ^= 1 << (at % 8);
     const read = readJournal(flipped);
-    // The newline before the last record belongs to both: without it both are one torn tail. Damage in the last record is a torn tail too.
+    // The newline before the last record belongs to both: without it both are one torn tail. Damage in the last record
+    // is a torn tail too.
     const used = at >= lastStart ? 2 : at === lastStart - 1 ? 1 : undefined;
     expect(read.state === 'good' ? read.newest : undefined, `bit at ${at}`).toEqual(
       used === undefined ? undefined : memoryOf(used),

@@ -399,8 +399,9 @@ describe('whatever happens', () => {
   });
 
   /**
-   * A whole device: each effect is performed on slots that keep state, with luck from the seed, and the agent may be killed after each record,
-   * before or after the effect. The model throws when the active slot would be touched or an unverified one activated.
+   * A whole device: each effect is performed on slots that keep state, with luck from the seed, and the agent may be
+   * killed after each record, before or after the effect. The model throws when the active slot would be touched or an
+   * unverified one activated.
    */
   test('every deployment ends, is acknowledged once with the outcome that the boot selector says, and its application runs', () => {
     fc.assert(

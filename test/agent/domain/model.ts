@@ -1,4 +1,6 @@
-/** A device in memory for simulations: slots that keep state, a network and applications that a seed makes good or bad. */
+/**
+ * A device in memory for simulations: slots that keep state, a network and applications that a seed makes good or bad.
+ */
 import { outcomeOf } from '#agent/domain/install.ts';
 import type { Effect, InstallEvent, InstallState, Offer } from '#agent/domain/install-state.ts';
 import type { Memory } from '#agent/domain/memory.ts';

@@ -4,7 +4,9 @@ import { trialUsedMs } from '#agent/domain/trial-time.ts';
 
 const YEARS_MS = 100 * 365 * 86_400_000;
 
-/** A machine: what really passes, how much of that it was up in this boot, and a clock that shows what it was set to. */
+/**
+ * A machine: what really passes, how much of that it was up in this boot, and a clock that shows what it was set to.
+ */
 type Moment = { real: number; up: number; boot: number; wall: number };
 const fresh: Moment = { real: 0, up: 0, boot: 0, wall: 1_000 };
 const presentOf = ({ up, boot, wall }: Moment) => ({ bootId: `boot-${boot}`, uptimeMs: up, wall });

@@ -20,7 +20,10 @@ const killStuck = async (mark: string): Promise<void> => {
   for (const { pid } of await processesWithEnvironment('STUCK', mark)) process.kill(pid, 'SIGKILL');
 };
 
-/** Runs this as a module by an agent's user that may not kill the stuck command; it says one line of JSON for each thing that it finds. */
+/**
+ * Runs this as a module by an agent's user that may not kill the stuck command; it says one line of JSON for each thing
+ * that it finds.
+ */
 const withoutKill = (source: string) => {
   const [word, ...words] = [...WITHOUT_KILL, process.execPath, '--input-type=module', '-e', source];
   const child = spawn(word, words, { cwd: root, stdio: ['pipe', 'pipe', 'inherit'] });

@@ -9,7 +9,9 @@ import { watchContact } from '#agent/server/contact.ts';
 import { examineNetwork } from '#agent/server/network.ts';
 
 const never = new AbortController().signal;
-/** Of the documentation's range, which is routed nowhere: asking ends with an error, or with nothing in three seconds. */
+/**
+ * Of the documentation's range, which is routed nowhere: asking ends with an error, or with nothing in three seconds.
+ */
 const NOBODY = 'http://unresolvable.invalid';
 const NO_ROUTE = /^there is no default route \(unresolvable.invalid: (E\w+|no answer)\)$/;
 

@@ -1,6 +1,7 @@
 /**
- * A device that boots images, with real agent processes: its "reboot" ends the agent and says how, and a boot loader as small as it gets then reads the real boot selector with
- * the real tools, writes what the kernel would show, and starts the agent again, if the image is one that comes up.
+ * A device that boots images, with real agent processes: its "reboot" ends the agent and says how, and a boot loader as
+ * small as it gets then reads the real boot selector with the real tools, writes what the kernel would show, and starts
+ * the agent again, if the image is one that comes up.
  */
 import { randomUUID } from 'node:crypto';
 import { readFile, rm, writeFile } from 'node:fs/promises';

@@ -1,4 +1,6 @@
-/** An image pair in files, its boot selector, and releases to put into it; power is cut and comes back as the test says. */
+/**
+ * An image pair in files, its boot selector, and releases to put into it; power is cut and comes back as the test says.
+ */
 import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { pino } from 'pino';

@@ -49,7 +49,9 @@ const settled = async (make: () => Promise<SlotsRig>) => {
 };
 
 class Cut extends Error {}
-/** One whose steps are files of ours, one whose steps are a boot loader's; test/crashes does the same in memory for all. */
+/**
+ * One whose steps are files of ours, one whose steps are a boot loader's; test/crashes does the same in memory for all.
+ */
 const ON_REAL_FILES = ['directories', 'image, GRUB'];
 
 /** One life of an agent, which goes on from wherever it finds itself. */

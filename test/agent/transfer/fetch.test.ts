@@ -14,7 +14,10 @@ const SHA256 = Sha256.parse(createHash('sha256').update(CONTENT).digest('hex'));
 const ETAG = `"${SHA256}"`;
 const artifact = { bytes: CONTENT.length, sha256: SHA256 };
 
-/** `read` calls back when the client has read so many bytes of this answer: what a broken connection had in its buffers would be lost. */
+/**
+ * `read` calls back when the client has read so many bytes of this answer: what a broken connection had in its buffers
+ * would be lost.
+ */
 type Answer = (
   request: IncomingMessage,
   response: ServerResponse,
@@ -262,7 +265,10 @@ test('a body that ends early without an announced length is not taken for whole'
   expect((await part()).length).toBe(HALF.length);
 });
 
-/** Hands an answer on once so much of it is there, in one piece: it is not slow before that, however slow the machine is. */
+/**
+ * Hands an answer on once so much of it is there, in one piece: it is not slow before that, however slow the machine
+ * is.
+ */
 const afterBytes =
   (bytes: number, get: FetchOptions['get']): FetchOptions['get'] =>
   async (...asked) => {

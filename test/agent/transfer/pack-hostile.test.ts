@@ -1,4 +1,7 @@
-/** Packs that go away, lie, or come from servers that can do little: the artifact comes all the same, at most without them. */
+/**
+ * Packs that go away, lie, or come from servers that can do little: the artifact comes all the same, at most without
+ * them.
+ */
 import type { ServerResponse } from 'node:http';
 import { expect, test } from 'vitest';
 import { packOf } from '#test/shared/transfer/bytes.ts';

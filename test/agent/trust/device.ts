@@ -176,7 +176,10 @@ export const forgeRole = async (
   });
 };
 
-/** What an attacker serves who holds the targets key: a role of this name that has signed, and is asked before all others. */
+/**
+ * What an attacker serves who holds the targets key: a role of this name that has signed, and is asked before all
+ * others.
+ */
 export const delegate = async (scene: Scene, role: string): Promise<void> => {
   const { server, forged } = scene;
   const signer = server.keyring.targets!;

@@ -1,4 +1,7 @@
-/** A whole server without sockets: the real store, objects, trust and flows, in a folder that goes away, at a time that tests set. */
+/**
+ * A whole server without sockets: the real store, objects, trust and flows, in a folder that goes away, at a time that
+ * tests set.
+ */
 import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';

@@ -30,7 +30,10 @@ const HARM = [
   { policy: 'evidence-10', failing: 0.05, silent: 0.3, harm: 15, deviation: 4, runs: 24 },
   { policy: 'evidence-10', failing: 0.1, silent: 1, harm: 13, deviation: 3.2, runs: 32 },
 ];
-/** Half a device: the table is rounded. Three standard errors: one seed in some hundreds would fail, and this one does not. */
+/**
+ * Half a device: the table is rounded. Three standard errors: one seed in some hundreds would fail, and this one does
+ * not.
+ */
 const marginOf = (deviation: number, runs: number): number => 0.5 + (3 * deviation) / Math.sqrt(runs);
 
 describe('the table of docs/judge.md, within its sampling error', () => {

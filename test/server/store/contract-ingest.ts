@@ -103,7 +103,8 @@ export const describeIngest = (open: OpenStore): void => {
       }
     });
 
-    // Found by the simulation: a device that lost its journal installed once more what had failed, in a rollout that had halted.
+    // Found by the simulation: a device that lost its journal installed once more what had failed, in a rollout that
+    // had halted.
     test('what failed on a device is not wanted of it any more, whatever it forgets', async (store) => {
       for (const state of ['failed', 'reverted'] as const) {
         const before = await offered(store, `gw-${state}`, `r-${state}`);

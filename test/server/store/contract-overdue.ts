@@ -47,7 +47,8 @@ export const describeOverdue = (open: OpenStore): void => {
       await store.saveReports(
         all.map((one) => report(one.device, 1, { at: T0 + 2, deployments: [{ ...one, ...going }] })),
       );
-      // The first is heard to the end, the second until shortly before, the third never again; the fourth has just gone.
+      // The first is heard to the end, the second until shortly before, the third never again; the fourth has just
+      // gone.
       const connected = (name: string, online: boolean, at: number) => ({ device: id(name), online, boot: null, at });
       await store.setOnline(devices.map((name) => connected(name, true, T0)));
       await store.saveHeartbeats([heartbeat('gw-1', due - 300_000), heartbeat('gw-2', due - 300_001)]);

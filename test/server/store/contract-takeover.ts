@@ -47,7 +47,9 @@ const statesOf = async (store: Store, name: string): Promise<string[]> =>
   (await store.listDeployments({ rollout: id(name) }, { limit: 100 })).map(({ state }) => state);
 
 const ACTING = ['offered', 'fetching', 'installing', 'ready', 'trial'];
-/** Each device has at most one deployment that acts, and that is the one that owns it; what it was told is of that one. */
+/**
+ * Each device has at most one deployment that acts, and that is the one that owns it; what it was told is of that one.
+ */
 const expectOneOwner = async (store: Store): Promise<void> => {
   const all = await store.listDeployments({}, { limit: 1_000 });
   for (const name of DEVICES) {

@@ -1,4 +1,7 @@
-/** Records whose bytes someone or a disk has changed: a rollout goes on, and each record that cannot be read any more says so. */
+/**
+ * Records whose bytes someone or a disk has changed: a rollout goes on, and each record that cannot be read any more
+ * says so.
+ */
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';

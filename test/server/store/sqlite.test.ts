@@ -5,7 +5,10 @@ import { openInProcessStore } from '#server/store/sqlite/open.ts';
 import type { Store } from '#server/store/store.ts';
 import { describeStore } from './contract.ts';
 
-/** Whatever goes in or comes out is what remains of it on the way to another thread and back. A thread for each test takes minutes. */
+/**
+ * Whatever goes in or comes out is what remains of it on the way to another thread and back. A thread for each test
+ * takes minutes.
+ */
 const copying = (store: Store): Store => {
   const methods = Object.entries(store) as [string, (...args: unknown[]) => Promise<unknown>][];
   const copied = methods.map(([name, method]) => [

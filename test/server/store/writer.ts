@@ -1,4 +1,7 @@
-/** A process that writes to a store until it is killed, and says on its output what was acknowledged. Run by worker.test.ts. */
+/**
+ * A process that writes to a store until it is killed, and says on its output what was acknowledged. Run by
+ * worker.test.ts.
+ */
 import { openSqliteStore } from '#server/store/sqlite/open.ts';
 import { enrolFleet, id, line, report } from './records.ts';
 

@@ -1,6 +1,6 @@
 /**
- * The keys and the empty repository of a server's first start, made once in a process and copied: each of its signatures costs
- * milliseconds, and hundreds of tests want a repository of their own.
+ * The keys and the empty repository of a server's first start, made once in a process and copied: each of its
+ * signatures costs milliseconds, and hundreds of tests want a repository of their own.
  */
 
 import { mkdirSync, writeFileSync } from 'node:fs';

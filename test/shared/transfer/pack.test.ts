@@ -28,7 +28,10 @@ const headOf = (made: Buffer) => {
   return parsePackHead(made.subarray(0, packHeadBytes(records)), made.length);
 };
 
-/** The plainest reader of a pack: what it says together with what the old artifact has. Undefined when it does not fit or is damaged. */
+/**
+ * The plainest reader of a pack: what it says together with what the old artifact has. Undefined when it does not fit
+ * or is damaged.
+ */
 const apply = (old: Buffer | null, records: { sha256: string; bytes: number }[], bytes: Buffer): Buffer | undefined => {
   const table = headOf(bytes)?.table;
   if (table === undefined) return undefined;

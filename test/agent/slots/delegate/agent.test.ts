@@ -1,4 +1,7 @@
-/** Real agents with a microcontroller behind an installer: committed, reverted, and killed while the installer is at work. */
+/**
+ * Real agents with a microcontroller behind an installer: committed, reverted, and killed while the installer is at
+ * work.
+ */
 
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';

@@ -1,4 +1,6 @@
-/** The protocol of docs/delegate.md against the script of docs/examples, and against installers that do not keep to it. */
+/**
+ * The protocol of docs/delegate.md against the script of docs/examples, and against installers that do not keep to it.
+ */
 import { readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
@@ -10,7 +12,10 @@ import { mcuPair } from './mcu.ts';
 const TRIAL = { tries: 2, deployment: 'd1' };
 const OK = { ok: true };
 
-/** Of this test alone, beside whichever others run on the machine: seconds to sleep, which are told apart in the table of processes. */
+/**
+ * Of this test alone, beside whichever others run on the machine: seconds to sleep, which are told apart in the table
+ * of processes.
+ */
 const napOf = (number: number): string => `${86_400 + number}.${process.pid}`;
 const runsStill = async (...naps: string[]): Promise<boolean> => {
   const pids = (await readdir('/proc')).filter((entry) => /^\d+$/.test(entry));

@@ -1,4 +1,7 @@
-/** A microcontroller in a folder, behind the script of docs/examples; a test can put a few lines of shell in front of any verb. */
+/**
+ * A microcontroller in a folder, behind the script of docs/examples; a test can put a few lines of shell in front of
+ * any verb.
+ */
 import { access, mkdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { pino } from 'pino';

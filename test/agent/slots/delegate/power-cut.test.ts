@@ -1,4 +1,7 @@
-/** A real installer and a real agent, both killed before each step of the installer: every program that it writes with stands behind one that counts. */
+/**
+ * A real installer and a real agent, both killed before each step of the installer: every program that it writes with
+ * stands behind one that counts.
+ */
 
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';

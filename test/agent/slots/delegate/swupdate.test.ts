@@ -1,4 +1,7 @@
-/** What SWUpdate leaves in the slot is the release's, or the install has failed; a script stands in for the program, which test/installers runs for real. */
+/**
+ * What SWUpdate leaves in the slot is the release's, or the install has failed; a script stands in for the program,
+ * which test/installers runs for real.
+ */
 import { copyFile, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { pino } from 'pino';

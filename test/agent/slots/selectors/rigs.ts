@@ -1,4 +1,7 @@
-/** Boot selectors, each with a boot loader that reads what is on the disk as the documented script does, and counts down. */
+/**
+ * Boot selectors, each with a boot loader that reads what is on the disk as the documented script does, and counts
+ * down.
+ */
 import { execFileSync } from 'node:child_process';
 import { mkdir, mkdtemp, open, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -247,7 +250,8 @@ export const systemdBootRig = async (makeFolder = folder): Promise<Rig> => {
     dir,
     settings: { kind: 'systemd-boot', entries, templates },
     open: () => openSystemdBootSelector({ entries, templates }),
-    // The order of the Boot Loader Specification: without tries left last; then by sort-key and version; what it counts is renamed before it boots.
+    // The order of the Boot Loader Specification: without tries left last; then by sort-key and version; what it counts
+    // is renamed before it boots.
     powerOn: async () => {
       const found = [];
       for (const name of await readdir(entries)) {

@@ -1,4 +1,7 @@
-/** A fleet in memory: does with a rollout's decisions what store, agents and clock would do. For tests of the domain alone. */
+/**
+ * A fleet in memory: does with a rollout's decisions what store, agents and clock would do. For tests of the domain
+ * alone.
+ */
 
 import type { z } from 'zod';
 import { binMsOf, countOutcomes, type DeploymentRecord } from '#server/domain/deployment/deployment.ts';
@@ -10,7 +13,10 @@ import { planWaves } from '#server/domain/rollout/waves.ts';
 import { Id } from '#shared/ids.ts';
 import { CohortPlan, Policy } from '#shared/policy.ts';
 
-/** What becomes of an offer: after `acceptMs` the device accepts, `outcomeMs` later it says how it went. Null: it never does. */
+/**
+ * What becomes of an offer: after `acceptMs` the device accepts, `outcomeMs` later it says how it went. Null: it never
+ * does.
+ */
 export type Behaviour = { acceptMs: number | null; outcomeMs: number | null; outcome: 'committed' | 'reverted' };
 export const GOOD: Behaviour = { acceptMs: 1_000, outcomeMs: 60_000, outcome: 'committed' };
 export const BAD: Behaviour = { acceptMs: 1_000, outcomeMs: 60_000, outcome: 'reverted' };
@@ -156,7 +162,10 @@ export const fleetOf = (options: {
       replan(step);
       return step;
     },
-    /** Time passes, devices speak, deadlines are kept, the rollout ticks; at most `ticksMax` times, until it ends or `until` says so. */
+    /**
+     * Time passes, devices speak, deadlines are kept, the rollout ticks; at most `ticksMax` times, until it ends or
+     * `until` says so.
+     */
     run(until: () => boolean = () => false, ticksMax = 5_000, tickMs = 1_000): void {
       for (let tick = 0; tick < ticksMax; tick++) {
         const { state } = rollout.progress;

@@ -1,4 +1,7 @@
-/** A device as the server hears it: numbered state reports, receipts that it signs, heartbeats. It does what it is told by the test. */
+/**
+ * A device as the server hears it: numbered state reports, receipts that it signs, heartbeats. It does what it is told
+ * by the test.
+ */
 
 import type { DeploymentRecord } from '#server/domain/deployment/deployment.ts';
 import { receiveReports } from '#server/flow/device/receive-report.ts';
