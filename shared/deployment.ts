@@ -124,7 +124,7 @@ export const DEVICE_ERRORS = [
   'REVERT_FAILED',
   'JOURNAL_LOST',
   'TRANSITIONS_EXCEEDED',
-  /** The server's word, not the agent's: the device committed, and did not do well afterwards. */
+  /** The server's answer, not the agent's: the device committed, and did not do well afterwards. */
   'REGRESSED',
 ] as const;
 export type DeviceErrorCode = (typeof DEVICE_ERRORS)[number];
@@ -132,7 +132,7 @@ export type DeviceErrorCode = (typeof DEVICE_ERRORS)[number];
 export const DeviceError = z.object({ code: z.enum(DEVICE_ERRORS), message: text(1024) });
 export type DeviceError = z.infer<typeof DeviceError>;
 
-/** What a device runs, by its own word. */
+/** What a device runs, by its own report. */
 export const Running = z.object({ product: Id, version: Version, manifest: Sha256, slot: z.enum(['a', 'b']) });
 export type Running = z.infer<typeof Running>;
 

@@ -8,7 +8,7 @@ import { isSea } from 'node:sea';
 /** What runs now. */
 export const ownAgentFile = (): string => (isSea() ? process.execPath : realpathSync(process.argv[1] ?? ''));
 
-/** The first word of a command that means the Node of this agent, where it has one to lend. */
+/** The first report of a command that means the Node of this agent, where it has one to lend. */
 export const NODE_OF_AGENT: string | undefined = isSea() ? undefined : process.execPath;
 
 export type AgentCommand = { ok: true; command: string[] } | { ok: false; why: string };

@@ -12,7 +12,7 @@ const OUTPUT_BYTES_MAX = 4096;
 const PIPE_MS_MAX = 1_000;
 
 export type CommandOptions = {
-  /** `node` as the first word is the Node that runs the agent. */
+  /** `node` as the first report is the Node that runs the agent. */
   command: string[];
   folder: string;
   /** Added to the little that applications get, see `applicationEnvironment`. */

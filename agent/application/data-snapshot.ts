@@ -42,7 +42,7 @@ const snapshotName = ({ slot, deployment }: { slot: SlotName; deployment: string
 const WORTHLESS = { copying: `${DATA}.copying`, undone: `${DATA}.undone`, discarded: `${DATA}.discarded` };
 const DONE: SlotResult = { ok: true };
 
-/** The device's word before the release's; the smaller of their limits. Null: no snapshot. */
+/** The device's report before the release's; the smaller of their limits. Null: no snapshot. */
 export const snapshotLimit = (
   { data }: Pick<Manifest, 'data'>,
   { data: device }: Pick<AgentConfig, 'data'>,

@@ -71,7 +71,7 @@ export type Supervisor = {
    */
   start(application: Application): Promise<{ ok: true } | { ok: false; message: string }>;
   /**
-   * What runs at this moment, by the system's word; null between an exit and the next start. `ranMs`: whatever was done
+   * What runs at this moment, as the system knows it; null between an exit and the next start. `ranMs`: whatever was done
    * to the clock.
    */
   running(): { slot: SlotName; pid: number; ranMs: number } | null;

@@ -100,7 +100,7 @@ export const readable = (message: string): string =>
   // oxlint-disable-next-line no-control-regex -- they are what is meant
   message.replace(/[\u0000-\u0008\u000B-\u001F\u007F]/g, ' ').slice(0, 1_000);
 
-/** What runs now by the slots' word: the trial, or else the committed version. */
+/** What runs now by what the slots say: the trial, or else the committed version. */
 export const runningNow = async (slots: Slots): Promise<Running | null> => {
   const [inspected, running] = await Promise.all([slots.inspect(), slots.running()]);
   if (!inspected.ok) return null;

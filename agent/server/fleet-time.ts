@@ -1,11 +1,11 @@
 /**
- * What time it is for windows and activation, which the server means by its own clock: its last word and what has
- * passed since, by a clock that no one sets. Without its word, trusted time. Never used for expiry: the server's word
+ * What time it is for windows and activation, which the server means by its own clock: its last report and what has
+ * passed since, by a clock that no one sets. Without its word, trusted time. Never used for expiry: the server's answer
  * about time is not signed.
  */
 
 /**
- * The two clocks differ by more: one was set, or the other stood still. The server's word still says more than the
+ * The two clocks differ by more: one was set, or the other stood still. The server's answer still says more than the
  * clock, until it is asked again.
  */
 const SET_MS_MIN = 60_000;

@@ -11,7 +11,7 @@ const DIRECTOR_ROLE = 'director';
 
 export type ReadInstruction = { leaf: DesiredLeaf; batch: DesiredBatch };
 
-/** Form, signature and proof: from here on it is the director's word, and its times are attested. */
+/** Form, signature and proof: from here on it is the director's instruction, and its times are attested. */
 export const readInstruction = (desired: unknown, targets: TufDocument<'targets'>): TrustResult<ReadInstruction> => {
   const document = Desired.safeParse(desired);
   if (!document.success) return bad('INSTRUCTION_FORMAT', 'the desired document is not of the expected form');

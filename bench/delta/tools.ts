@@ -160,7 +160,7 @@ const zchunk: Run = async ({ old, fresh }, work) => {
 export const TOOLS: readonly { name: string; what: string; needs: readonly string[]; run: Run }[] = [
   { name: 'sluice-9', what: 'Sluice, pack at level 9', needs: [], run: packAt(9) },
   { name: 'sluice-19', what: 'Sluice, pack at level 19', needs: [], run: packAt(19) },
-  { name: 'partial', what: 'Sluice, what lacks out of the pack from nothing', needs: [], run: partOfNothing },
+  { name: 'partial', what: 'Sluice, missing chunks, taken from the full pack', needs: [], run: partOfNothing },
   { name: 'chunks', what: 'Sluice, chunks one by one', needs: [], run: chunksAlone },
   { name: 'xdelta3', what: 'xdelta3 -9', needs: ['xdelta3'], run: xdelta },
   { name: 'bsdiff', what: 'bsdiff', needs: ['bsdiff', 'bspatch'], run: bsdiff },

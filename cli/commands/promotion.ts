@@ -41,7 +41,7 @@ const addRequirements = (group: Command): void => {
 
 const addCheck = (group: Command): void => {
   const command = withServer(group.command('check'))
-    .description('Say how a named check of a release ended, such as a test on real hardware; the newest word counts')
+    .description('Say how a named check of a release ended, such as a test on real hardware; the latest result counts')
     .argument('<release>', 'product@version')
     .argument('<name>', 'of the check, as the channel requires it', id)
     .addArgument(new Argument('<outcome>', 'how it ended').choices(['pass', 'fail']))

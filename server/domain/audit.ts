@@ -123,7 +123,7 @@ export const AuditEvent = z.discriminatedUnion('kind', [
     reached: z.enum(DEPLOYMENT_STATES),
     devices: z.array(Id),
   }),
-  /** The device moved on by its own word. */
+  /** The device moved on by its own report. */
   line('deployment-moved', {
     rollout: Id,
     deployment: Id,
@@ -185,7 +185,7 @@ const naming = (devices: Id[]): string => {
 };
 const noted = (note: string): string => (note === '' ? '' : `: ${note}`);
 
-/** The device's own words, after the code that they belong to. */
+/** The device's own reports, after the code that they belong to. */
 const errorWords = ({ error, message }: { error?: string | undefined; message?: string | undefined }): string =>
   error === undefined ? '' : ` (${error}${message === undefined || message === '' ? '' : `: ${message}`})`;
 

@@ -69,7 +69,7 @@ export type CatalogueStore = {
     to: ReleaseState,
     audit: AuditLine,
   ): Promise<'saved' | 'conflict'>;
-  /** The newest word of each check wins; `known` when it says nothing new, `full` beyond 64 checks of one release. */
+  /** The latest result of each check wins; `known` when it says nothing new, `full` beyond 64 checks of one release. */
   saveCheck(check: ReleaseCheck, audit: AuditLine): Promise<'saved' | 'known' | 'full'>;
   /** One approval of a release for a channel by each person; `known` when it was given before. */
   approveRelease(approval: ReleaseApproval, audit: AuditLine): Promise<'approved' | 'known'>;

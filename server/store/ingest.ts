@@ -11,7 +11,7 @@ export type HeartbeatRow = {
   at: Millis;
   running: Running | null;
   healthy: boolean;
-  /** The deployment that it is on trial of, by its own word. */
+  /** The deployment that it is on trial of, by its own report. */
   trialOf?: Id;
 };
 

@@ -147,7 +147,7 @@ export type RolloutStore = {
     activate?: boolean;
     /**
      * Back to `planned` with what a halt (a `withdraw` without `planned`) withdrew of accepted devices, and no one has
-     * moved since: what was withdrawn because a device was shut out, or by its own word, stays so. Done before the
+     * moved since: what was withdrawn because a device was shut out, or by its own report, stays so. Done before the
      * offers.
      */
     replan: boolean;

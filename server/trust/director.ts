@@ -1,5 +1,5 @@
 /**
- * The director's word to devices: one signature over the Merkle root of a batch, and for each device its leaf with the
+ * The director's instruction to devices: one signature over the Merkle root of a batch, and for each device its leaf with the
  * way up.
  */
 

@@ -129,7 +129,7 @@ export const releasesApi = {
     path: '/api/v1/releases/:release/checks/:check',
     roles: PUBLISH,
     tags: ['releases'],
-    summary: 'Say how a named check of a release ended; the newest word counts',
+    summary: 'Say how a named check of a release ended; the latest result counts',
     params: z.object({ release: ReleaseRef, check: Id }),
     body: z.strictObject({
       outcome: z.enum(['pass', 'fail']),

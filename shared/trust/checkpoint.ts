@@ -1,4 +1,4 @@
-/** The log key's word on the audit log: how many entries it has, and its Merkle root. */
+/** The log key's signature on the audit log: how many entries it has, and its Merkle root. */
 import { z } from 'zod';
 import { Millis, Sha256 } from '../ids.ts';
 import type { Signed } from '../messages.ts';

@@ -48,7 +48,7 @@ export const openServer = (time: Time, desired: Desired, release: Release) => {
   return {
     http,
     receipts: () => receipts.map((payload) => Receipt.parse(JSON.parse(payload))),
-    /** The newest word of the device. */
+    /** The latest result of the device. */
     last: () => last,
     /** A device that speaks MQTT. */
     connect: (boot: Id, on: { connected(): void; desired(desired: Desired): void; ack(ack: Ack): void }) => {

@@ -30,7 +30,7 @@ export type Seen = {
   /** It was committed once, whatever became of it. */
   committed: boolean;
   /**
-   * No one offered it what it does now: it came back by its own word (its withdrawal came too late, it was given up),
+   * No one offered it what it does now: it came back by its own report (its withdrawal came too late, it was given up),
    * or was let go on from a wait. Limits on offers cannot hold it back.
    */
   returned: boolean;

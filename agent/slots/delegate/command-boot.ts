@@ -89,7 +89,7 @@ const bootActive = async (pair: CommandPair, { active, running }: Known, signal?
 };
 
 /**
- * The slot runs when this resolves well: by the installer's word, and by what it then sees running, if it can see that.
+ * The slot runs when this resolves well: by the installer's answer, and by what it then sees running, if it can see that.
  */
 const bootSlot = async (pair: CommandPair, slot: SlotName, signal?: AbortSignal): Promise<SlotResult> => {
   const done = await askVerb(pair, 'boot', [slot], { signal });

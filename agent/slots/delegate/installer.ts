@@ -15,7 +15,7 @@ export type InstallerOptions = {
   /** The pair's own folder, where it runs. An absolute path. */
   dir: string;
   log: Log;
-  /** How much of the artifact that is being installed is in its slot, by the installer's word. */
+  /** How much of the artifact that is being installed is in its slot, by the installer's answer. */
   onInstalled?: ((bytesDone: number, bytesTotal: number) => void) | undefined;
 };
 

@@ -30,7 +30,7 @@ export type SelectorSubject = {
 };
 
 /**
- * What every device has, which no tag of the same name can hide; then tags (an operator's word), then reported
+ * What every device has, which no tag of the same name can hide; then tags (an operator's order), then reported
  * attributes (the device's own).
  */
 const valueOf = (subject: SelectorSubject, key: string): string | undefined => {

@@ -25,7 +25,7 @@ export type DeploymentStep = {
   audit: AuditEvent[];
 };
 
-/** States that a device's word can lead to. */
+/** States that a device's report can lead to. */
 export type ToldState = Exclude<DeploymentState, 'planned' | 'skipped' | 'overdue'>;
 
 /**
@@ -50,9 +50,9 @@ export const TOLD: Record<AgentState, ToldState> = {
   withdrawn: 'withdrawn',
 };
 
-/** From each state, where a device's word may lead. Whatever is not listed is ignored. */
+/** From each state, where a device's report may lead. Whatever is not listed is ignored. */
 export const MOVES: Record<DeploymentState, readonly ToldState[]> = {
-  // Nothing was offered: no word of the device can be about this deployment. After a halt: see `movesOf`.
+  // Nothing was offered: no report of the device can be about this deployment. After a halt: see `movesOf`.
   planned: [],
   // Onward only: an agent that starts over is still shown as far as it once came, and what may have booted is never
   // taken for safe again.
@@ -94,7 +94,7 @@ const movesOf = (deployment: DeploymentRecord): readonly ToldState[] =>
 const isDecided = (state: ToldState): boolean =>
   state === 'committed' || state === 'reverted' || state === 'failed' || state === 'withdrawn';
 
-/** The first word that the agent acts on the offer. A device that only says it heard the withdrawal never acted. */
+/** The first report that the agent acts on the offer. A device that only says it heard the withdrawal never acted. */
 const acceptanceOf = (deployment: DeploymentRecord, told: ToldState, now: Millis): Millis | null =>
   deployment.acceptedAt ?? (told === 'withdrawn' ? null : now);
 
@@ -116,8 +116,8 @@ const heldOf = (
 };
 
 /** Its user, or a program of theirs, has it wait. */
-const isDeferred = ({ state }: DeploymentRecord, word: DeviceReport): boolean =>
-  state === 'offered' && 'state' in word && word.state === 'waiting';
+const isDeferred = ({ state }: DeploymentRecord, report: DeviceReport): boolean =>
+  state === 'offered' && 'state' in report && report.state === 'waiting';
 
 /** Nothing has begun, so nothing is at risk: its time runs as if it had not accepted yet. */
 const defer = (deployment: DeploymentRecord, now: Millis, { deadlines }: Pick<Policy, 'deadlines'>): DeploymentStep =>
@@ -161,24 +161,24 @@ const withoutReached = (deployment: DeploymentRecord): DeploymentRecord => {
 };
 
 /**
- * One word of the device, applied. `policy` is the rollout's: its deadlines run from acceptance on.
- * Words about another deployment are the caller's to sort out.
+ * One report of the device, applied. `policy` is the rollout's: its deadlines run from acceptance on.
+ * Reports about another deployment are the caller's to sort out.
  */
 export const stepDeployment = (
   deployment: DeploymentRecord,
-  word: DeviceReport,
+  report: DeviceReport,
   now: Millis,
   policy: Pick<Policy, 'deadlines' | 'retries'>,
   held: WaitUntil = NO_WAIT,
 ): DeploymentStep => {
-  const told: ToldState = 'outcome' in word ? word.outcome : TOLD[word.state];
-  if (isOver(deployment, word, told)) return { next: deployment, audit: [] };
-  if (isDeferred(deployment, word) && held.install === null) return defer(deployment, now, policy);
+  const told: ToldState = 'outcome' in report ? report.outcome : TOLD[report.state];
+  if (isOver(deployment, report, told)) return { next: deployment, audit: [] };
+  if (isDeferred(deployment, report) && held.install === null) return defer(deployment, now, policy);
   const accepts = deployment.state === 'offered' && told === 'offered' && deployment.acceptedAt === null;
   if (!accepts && !movesOf(deployment).includes(told)) return { next: deployment, audit: [] };
 
-  const retry = told === 'failed' ? retryOf(deployment, word.error?.code, now, policy) : null;
-  if (retry !== null) return planAgain(deployment, retry, word.error ?? null, now);
+  const retry = told === 'failed' ? retryOf(deployment, report.error?.code, now, policy) : null;
+  if (retry !== null) return planAgain(deployment, retry, report.error ?? null, now);
   const attempts = deployment.state === 'withdrawn' && told === 'trial' ? returnOf(deployment) : deployment.attempts;
   if (attempts === null) return { next: deployment, audit: [] };
   const waits = heldOf(told, held, policy);
@@ -205,7 +205,7 @@ export const stepDeployment = (
     heldUntil: waits?.heldUntil ?? null,
     overdue: null,
     ...(attempts === undefined ? {} : { attempts }),
-    error: told === 'reverted' || told === 'failed' ? (word.error ?? null) : null,
+    error: told === 'reverted' || told === 'failed' ? (report.error ?? null) : null,
   };
   if (told === deployment.state) return { next, audit: [] };
   const moved: AuditEvent = {

@@ -33,7 +33,7 @@ export type DeploymentRecord = {
   reached?: DeploymentState;
   /** Not overdue before: the server was away. Absent for most. */
   graceUntil?: Millis;
-  /** How often it was offered, from the second time on. The device's words name the attempt that they are about. */
+  /** How often it was offered, from the second time on. The device's reports name the attempt that they are about. */
   offers?: number;
   /** Absent as long as everything went straight. */
   attempts?: Attempts;
@@ -93,7 +93,7 @@ export const binMsOf = (policy: Pick<Policy, 'deadlines'>): number =>
   Math.max(1, Math.ceil(policy.deadlines.outcomeMs / AGE_BINS));
 
 /**
- * How a deployment counts. Bad news is taken at the device's word, good news only with its receipt: `committed` is
+ * How a deployment counts. Bad news is taken at the device's report, good news only with its receipt: `committed` is
  * never reached without one.
  */
 export const outcomeOf = (

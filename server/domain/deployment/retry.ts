@@ -30,18 +30,18 @@ const isRepeated = (code: DeviceErrorCode | undefined): boolean =>
   code !== undefined && (RETRIED.has(code) || code === DEFERRED);
 
 /**
- * Is this word about an attempt that is over? Reports are repeated and come late, so the same failure may be told again
+ * Is this report about an attempt that is over? Reports are repeated and come late, so the same failure may be told again
  * when the next attempt is planned, or offered already; so may the withdrawal of an offer that was made again. What
  * cannot be undone counts all the same: an activation, its outcome, and a failure for a final cause.
  */
 export const isOver = (
   { state, offers }: Pick<DeploymentRecord, 'state' | 'offers'>,
-  word: { attempt?: number | undefined; error?: { code: DeviceErrorCode } | undefined },
+  report: { attempt?: number | undefined; error?: { code: DeviceErrorCode } | undefined },
   told: DeploymentState,
 ): boolean => {
-  const isRepeatable = told === 'failed' && isRepeated(word.error?.code);
+  const isRepeatable = told === 'failed' && isRepeated(report.error?.code);
   if (state === 'planned') return isRepeatable;
-  if ((word.attempt ?? 1) >= (offers ?? 1)) return false;
+  if ((report.attempt ?? 1) >= (offers ?? 1)) return false;
   return isRepeatable || !(told === 'trial' || told === 'committed' || told === 'reverted' || told === 'failed');
 };
 

@@ -13,7 +13,7 @@ const Requires = z.strictObject({
   completedRollout: z.boolean().default(false),
   /** Time since that completion. */
   soakMs: DurationMs.default(0),
-  /** Names of checks whose newest word must be `pass`. */
+  /** Names of checks whose latest result must be `pass`. */
   checks: z.array(Id).max(CHECKS_MAX).default([]),
   /** Every bundle carries an attachment of the kind `sbom`. */
   sbom: z.boolean().default(false),

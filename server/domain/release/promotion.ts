@@ -7,7 +7,7 @@ import { approvalsWords, countingApprovals } from '../approvals.ts';
 import { durationWords } from '../words.ts';
 import type { Channel } from './channel.ts';
 
-/** The newest word of CI on one named check of a release. */
+/** The latest result of CI on one named check of a release. */
 export type ReleaseCheck = {
   product: Id;
   version: string;

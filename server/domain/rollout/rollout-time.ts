@@ -1,4 +1,4 @@
-/** What time and a person's word about time do to a rollout: its end, and the activation of what is installed. */
+/** What time and a person's decision about time do to a rollout: its end, and the activation of what is installed. */
 
 import type { Millis } from '#shared/ids.ts';
 import { refuse } from '#shared/problems.ts';

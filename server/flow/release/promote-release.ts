@@ -53,7 +53,7 @@ export const findOpenRelease = async (
 };
 
 /**
- * CI says how a named check of a release ended; its newest word counts. Refusals: `not-found`, `conflict` (withdrawn,
+ * CI says how a named check of a release ended; its latest result counts. Refusals: `not-found`, `conflict` (withdrawn,
  * too many checks).
  */
 export const reportCheck = async (

@@ -1,6 +1,6 @@
 /**
  * Sends devices of a recalled rollout back to what they ran before. That it was recalled is recorded with the rollout,
- * by a person's word or by its halt; everything here follows from that record and can be done again, no matter what
+ * by a person's decision or by its halt; everything here follows from that record and can be done again, no matter what
  * crashed in between.
  */
 

@@ -117,7 +117,7 @@ CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT RO
 `;
 
 const PROMOTION = `
--- The newest word on each check of a release.
+-- The latest result of each check of a release.
 CREATE TABLE release_checks (
   product TEXT NOT NULL, version TEXT NOT NULL, "check" TEXT NOT NULL, outcome TEXT NOT NULL, link TEXT,
   at INTEGER NOT NULL, by TEXT NOT NULL,

@@ -53,7 +53,7 @@ const publish = (server: TestServer, version: string, agent: string, more: objec
   return server.publishRelease(version, APPS.good, what);
 };
 
-/** Which file a process runs, by the kernel's word. */
+/** Which file a process runs, as the kernel knows it. */
 const programOf = async (pid: number | undefined): Promise<string> =>
   (await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '')).split('\0').find((word) => word.endsWith('.cjs')) ??
   '';

@@ -72,7 +72,7 @@ export const describeCatalogue = (open: OpenStore): void => {
       expect(await store.acceptBundles([bundle('1.0.0', 'gw4', 3, 3)], metadata(3), [])).toBe('taken');
     });
 
-    test('the newest word on each check counts, and is logged only when it is new', async (store) => {
+    test('the latest result of each check counts, and is logged only when it is new', async (store) => {
       await store.createProduct(GATEWAY, line('product-created'));
       await store.acceptBundles([bundle('1.0.0', 'gw2', 1)], metadata(1), []);
       const word = { product: id('gateway'), version: '1.0.0', check: id('e2e'), link: null, at: T0, by: 'ci' };

@@ -136,7 +136,7 @@ describe('a journey', () => {
   });
 });
 
-describe('late words', () => {
+describe('late reports', () => {
   test('a device that committed and then reverts is no success any more', () => {
     const end = journey(deploymentIn('committed'), { outcome: 'reverted' });
     expect([end.state, outcomeOf(end)]).toEqual(['reverted', 'failed']);
