@@ -12,7 +12,7 @@ const EXIT_LATER = 75;
 const TOO_OFTEN = `the agent ended each of the ${HOOK_RUNS_MAX} times that it ran, so it is not run again`;
 
 /** What is remembered of a deployment's hooks, durably when it resolves. `hook` is an index in the manifest. */
-export type HookCounts = {
+type HookCounts = {
   known(): HookRuns;
   /** False when it must not be run after all, since the agent stops. */
   keep(change: (known: HookRuns) => HookRuns): Promise<boolean>;

@@ -30,7 +30,7 @@ export type FetchedArtifact = { name: string; file: string };
 /**
  * Bytes that a slot holds for sure, to make a newer artifact from: those of `artifact`, from the beginning of `file`.
  */
-export type SlotSeed = { file: string; artifact: Artifact };
+type SlotSeed = { file: string; artifact: Artifact };
 
 /** What runs from the slots, as far as the agent itself runs it. The supervisor fits. */
 export type WatchedProcess = {

@@ -25,7 +25,7 @@ let known: Left[] = [];
 export const leftBehind = new EventEmitter<{ left: [one: Left] }>();
 
 export type Bounds = { timeoutMs: number; signal?: AbortSignal | undefined };
-export type ChildEnd = 'by-itself' | 'too-late' | 'aborted';
+type ChildEnd = 'by-itself' | 'too-late' | 'aborted';
 export type Started =
   /**
    * `ended` rejects with the system's error when it could not be executed. It ends with its whole group, but for what

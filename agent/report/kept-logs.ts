@@ -19,7 +19,7 @@ import { asFarAsPossible } from '../process/system-error.ts';
 import type { Http } from '../server/http.ts';
 import type { Link } from '../server/link.ts';
 
-export type LogSource = LogPiece['source'];
+type LogSource = LogPiece['source'];
 export type KeptLogs = {
   keep: KeepLog;
   acknowledged: (ack: LogAck) => void;

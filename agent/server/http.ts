@@ -36,9 +36,7 @@ export const openServerClock = (now: () => number): ServerClock => {
  * `answered`: someone answered something. `code` is `unavailable` when no answer came, `internal` when it was none of
  * ours.
  */
-export type HttpResult<T> =
-  | { ok: true; value: T }
-  | { ok: false; code: ProblemCode; message: string; answered: boolean };
+type HttpResult<T> = { ok: true; value: T } | { ok: false; code: ProblemCode; message: string; answered: boolean };
 
 export type Http = {
   /**

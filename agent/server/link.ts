@@ -59,7 +59,7 @@ export type Link = {
  * How long the other end may take before the connection counts as lost. It may be there and say nothing, or be gone
  * without a word.
  */
-export type LinkWaits = {
+type LinkWaits = {
   /** From the first packet to subscribed: name server, TCP, TLS, the upgrade to WebSockets, CONNACK, SUBACK. */
   readyMs: number;
   /** For the PUBACK of each message with QoS 1. */

@@ -24,7 +24,7 @@ type Copy = z.infer<typeof Copy>;
 export type Selection = Pick<SlotsView, 'active' | 'trial'>;
 
 /** `absent`: never written. `damaged`: written once, and no copy can be read now. */
-export type SelectorState = { state: 'read'; selection: Selection } | { state: 'absent' } | { state: 'damaged' };
+type SelectorState = { state: 'read'; selection: Selection } | { state: 'absent' } | { state: 'damaged' };
 
 export type BootSelector = {
   read(): Promise<SelectorState>;

@@ -15,7 +15,7 @@ import { loadRoot, refreshDelegated, refreshMetadata, type Verified } from './me
 import { openTrustFiles, type TrustFiles } from './trust-files.ts';
 import { bad, fetchBounded, good, type TrustFetch, type TrustResult } from './trust-result.ts';
 
-export type { TrustFetch, TrustResult } from './trust-result.ts';
+export type { TrustFetch } from './trust-result.ts';
 
 export type InstallInstruction = Extract<Instruction, { kind: 'install' }>;
 

@@ -23,7 +23,7 @@ const COPIES = ['state.json', 'state.copy.json'] as const;
  * `pinned-root` is the first root, as it was pinned; `root` the newest. A delegated role has the name that its signer
  * gave it.
  */
-export type MetadataName = 'pinned-root' | 'root' | 'timestamp' | 'snapshot' | 'targets' | { delegated: string };
+type MetadataName = 'pinned-root' | 'root' | 'timestamp' | 'snapshot' | 'targets' | { delegated: string };
 
 /**
  * No name from outside is a file name as it stands, and none reaches a file that is not its own: the roles of products

@@ -16,7 +16,7 @@ export type Processes = {
   /** Asks all of them to end, the newest first, and makes them if they do not. */
   stop(): Promise<void>;
 };
-export type Process = {
+type Process = {
   pid: number;
   log: string;
   /** The first message that it sends. */

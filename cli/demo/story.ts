@@ -43,7 +43,7 @@ const OUTCOMES: ReadonlySet<string> = new Set(['committed', 'reverted', 'failed'
 const OPEN_STATES = ['offered', 'fetching', 'installing', 'ready', 'trial'] as const;
 
 /** What `sluice demo --json` prints last. */
-export type DemoResult = {
+type DemoResult = {
   rollouts: {
     release: string;
     state: string;

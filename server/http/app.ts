@@ -70,14 +70,14 @@ export type AppDeps = Credentials & {
 };
 
 /** Who calls a route, as far as its roles tell. */
-export type WhoOf<R extends Route> = R['roles'][number] extends 'public'
+type WhoOf<R extends Route> = R['roles'][number] extends 'public'
   ? PublicWho
   : R['roles'][number] extends 'device'
     ? DeviceWho
     : 'device' extends R['roles'][number]
       ? DeviceWho | OperatorWho
       : OperatorWho;
-export type HandlerInput<R extends Route> = RouteInput<R> & { who: WhoOf<R>; ip: string; log: FastifyBaseLogger };
+type HandlerInput<R extends Route> = RouteInput<R> & { who: WhoOf<R>; ip: string; log: FastifyBaseLogger };
 export type RouteHandler<R extends Route> = (input: HandlerInput<R>) => Promise<Result<RouteAnswer<R>>>;
 
 /**

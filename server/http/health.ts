@@ -8,7 +8,7 @@ const OUTBOX_STUCK_MS = 60_000;
 /** Health is asked for often, by anyone: the store is asked at most this often. */
 const FRESH_MS = 500;
 
-export type Health = { status: 'ok' | 'failing'; store: 'ok' | 'failing'; outbox: 'ok' | 'stuck' };
+type Health = { status: 'ok' | 'failing'; store: 'ok' | 'failing'; outbox: 'ok' | 'stuck' };
 
 /** 200 when well, 503 when not; the body is the same for both. */
 export const healthRoute = (

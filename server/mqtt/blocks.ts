@@ -10,7 +10,7 @@ import { parseMessage } from '#shared/messages.ts';
 import { fullBucket, type Rate, type TokenBucket, take, waitMs } from '#shared/token-bucket.ts';
 
 /** Of the object: at most as many bytes as were asked for. Nothing but `status` counts when that is not 200. */
-export type BlockAnswer = { status: number; bytes: Uint8Array; total: number; etag?: string | undefined };
+type BlockAnswer = { status: number; bytes: Uint8Array; total: number; etag?: string | undefined };
 
 export type BlocksOptions = {
   read(device: Id, request: Pick<BlockRequest, 'path' | 'offset' | 'bytes'>): Promise<BlockAnswer>;

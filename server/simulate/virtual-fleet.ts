@@ -25,7 +25,7 @@ export const SIMULATED = Id.parse('simulated');
  */
 type Due = { record: DeploymentRecord; bin: OutcomeBin; word: DeviceReport | 'deadline' };
 /** Devices that have been offered the release, those among them that it fails on, and those that are decided. */
-export type Counted = { exposed: number; harmed: number; decided: number };
+type Counted = { exposed: number; harmed: number; decided: number };
 
 export type VirtualFleet = {
   /** As the store would count them now. */

@@ -14,7 +14,7 @@ import { accept, type Refusal, type Result, refuse } from '#shared/problems.ts';
 /** Bytes that arrived whole, not yet an object. The caller either keeps or drops it. */
 export type StagedObject = { sha256: Sha256; bytes: number; file: string };
 /** First and last byte, both included, from 0. */
-export type ByteRange = { start: number; end: number };
+type ByteRange = { start: number; end: number };
 
 export type Objects = {
   /**

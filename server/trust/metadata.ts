@@ -38,7 +38,7 @@ export const firstRoot = (keys: TopLevelKeys, times: Times): TufSigned => ({
   roles: Object.fromEntries(Object.entries(keys).map(([role, key]) => [role, anyOf([key])])),
 });
 
-export type DelegatedRole = {
+type DelegatedRole = {
   name: string;
   keyids: string[];
   threshold: number;

@@ -8,7 +8,7 @@ type Sent = 'connect' | 'publish' | 'subscribe' | 'pingreq';
 const SENT: Record<number, Sent> = { 1: 'connect', 3: 'publish', 8: 'subscribe', 12: 'pingreq' };
 
 export type Packet = { type: number; qos: number; body: Buffer };
-export type Peer = { socket: Socket; send: (...packets: Buffer[]) => void };
+type Peer = { socket: Socket; send: (...packets: Buffer[]) => void };
 
 export const connack = (code = 0): Buffer => Buffer.from([0x20, 2, 0, code]);
 export const suback = ({ body }: Packet, codes: number[]): Buffer =>

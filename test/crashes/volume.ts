@@ -15,7 +15,7 @@ export const LOSSES = ['nothing', 'everything', 'torn', 'zeros'] as const;
 export type Loss = (typeof LOSSES)[number];
 
 export type File = { kind: 'file'; bytes: Buffer; flushed: Buffer; mode: number };
-export type Link = { kind: 'link'; to: string };
+type Link = { kind: 'link'; to: string };
 /** `changes`: what is not flushed, in order; a rename is two entries that come together. */
 export type Folder = {
   kind: 'folder';

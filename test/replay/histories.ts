@@ -34,7 +34,7 @@ const HOUR = 3_600_000;
 type Told = 'commits' | 'reverts' | 'keeps silent';
 
 /** One rollout, and the hands of its devices and operators. */
-export type Play = {
+type Play = {
   world: World;
   rollout: Id;
   /** Devices that have an offer take it up, and `outcomeMs` later turn out as `told` says, by their number. */

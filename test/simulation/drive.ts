@@ -16,7 +16,7 @@ type Inode = { bytes: Buffer; flushed: Buffer };
 type Entry = { path: string; inode: Inode | undefined };
 
 /** What happens around each operation of a device's drive. */
-export type DriveFaults = {
+type DriveFaults = {
   process: Process;
   /** Before and after what changes something. */
   maybeCrash(): boolean;

@@ -18,7 +18,7 @@ type Answer = { desired: Desired | null; serverTime: number };
 /** `confirm`: whether an offer still stands, right before it is activated. */
 export type AskedFor = 'news' | 'confirm';
 /** What the server shows to the network. */
-export type Endpoint = {
+type Endpoint = {
   process: Process;
   message(device: Id, channel: UpChannel, payload: Uint8Array): void;
   presence(device: Id, online: boolean): void;

@@ -19,7 +19,7 @@ export type Witness = {
   note(line: string): void;
 };
 
-export type LineMeaning =
+type LineMeaning =
   | ({ kind: 'booted' } & BootSeen)
   | { kind: 'entered'; state: string; release: string | undefined }
   | { kind: 'connected' };

@@ -36,7 +36,7 @@ const Info = z.object({
     .max(64),
 });
 
-export type RaucSlot = { name: string; class: string; device: string; parent: string | null; bootName: string | null };
+type RaucSlot = { name: string; class: string; device: string; parent: string | null; bootName: string | null };
 export type RaucStatus = {
   booted: SlotName | null;
   primary: SlotName | null;
@@ -46,7 +46,7 @@ export type RaucStatus = {
   all: RaucSlot[];
 };
 /** An image of a bundle, that is written as it is. */
-export type RaucImage = { class: string; filename: string; sha256: Sha256; bytes: number };
+type RaucImage = { class: string; filename: string; sha256: Sha256; bytes: number };
 
 export type RaucClient = {
   /** As RAUC said within the last second; while it changes something, what it said before. Throws `SelectorFailed`. */

@@ -12,7 +12,7 @@ import type { Id } from '#shared/ids.ts';
  * `event` is undefined where this version does not know its kind: a newer one wrote it, and a consumer passes over it
  * or keeps its text.
  */
-export type Followed = { index: number; event: AuditEvent | undefined; payload: string };
+type Followed = { index: number; event: AuditEvent | undefined; payload: string };
 
 export type Consumer = {
   /** Names its cursor, so that no two consumers may share it. */

@@ -5,7 +5,7 @@ export type MessageKind = 'state' | 'heartbeat' | 'online' | 'log';
  * `saved`, `seen`: a state report is committed now, or was before. `lost`: the store failed; the device will say it
  * again.
  */
-export type MessageOutcome = 'taken' | 'malformed' | 'dropped' | 'saved' | 'seen' | 'lost';
+type MessageOutcome = 'taken' | 'malformed' | 'dropped' | 'saved' | 'seen' | 'lost';
 export type Observer = {
   message(kind: MessageKind, outcome: MessageOutcome, count?: number): void;
   /** From the arrival of the batch's first message until the batch was committed. */

@@ -8,8 +8,6 @@ import type { Id } from '#shared/ids.ts';
 import { accept, type Result, refuse } from '#shared/problems.ts';
 import { keyIdOf, type PublicKey, parsePublicKey, publicKeyPem } from '#shared/trust/keys.ts';
 
-export type ProductKey = { keyId: string; public: string };
-
 /**
  * Recorded first, then delegated. Making the same product with the same keys again delegates again, so that a crash in
  * between is mended by repeating the request (and by `reconcileDelegations` at the next start). Refusals:

@@ -38,7 +38,7 @@ export const edited = (old: Buffer, places: number): Buffer => {
   return Buffer.concat(pieces);
 };
 
-export type Asked = { path: string; range: string | undefined };
+type Asked = { path: string; range: string | undefined };
 /** Handles the request itself when it returns true. */
 type Misbehaviour = (asked: Asked, response: ServerResponse, object: Buffer | undefined) => boolean;
 
