@@ -1,5 +1,5 @@
 /**
- * The words for one device's journey, as the server keeps them and as the agent reports them. `docs/states.md` tells
+ * The words for one deployment, as the server keeps them and as the agent reports them. `docs/states.md` tells
  * the story.
  */
 import { z } from 'zod';

@@ -80,7 +80,7 @@ export const Policy = z.strictObject({
           context.addIssue({
             code: 'custom',
             path: [name],
-            message: `must be at most outcomeMs (${deadlines.outcomeMs}), which bounds the whole journey`,
+            message: `must be at most outcomeMs (${deadlines.outcomeMs}), which bounds the whole deployment`,
           });
     })
     .prefault({}),

@@ -1,6 +1,6 @@
 /**
- * A fleet on a virtual clock, held to the domain's own rules: journeys move by `stepDeployment` and are counted by
- * `outcomeOf`, as the store does it. Only journeys that have begun exist as records, and the counts are kept as they
+ * A fleet on a virtual clock, held to the domain's own rules: deployments move by `stepDeployment` and are counted by
+ * `outcomeOf`, as the store does it. Only deployments that have begun exist as records, and the counts are kept as they
  * change.
  */
 import { Id, type Millis } from '#shared/ids.ts';
@@ -21,7 +21,7 @@ import { type Random, waitOf } from './random.ts';
 export const SIMULATED = Id.parse('simulated');
 
 /**
- * What a device or its deadline will say of its journey: the journey as it is until then, and the bin that counts it.
+ * What a device or its deadline will say of its deployment: the deployment as it is until then, and the bin that counts it.
  */
 type Due = { record: DeploymentRecord; bin: OutcomeBin; word: DeviceReport | 'deadline' };
 /** Devices that have been offered the release, those among them that it fails on, and those that are decided. */
@@ -135,7 +135,7 @@ const outcomeTally = (policy: Policy, waveSizes: number[]) => {
   const agesKept = policy.judge.rule === 'evidence' ? AGE_BINS : 0;
   /** Those of one wave and outcome lie together, as in the store's answer. */
   const classes = new Map<string, Map<string, OutcomeBin>>();
-  /** Decided journeys that began before this bin are counted as if they had begun in it: they have all ages seen. */
+  /** Decided deployments that began before this bin are counted as if they had begun in it: they have all ages seen. */
   let oldestBin = 0;
 
   const named = (bin: OutcomeBin): OutcomeBin => {

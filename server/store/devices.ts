@@ -61,7 +61,7 @@ export type DeviceStore = {
    * `audit` is written only when `enrolled`.
    *
    * An id is given to another key only by a token that was made for this very id (`replaced`, with the line
-   * `replacement`; without that line never). What the device said and was told before counts no more: its open journeys
+   * `replacement`; without that line never). What the device said and was told before counts no more: its open deployments
    * are withdrawn, planned ones too where it is `compatible` with something else now, and it is accepted whatever it
    * was, since the token is the newer decision.
    */
@@ -84,7 +84,7 @@ export type DeviceStore = {
   getDevices(ids: Id[]): Promise<DeviceRecord[]>;
   listDevices(filter: { state?: DeviceState | undefined }, page: Page): Promise<DeviceRecord[]>;
   /**
-   * Shutting a device out ends its journeys too, planned ones and trials included, as `withdrawn`: it will not be heard
+   * Shutting a device out ends its deployments too, planned ones and trials included, as `withdrawn`: it will not be heard
    * any more, and no rollout may wait for it forever. It is freed, what it was told is superseded by `none`, and tokens
    * that were made for it and not used are good no more.
    */

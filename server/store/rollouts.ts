@@ -185,7 +185,7 @@ export type RolloutStore = {
   /**
    * Ends the waits that are over: what is installed counts as accepted `now`, and has `withinMs` to activate. How many.
    */
-  releaseHeld(rollout: Id, now: Millis, withinMs: number): Promise<number>;
+  endWaits(rollout: Id, now: Millis, withinMs: number): Promise<number>;
   /**
    * Devices that have not activated and were told only of windows that are past, or of those of another time zone than
    * they report now.

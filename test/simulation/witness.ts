@@ -193,7 +193,7 @@ export const openWitness = (
       case 'setDeviceState':
         look(rows.deployments({ device: args[0] as Id }), news());
         break;
-      case 'releaseHeld':
+      case 'endWaits':
         if (result !== 0) look(rowsOf(args[0] as Id), news());
         break;
       case 'addDeployments':

@@ -32,7 +32,7 @@ const limitOf = (state: DeploymentState, { acceptedAt, stateAt }: Times, deadlin
 };
 
 /**
- * The earlier of the state's own limit and the one of the whole journey, which a server that was away may have moved.
+ * The earlier of the state's own limit and the one of the whole deployment, which a server that was away may have moved.
  */
 export const deadlineOf = (state: DeploymentState, times: Times, deadlines: Deadlines): Millis =>
   Math.min(Math.max(times.acceptedAt + deadlines.outcomeMs, times.graceUntil ?? 0), limitOf(state, times, deadlines));

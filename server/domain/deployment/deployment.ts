@@ -1,4 +1,4 @@
-/** One device's journey in one rollout as the server keeps it, and how journeys are counted for the judge. */
+/** One rollout on one device as the server keeps it, and how deployments are counted for the judge. */
 import type { DeploymentState, DeviceError, OverdueClass } from '#shared/deployment.ts';
 import { type Id, type Millis, unreachable } from '#shared/ids.ts';
 import type { Policy } from '#shared/policy.ts';

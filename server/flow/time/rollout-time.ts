@@ -139,13 +139,13 @@ export const waitUntilOf = (
  * time zone.
  */
 export const keepTime = async (
-  deps: { store: Pick<Store, 'getRollout' | 'releaseHeld' | 'listOutOfWindows' | 'renewWindows'>; now: () => number },
+  deps: { store: Pick<Store, 'getRollout' | 'endWaits' | 'listOutOfWindows' | 'renewWindows'>; now: () => number },
   rollout: Id,
 ): Promise<void> => {
   const plan = (await deps.store.getRollout(rollout))?.plan;
   if (plan === undefined) return;
   const now = deps.now();
-  await deps.store.releaseHeld(rollout, now, readyWithinMs(plan.policy.deadlines));
+  await deps.store.endWaits(rollout, now, readyWithinMs(plan.policy.deadlines));
   if (!hasWindows(plan)) return;
   const stale = await deps.store.listOutOfWindows(rollout, now, RENEWED_AT_ONCE);
   const renewals = stale.flatMap(({ deployment, cohort, zone }) => {

@@ -133,7 +133,7 @@ export const timing = {
        ORDER BY 1, 2 LIMIT 10000`,
       { rollout, who },
     ),
-  releaseHeld: async (sql, rollout, now, withinMs) => {
+  endWaits: async (sql, rollout, now, withinMs) => {
     const held = await selectDeployments(sql, 'WHERE rollout = :rollout AND held_until <= :now ORDER BY n', {
       rollout,
       now,

@@ -57,7 +57,7 @@ test('a percentage of the decided halts good releases when failures report first
   expect(runsOf('evidence-20', sooner, 5).halted).toBe(0);
 });
 
-test('the running count of a virtual fleet is what counting all journeys again gives', () => {
+test('the running count of a virtual fleet is what counting all deployments again gives', () => {
   const policy = Policy.parse({});
   const fleet = virtualFleet(FleetModel.parse({ failing: 0.2 }), { waveSizes: [100, 50], policy }, randomOf(SEED, 0));
   fleet.offer(0, 70, 0);

@@ -75,11 +75,11 @@ export const describeSteering = (open: OpenStore): void => {
           audit: [],
         },
       ]);
-      expect(await store.releaseHeld(id('r-1'), T0 + 50, 100)).toBe(0);
+      expect(await store.endWaits(id('r-1'), T0 + 50, 100)).toBe(0);
       await save(store, 'r-1', { activate: true, now: T0 + 50 });
       expect((await store.getDesired(id('gw-1')))?.instruction).not.toHaveProperty('activateAt');
       expect((await store.getRollout(id('r-1')))?.plan.activatedAt).toBe(T0 + 50);
-      expect(await store.releaseHeld(id('r-1'), T0 + 50, 100)).toBe(1);
+      expect(await store.endWaits(id('r-1'), T0 + 50, 100)).toBe(1);
       expect(await store.getDeployments([id('r-1-gw-1')])).toMatchObject([
         { heldUntil: null, acceptedAt: T0 + 50, deadlineAt: T0 + 150 },
       ]);

@@ -71,7 +71,7 @@ export const describeWithdrawals = (open: OpenStore): void => {
       expect(await store.getDesired(id('planned'))).toBeUndefined();
     });
 
-    test('shutting a device out ends its journeys, frees it, and supersedes what it was told', async (store) => {
+    test('shutting a device out ends its deployments, frees it, and supersedes what it was told', async (store) => {
       const states = ['offered', 'fetching', 'installing', 'ready', 'trial', 'committed'] as const;
       await enrolFleet(store, states);
       await plan(store, 'r1', states);
@@ -202,7 +202,7 @@ export const describeWithdrawals = (open: OpenStore): void => {
       expect(await statesOf(store, 'r2')).toEqual({ 'gw-1': 'withdrawn' });
     });
 
-    test('what takes the place of a device begins again: open journeys end, planned ones stay unless it is other hardware', async (store) => {
+    test('what takes the place of a device begins again: open deployments end, planned ones stay unless it is other hardware', async (store) => {
       await enrolFleet(store, ['same', 'other', 'done']);
       for (const name of ['r1', 'r2']) await plan(store, name, ['same', 'other', 'done']);
       await save(store, 'r1', { offers: [offer('r1')] });

@@ -34,12 +34,12 @@ test('each state has its own time: fetching from acceptance, every later one fro
   expect(say(trial, 'committing', T0 + 24 * MINUTE)).toBe(trial);
 });
 
-test('the time of the whole journey bounds every state', () => {
+test('the time of the whole deployment bounds every state', () => {
   const late = { ...offered, acceptedAt: T0, state: 'ready' as const, stateAt: T0 + 58 * MINUTE };
   expect(say(late, 'trial', T0 + 59 * MINUTE).deadlineAt).toBe(T0 + 60 * MINUTE);
 });
 
-test('without limits of their own all states have the time of the whole journey, as {} says', () => {
+test('without limits of their own all states have the time of the whole deployment, as {} says', () => {
   const plain = Policy.parse({});
   let deployment = say(offered, 'accepted', T0, plain);
   for (const state of ['fetching', 'verified', 'ready', 'trial'] as const) {
@@ -48,7 +48,7 @@ test('without limits of their own all states have the time of the whole journey,
   }
 });
 
-test('a server that was away moves the end of the journey, not the time of a state that is entered afterwards', () => {
+test('a server that was away moves the end of the deployment, not the time of a state that is entered afterwards', () => {
   const excused = { ...offered, state: 'ready' as const, acceptedAt: T0, graceUntil: T0 + 120 * MINUTE };
   expect(say(excused, 'trial', T0 + 100 * MINUTE).deadlineAt).toBe(T0 + 103 * MINUTE);
   expect(say(excused, 'trial', T0 + 100 * MINUTE, Policy.parse({})).deadlineAt).toBe(T0 + 120 * MINUTE);
@@ -65,14 +65,16 @@ test('a device that is held back has its time to activate from when it may', () 
   });
 });
 
-test('a limit longer than the whole journey is refused, and says so', () => {
+test('a limit longer than the whole deployment is refused, and says so', () => {
   const parsed = Policy.safeParse({ deadlines: { fetchMs: 2 * 3_600_000 } });
   expect(parsed.error?.issues).toMatchObject([{ path: ['deadlines', 'fetchMs'] }]);
-  expect(parsed.error?.issues[0]?.message).toBe('must be at most outcomeMs (3600000), which bounds the whole journey');
+  expect(parsed.error?.issues[0]?.message).toBe(
+    'must be at most outcomeMs (3600000), which bounds the whole deployment',
+  );
   expect(Policy.safeParse({ deadlines: { fetchMs: 7_200_000, outcomeMs: 7_200_000 } }).success).toBe(true);
 });
 
-test('whatever is said, a device that is on the way has a deadline: never later than the whole journey, never before its state has had its time', () => {
+test('whatever is said, a device that is on the way has a deadline: never later than the whole deployment, never before its state has had its time', () => {
   const limit = fc.option(fc.integer({ min: 1, max: 60 * MINUTE }), { nil: undefined });
   const words = fc.array(fc.tuple(fc.constantFrom(...AGENT_STATES), fc.nat(10 * MINUTE)), { maxLength: 12 });
   fc.assert(

@@ -31,7 +31,7 @@ const deploymentIn = (state: DeploymentRecord['state'], part: Partial<Deployment
   ...part,
 });
 /** Where a list of words leads, each said a second after the one before. */
-const journey = (from: DeploymentRecord, ...words: DeviceReport[]): DeploymentRecord =>
+const after = (from: DeploymentRecord, ...words: DeviceReport[]): DeploymentRecord =>
   words.reduce((deployment, word, n) => stepDeployment(deployment, word, T0 + 2_000 + n * 1_000, policy).next, from);
 const states = (from: DeploymentRecord, ...words: DeviceReport[]): string[] => {
   const seen: string[] = [from.state];
@@ -44,7 +44,7 @@ const states = (from: DeploymentRecord, ...words: DeviceReport[]): string[] => {
 };
 const said = (...all: AgentState[]): DeviceReport[] => all.map((state) => ({ state }));
 
-describe('a journey', () => {
+describe('a deployment', () => {
   test('that goes well ends with the receipt, not with the mere word', () => {
     expect(
       states(
@@ -79,25 +79,25 @@ describe('a journey', () => {
 
   test('that reverts ends with the device’s word and keeps its error', () => {
     const error = { code: 'TRIAL_CRASHED' as const, message: 'exit 1' };
-    const end = journey(deploymentIn('trial'), { state: 'reverting', error }, { state: 'reverted', error });
+    const end = after(deploymentIn('trial'), { state: 'reverting', error }, { state: 'reverted', error });
     expect(end).toMatchObject({ state: 'reverted', error, decidedAt: T0 + 3_000, deadlineAt: null });
   });
 
   test('is accepted with the first word, and has from then on the outcome deadline', () => {
-    const accepted = journey(deploymentIn('offered'), { state: 'accepted' });
+    const accepted = after(deploymentIn('offered'), { state: 'accepted' });
     expect(accepted).toMatchObject({ state: 'offered', acceptedAt: T0 + 2_000, deadlineAt: T0 + 602_000, stateAt: T0 });
-    expect(journey(accepted, ...said('fetching', 'ready')).acceptedAt).toBe(T0 + 2_000);
+    expect(after(accepted, ...said('fetching', 'ready')).acceptedAt).toBe(T0 + 2_000);
   });
 
   test('keeps a deadline that was moved, however it goes on', () => {
     const moved = deploymentIn('fetching', { deadlineAt: T0 + 900_000, graceUntil: T0 + 900_000 });
-    expect(journey(moved, ...said('ready', 'trial')).deadlineAt).toBe(T0 + 900_000);
+    expect(after(moved, ...said('ready', 'trial')).deadlineAt).toBe(T0 + 900_000);
     // The time to accept is another matter than the time to an outcome.
-    expect(journey(deploymentIn('offered'), { state: 'accepted' }).deadlineAt).toBe(T0 + 602_000);
+    expect(after(deploymentIn('offered'), { state: 'accepted' }).deadlineAt).toBe(T0 + 602_000);
   });
 
   test('whose reports were all lost but the receipt is accepted and decided at once', () => {
-    expect(journey(deploymentIn('offered'), { outcome: 'committed' })).toMatchObject({
+    expect(after(deploymentIn('offered'), { outcome: 'committed' })).toMatchObject({
       state: 'committed',
       acceptedAt: T0 + 2_000,
       decidedAt: T0 + 2_000,
@@ -105,7 +105,7 @@ describe('a journey', () => {
   });
 
   test('that is withdrawn before the device acted was never accepted', () => {
-    expect(journey(deploymentIn('offered'), { state: 'withdrawn' })).toMatchObject({
+    expect(after(deploymentIn('offered'), { state: 'withdrawn' })).toMatchObject({
       state: 'withdrawn',
       acceptedAt: null,
     });
@@ -138,7 +138,7 @@ describe('a journey', () => {
 
 describe('late reports', () => {
   test('a device that committed and then reverts is no success any more', () => {
-    const end = journey(deploymentIn('committed'), { outcome: 'reverted' });
+    const end = after(deploymentIn('committed'), { outcome: 'reverted' });
     expect([end.state, outcomeOf(end)]).toEqual(['reverted', 'failed']);
   });
 
@@ -150,7 +150,7 @@ describe('late reports', () => {
       'trial',
       'committed',
     ]);
-    expect(journey(deploymentIn('withdrawn', { decidedAt: T0 }), { state: 'trial' })).toMatchObject({
+    expect(after(deploymentIn('withdrawn', { decidedAt: T0 }), { state: 'trial' })).toMatchObject({
       decidedAt: null,
       deadlineAt: T0 + 601_000,
     });
@@ -167,7 +167,7 @@ describe('late reports', () => {
 
   test('a device that was never heard and now accepts has its whole time before it', () => {
     const late = deploymentIn('overdue', { overdue: 'never-heard', acceptedAt: null });
-    expect(journey(late, { state: 'accepted' })).toMatchObject({
+    expect(after(late, { state: 'accepted' })).toMatchObject({
       state: 'offered',
       overdue: null,
       acceptedAt: T0 + 2_000,
@@ -213,7 +213,7 @@ describe('whatever a device says', () => {
     fc.assert(
       fc.property(anyDeployment, fc.array(anyWord, { maxLength: 12 }), (deployment, words) => {
         fc.pre(deployment.state !== 'committed');
-        const end = journey(deployment, ...words);
+        const end = after(deployment, ...words);
         const hasReceipt = words.some((word) => 'outcome' in word && word.outcome === 'committed');
         return end.state !== 'committed' || hasReceipt;
       }),
@@ -226,7 +226,7 @@ describe('whatever a device says', () => {
         fc.constantFrom('committed' as const, 'reverted' as const, 'failed' as const),
         fc.array(anyWord, { maxLength: 12 }),
         (state, words) => {
-          const end = journey(deploymentIn(state), ...words).state;
+          const end = after(deploymentIn(state), ...words).state;
           return end === state || (state === 'committed' && (end === 'reverted' || end === 'failed'));
         },
       ),
@@ -249,7 +249,7 @@ describe('whatever a device says', () => {
         (reports, at) => {
           const words: DeviceReport[] = said(...reports);
           words.splice(at, 0, { outcome: 'reverted' });
-          return journey(deploymentIn('offered'), ...words).state === 'reverted';
+          return after(deploymentIn('offered'), ...words).state === 'reverted';
         },
       ),
     );
@@ -258,7 +258,7 @@ describe('whatever a device says', () => {
   test('the record stays consistent: decided or on a deadline, accepted before both, overdue never half', () => {
     fc.assert(
       fc.property(fc.array(anyWord, { minLength: 1, maxLength: 12 }), (words) => {
-        const end = journey(deploymentIn('offered'), ...words);
+        const end = after(deploymentIn('offered'), ...words);
         const outcome = outcomeOf(end);
         expect(end.deadlineAt === null).toBe(outcome !== 'undecided' && outcome !== 'unaccepted');
         expect(outcome !== 'undecided' || end.deadlineAt === end.acceptedAt! + 600_000).toBe(true);
@@ -277,7 +277,7 @@ describe('whatever a device says', () => {
       'overdue',
       'committed',
     ]);
-    expect(journey(stuck, { outcome: 'reverted' })).not.toHaveProperty('reached');
+    expect(after(stuck, { outcome: 'reverted' })).not.toHaveProperty('reached');
   });
 
   test('every move of the table is possible, and no other', () => {

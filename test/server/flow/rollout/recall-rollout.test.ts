@@ -34,7 +34,7 @@ const runningOf = async (version: string): Promise<Running> => {
   const release = await world.store.getRelease(GATEWAY, version);
   return { product: GATEWAY, version, manifest: release!.bundles[0]!.manifestSha256, slot: 'a' };
 };
-const journeyOf = async (rollout: Id, device: string): Promise<DeploymentRecord> =>
+const deploymentOf = async (rollout: Id, device: string): Promise<DeploymentRecord> =>
   (await deploymentsOf(world, rollout)).find((one) => one.device === device)!;
 /** Says how it went in the rollout, and what the device runs since. */
 const ends = async (
@@ -44,9 +44,9 @@ const ends = async (
   version: string,
   floor = 0,
 ): Promise<void> =>
-  report(world, await journeyOf(rollout, device), { outcome }, { running: await runningOf(version), floor });
+  report(world, await deploymentOf(rollout, device), { outcome }, { running: await runningOf(version), floor });
 const begins = async (rollout: Id, device: string): Promise<void> => {
-  const deployment = await journeyOf(rollout, device);
+  const deployment = await deploymentOf(rollout, device);
   await report(world, deployment, { state: 'trial' }, { running: await runningOf('1.0.0') });
 };
 /** All devices run the version, by an ordinary rollout. */
