@@ -15,7 +15,7 @@ import type { Id } from '#shared/ids.ts';
 type Followed = { index: number; event: AuditEvent | undefined; payload: string };
 
 export type Consumer = {
-  /** Names its cursor, so that no two consumers may share it. */
+  /** Names its cursor. Two that share it skip nothing, but each event may come to both. */
   name: Id;
   /** Where it begins when it is new: with the first event ever, or with the next. */
   from: 'start' | 'now';
@@ -44,7 +44,11 @@ const WAITS: Waits = { lookMs: 2_000, retryMs: 1_000, retryMsMax: 60_000 };
  */
 const cursorOf = async (store: FollowStore, { name, from }: Consumer): Promise<number> => {
   const kept = await store.getMeta(keyOf(name));
-  if (kept !== undefined) return Number(kept);
+  if (kept !== undefined) {
+    const cursor = Number(kept);
+    if (!Number.isSafeInteger(cursor) || cursor < -1) throw new Error(`the cursor of ${name} is no index: ${kept}`);
+    return cursor;
+  }
   const cursor = from === 'start' ? -1 : (await store.getAuditHead()).size - 1;
   await store.setMeta(keyOf(name), String(cursor));
   return cursor;

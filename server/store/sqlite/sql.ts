@@ -1,7 +1,8 @@
 /** The port of `../sql.ts` on better-sqlite3: statements are prepared once, and run at once. */
 import Database from 'better-sqlite3';
 import { oneAtATime } from '#shared/in-turn.ts';
-import type { Dialect, Sql, Value, Values } from '../sql.ts';
+import type { Sql, Value, Values } from '../sql.ts';
+import { DIALECT } from './dialect.ts';
 import { migrate } from './migrations.ts';
 
 /** `close` belongs to the one that opened it. */
@@ -33,21 +34,6 @@ export const openSql = (file: string): SqliteSql => sqlOn(openDatabase(file));
 
 /** As it is on disk: nothing is migrated, and nothing can be written. For a copy that no one else has open. */
 export const openSqlToRead = (file: string): SqliteSql => sqlOn(new Database(file, { readonly: true }));
-
-/** `->>` gives a member of an object as what it is in SQL, and an object or list as its JSON text. */
-const DIALECT: Dialect = {
-  list: (name) => `SELECT value FROM json_each(:${name})`,
-  rows: (name, columns) => {
-    const members = Object.keys(columns).map((column) => `value ->> '${column}' AS ${column}`);
-    return `(SELECT ${members.join(', ')} FROM json_each(:${name})) AS ${name}`;
-  },
-  members: (column, name) => `json_each(${column}, '$.${name}')`,
-  shifted: (column, name, by) =>
-    `CASE WHEN ${column} ->> '${name}' IS NULL THEN ${column}
-       ELSE json_set(${column}, '$.${name}', max(0, (${column} ->> '${name}') + CAST(:${by} AS INTEGER))) END`,
-  bytesOf: (digits) => `unhex(${digits})`,
-  larger: (one, other) => `max(${one}, ${other})`,
-};
 
 type Bound = Exclude<Value, boolean>;
 /** SQLite knows no booleans. */

@@ -100,6 +100,15 @@ test('an event of a newer version is passed on as its text', async () => {
   );
 });
 
+test('a damaged cursor is told, and nothing is handled from a place that was made up', async () => {
+  await happen(1);
+  await store.setMeta('cursor:notices', 'x');
+  const seen: number[] = [];
+  const told = await new Promise((resolve) => follow(collecting(seen), resolve));
+  expect(String(told)).toBe('Error: the cursor of notices is no index: x');
+  expect(seen).toEqual([]);
+});
+
 test('stopping waits for the page that is being handled, and begins no other', async () => {
   await happen(1);
   const { promise: handled, resolve: finish } = Promise.withResolvers<void>();
