@@ -38,7 +38,7 @@ export type Machine = {
   keep(change: (memory: Memory) => Memory, signal: AbortSignal): Promise<boolean>;
   /**
    * A number for a report or receipt that was never used before and never will be again, whatever crashes. A report
-   * does not wait for a journal that can not be written now: the clock sees to it that the next life begins with a
+   * does not wait for a journal that cannot be written now: the clock sees to it that the next life begins with a
    * higher number (open-memory.ts), or else the server tells.
    */
   nextSeq(what?: 'receipt' | 'report'): Promise<number>;

@@ -17,7 +17,7 @@ export const describeRecall = ({ recall }: Pick<RolloutView, 'recall'>): string 
   });
   return [
     going.length === 0 ? '' : `\n\n${table(['RECALLED WITH', 'BACK TO', 'DEVICES'], going)}`,
-    staying.length === 0 ? '' : `\n\n${table(['CAN NOT GO BACK', 'DEVICES', 'WHICH'], staying)}`,
+    staying.length === 0 ? '' : `\n\n${table(['CANNOT GO BACK', 'DEVICES', 'WHICH'], staying)}`,
   ].join('');
 };
 

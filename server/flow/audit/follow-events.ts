@@ -67,7 +67,7 @@ export const followPage = async (store: FollowStore, consumer: Consumer): Promis
 
 /** Follows until it is stopped. `waits` are shorter in tests. */
 export const followEvents = (
-  deps: { store: FollowStore; onError: (error: unknown) => void; waits?: Waits },
+  deps: { store: FollowStore /** Must not throw. */; onError: (error: unknown) => void; waits?: Waits },
   consumer: Consumer,
 ): Follower => {
   const { lookMs, retryMs, retryMsMax } = deps.waits ?? WAITS;

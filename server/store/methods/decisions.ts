@@ -23,9 +23,12 @@ const DICTIONARY_BYTES_MAX = 32_768;
 /** Far beyond any: a plan with its bins is a few hundred kilobytes. */
 const RECORD_BYTES_MAX = 64 * 1024 * 1024;
 
-type Last = { n: number; base: number; nobody: number };
+type Last = { n: number; base: number; noneFree: number };
 const lastOf = (sql: Sql, rollout: Id): Promise<Last | undefined> =>
-  sql.get<Last>('SELECT n, base, nobody FROM decisions WHERE rollout = :rollout ORDER BY n DESC LIMIT 1', { rollout });
+  sql.get<Last>(
+    'SELECT n, base, nobody AS "noneFree" FROM decisions WHERE rollout = :rollout ORDER BY n DESC LIMIT 1',
+    { rollout },
+  );
 
 const dictionaryOf = (record: Buffer): Buffer => record.subarray(-DICTIONARY_BYTES_MAX);
 /** Null where a person or a disk has changed the bytes. */
@@ -78,8 +81,8 @@ export const keepDecision = async (
   auditFrom: number,
 ): Promise<void> => {
   const last = await lastOf(sql, rollout);
-  const nobody = effect.asked > 0 && effect.offered + effect.skipped === 0;
-  if (decision.onlyIfOffered && nobody && last?.nobody === 1) return;
+  const noneFree = effect.asked > 0 && effect.offered + effect.skipped === 0;
+  if (decision.onlyIfOffered && noneFree && last?.noneFree === 1) return;
   const n = (last?.n ?? 0) + 1;
   const { base, bytes } = await compress(sql, { rollout, n, last, record: Buffer.from(decision.record) });
   const blockers = effect.offered < effect.asked ? await blockersOf(sql, rollout, effect.shutAbove) : [];
@@ -88,7 +91,7 @@ export const keepDecision = async (
   await sql.run(
     `INSERT INTO decisions (rollout, n, at, sha256, base, record, nobody, offered, skipped, withdrawn, blockers, audit_from,
        audit_to)
-     VALUES (:rollout, :n, :at, :sha256, :base, :bytes, :nobody, :offered, :skipped, :withdrawn, :blockers, :auditFrom,
+     VALUES (:rollout, :n, :at, :sha256, :base, :bytes, :noneFree, :offered, :skipped, :withdrawn, :blockers, :auditFrom,
        (SELECT size FROM audit_head))`,
     {
       rollout,
@@ -97,7 +100,7 @@ export const keepDecision = async (
       sha256,
       base,
       bytes,
-      nobody,
+      noneFree,
       offered,
       skipped,
       withdrawn,

@@ -132,7 +132,10 @@ export const openInProcessStore = (file: string): Store => {
         throw new StoreError(`store.${name}: ${cause instanceof Error ? cause.message : String(cause)}`, cause, code);
       }),
   ]);
-  return storeOf(explained, async () => sql.close());
+  return storeOf(explained, async () => {
+    // After everything that was asked before.
+    await sql.transaction(async () => undefined).finally(() => sql.close());
+  });
 };
 
 type Method = (...args: unknown[]) => Promise<unknown>;
